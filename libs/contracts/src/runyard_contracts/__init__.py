@@ -1,0 +1,1 @@
+"""The contracts of Runyard: generated messages, ids, subjects and the event registry."""

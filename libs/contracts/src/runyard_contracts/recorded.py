@@ -1,0 +1,42 @@
+"""An event as it comes out of the log: its envelope, and its message when somebody looks at it."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard_contracts.envelope import unwrap
+from runyard_contracts.ids import Position
+
+
+class RecordedEvent:
+    """An event with its place in the log. Decodes its payload once, on first use."""
+
+    __slots__ = ("_message", "envelope", "position")
+
+    def __init__(self, envelope: Envelope, message: Message | None = None) -> None:
+        """Keep the envelope as read; ``message`` saves decoding when the caller already has it."""
+        self.envelope = envelope
+        self.position = Position(envelope.position)
+        self._message = message
+
+    @property
+    def type(self) -> str:
+        """Stored name of the event's type."""
+        return self.envelope.type
+
+    @property
+    def message(self) -> Message:
+        """The event message, at the newest schema version.
+
+        Raises:
+            UnknownEventTypeError: this version of the contracts does not know the type.
+            UndecodableEventError: the payload does not parse.
+        """
+        if self._message is None:
+            self._message = unwrap(self.envelope)
+        return self._message
+
+    def __repr__(self) -> str:
+        """Show place and type."""
+        return f"<{self.envelope.type} {self.envelope.stream}@{self.envelope.stream_version} position={self.position}>"

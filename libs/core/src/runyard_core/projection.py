@@ -1,0 +1,97 @@
+"""The shape of every projection: a pure function from one event and the rows it touches to new rows.
+
+Read-model tables are append-only: one row for each (key, position), never updated. The current state
+is the row with the highest position of a key; the state as of a position is the highest one up to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+RowT = TypeVar("RowT")
+EventT_contra = TypeVar("EventT_contra", contravariant=True)
+
+KeyValue = str | int
+"""What a key column may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec(Generic[RowT]):
+    """One append-only table of a read model.
+
+    The columns are the fields of ``row_class``, a frozen dataclass with the key fields and
+    ``position: int``. Column types follow the annotations: str, int, float, bool, bytes, datetime,
+    ``X | None`` and tuples of str, int or float.
+    """
+
+    name: str
+    """Unversioned name, also of the view on the current rows: "run_cost"."""
+    row_class: type[RowT]
+    key: tuple[str, ...]
+    """Names of the key fields."""
+
+    def key_of(self, row: RowT) -> tuple[KeyValue, ...]:
+        """Give the values of the key fields of a row."""
+        return tuple(getattr(row, name) for name in self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class RowKey:
+    """Names the current row of a table."""
+
+    table: str
+    values: tuple[KeyValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Generic[RowT]):
+    """A new row, which becomes the current one of its key."""
+
+    table: TableSpec[RowT]
+    row: RowT
+
+
+class Rows(Protocol):
+    """The current rows that ``reads`` asked for, including those put by earlier events of the batch."""
+
+    def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
+        """Give the current row of a key, or None.
+
+        Raises:
+            KeyError: ``reads`` did not name this key.
+        """
+        ...
+
+
+class Projection(Protocol[EventT_contra]):
+    """A pure fold of the log into append-only tables. Imports no I/O, clock or random."""
+
+    @property
+    def name(self) -> str:
+        """Name of the read model: "cost"."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the tables or the meaning of ``apply`` change: the new version is built beside the old."""
+        ...
+
+    @property
+    def tables(self) -> tuple[TableSpec[object], ...]:
+        """Every table that ``apply`` puts rows into."""
+        ...
+
+    @property
+    def event_types(self) -> frozenset[str]:
+        """Stored names of the events that it wants; others only move the checkpoint."""
+        ...
+
+    def reads(self, event: EventT_contra) -> Iterable[RowKey]:
+        """Name the rows that ``apply`` will look at for this event."""
+        ...
+
+    def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[object]]:
+        """Give the new rows. Each row's ``position`` is the event's position."""
+        ...

@@ -1,0 +1,1 @@
+"""The event log: the port, its implementations, the bus mirror, subscribers and projectors."""
