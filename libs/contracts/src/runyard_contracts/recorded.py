@@ -39,4 +39,5 @@ class RecordedEvent:
 
     def __repr__(self) -> str:
         """Show place and type."""
-        return f"<{self.envelope.type} {self.envelope.stream}@{self.envelope.stream_version} position={self.position}>"
+        envelope = self.envelope
+        return f"<{envelope.type} {envelope.stream}@{envelope.stream_version} position={self.position}>"

@@ -40,7 +40,7 @@ def telemetry_subject(node_id: str, kind: str) -> str:
 
 
 def committed_subject(node_id: str) -> str:
-    """Give the core subject on which a node hears what the log has of its spools (GetCommittedMarkResponse text)."""
+    """Give the core subject on which a node hears up to where the log has its spools."""
     return f"runyard.committed.{_token(node_id)}"
 
 

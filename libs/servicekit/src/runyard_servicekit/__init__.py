@@ -1,0 +1,1 @@
+"""What every service has in common: settings, server, interceptors, health, logs, traces, pages."""

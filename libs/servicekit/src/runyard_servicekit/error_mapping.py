@@ -1,0 +1,67 @@
+"""The error tree as gRPC statuses, with ErrorInfo so that programs need not read sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from runyard_core import errors
+
+ERROR_DOMAIN = "runyard"
+
+_CODES: Mapping[type[errors.RunyardError], int] = {
+    errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
+    errors.Ambiguous: code_pb2.INVALID_ARGUMENT,
+    errors.Rejected: code_pb2.FAILED_PRECONDITION,
+    errors.NotFound: code_pb2.NOT_FOUND,
+    errors.Conflict: code_pb2.ABORTED,
+    errors.IdReused: code_pb2.ALREADY_EXISTS,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
+    errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+    errors.OutOfRange: code_pb2.OUT_OF_RANGE,
+    errors.ResourceExhausted: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Corrupt: code_pb2.DATA_LOSS,
+}
+_RETRY_MILLISECONDS = {code_pb2.ABORTED: 50, code_pb2.UNAVAILABLE: 1_000}
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def status_of(error: errors.RunyardError) -> status_pb2.Status:
+    """Give the google.rpc.Status of an error, with ErrorInfo and what fits of BadRequest and RetryInfo."""
+    code = next(
+        (_CODES[base] for base in type(error).__mro__ if base in _CODES),
+        code_pb2.INTERNAL,
+    )
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata=error.metadata)
+    ]
+    if isinstance(error, errors.InvalidInput) and error.field_violations:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in error.field_violations.items()
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if code in _RETRY_MILLISECONDS:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(_RETRY_MILLISECONDS[code])
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status_pb2.Status(
+        code=code, message=error.message, details=[_packed(detail) for detail in details]
+    )
+
+
+def grpc_code_of(status: status_pb2.Status) -> grpc.StatusCode:
+    """Give the gRPC code of a status."""
+    return _GRPC_CODES[status.code]
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,136 @@
+"""What happens around every RPC: token, trace, error mapping, one log line. In one place, in this order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from inspect import isasyncgen
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+
+from runyard_contracts.ids import uuid7
+from runyard_core.errors import RunyardError, Unauthenticated
+from runyard_servicekit.auth import Tokens, set_current_caller
+from runyard_servicekit.error_mapping import grpc_code_of, status_of
+from runyard_servicekit.tracing import server_span
+
+if TYPE_CHECKING:
+    # gRPC's generic handlers are untyped by nature: requests and responses of every service pass here.
+    # They are generic in the stubs only, not when running.
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Around = Callable[[Context], AbstractAsyncContextManager[None]]
+
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
+
+log = structlog.get_logger("runyard.rpc")
+
+
+class ServiceInterceptor(grpc.aio.ServerInterceptor):
+    """Authenticates, traces, maps errors and logs every RPC of a server."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        """Check callers against these tokens."""
+        self._tokens = tokens
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the handler of a method."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_OPEN_SERVICES):
+            return handler
+        return _wrapped(handler, lambda context: self._around(method, context))
+
+    @asynccontextmanager
+    async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
+        started = time.perf_counter()
+        received = context.invocation_metadata() or ()
+        metadata = {key: value for key, value in received if isinstance(value, str)}
+        reason = ""
+        with server_span(method, metadata):
+            try:
+                set_current_caller(self._tokens.caller(_bearer(metadata)))
+                yield
+            except RunyardError as error:
+                reason = error.code
+                status = status_of(error)
+                log.info(
+                    "refused",
+                    method=method,
+                    reason=reason,
+                    code=grpc_code_of(status).name,
+                    message=error.message,
+                )
+                await context.abort_with_status(rpc_status.to_status(status))
+            except (grpc.aio.AbortError, GeneratorExit):
+                raise
+            except Exception as error:  # the top of every RPC: say it once, keep the service up
+                error_id = uuid7()
+                reason = "INTERNAL"
+                log.exception("failed", method=method, error_id=error_id)
+                hidden = RunyardError(
+                    f"internal error {error_id} in {method}; the service's log has the details",
+                    metadata={"error_id": error_id, "error_type": type(error).__name__},
+                )
+                await context.abort_with_status(rpc_status.to_status(status_of(hidden)))
+            finally:
+                milliseconds = round((time.perf_counter() - started) * 1000, 2)
+                log.debug("served", method=method, milliseconds=milliseconds, reason=reason)
+
+
+def _bearer(metadata: dict[str, str]) -> str:
+    scheme, _, token = metadata.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("this call needs a token: send metadata 'authorization: Bearer <token>'")
+    return token
+
+
+def _wrapped(handler: Handler, around: Around) -> Handler:
+    """Put ``around`` around whichever of the four behaviours the handler has."""
+    deserialize, serialize = handler.request_deserializer, handler.response_serializer
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, around), deserialize, serialize
+        )
+    if handler.stream_unary is not None:
+        return grpc.stream_unary_rpc_method_handler(
+            _unary(handler.stream_unary, around), deserialize, serialize
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(handler.unary_stream, around), deserialize, serialize
+        )
+    return grpc.stream_stream_rpc_method_handler(
+        _stream(handler.stream_stream, around), deserialize, serialize
+    )
+
+
+def _unary(behaviour: Any, around: Around) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        async with around(context):
+            return await behaviour(request, context)
+
+    return call
+
+
+def _stream(behaviour: Any, around: Around) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with around(context):
+            answers = behaviour(request, context)
+            if not isasyncgen(answers):
+                raise TypeError(f"{behaviour!r} must be an async generator")
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                await answers.aclose()
+
+    return call

@@ -1,0 +1,36 @@
+"""Settings of a service, from the environment. Prefix RUNYARD_."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs; a service adds its own fields in a subclass."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNYARD_", frozen=True, extra="ignore")
+
+    listen: str = "127.0.0.1:0"
+    """host:port to serve on; port 0 takes a free one."""
+    tokens_file: Path
+    """JSON file with the hashes of the tokens that callers may use."""
+    service_token: SecretStr = SecretStr("")
+    """This service's own token, for calls to other services."""
+    database_url: SecretStr = SecretStr("")
+    """postgresql://role:password@host:port/database"""
+    nats_url: str = ""
+    nats_user: str = ""
+    nats_password: SecretStr = SecretStr("")
+    scheduler_address: str = ""
+    artifact_address: str = ""
+    metrics_address: str = ""
+    cost_address: str = ""
+    lineage_address: str = ""
+    log_level: str = "INFO"
+    otlp_endpoint: str = ""
+    """host:port of an OpenTelemetry collector; empty turns exporting off."""
+    stop_grace_seconds: float = Field(default=5.0, ge=0)
+    """How long calls in flight may take when the service is told to stop."""

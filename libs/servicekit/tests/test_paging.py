@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard_core.errors import InvalidInput
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+
+
+@given(
+    st.integers(0, 2**62), st.lists(st.text() | st.integers(), max_size=4), st.lists(st.text(), max_size=3)
+)
+def test_a_token_reads_back_for_the_same_query(
+    position: int, after: list[str | int], query: list[str]
+) -> None:
+    token = PageToken(position, tuple(after))
+    assert decode_page_token(encode_page_token(token, query), query) == token
+
+
+def test_a_token_of_another_query_is_refused() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_page_token(encode_page_token(PageToken(1, ("a",)), ["state=RUNNING"]), ["state=FINISHED"])
+    assert refused.value.code == "BROKEN_PAGE_TOKEN"
+
+
+@given(st.text(min_size=1))
+def test_any_other_text_is_refused_and_never_crashes(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        decode_page_token(text)
+
+
+def test_page_sizes_have_a_default_a_maximum_and_are_not_negative() -> None:
+    assert [page_size(n) for n in (0, 7, 10**6)] == [50, 7, 1_000]
+    with pytest.raises(InvalidInput):
+        page_size(-1)

@@ -1,0 +1,119 @@
+"""The server's interceptors, on a real in-process server over loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from runyard.history.v1 import history_service_pb2 as pb
+from runyard.history.v1 import history_service_pb2_grpc as rpc
+from runyard_core.errors import InvalidInput, NotFound
+from runyard_servicekit.auth import current_caller
+from runyard_servicekit.server import serving
+from runyard_servicekit.settings import ServiceSettings
+from runyard_servicekit.tracing import current_traceparent
+
+TOKEN = "a-token-of-alice"
+SERVICE = "runyard.history.v1.HistoryService"
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class _Servicer(rpc.HistoryServiceServicer):
+    async def GetLogHead(self, request: object, context: object) -> pb.GetLogHeadResponse:
+        return pb.GetLogHeadResponse(log_id=f"{current_caller().name} {current_traceparent()}")
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: object) -> pb.ListEventsResponse:
+        if request.page_size < 0:
+            raise InvalidInput("page_size is negative", field_violations={"page_size": "negative"})
+        raise ValueError("a secret detail")
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: object
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        yield pb.WatchEventsResponse(bookmark_position=1)
+        raise NotFound("no such stream", code="STREAM_NOT_FOUND", metadata={"stream": "x"})
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    tokens = tmp_path / "tokens.json"
+    entry = {"sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "actor": "user:alice", "roles": ["client"]}
+    tokens.write_text(json.dumps({"tokens": [entry]}))
+    settings = ServiceSettings(tokens_file=tokens, stop_grace_seconds=0)
+    register = lambda server: rpc.add_HistoryServiceServicer_to_server(_Servicer(), server)  # noqa: E731
+    async with (
+        serving(settings, [SERVICE], register) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
+
+
+def _metadata(token: str = TOKEN) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"), ("traceparent", TRACEPARENT))
+
+
+async def test_a_call_with_a_known_token_names_its_caller_and_continues_its_trace(
+    channel: grpc.aio.Channel,
+) -> None:
+    stub = rpc.HistoryServiceStub(channel)
+    answer = await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
+    assert answer.log_id.startswith("user:alice 00-")
+    assert await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata()) is not None
+
+
+@pytest.mark.parametrize(
+    "metadata", [(), (("authorization", "Bearer wrong"),), (("authorization", "Basic x"),)]
+)
+async def test_a_call_without_a_known_token_is_unauthenticated(
+    channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rpc.HistoryServiceStub(channel).GetLogHead(pb.GetLogHeadRequest(), metadata=metadata)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_health_needs_no_token(channel: grpc.aio.Channel) -> None:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_an_error_of_the_tree_carries_its_reason_and_field_violations(
+    channel: grpc.aio.Channel,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rpc.HistoryServiceStub(channel).ListEvents(
+            pb.ListEventsRequest(page_size=-1), metadata=_metadata()
+        )
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(refused.value)
+    assert status is not None
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    assert (info.reason, info.domain) == ("INVALID_INPUT", "runyard")
+    assert bad.field_violations[0].field == "page_size"
+
+
+async def test_an_unexpected_error_is_internal_and_hides_its_text(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rpc.HistoryServiceStub(channel).ListEvents(pb.ListEventsRequest(), metadata=_metadata())
+    assert refused.value.code() == grpc.StatusCode.INTERNAL
+    assert "a secret detail" not in str(refused.value.details())
+
+
+async def test_a_stream_gives_its_items_and_then_its_error(channel: grpc.aio.Channel) -> None:
+    call = rpc.HistoryServiceStub(channel).WatchEvents(pb.WatchEventsRequest(), metadata=_metadata())
+    first = await call.read()
+    assert isinstance(first, pb.WatchEventsResponse)
+    assert first.bookmark_position == 1
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
