@@ -1,1 +1,1 @@
-"""The pure core of Runyard: deciders, projections, errors, clocks. Imports nothing outside the standard library."""
+"""The pure core of Runyard: deciders, projections, errors, clocks. Standard library only."""

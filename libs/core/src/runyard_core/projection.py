@@ -75,7 +75,7 @@ class Projection(Protocol[EventT_contra]):
 
     @property
     def version(self) -> int:
-        """Raised when the tables or the meaning of ``apply`` change: the new version is built beside the old."""
+        """Raised when the tables or the meaning of ``apply`` change; built beside the old one."""
         ...
 
     @property
