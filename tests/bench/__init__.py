@@ -1,0 +1,1 @@
+"""Benchmarks: medians of repeated runs, with the raw engine or command beside ours in the same run."""
