@@ -1,0 +1,87 @@
+"""The pytest plugin: fixtures, the ``engines`` and ``docker`` marks, Hypothesis' profile and seed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import hypothesis
+import pytest
+
+from runyard_testkit.docker import docker_client, test_image
+from runyard_testkit.fixtures import (
+    bucket,
+    bus,
+    database,
+    empty_database,
+    nats_server,
+    own_database,
+    own_nats,
+    own_postgres,
+    own_store,
+    postgres,
+    role_passwords,
+    store,
+    template_database,
+)
+
+__all__ = [
+    "bucket",
+    "bus",
+    "database",
+    "docker_client",
+    "empty_database",
+    "nats_server",
+    "own_database",
+    "own_nats",
+    "own_postgres",
+    "own_store",
+    "postgres",
+    "role_passwords",
+    "store",
+    "template_database",
+    "test_image",
+]
+
+ENGINE_FIXTURES = frozenset({"postgres", "nats_server", "store", "own_postgres", "own_nats", "own_store"})
+DOCKER_FIXTURES = frozenset({"docker_client", "test_image"})
+PROFILE_VARIABLE = "RUNYARD_HYPOTHESIS_PROFILE"
+
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=2000)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the profile, and a seed when none is given, before Hypothesis reads it."""
+    hypothesis.settings.load_profile(os.environ.get(PROFILE_VARIABLE, "default"))
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = _shared_seed(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Print the seed that repeats this session's property tests."""
+    return f"hypothesis seed: --hypothesis-seed={config.getoption('hypothesis_seed')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by what a test asks for, so that no mark can be forgotten."""
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        if asked & ENGINE_FIXTURES:
+            item.add_marker(pytest.mark.engines)
+        if asked & DOCKER_FIXTURES:
+            item.add_marker(pytest.mark.docker)
+
+
+def _shared_seed(config: pytest.Config) -> str:
+    # The workers of one session take the seed that its controller printed.
+    given = getattr(config, "workerinput", {}).get("runyard_hypothesis_seed")
+    return str(given if given is not None else secrets.randbelow(2**32))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Hand the seed to an xdist worker."""
+    config: pytest.Config = node.config  # type: ignore[attr-defined]  # xdist has no types
+    node.workerinput["runyard_hypothesis_seed"] = config.getoption("hypothesis_seed")  # type: ignore[attr-defined]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from nats.js.api import StreamConfig
+
+from runyard_testkit import Bucket, Bus, Database
+
+LOG_SCHEMAS = "select count(*) from information_schema.schemata where schema_name = 'log'"
+
+
+async def test_an_empty_database_is_empty(empty_database: Database) -> None:
+    connection = await asyncpg.connect(empty_database.admin_url)
+    assert await connection.fetchval(LOG_SCHEMAS) == 0
+    await connection.close()
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+async def test_a_migrated_database_is_fresh_in_every_test(database: Database, turn: int) -> None:
+    connection = await asyncpg.connect(database.admin_url)
+    await connection.execute("create table left_behind (turn int)")
+    assert await connection.fetchval(LOG_SCHEMAS) == 1
+    await connection.close()
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+async def test_the_bus_has_no_streams_when_a_test_begins(bus: Bus, turn: int) -> None:
+    connection = await bus.connect("relay")
+    manager = connection.jetstream()
+    assert await manager.streams_info() == []
+    await manager.add_stream(StreamConfig(name="EVENTS_x", subjects=["runyard.event.>"]))
+    await connection.close()
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_bucket_is_empty_when_a_test_begins(bucket: Bucket, turn: int) -> None:
+    assert list(bucket.client.list_objects(bucket_name=bucket.name)) == []
+
+
+def test_a_test_with_an_engine_is_marked(request: pytest.FixtureRequest, bus: Bus) -> None:
+    assert request.node.get_closest_marker("engines") is not None
