@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -70,20 +69,23 @@ free = ChildProcess.start(ProcessSpec(name="free", argv=sleeper, log_path=log, s
 print(tied.pid, free.pid, flush=True)
 time.sleep(60)
 """
-    parent = subprocess.Popen([PYTHON, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    tied, free = (int(word) for word in parent.stdout.readline().split())
+    parent = child(tmp_path, program)
+    await said(parent, " ")
+    tied, free = (int(word) for word in parent.last_lines()[-1].split())
     # The launcher must have become the real program: only then is the wish known to the kernel.
     async with asyncio.timeout(20):
-        while b"time.sleep" not in Path(f"/proc/{tied}/cmdline").read_bytes().split(b"\0")[2]:
+        while command_line(tied)[1] != "-c":
             assert not await wait_for_exit(tied, 0.02)
     parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    await parent.wait()
     assert await wait_for_exit(tied, 20)
     assert started_ticks(free) is not None
     os.kill(free, signal.SIGKILL)
     assert await wait_for_exit(free, 20)
+
+
+def command_line(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 async def test_an_identity_is_not_the_number_alone(tmp_path: Path) -> None:

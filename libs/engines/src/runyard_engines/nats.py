@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nats as client
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from runyard_contracts import subjects
@@ -227,19 +227,20 @@ async def _ask_jetstream(url: str, user: NatsUser) -> None:
     async def silent(_: Exception) -> None:
         """A refused connection is tried again by the caller."""
 
-    connection = await client.connect(
-        url,
-        user=user.name,
-        password=user.password,
-        connect_timeout=2,
-        allow_reconnect=False,
-        reconnect_time_wait=POLL_SECONDS,  # also waited before a first try is given up
-        error_cb=silent,
-    )
+    connection = Client()
     try:
+        await connection.connect(
+            url,
+            user=user.name,
+            password=user.password,
+            connect_timeout=2,
+            allow_reconnect=False,
+            reconnect_time_wait=0,  # also waited before a first try is given up
+            error_cb=silent,
+        )
         await connection.jetstream(timeout=2).account_info()
     finally:
-        await connection.close()
+        await connection.close()  # also after a failed connect, which leaves its socket open
 
 
 def _user(user: NatsUser) -> dict[str, object]:

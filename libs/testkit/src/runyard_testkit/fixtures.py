@@ -18,6 +18,7 @@ from runyard_testkit.engines import (
     create_database,
     delete_streams,
     drop_database,
+    end_store,
     migrate_database,
     new_bucket,
     new_nats,
@@ -49,10 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Run one S3 store for the session."""
     engine = run(start_new(new_store, tmp_path_factory.mktemp("store")))
     yield engine
-    # Killed: an orderly end takes it 2 s, and its data goes with the folder.
-    if engine.process is not None:
-        engine.process.kill()
-    run(engine.stop())
+    run(end_store(engine))
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +121,7 @@ async def own_store(tmp_path: Path) -> AsyncIterator[Store]:
     """Run a store that this test may kill."""
     engine = await start_new(new_store, tmp_path / "store")
     yield engine
-    await engine.stop()
+    await end_store(engine)
 
 
 @pytest.fixture

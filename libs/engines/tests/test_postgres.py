@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from runyard_engines import EngineFailed, PortInUse, Postgres, PostgresSpec, choose_port, start_ready
+
+pytestmark = pytest.mark.engines
+
+
+def described(folder: Path, **settings: str) -> Postgres:
+    spec = PostgresSpec(folder / "data", choose_port(), "p@ss/word", folder / "postgres.log", settings)
+    return Postgres(spec)
+
+
+async def value(engine: Postgres, query: str) -> object:
+    connection = await asyncpg.connect(engine.spec.url(), timeout=10)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close(timeout=10)
+
+
+async def test_data_survives_a_stop_and_a_start(own_postgres: Postgres) -> None:
+    await value(own_postgres, "create table kept as select 7 as seven")
+    await own_postgres.stop()
+    await start_ready(own_postgres)
+    assert await value(own_postgres, "select seven from kept") == 7
+
+
+async def test_a_killed_server_recovers_what_it_has_answered(own_postgres: Postgres) -> None:
+    await value(own_postgres, "create table kept (n int)")
+    connection = await asyncpg.connect(own_postgres.spec.url())
+    for number in range(200):
+        await connection.execute("insert into kept values ($1)", number)
+    assert own_postgres.process is not None
+    own_postgres.process.kill()
+    await own_postgres.process.wait()
+    with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
+        await connection.execute("select 1")
+    connection.terminate()
+    await start_ready(own_postgres)
+    assert await value(own_postgres, "select count(*) from kept") == 200
+
+
+async def test_a_stop_does_not_wait_for_clients(own_postgres: Postgres) -> None:
+    connection = await asyncpg.connect(own_postgres.spec.url())
+    await own_postgres.stop()
+    assert own_postgres.process is not None
+    assert own_postgres.process.exit_code() == 0
+    connection.terminate()
+
+
+async def test_a_wrong_password_is_refused(own_postgres: Postgres) -> None:
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(own_postgres.spec.url(password="wrong"), timeout=10)
+
+
+async def test_checksums_are_on_and_only_loopback_is_open(own_postgres: Postgres) -> None:
+    assert await value(own_postgres, "show data_checksums") == "on"
+    assert await value(own_postgres, "show listen_addresses") == "127.0.0.1"
+    assert stat.S_IMODE(own_postgres.spec.data_dir.stat().st_mode) == 0o700
+    assert not own_postgres.spec.data_dir.with_name("data.new.password").exists()
+
+
+async def test_a_taken_port_is_named(own_postgres: Postgres, tmp_path: Path) -> None:
+    spec = PostgresSpec(tmp_path / "other", own_postgres.spec.port, "p", tmp_path / "other.log")
+    with pytest.raises(PortInUse, match=rf"postgres cannot listen on 127\.0\.0\.1:{spec.port}"):
+        await start_ready(Postgres(spec))
+
+
+async def test_a_second_server_on_the_same_data_is_refused(
+    own_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runyard_engines.postgres.PREDECESSOR_SECONDS_MAX", 0.1)
+    spec = PostgresSpec(own_postgres.spec.data_dir, choose_port(), "p", tmp_path / "other.log")
+    with pytest.raises(EngineFailed, match="another PostgreSQL"):
+        await start_ready(Postgres(spec))
+
+
+async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="postgres did not start") as caught:
+        await start_ready(described(tmp_path, no_such_setting="1"))
+    assert "no_such_setting" in caught.value.metadata["last_lines"]
+
+
+async def test_a_half_made_data_directory_is_made_anew(tmp_path: Path) -> None:
+    half = tmp_path / "data.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18")
+    engine = described(tmp_path)
+    await start_ready(engine)
+    assert await value(engine, "select 1") == 1
+    await engine.stop()
+
+
+async def test_a_lock_with_the_number_of_another_process_does_not_keep_it_down(
+    own_postgres: Postgres,
+) -> None:
+    assert own_postgres.process is not None
+    own_postgres.process.kill()
+    await own_postgres.process.wait()
+    lock = own_postgres.spec.data_dir / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    lock.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    await start_ready(own_postgres)
+    assert await value(own_postgres, "select 1") == 1
