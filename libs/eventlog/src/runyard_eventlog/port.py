@@ -37,6 +37,8 @@ class AppendCommand:
     """Idempotency key: the same id with the same content gets the first answer again."""
     appends: Sequence[StreamAppend]
     """At most 16 streams and 1,000 events, all of one lane."""
+    request_digest: bytes = b""
+    """SHA-256 of the request behind the command; a repeat is compared by it. Empty: by the events' bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Page:
     """One page of a lane, in position order."""
 
     events: list[RecordedEvent] = field(default_factory=list)
-    scanned_to: Position = Position(0)
+    scanned_to: Position = Position(0)  # noqa: RUF009 - a NewType call is a value
     """Everything that matches up to here is in this page or an earlier one."""
 
 
@@ -105,6 +107,18 @@ class EventLog(Protocol):
             IdReused: the command id or an event id is known with other content.
             PermissionDenied: this caller may not append to a stream's category.
             Unavailable: the log did not answer in time; retrying the same command is safe.
+        """
+        ...
+
+    async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
+        """Give the answer that a command had, or None when the log does not know it.
+
+        A handler asks this before it decides, so that a repeated request gets its first answer although
+        deciding again would draw new ids.
+
+        Raises:
+            IdReused: the command is known with another request digest (compared when one is given).
+            Unavailable: the log did not answer in time.
         """
         ...
 

@@ -1,0 +1,184 @@
+"""First station of an append: what a command must be before the log is asked, and its stored form."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from runyard.event.v1.envelope_pb2 import ActorKind, Envelope, Lane
+from runyard_contracts.envelope import actor_name
+from runyard_contracts.ids import CommandId, StreamName, stream_category
+from runyard_core.errors import InvalidInput
+from runyard_eventlog.port import AppendCommand, StreamAppend
+
+STREAMS_MAX = 16
+"""Most streams that one command writes."""
+EVENTS_MAX = 1_000
+"""Most events of one command."""
+EVENT_BYTES_MAX = 1_044_480
+"""Largest stored event: 1 MiB, which the bus carries, less 4 KiB for its headers."""
+
+CATEGORY_LANES: Mapping[str, Lane.ValueType] = {
+    "run": Lane.LANE_DOMAIN,
+    "node": Lane.LANE_DOMAIN,
+    "project": Lane.LANE_DOMAIN,
+    "artifact": Lane.LANE_DOMAIN,
+    "code": Lane.LANE_DOMAIN,
+    "price": Lane.LANE_DOMAIN,
+    "log": Lane.LANE_DOMAIN,
+    "telemetry": Lane.LANE_TELEMETRY,
+}
+"""Every stream category and the one lane that its streams live in."""
+
+_STREAM_NAME = re.compile(r"[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedEvent:
+    """One event in the form in which it is stored."""
+
+    stream: StreamName
+    version: int
+    type: str
+    event_id: uuid.UUID
+    digest: bytes
+    """SHA-256 of everything that the producer said; what the log fills in is left out."""
+    correlation_id: str
+    causation_id: uuid.UUID | None
+    actor: str
+    payload: bytes
+    """Serialised envelope without position, recorded_at and after_position."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedCommand:
+    """One command in the form in which it is sent to the log."""
+
+    command_id: uuid.UUID
+    digest: bytes
+    """The request digest, or SHA-256 over the digests and streams of the events."""
+    lane: Lane.ValueType
+    streams: tuple[tuple[StreamName, int], ...]
+    """Each stream with its expected version."""
+    events: tuple[AdmittedEvent, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all payloads."""
+        return sum(len(event.payload) for event in self.events)
+
+
+def admit(command: AppendCommand) -> AdmittedCommand:
+    """Check a command and bring it into its stored form.
+
+    Raises:
+        InvalidInput: something is missing, malformed or over a limit; the message names the event.
+    """
+    command_id = _uuid(command.command_id, "command_id")
+    _check_shape(command)
+    events = tuple(_admit_events(command))
+    if len({event.event_id for event in events}) != len(events):
+        raise InvalidInput(f"command {command_id} holds an event id twice", code="EVENT_ID_TWICE")
+    digest = command.request_digest or _digest_of(events)
+    lane = command.appends[0].events[0].lane
+    streams = tuple((append.stream, append.expected_version) for append in command.appends)
+    return AdmittedCommand(command_id, digest, lane, streams, events)
+
+
+def _check_shape(command: AppendCommand) -> None:
+    if not 1 <= len(command.appends) <= STREAMS_MAX:
+        raise InvalidInput(f"a command writes 1 to {STREAMS_MAX} streams, not {len(command.appends)}")
+    count = sum(len(append.events) for append in command.appends)
+    if count > EVENTS_MAX:
+        raise InvalidInput(f"a command has at most {EVENTS_MAX} events, not {count}")
+    if len({append.stream for append in command.appends}) != len(command.appends):
+        raise InvalidInput("a command names each stream once")
+    for append in command.appends:
+        if not append.events:
+            raise InvalidInput(f"no event for stream {append.stream}")
+        if append.expected_version < 0:
+            raise InvalidInput(
+                f"stream {append.stream}: expected version {append.expected_version} is below 0"
+            )
+        if _STREAM_NAME.fullmatch(append.stream) is None:
+            raise InvalidInput(f"not a stream name: {append.stream!r}", code="BAD_STREAM_NAME")
+    if len({event.lane for append in command.appends for event in append.events}) != 1:
+        raise InvalidInput("all events of a command are of one lane", code="MIXED_LANES")
+
+
+def _admit_events(command: AppendCommand) -> Iterator[AdmittedEvent]:
+    for append in command.appends:
+        for version, envelope in enumerate(append.events, start=append.expected_version + 1):
+            _check_envelope(envelope, append)
+            yield _admit_event(envelope, version, command.command_id)
+
+
+def _check_envelope(envelope: Envelope, append: StreamAppend) -> None:
+    def refuse(code: str, what: str) -> InvalidInput:
+        return InvalidInput(
+            f"event {envelope.event_id!r} ({envelope.type or 'no type'}) for {append.stream}: {what}",
+            code=code,
+            metadata={"stream": append.stream, "event_id": envelope.event_id},
+        )
+
+    if envelope.stream != append.stream:
+        raise refuse("WRONG_STREAM", f"its envelope says stream {envelope.stream!r}")
+    if not envelope.type or not envelope.schema_version:
+        raise refuse("NO_TYPE", "no type or schema version")
+    if not envelope.correlation_id:
+        raise refuse("NO_CORRELATION", "no correlation_id: what set it off?")
+    if not envelope.actor.id or envelope.actor.kind == ActorKind.ACTOR_KIND_UNSPECIFIED:
+        raise refuse("NO_ACTOR", "no actor: who did it?")
+    if not envelope.source or not envelope.HasField("occurred_at"):
+        raise refuse("NO_SOURCE", "no source or occurred_at")
+    lane = CATEGORY_LANES.get(stream_category(append.stream))
+    if lane is None or lane != envelope.lane:
+        raise refuse("WRONG_LANE", f"lane {envelope.lane} is not the lane of this stream's category")
+
+
+def _admit_event(envelope: Envelope, version: int, command_id: CommandId) -> AdmittedEvent:
+    said = Envelope()
+    said.CopyFrom(envelope)
+    for given_by_log in ("stream_version", "command_id", "position", "recorded_at", "after_position"):
+        said.ClearField(given_by_log)
+    said_bytes = said.SerializeToString(deterministic=True)
+    # Two serialised messages one after the other parse as their merge.
+    payload = said_bytes + Envelope(stream_version=version, command_id=command_id).SerializeToString()
+    if len(payload) > EVENT_BYTES_MAX:
+        raise InvalidInput(
+            f"event {envelope.event_id} ({envelope.type}) for {envelope.stream} has {len(payload)} bytes, "
+            f"more than {EVENT_BYTES_MAX}: put the content into the object store and name it by SHA-256",
+            code="EVENT_TOO_LARGE",
+        )
+    return AdmittedEvent(
+        stream=StreamName(envelope.stream),
+        version=version,
+        type=envelope.type,
+        event_id=_uuid(envelope.event_id, "event_id"),
+        digest=hashlib.sha256(said_bytes).digest(),
+        correlation_id=envelope.correlation_id,
+        causation_id=_uuid(envelope.causation_id, "causation_id") if envelope.causation_id else None,
+        actor=actor_name(envelope.actor),
+        payload=payload,
+    )
+
+
+def _digest_of(events: tuple[AdmittedEvent, ...]) -> bytes:
+    digest = hashlib.sha256()
+    for event in events:
+        digest.update(event.digest)
+        digest.update(event.version.to_bytes(8, "big"))
+    return digest.digest()
+
+
+def _uuid(text: str, what: str) -> uuid.UUID:
+    try:
+        found = uuid.UUID(text)
+    except ValueError:
+        raise InvalidInput(f"{what} is not a UUID: {text!r}", code="BAD_ID") from None
+    if str(found) != text:
+        raise InvalidInput(f"{what} is not in canonical form: {text!r}", code="BAD_ID")
+    return found

@@ -1,0 +1,22 @@
+"""What a connection of the pool is, and which errors mean that the database is away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:  # only the stubs are generic
+    Connection = asyncpg.Connection | PoolConnectionProxy
+
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+)
+"""Raised when the database is away, is going down, or does not answer in time: try again."""

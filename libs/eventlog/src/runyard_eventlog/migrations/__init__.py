@@ -1,0 +1,1 @@
+"""Migrations of schema ``log``: raw SQL in ``sql/``, ordered by Alembic."""

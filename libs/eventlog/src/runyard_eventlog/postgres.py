@@ -1,0 +1,188 @@
+"""The event log on PostgreSQL: appends by group commit, reads by keyset pages."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Self
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import CommandId, EventId, Position, StreamName
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import Unavailable
+from runyard_eventlog import refusals, rows
+from runyard_eventlog.admission import admit
+from runyard_eventlog.appender import Appender
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.port import (
+    EVERYTHING,
+    READ_LIMIT_MAX,
+    AppendCommand,
+    Appended,
+    EventFilter,
+    LogHead,
+    Page,
+)
+
+READ_SECONDS_MAX = 30.0
+"""How long one read may take."""
+_WINDOW_FIRST = 20_000
+"""Positions that the first look of a filtered read scans; later looks scan more, so rare events are found."""
+
+
+class PostgresEventLog:
+    """Fills the ``EventLog`` port. One for each process; safe for any number of tasks of its loop."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        doorbell: Doorbell | None = None,
+        append_seconds_max: float = 15.0,
+        owns_pool: bool = False,
+    ) -> None:
+        """Use a pool; one of its connections stays with the appender.
+
+        Args:
+            pool: connections of a role that reads the log, and appends when this process does.
+            doorbell: rung after every append of this process.
+            append_seconds_max: how long an append may wait for its answer.
+            owns_pool: close the pool together with the log.
+        """
+        self._pool = pool
+        self._doorbell = doorbell
+        self._append_seconds_max = append_seconds_max
+        self._owns_pool = owns_pool
+        self._appender = Appender(pool)
+
+    @classmethod
+    async def connect(
+        cls, database_url: str, *, doorbell: Doorbell | None = None, connections_max: int = 8
+    ) -> Self:
+        """Open a log with its own connections.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        try:
+            pool = await asyncpg.create_pool(
+                database_url,
+                min_size=1,
+                max_size=connections_max,
+                timeout=10.0,
+                command_timeout=READ_SECONDS_MAX,
+            )
+        except AWAY as error:
+            raise Unavailable(f"the log's database does not answer: {error}", code="LOGAWAY") from error
+        return cls(pool, doorbell=doorbell, owns_pool=True)
+
+    async def close(self) -> None:
+        """End the appender, and the pool when it is this log's own."""
+        await self._appender.close()
+        if self._owns_pool:
+            await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def append(self, command: AppendCommand) -> Appended:
+        """See ``EventLog.append``."""
+        answer = await self._appender.append(admit(command), self._append_seconds_max)
+        if self._doorbell is not None:
+            self._doorbell.ring()
+        return answer
+
+    async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
+        """See ``EventLog.find_command``."""
+        async with self._reading() as connection:
+            row = await connection.fetchrow(rows.COMMAND, uuid.UUID(command_id))
+        if row is None:
+            return None
+        first, count = row["first_position"], row["event_count"]
+        if request_digest and request_digest != row["digest"]:
+            raise refusals.command_reused(command_id, first)
+        positions = tuple(Position(position) for position in range(first, first + count))
+        return Appended(positions[-1], positions, repeated=True)
+
+    async def read_stream(
+        self,
+        stream: StreamName,
+        *,
+        after_version: int = 0,
+        to_position: Position | None = None,
+        limit: int = READ_LIMIT_MAX,
+    ) -> list[RecordedEvent]:
+        """See ``EventLog.read_stream``."""
+        statement, arguments = rows.stream(stream, after_version, to_position, min(limit, READ_LIMIT_MAX))
+        async with self._reading() as connection:
+            return list(rows.events(await connection.fetch(statement, *arguments)))
+
+    async def read(
+        self,
+        lane: Lane.ValueType,
+        *,
+        after_position: Position = Position(0),
+        to_position: Position | None = None,
+        filter: EventFilter = EVERYTHING,  # noqa: A002 - the port's word
+        limit: int = 1_000,
+        descending: bool = False,
+    ) -> Page:
+        """See ``EventLog.read``."""
+        limit = min(limit, READ_LIMIT_MAX)
+        async with self._reading() as connection:
+            # Positions have no gaps and become visible in order: what is at or below the head stays as it is.
+            head = await connection.fetchval(rows.lane_head(lane))
+            low, high = after_position, head if to_position is None else min(to_position, head)
+            if high <= low:
+                return Page([], Position(max(low, high) if not descending else min(low + 1, high)))
+            found: list[RecordedEvent] = []
+            window = high - low if filter == EVERYTHING or rows.is_selective(filter) else _WINDOW_FIRST
+            while high > low:
+                first, last = (
+                    (max(low, high - window), high) if descending else (low, min(high, low + window))
+                )
+                statement, arguments = rows.page(
+                    lane, first, last, filter, limit - len(found), descending=descending
+                )
+                found.extend(rows.events(await connection.fetch(statement, *arguments)))
+                if len(found) == limit:
+                    return Page(found, found[-1].position)
+                low, high = (low, first) if descending else (last, high)
+                window *= 8
+        return Page(found, Position(low + 1 if descending else high))
+
+    async def head(self) -> LogHead:
+        """See ``EventLog.head``."""
+        async with self._reading() as connection:
+            (row,) = await connection.fetch(rows.HEAD)
+        return LogHead(row["log_id"], Position(row["domain_position"]), Position(row["telemetry_position"]))
+
+    async def position_at(self, time: datetime) -> Position:
+        """See ``EventLog.position_at``."""
+        async with self._reading() as connection:
+            return Position(await connection.fetchval("select log.position_at($1)", time))
+
+    async def find(self, event_id: EventId) -> RecordedEvent | None:
+        """See ``EventLog.find``."""
+        async with self._reading() as connection:
+            found = await connection.fetch(rows.FIND, uuid.UUID(event_id))
+        return next(rows.events(found), None)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        try:
+            async with asyncio.timeout(READ_SECONDS_MAX), self._pool.acquire() as connection:
+                yield connection
+        except AWAY as error:
+            raise Unavailable(f"the log does not answer: {error!r}", code="LOGAWAY") from error

@@ -1,0 +1,241 @@
+"""Drives a pure projection over the log into its tables, and keeps its place in the same transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import Position
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import Corrupt, DeadlineExceeded
+from runyard_core.projection import Projection
+from runyard_eventlog import projection_store as store
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.folding import Folded, Parked, decoded, fold, wanted_rows
+from runyard_eventlog.port import EventFilter, EventLog, Page
+from runyard_eventlog.subscriber import follow
+
+BATCH_MAX = 1_000
+"""Most events that one transaction holds."""
+PARKED_RATIO_MAX = 0.01
+"""Over this share of failing events (of the last 2,000) the projector stops."""
+PARKED_IN_A_ROW_MAX = 20
+"""With this many failing events in a row the projector stops."""
+
+_WINDOW = 2_000
+_IDLE_CHECKPOINT_SECONDS = 5.0
+_BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+_log = logging.getLogger(__name__)
+
+
+class ProjectionStopped(Corrupt):
+    """Too many events cannot be projected: the code or the log is wrong, and a person must look."""
+
+    default_code = "PROJECTION_STOPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a projection is behind the log."""
+
+    position_lag: int
+    """Events of the lane that it has not looked at, as of its last look."""
+    time_lag_seconds: float
+    """From recording to visible, of the last event that it applied."""
+    parked_count: int
+    """Events that wait for a person."""
+    oldest_parked_seconds: float
+    """Age of the oldest of them; 0 when there is none."""
+
+
+class Projector:
+    """Runs one projection. Several processes may run the same one: each batch is applied by one of them."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        log: EventLog,
+        projection: Projection[Any],
+        *,
+        schema: str,
+        lane: Lane.ValueType = Lane.LANE_DOMAIN,
+        doorbell: Doorbell | None = None,
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        """Prepare; nothing is read before ``run``.
+
+        Args:
+            pool: connections of the role that owns the schema.
+            log: where events are read.
+            projection: the pure fold.
+            schema: where its tables, its checkpoint and its parked events are.
+            lane: the lane that it projects.
+            doorbell: rings when the log may have grown.
+            batch_max: most events of one transaction.
+        """
+        self._pool = pool
+        self._log = log
+        self._projection = projection
+        self._schema = schema
+        self._lane = lane
+        self._doorbell = doorbell
+        self._batch_max = batch_max
+        self._store = store.ProjectionStore(projection, schema)
+        self._place = store.Place(Position(0), frozenset())
+        self._applied = Position(0)
+        self._moved = asyncio.Condition()
+        self._stopped: BaseException | None = None
+        self._failures: list[bool] = []
+        self._time_lag_seconds = 0.0
+        self._position_lag = 0
+        self._parked_at: list[datetime] = []
+        self._persisted_at = 0.0
+
+    @property
+    def checkpoint(self) -> Position:
+        """Every event up to here is in the tables."""
+        return self._applied
+
+    @property
+    def lag(self) -> Lag:
+        """How far it is behind."""
+        oldest = (datetime.now(UTC) - min(self._parked_at)).total_seconds() if self._parked_at else 0.0
+        return Lag(self._position_lag, self._time_lag_seconds, len(self._parked_at), oldest)
+
+    async def wait_for(self, position: int, timeout_seconds: float) -> None:
+        """Wait until the tables show a position.
+
+        Raises:
+            DeadlineExceeded: they do not in time.
+            ProjectionStopped: they never will.
+        """
+        if self._applied >= position:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._applied >= position or self._stopped is not None)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"read model {self._projection.name} is at position {self._applied}, not yet at {position}",
+                code="READ_MODEL_BEHIND",
+                metadata={"position": str(self._applied), "min_position": str(position)},
+            ) from None
+        if self._applied < position:
+            raise ProjectionStopped(f"read model {self._projection.name} has stopped: {self._stopped}")
+
+    async def run(self) -> None:
+        """Project for ever; a lost database is waited for.
+
+        Raises:
+            ProjectionStopped: over 1 % of the events, or 20 in a row, cannot be projected.
+        """
+        attempt = 0
+        while True:
+            try:
+                await self._open()
+                attempt = 0
+                await self._follow()
+            except AWAY as error:
+                pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
+                _log.warning(
+                    "projection %s: database away, again in %s s: %r", self._projection.name, pause, error
+                )
+                await asyncio.sleep(pause)
+                attempt += 1
+            except store.PlaceMovedError:
+                _log.info("projection %s: another process moved it on", self._projection.name)
+            except ProjectionStopped as error:
+                _log.critical("projection %s stopped: %s", self._projection.name, error)
+                await self._announce(stopped=error)
+                raise
+
+    async def _open(self) -> None:
+        async with self._pool.acquire() as connection:
+            await self._store.create(connection)
+            self._place = await self._store.place(connection)
+            self._parked_at = await self._store.parked_at(connection)
+        self._applied = self._place.position
+        await self._announce()
+
+    async def _follow(self) -> None:
+        wanted = EventFilter(types=sorted(self._projection.event_types))
+        shown = False
+        async for page in follow(
+            self._log,
+            self._lane,
+            after_position=self._place.position,
+            filter=wanted,
+            doorbell=self._doorbell,
+            page_size=self._batch_max,
+        ):
+            await self._apply(page)
+            if len(page.events) < self._batch_max:
+                self._position_lag = 0
+                if not shown:
+                    # Caught up: from here on this version is the one to look at.
+                    async with self._pool.acquire() as connection:
+                        await self._store.show(connection)
+                    shown = True
+            else:
+                self._position_lag = (await self._log.head()).of(self._lane) - page.scanned_to
+
+    async def _apply(self, page: Page) -> None:
+        loop = asyncio.get_running_loop()
+        idle = not page.events and loop.time() - self._persisted_at < _IDLE_CHECKPOINT_SECONDS
+        if not idle:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await self._store.lock(connection, self._place)
+                folded = await self._fold(connection, page.events)
+                await self._store.write(connection, folded, page.scanned_to)
+            self._persisted_at = loop.time()
+            self._place = store.Place(page.scanned_to, self._place.parked_streams | folded.parked_streams)
+            self._count(page.events, folded.parked)
+        self._applied = page.scanned_to
+        await self._announce()
+
+    async def _fold(self, connection: Connection, events: list[RecordedEvent]) -> Folded:
+        readable, undecodable = decoded(events, self._projection, self._place.parked_streams)
+        rows = await self._store.fetch(connection, wanted_rows(readable))
+        return fold(readable, undecodable, self._projection, rows)
+
+    def _count(self, events: list[RecordedEvent], parked: list[Parked]) -> None:
+        if events:
+            recorded_at = events[-1].envelope.recorded_at
+            now = datetime.now(UTC).timestamp()
+            self._time_lag_seconds = max(0.0, now - recorded_at.seconds - recorded_at.nanos / 1e9)
+        for letter in parked:
+            _log.error(
+                "projection %s parked event %s at position %s: %s",
+                self._projection.name,
+                letter.event.envelope.event_id,
+                letter.event.position,
+                letter.error,
+            )
+            self._parked_at.append(datetime.now(UTC))
+        # What waits behind a parked event of its stream is not one more failure.
+        failed = {letter.event.position for letter in parked if letter.reason != "BEHIND_PARKED"}
+        self._failures = (self._failures + [event.position in failed for event in events])[-_WINDOW:]
+        in_a_row = 0
+        for failure in self._failures:
+            in_a_row = in_a_row + 1 if failure else 0
+            if in_a_row >= PARKED_IN_A_ROW_MAX:
+                raise ProjectionStopped(
+                    f"{in_a_row} events in a row could not be projected; the last is parked"
+                )
+        if sum(self._failures) > PARKED_RATIO_MAX * _WINDOW:
+            raise ProjectionStopped(
+                f"{sum(self._failures)} of the last {_WINDOW} events could not be projected"
+            )
+
+    async def _announce(self, stopped: BaseException | None = None) -> None:
+        async with self._moved:
+            self._stopped = stopped
+            self._moved.notify_all()

@@ -1,0 +1,135 @@
+"""Read-model tables: from a projection's specifications to SQLAlchemy tables, DDL and selects.
+
+A table holds one row for each (key, position) and is never updated. Services build their queries on
+``current`` and ``as_of``; both give a subquery of one row a key, to filter and order from outside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    LargeBinary,
+    MetaData,
+    Select,
+    Subquery,
+    Table,
+    Text,
+    select,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeEngine
+
+from runyard_core.projection import TableSpec
+
+_SCALARS: Mapping[object, type[TypeEngine[typing.Any]]] = {
+    str: Text,
+    int: BigInteger,
+    float: Double,
+    bool: Boolean,
+    bytes: LargeBinary,
+}
+
+
+def table_name(spec: TableSpec[typing.Any], version: int) -> str:
+    """Give the versioned name of a table: "run_cost_v3"."""
+    return f"{spec.name}_v{version}"
+
+
+@cache
+def table(spec: TableSpec[typing.Any], version: int, schema: str) -> Table:
+    """Give the SQLAlchemy table of a specification. The primary key is the key fields and ``position``.
+
+    Raises:
+        TypeError: a field has an annotation that has no column type.
+    """
+    hints = typing.get_type_hints(spec.row_class)
+    names = [field.name for field in dataclasses.fields(spec.row_class)]
+    if hints.get("position") is not int or not set(spec.key) < set(names):
+        raise TypeError(f"{spec.row_class.__name__} needs its key fields {spec.key} and position: int")
+    # The primary key's order is the order of columns, and the index must lead with the key.
+    ordered = [*spec.key, "position", *(name for name in names if name not in (*spec.key, "position"))]
+    columns = []
+    for name in ordered:
+        column_type, nullable = _column_type(hints[name], f"{spec.row_class.__name__}.{name}")
+        primary = name in spec.key or name == "position"
+        columns.append(Column(name, column_type, nullable=nullable, primary_key=primary, autoincrement=False))
+    return Table(table_name(spec, version), MetaData(schema=schema), *columns)
+
+
+def as_of(table: Table, position: int | None) -> Subquery:
+    """Give the rows as they were at a position, one a key; None means now."""
+    return _newest(table, position).subquery(table.name)
+
+
+def current(table: Table) -> Subquery:
+    """Give the current rows, one a key."""
+    return as_of(table, None)
+
+
+def table_ddl(table: Table) -> str:
+    """Give the statement that makes a table when it is not there."""
+    compiled = CreateTable(table, if_not_exists=True).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+    return str(compiled)
+
+
+def view_ddl(spec: TableSpec[typing.Any], version: int, schema: str) -> str:
+    """Give the statements that point the unversioned view at the current rows of a version."""
+    selected = _newest(table(spec, version, schema), None).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+    name = f'"{schema}"."{spec.name}"'
+    return f"drop view if exists {name}; create view {name} as {selected}"
+
+
+def array_type(spec: TableSpec[typing.Any], field: str) -> str:
+    """Give the Postgres array type that carries values of a key field."""
+    return "bigint[]" if typing.get_type_hints(spec.row_class)[field] is int else "text[]"
+
+
+def row_values(row: object, names: Iterable[str]) -> tuple[object, ...]:
+    """Give the values of a row in the order of the columns."""
+    return tuple(getattr(row, name) for name in names)
+
+
+def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> object:
+    """Make a row from what the database gave; arrays become tuples again."""
+    return spec.row_class(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
+
+
+def _newest(table: Table, position: int | None) -> Select[typing.Any]:
+    key = [column for column in table.primary_key.columns if column.name != "position"]
+    found = select(table).distinct(*key).order_by(*key, table.c.position.desc())
+    return found if position is None else found.where(table.c.position <= position)
+
+
+def _column_type(annotation: object, where: str) -> tuple[TypeEngine[typing.Any], bool]:
+    nullable = False
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        if len(members) != 1:
+            raise TypeError(f"{where}: no column type for {annotation}")
+        annotation, nullable = members[0], True
+    if isinstance(annotation, typing.NewType):
+        annotation = annotation.__supertype__
+    if annotation is datetime:
+        return DateTime(timezone=True), nullable
+    if typing.get_origin(annotation) is tuple:
+        item, *rest = typing.get_args(annotation)
+        if rest == [Ellipsis] and item in _SCALARS:
+            return ARRAY(_SCALARS[item]), nullable
+    if annotation in _SCALARS:
+        return _SCALARS[annotation](), nullable
+    raise TypeError(f"{where}: no column type for {annotation}")

@@ -1,0 +1,127 @@
+"""Reads of the Postgres log: the queries, and rows back into events."""
+
+# ruff: noqa: S608 - only names from the code are put into statements
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Envelope, Lane
+from runyard_contracts.ids import StreamName, stream_category
+from runyard_contracts.recorded import RecordedEvent
+from runyard_eventlog.port import EventFilter
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = "position, after_position, recorded_at, payload"
+_TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
+
+HEAD = """
+select (select log_id::text from log.identity) as log_id,
+  coalesce((select position from log.domain_event order by position desc limit 1), 0) as domain_position,
+  coalesce((select position from log.telemetry_event order by position desc limit 1), 0) as telemetry_position
+"""
+
+FIND = f"""
+select {_COLUMNS} from log.event
+where (lane, position) = (select k.lane, k.position from log.event_id k where k.event_id = $1)
+"""
+
+COMMAND = "select first_position, event_count, digest from log.command where command_id = $1"
+
+
+@dataclass(slots=True)
+class Query:
+    """A statement that is put together, with its arguments."""
+
+    conditions: list[str] = field(default_factory=list)
+    arguments: list[object] = field(default_factory=list)
+
+    def where(self, condition: str, argument: object) -> None:
+        """Add a condition; ``{}`` in it stands for the argument."""
+        self.arguments.append(argument)
+        self.conditions.append(condition.format(f"${len(self.arguments)}"))
+
+
+def lane_head(lane: Lane.ValueType) -> str:
+    """Give the statement for the newest position of a lane."""
+    return f"select coalesce((select position from {_TABLES[lane]} order by position desc limit 1), 0)"
+
+
+def page(
+    lane: Lane.ValueType, after: int, to: int, wanted: EventFilter, limit: int, *, descending: bool
+) -> tuple[str, list[object]]:
+    """Give the statement for the events of a window of positions."""
+    query = Query()
+    query.where("position > {}", after)
+    query.where("position <= {}", to)
+    _add_filter(query, wanted)
+    order = "desc" if descending else "asc"
+    query.arguments.append(limit)
+    statement = (
+        f"select {_COLUMNS} from {_TABLES[lane]} where {' and '.join(query.conditions)} "
+        f"order by position {order} limit ${len(query.arguments)}"
+    )
+    return statement, query.arguments
+
+
+def stream(
+    name: StreamName, after_version: int, to_position: int | None, limit: int
+) -> tuple[str, list[object]]:
+    """Give the statement for one stream in version order."""
+    query = Query()
+    query.where("stream = {}", name)
+    query.where("version > {}", after_version)
+    if to_position is not None:
+        query.where("position <= {}", to_position)
+    query.arguments.append(limit)
+    lane = Lane.LANE_TELEMETRY if stream_category(name) == "telemetry" else Lane.LANE_DOMAIN
+    statement = (
+        f"select {_COLUMNS} from {_TABLES[lane]} where {' and '.join(query.conditions)} "
+        f"order by version limit ${len(query.arguments)}"
+    )
+    return statement, query.arguments
+
+
+def events(rows: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
+    """Bring rows back into events."""
+    parse = Envelope.FromString
+    for position, after_position, recorded_at, payload in rows:
+        envelope = parse(payload)
+        envelope.position = position
+        if after_position:
+            envelope.after_position = after_position
+        since = recorded_at - _EPOCH
+        time = envelope.recorded_at
+        time.seconds = since.days * 86_400 + since.seconds
+        time.nanos = since.microseconds * 1_000
+        yield RecordedEvent(envelope)
+
+
+def is_selective(wanted: EventFilter) -> bool:
+    """Say whether an index leads to the few events that match, wherever they are."""
+    return bool(wanted.streams or wanted.correlation_id or wanted.causation_id)
+
+
+def _add_filter(query: Query, wanted: EventFilter) -> None:
+    exact = [name for name in wanted.types if not name.endswith(".")]
+    prefixes = [name for name in wanted.types if name.endswith(".")]
+    if exact and not prefixes:
+        query.where("type = any({}::text[])", exact)
+    elif prefixes:
+        query.where("(type = any({}::text[])", exact)
+        query.arguments.append(prefixes)
+        query.conditions[-1] += f" or type ^@ any(${len(query.arguments)}::text[]))"
+    if wanted.streams:
+        query.where("stream = any({}::text[])", list(wanted.streams))
+    if wanted.categories:
+        query.where("split_part(stream, '-', 1) = any({}::text[])", list(wanted.categories))
+    if wanted.correlation_id:
+        query.where("correlation_id = {}", wanted.correlation_id)
+    if wanted.causation_id:
+        query.where("causation_id = {}", wanted.causation_id)
+    if wanted.actor:
+        query.where("actor = {}", wanted.actor)

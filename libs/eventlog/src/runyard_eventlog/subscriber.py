@@ -1,0 +1,71 @@
+"""Follows a lane of the log: pages of history first, then each new page as soon as it is there.
+
+Events always come from the log itself; the doorbell only says when to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import Position
+from runyard_core.errors import Unavailable
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog, Page
+
+LOOK_SECONDS_MAX = 1.0
+"""The log's head is looked at least this often, whether it rings or not."""
+
+_BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0)
+_log = logging.getLogger(__name__)
+
+
+async def follow(
+    log: EventLog,
+    lane: Lane.ValueType,
+    *,
+    after_position: Position = Position(0),
+    filter: EventFilter = EVERYTHING,  # noqa: A002 - the port's word
+    doorbell: Doorbell | None = None,
+    page_size: int = 1_000,
+    idle_page_seconds: float | None = None,
+) -> AsyncIterator[Page]:
+    """Give every matching event of a lane once and in order, for ever.
+
+    A page is given whenever ``scanned_to`` moved, so it may be empty. The log being away is waited out.
+
+    Args:
+        log: where events are read.
+        lane: the lane to follow.
+        after_position: the last position that the caller has.
+        filter: what the caller wants.
+        doorbell: rings when the log may have grown; without one the head is looked at every second.
+        page_size: most events of a page.
+        idle_page_seconds: give an empty page when nothing happened for so long (for bookmarks).
+    """
+    bell = doorbell or Doorbell()
+    loop = asyncio.get_running_loop()
+    position = after_position
+    given_at = loop.time()
+    failures = 0
+    while True:
+        heard = bell.rings
+        try:
+            page = await log.read(lane, after_position=position, filter=filter, limit=page_size)
+        except Unavailable as error:
+            _log.warning("the log does not answer, waiting: %s", error)
+            await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
+            failures += 1
+            continue
+        failures = 0
+        if page.scanned_to > position:
+            position = page.scanned_to
+            yield page
+            given_at = loop.time()
+            continue
+        if idle_page_seconds is not None and loop.time() - given_at >= idle_page_seconds:
+            yield Page([], position)
+            given_at = loop.time()
+        await bell.wait(heard, LOOK_SECONDS_MAX)
