@@ -1,4 +1,4 @@
-"""Everything wrong that a person types or sends: what and where in a line, the right code, nothing half-done."""
+"""Everything wrong that a person types or sends: what and where in a line, the right code, no half-done."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_yard_that_is_down_is_exit_4_and_names_the_remedy(tmp_path: Path) -> N
 async def _refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, str]:  # type: ignore[type-arg]
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call
-    status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]
+    status = rpc_status.from_call(refused.value)
     info = error_details_pb2.ErrorInfo()
     assert status is not None
     assert status.details[0].Unpack(info)
@@ -81,19 +81,18 @@ async def _refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, str]
 
 
 async def test_grpc_refusals_carry_a_stable_reason(clients: Clients) -> None:
-    call = {"metadata": clients.metadata, "timeout": 20}
     spec = RunSpec(step="x", command_lines=["true"])
     submit, invalid = clients.scheduler.SubmitRun, grpc.StatusCode.INVALID_ARGUMENT
-    assert (await _refused(submit(SubmitRunRequest(project="p", spec=spec), **call)))[0] == invalid
+    assert (await _refused(submit(SubmitRunRequest(project="p", spec=spec), timeout=20)))[0] == invalid
     for request in (
         SubmitRunRequest(request_id="r-1", project="No Good", spec=spec),
         SubmitRunRequest(request_id="r-2", project="p", spec=RunSpec(step="x")),
         SubmitRunRequest(request_id="r-3", project="p"),
     ):
-        assert (await _refused(submit(request, **call)))[0] == invalid
-    code, reason = await _refused(clients.scheduler.GetRun(GetRunRequest(name="p#99999"), **call))
+        assert (await _refused(submit(request, timeout=20)))[0] == invalid
+    code, reason = await _refused(clients.scheduler.GetRun(GetRunRequest(name="p#99999"), timeout=20))
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
-    code, reason = await _refused(clients.scheduler.ListRuns(ListRunsRequest(page_token="x"), **call))
+    code, reason = await _refused(clients.scheduler.ListRuns(ListRunsRequest(page_token="x"), timeout=20))
     assert (code, reason) == (invalid, "BROKEN_PAGE_TOKEN")
 
 
@@ -101,7 +100,7 @@ async def test_an_impossible_gpu_request_is_refused_and_says_what_there_is(clien
     spec = RunSpec(step="x", command_lines=["true"])
     spec.resources.gpu_count = 512
     request = SubmitRunRequest(request_id="gpus", project="p", spec=spec)
-    code, reason = await _refused(clients.scheduler.SubmitRun(request, metadata=clients.metadata, timeout=20))
+    code, reason = await _refused(clients.scheduler.SubmitRun(request, timeout=20))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "IMPOSSIBLE_RESOURCES")
 
 

@@ -34,7 +34,7 @@ class Stranger:
         described = self._pool.FindServiceByName(service).methods_by_name[method]
         request = message_factory.GetMessageClass(described.input_type)(**content)
         answer_class = message_factory.GetMessageClass(described.output_type)
-        call = self._channel.unary_unary(
+        call: Any = self._channel.unary_unary(
             f"/{service}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer_class.FromString,

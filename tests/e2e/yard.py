@@ -19,7 +19,7 @@ from runyard.cost.v1.cost_service_pb2_grpc import CostServiceStub
 from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from runyard.metric.v1.batches_pb2 import LogStream
-from runyard.metric.v1.metric_service_pb2 import ListLogLinesRequest
+from runyard.metric.v1.metric_service_pb2 import ListLogLinesRequest, WatchRunRequest
 from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, Record
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
@@ -31,6 +31,7 @@ from runyard.run.v1.scheduler_service_pb2 import (
 )
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
+from runyard_servicekit.channels import service_channel
 
 TINY = Path(__file__).parent / "projects" / "tiny"
 Metadata = tuple[tuple[str, str], ...]
@@ -80,8 +81,8 @@ class Yard:
         return (("authorization", f"Bearer {self.context['token']}"),)
 
     def channel(self, service: str) -> grpc.aio.Channel:
-        """Open a plain channel to a service."""
-        return grpc.aio.insecure_channel(self.context["addresses"][service])
+        """Open a channel to a service; every call carries the token."""
+        return service_channel(self.context["addresses"][service], str(self.context["token"]))
 
 
 class Clients:
@@ -90,7 +91,6 @@ class Clients:
     def __init__(self, yard: Yard) -> None:
         """Open the channels on entering the block."""
         self.yard = yard
-        self.metadata = yard.metadata
 
     async def __aenter__(self) -> Clients:
         names = ("scheduler", "artifact", "metrics", "cost", "lineage")
@@ -111,7 +111,7 @@ class Clients:
     async def submit(self, spec: RunSpec, project: str = "e2e") -> Run:
         """Queue a run."""
         request = SubmitRunRequest(request_id=str(uuid.uuid4()), project=project, spec=spec)
-        answer = await self.scheduler.SubmitRun(request, metadata=self.metadata, timeout=20)
+        answer = await self.scheduler.SubmitRun(request, timeout=20)
         return answer.run
 
     async def reached(self, name: str, state: RunState.ValueType, timeout_seconds: float = 60) -> Run:
@@ -133,12 +133,8 @@ class Clients:
         """Wait until a run is over and the log has all its telemetry; give its record."""
         run = await self.finished(name, timeout_seconds)
         async with asyncio.timeout(timeout_seconds):
-            async for item in self._watched(run.run_id):
-                if item == "complete":
-                    break
-        answer = await self.records.GetRecord(
-            GetRecordRequest(name=run.run_id), metadata=self.metadata, timeout=20
-        )
+            await self._completed(run.run_id)
+        answer = await self.records.GetRecord(GetRecordRequest(name=run.run_id), timeout=20)
         return answer.record
 
     async def lines(
@@ -149,7 +145,7 @@ class Clients:
         token = ""
         while True:
             request = ListLogLinesRequest(run_id=run_id, page_size=1000, page_token=token)
-            page = await self.metrics.ListLogLines(request, metadata=self.metadata, timeout=20)
+            page = await self.metrics.ListLogLines(request, timeout=20)
             lines += [line.text for line in page.lines if line.stream == stream]
             token = page.next_page_token
             if not token:
@@ -157,9 +153,9 @@ class Clients:
 
     async def _reached(self, name: str, state: RunState.ValueType) -> Run:
         request = GetRunRequest(name=name)
-        answer = await self.scheduler.GetRun(request, metadata=self.metadata, timeout=20, wait_for_ready=True)
+        answer = await self.scheduler.GetRun(request, timeout=20, wait_for_ready=True)
         watch = self.scheduler.WatchRuns(
-            WatchRunsRequest(after_position=answer.position, name=answer.run.run_id), metadata=self.metadata
+            WatchRunsRequest(after_position=answer.position, name=answer.run.run_id)
         )
         try:
             while answer.run.state < state:
@@ -168,16 +164,19 @@ class Clients:
                     continue
                 request = GetRunRequest(name=answer.run.run_id)
                 request.read.min_position = item.event.position
-                answer = await self.scheduler.GetRun(request, metadata=self.metadata, timeout=20)
+                answer = await self.scheduler.GetRun(request, timeout=20)
         finally:
             watch.cancel()
         return answer.run
 
-    async def _watched(self, run_id: str):  # type: ignore[no-untyped-def]  # a stream of tags only
-        from runyard.metric.v1.metric_service_pb2 import WatchRunRequest
-
-        call = self.metrics.WatchRun(
-            WatchRunRequest(run_id=run_id), metadata=self.metadata, wait_for_ready=True
-        )
-        async for item in call:
-            yield item.WhichOneof("item")
+    async def _completed(self, run_id: str) -> None:
+        """Follow a finished run until the log has all its telemetry, over restarts of metrics too."""
+        while True:
+            try:
+                call = self.metrics.WatchRun(WatchRunRequest(run_id=run_id), wait_for_ready=True)
+                async for item in call:
+                    if item.WhichOneof("item") == "complete":
+                        return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
