@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 RowT = TypeVar("RowT")
 EventT_contra = TypeVar("EventT_contra", contravariant=True)
@@ -79,7 +79,7 @@ class Projection(Protocol[EventT_contra]):
         ...
 
     @property
-    def tables(self) -> tuple[TableSpec[object], ...]:
+    def tables(self) -> tuple[TableSpec[Any], ...]:
         """Every table that ``apply`` puts rows into."""
         ...
 
@@ -92,6 +92,6 @@ class Projection(Protocol[EventT_contra]):
         """Name the rows that ``apply`` will look at for this event."""
         ...
 
-    def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[object]]:
+    def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[Any]]:
         """Give the new rows. Each row's ``position`` is the event's position."""
         ...

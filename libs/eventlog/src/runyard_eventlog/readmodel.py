@@ -111,7 +111,7 @@ def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> objec
 
 def _newest(table: Table, position: int | None) -> Select[typing.Any]:
     key = [column for column in table.primary_key.columns if column.name != "position"]
-    found = select(table).distinct(*key).order_by(*key, table.c.position.desc())
+    found = select(table).ext(postgresql.distinct_on(*key)).order_by(*key, table.c.position.desc())
     return found if position is None else found.where(table.c.position <= position)
 
 

@@ -1,0 +1,1 @@
+"""What the artifact service decides: pure functions over events and requests."""

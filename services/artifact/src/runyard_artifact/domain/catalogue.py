@@ -1,0 +1,31 @@
+"""What the history of a file says of it to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runyard.artifact.v1.events_pb2 import ArtifactWritten
+from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin
+from runyard_contracts.envelope import actor_name
+from runyard_contracts.recorded import RecordedEvent
+
+
+def artifact_of(history: Iterable[RecordedEvent]) -> Artifact:
+    """Fold the events of one file; without origins when it was never written."""
+    artifact = Artifact()
+    for event in history:
+        written = event.message
+        if not isinstance(written, ArtifactWritten):
+            continue
+        artifact.sha256 = written.sha256
+        artifact.size_bytes = written.size_bytes
+        artifact.name = written.origin.path
+        artifact.position = event.position
+        artifact.origins.append(
+            ArtifactOrigin(
+                origin=written.origin,
+                written_at=event.envelope.occurred_at,
+                written_by=actor_name(event.envelope.actor),
+            )
+        )
+    return artifact

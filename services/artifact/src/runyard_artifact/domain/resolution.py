@@ -1,0 +1,58 @@
+"""Turns resolved references into the files of an input, each at its place below the input's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard_core.errors import InvalidInput
+
+_KEEPS_DIRECTORIES = frozenset({"suffix", "full"})
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedFile:
+    """A file that a reference stands for."""
+
+    uri: str
+    sha256: str
+    name: str
+    """Path below the outputs directory that it came from."""
+    size_bytes: int
+
+
+def place_files(wanted: Input, resolved: Sequence[ResolvedFile]) -> Input:
+    """Give the input with the resolved files filled in; references that were not resolved stay as they are.
+
+    A file goes by its own name, without directories unless the input keeps them; ``filename`` renames
+    the file of an input that has only one reference.
+
+    Raises:
+        InvalidInput: two different files would get the same path (INPUT_PATH_CLASH).
+    """
+    placed = Input()
+    placed.CopyFrom(wanted)
+    del placed.files[:]
+    taken: dict[str, ResolvedFile] = {}
+    for file in resolved:
+        path = _path(wanted, file)
+        other = taken.setdefault(path, file)
+        if other.sha256 != file.sha256:
+            raise InvalidInput(
+                f'input {wanted.name!r}: {other.uri} and {file.uri} would both be "{path}"; '
+                'keep their directories with "keep-directories: full", or use two inputs',
+                code="INPUT_PATH_CLASH",
+            )
+        placed.files.append(
+            InputFile(uri=file.uri, path=path, sha256=file.sha256, size_bytes=file.size_bytes)
+        )
+    return placed
+
+
+def _path(wanted: Input, file: ResolvedFile) -> str:
+    if wanted.filename and len(wanted.uris) == 1:
+        return wanted.filename
+    if wanted.keep_directories in _KEEPS_DIRECTORIES:
+        return file.name
+    return file.name.rpartition("/")[2]

@@ -1,0 +1,103 @@
+"""Puts the artifact service together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import asyncpg
+import grpc
+import structlog
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from runyard.artifact.v1 import artifact_service_pb2_grpc
+from runyard_artifact.handlers import Handlers
+from runyard_artifact.moment import Moments
+from runyard_artifact.objects import ObjectStore
+from runyard_artifact.presign import SigningKey
+from runyard_artifact.projections.catalogue import CatalogueProjection
+from runyard_artifact.queries import SCHEMA, CatalogueQueries
+from runyard_artifact.resolving import Resolver
+from runyard_artifact.s3_store import S3ObjectStore, StoreSettings
+from runyard_artifact.servicer import ArtifactServicer
+from runyard_artifact.settings import ArtifactSettings
+from runyard_core.clock import SystemClock
+from runyard_core.errors import Unavailable
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projector import Projector
+from runyard_servicekit.server import serving
+
+SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
+
+_CONNECTIONS_MAX = 8
+_STORE_TRIES_MAX = 60
+
+log = structlog.get_logger("runyard.artifact")
+
+
+async def main(settings: ArtifactSettings) -> None:
+    """Run the service until cancelled.
+
+    Raises:
+        Unavailable: database or store do not answer, or the address is taken.
+    """
+    clock = SystemClock()
+    doorbell = Doorbell()
+    url = settings.database_url.get_secret_value()
+    async with contextlib.AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            asyncpg.create_pool(url, min_size=1, max_size=_CONNECTIONS_MAX)
+        )
+        event_log = await stack.enter_async_context(PostgresEventLog(pool, doorbell=doorbell))
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), pool_size=4)
+        stack.push_async_callback(engine.dispose)
+        objects = S3ObjectStore(_store_settings(settings), clock)
+        stack.callback(objects.close)
+        await _make_bucket(objects)
+        projector = Projector(pool, event_log, CatalogueProjection(), schema=SCHEMA, doorbell=doorbell)
+        moments = Moments(event_log, projector)
+        handlers = Handlers(event_log, objects, clock)
+        queries = CatalogueQueries(engine)
+        servicer = ArtifactServicer(handlers, Resolver(handlers, queries, moments), queries, moments)
+
+        def register(server: grpc.aio.Server) -> None:
+            artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(servicer, server)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(projector.run())
+            if settings.nats_url:
+                group.create_task(
+                    doorbell.serve(
+                        settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()
+                    )
+                )
+            async with serving(settings, [SERVICE_NAME], register):
+                await asyncio.Event().wait()
+
+
+def _store_settings(settings: ArtifactSettings) -> StoreSettings:
+    return StoreSettings(
+        endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint or settings.s3_endpoint,
+        key=SigningKey(
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            region=settings.s3_region,
+        ),
+        bucket=settings.s3_bucket,
+    )
+
+
+async def _make_bucket(objects: ObjectStore) -> None:
+    """Make the bucket; a store that is still starting is waited for, about a minute."""
+    for tries_left in reversed(range(_STORE_TRIES_MAX)):
+        try:
+            await objects.ensure_bucket()
+        except Unavailable as error:
+            if not tries_left:
+                raise
+            log.warning("waiting for the store", message=error.message)
+            await asyncio.sleep(1.0)
+        else:
+            return

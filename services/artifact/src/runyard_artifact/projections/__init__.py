@@ -1,0 +1,1 @@
+"""What the artifact service shows: pure folds of the log into tables."""

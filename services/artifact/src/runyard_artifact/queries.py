@@ -1,0 +1,104 @@
+"""Reads the catalogue as it was at a position."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Select, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
+from runyard_artifact.projections.catalogue import CATALOGUE_VERSION
+from runyard_artifact.tables import ARTIFACTS, ORIGINS, RUN_ARTIFACTS
+from runyard_contracts.ids import Position
+from runyard_core.errors import Unavailable
+from runyard_eventlog import readmodel
+
+SCHEMA = "artifact"
+QUERY_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageOf:
+    """Which files to list, newest first."""
+
+    limit: int
+    run_id: str = ""
+    """Only files of this run; empty means all."""
+    before: Position | None = None
+    """Only files that were written before this position."""
+
+
+class CatalogueQueries:
+    """Queries on the catalogue's tables."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Read with this engine's connections."""
+        self._engine = engine
+        self._artifacts = readmodel.table(ARTIFACTS, CATALOGUE_VERSION, SCHEMA)
+        self._origins = readmodel.table(ORIGINS, CATALOGUE_VERSION, SCHEMA)
+        self._run_artifacts = readmodel.table(RUN_ARTIFACTS, CATALOGUE_VERSION, SCHEMA)
+
+    async def find(self, prefix: str, at: Position, limit: int = 3) -> Sequence[Artifact]:
+        """Give files whose SHA-256 begins so, in its order, at most ``limit``.
+
+        Raises:
+            Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
+        """
+        files = readmodel.as_of(self._artifacts, at)
+        # "g" comes after every hexadecimal digit.
+        wanted = select(files).where(files.c.sha256 >= prefix, files.c.sha256 < prefix + "g")
+        return await self._read(wanted.order_by(files.c.sha256).limit(limit), at)
+
+    async def page(self, page: PageOf, at: Position) -> Sequence[Artifact]:
+        """Give one page of files, newest first.
+
+        Raises:
+            Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
+        """
+        files = readmodel.as_of(self._artifacts, at)
+        wanted = select(files)
+        if page.run_id:
+            left = readmodel.as_of(self._run_artifacts, at)
+            wanted = wanted.where(
+                files.c.sha256.in_(select(left.c.sha256).where(left.c.run_id == page.run_id))
+            )
+        if page.before is not None:
+            wanted = wanted.where(files.c.position < page.before)
+        return await self._read(wanted.order_by(files.c.position.desc()).limit(page.limit), at)
+
+    async def _read(self, wanted: Select[tuple[object, ...]], at: Position) -> Sequence[Artifact]:
+        origins = readmodel.as_of(self._origins, at)
+        async with self._connection() as connection:
+            rows = (await connection.execute(wanted)).all()
+            found = {
+                row.sha256: Artifact(
+                    sha256=row.sha256, size_bytes=row.size_bytes, name=row.name, position=row.position
+                )
+                for row in rows
+            }
+            places = select(origins).where(origins.c.sha256.in_(list(found))).order_by(origins.c.position)
+            for row in await connection.execute(places):
+                origin = ArtifactOrigin(
+                    origin=Origin(path=row.path, run_id=row.run_id, attempt=row.attempt, project=row.project),
+                    written_by=row.written_by,
+                )
+                origin.written_at.FromDatetime(row.written_at)
+                found[row.sha256].origins.append(origin)
+        return list(found.values())
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(QUERY_SECONDS_MAX), self._engine.connect() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+            raise Unavailable(
+                f"the read model's database does not answer: {type(error).__name__}",
+                code="READ_MODEL_UNREACHABLE",
+            ) from error
