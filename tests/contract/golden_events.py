@@ -1,6 +1,6 @@
-"""Makes one stored sample of every event at its present schema version: ``python -m tests.contract.golden_events``.
+"""Makes one stored sample of every event: ``python -m tests.contract.golden_events``.
 
-A sample is never changed once it is committed: it stands for what old logs hold.
+A sample of a schema version is never changed once it is committed: it stands for what old logs hold.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def filled(message: Message, depth: int = 0) -> Message:
         message.string_value = "sample"  # type: ignore[attr-defined]  # known by its name
         return message
     for field in message.DESCRIPTOR.fields:
+        assert isinstance(field, FieldDescriptor)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             getattr(message, field.name)["key"] = f"{field.name} value"
         elif field.message_type is not None:
