@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runyard.event.v1.envelope_pb2 import ActorKind, Envelope, Lane
 from runyard_contracts.envelope import actor_name
-from runyard_contracts.ids import CommandId, StreamName, stream_category
+from runyard_contracts.ids import CommandId, EventId, StreamName, stream_category
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import AppendCommand, StreamAppend
 
@@ -31,8 +30,18 @@ CATEGORY_LANES: Mapping[str, Lane.ValueType] = {
     "log": Lane.LANE_DOMAIN,
     "telemetry": Lane.LANE_TELEMETRY,
 }
-"""Every stream category and the one lane that its streams live in."""
+"""Every stream category and the one lane that its streams live in (also in the database: log.category)."""
 
+ROLE_CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    "runyard_scheduler": ("run", "node", "project"),
+    "runyard_artifact": ("artifact", "code"),
+    "runyard_metrics": ("telemetry",),
+    "runyard_cost": ("price",),
+    "runyard_lineage": ("log",),
+}
+"""The categories that each database role may append to (also in the database: log.writer)."""
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _STREAM_NAME = re.compile(r"[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -43,11 +52,11 @@ class AdmittedEvent:
     stream: StreamName
     version: int
     type: str
-    event_id: uuid.UUID
+    event_id: EventId
     digest: bytes
     """SHA-256 of everything that the producer said; what the log fills in is left out."""
     correlation_id: str
-    causation_id: uuid.UUID | None
+    causation_id: str | None
     actor: str
     payload: bytes
     """Serialised envelope without position, recorded_at and after_position."""
@@ -57,7 +66,7 @@ class AdmittedEvent:
 class AdmittedCommand:
     """One command in the form in which it is sent to the log."""
 
-    command_id: uuid.UUID
+    command_id: CommandId
     digest: bytes
     """The request digest, or SHA-256 over the digests and streams of the events."""
     lane: Lane.ValueType
@@ -77,15 +86,15 @@ def admit(command: AppendCommand) -> AdmittedCommand:
     Raises:
         InvalidInput: something is missing, malformed or over a limit; the message names the event.
     """
-    command_id = _uuid(command.command_id, "command_id")
+    _check_id(command.command_id, "command_id")
     _check_shape(command)
     events = tuple(_admit_events(command))
     if len({event.event_id for event in events}) != len(events):
-        raise InvalidInput(f"command {command_id} holds an event id twice", code="EVENT_ID_TWICE")
+        raise InvalidInput(f"command {command.command_id} holds an event id twice", code="EVENT_ID_TWICE")
     digest = command.request_digest or _digest_of(events)
     lane = command.appends[0].events[0].lane
     streams = tuple((append.stream, append.expected_version) for append in command.appends)
-    return AdmittedCommand(command_id, digest, lane, streams, events)
+    return AdmittedCommand(command.command_id, digest, lane, streams, events)
 
 
 def _check_shape(command: AppendCommand) -> None:
@@ -117,36 +126,36 @@ def _admit_events(command: AppendCommand) -> Iterator[AdmittedEvent]:
 
 
 def _check_envelope(envelope: Envelope, append: StreamAppend) -> None:
-    def refuse(code: str, what: str) -> InvalidInput:
-        return InvalidInput(
-            f"event {envelope.event_id!r} ({envelope.type or 'no type'}) for {append.stream}: {what}",
-            code=code,
-            metadata={"stream": append.stream, "event_id": envelope.event_id},
-        )
-
     if envelope.stream != append.stream:
-        raise refuse("WRONG_STREAM", f"its envelope says stream {envelope.stream!r}")
+        raise _refused(envelope, append, "WRONG_STREAM", f"its envelope says stream {envelope.stream!r}")
     if not envelope.type or not envelope.schema_version:
-        raise refuse("NO_TYPE", "no type or schema version")
+        raise _refused(envelope, append, "NO_TYPE", "no type or schema version")
     if not envelope.correlation_id:
-        raise refuse("NO_CORRELATION", "no correlation_id: what set it off?")
+        raise _refused(envelope, append, "NO_CORRELATION", "no correlation_id: what set it off?")
     if not envelope.actor.id or envelope.actor.kind == ActorKind.ACTOR_KIND_UNSPECIFIED:
-        raise refuse("NO_ACTOR", "no actor: who did it?")
+        raise _refused(envelope, append, "NO_ACTOR", "no actor: who did it?")
     if not envelope.source or not envelope.HasField("occurred_at"):
-        raise refuse("NO_SOURCE", "no source or occurred_at")
+        raise _refused(envelope, append, "NO_SOURCE", "no source or occurred_at")
     lane = CATEGORY_LANES.get(stream_category(append.stream))
     if lane is None or lane != envelope.lane:
-        raise refuse("WRONG_LANE", f"lane {envelope.lane} is not the lane of this stream's category")
+        raise _refused(envelope, append, "WRONG_LANE", f"its category's lane is {lane}, not {envelope.lane}")
+
+
+def _refused(envelope: Envelope, append: StreamAppend, code: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"event {envelope.event_id!r} ({envelope.type or 'no type'}) for {append.stream}: {what}",
+        code=code,
+        metadata={"stream": append.stream, "event_id": envelope.event_id},
+    )
 
 
 def _admit_event(envelope: Envelope, version: int, command_id: CommandId) -> AdmittedEvent:
-    said = Envelope()
-    said.CopyFrom(envelope)
-    for given_by_log in ("stream_version", "command_id", "position", "recorded_at", "after_position"):
-        said.ClearField(given_by_log)
-    said_bytes = said.SerializeToString(deterministic=True)
+    _check_id(envelope.event_id, "event_id")
+    if envelope.causation_id:
+        _check_id(envelope.causation_id, "causation_id")
+    said = _said_by_producer(envelope).SerializeToString(deterministic=True)
     # Two serialised messages one after the other parse as their merge.
-    payload = said_bytes + Envelope(stream_version=version, command_id=command_id).SerializeToString()
+    payload = said + Envelope(stream_version=version, command_id=command_id).SerializeToString()
     if len(payload) > EVENT_BYTES_MAX:
         raise InvalidInput(
             f"event {envelope.event_id} ({envelope.type}) for {envelope.stream} has {len(payload)} bytes, "
@@ -157,13 +166,30 @@ def _admit_event(envelope: Envelope, version: int, command_id: CommandId) -> Adm
         stream=StreamName(envelope.stream),
         version=version,
         type=envelope.type,
-        event_id=_uuid(envelope.event_id, "event_id"),
-        digest=hashlib.sha256(said_bytes).digest(),
+        event_id=EventId(envelope.event_id),
+        digest=hashlib.sha256(said).digest(),
         correlation_id=envelope.correlation_id,
-        causation_id=_uuid(envelope.causation_id, "causation_id") if envelope.causation_id else None,
+        causation_id=envelope.causation_id or None,
         actor=actor_name(envelope.actor),
         payload=payload,
     )
+
+
+def _said_by_producer(envelope: Envelope) -> Envelope:
+    """Leave out what the log fills in, which an event that went through a log already may carry."""
+    if not (
+        envelope.stream_version
+        or envelope.command_id
+        or envelope.position
+        or envelope.after_position
+        or envelope.HasField("recorded_at")
+    ):
+        return envelope
+    said = Envelope()
+    said.CopyFrom(envelope)
+    for given_by_log in ("stream_version", "command_id", "position", "after_position", "recorded_at"):
+        said.ClearField(given_by_log)
+    return said
 
 
 def _digest_of(events: tuple[AdmittedEvent, ...]) -> bytes:
@@ -174,11 +200,6 @@ def _digest_of(events: tuple[AdmittedEvent, ...]) -> bytes:
     return digest.digest()
 
 
-def _uuid(text: str, what: str) -> uuid.UUID:
-    try:
-        found = uuid.UUID(text)
-    except ValueError:
-        raise InvalidInput(f"{what} is not a UUID: {text!r}", code="BAD_ID") from None
-    if str(found) != text:
-        raise InvalidInput(f"{what} is not in canonical form: {text!r}", code="BAD_ID")
-    return found
+def _check_id(text: str, what: str) -> None:
+    if _UUID.fullmatch(text) is None:
+        raise InvalidInput(f"{what} is not a UUID in canonical form: {text!r}", code="BAD_ID")

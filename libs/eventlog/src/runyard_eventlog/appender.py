@@ -25,7 +25,7 @@ CALL_SECONDS_MAX = 10.0
 
 _APPEND = """
 select command, outcome, first_position, positions, stream, expected, actual, event_id
-from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 """
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -176,6 +176,7 @@ def _arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
         [index for index, _ in events],
         [event.stream for _, event in events],
         [expected[index - 1][event.stream] for index, event in events],
+        [event.version for _, event in events],
         [event.type for _, event in events],
         [event.event_id for _, event in events],
         [event.digest for _, event in events],
@@ -194,7 +195,7 @@ def _answers(
 
 
 def _answer(command: AdmittedCommand, row: asyncpg.Record) -> Appended | RunyardError:
-    command_id = str(command.command_id)
+    command_id = command.command_id
     match row["outcome"]:
         case "appended" | "repeated" as outcome:
             first = row["first_position"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ class _Batch:
     event_count: int = 0
     size_bytes: int = 0
     streams: set[str] = field(default_factory=set)
-    ids: set[uuid.UUID] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
 
     def fits(self, command: AdmittedCommand) -> bool:
         return not self.indexes or (

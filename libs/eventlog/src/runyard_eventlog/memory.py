@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from runyard_contracts.envelope import actor_name
 from runyard_contracts.ids import CommandId, EventId, Position, StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog import refusals
-from runyard_eventlog.admission import AdmittedCommand, admit
+from runyard_eventlog.admission import ROLE_CATEGORIES, AdmittedCommand, admit
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import (
     EVERYTHING,
@@ -55,33 +56,39 @@ class MemoryEventLog:
     def __init__(
         self,
         *,
-        categories: Iterable[str] | None = None,
+        role: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         doorbell: Doorbell | None = None,
     ) -> None:
         """Start empty.
 
         Args:
-            categories: stream categories that this caller may append to; None means all.
+            role: database role to act as, which decides the categories to append to; None may append to all.
             now: the log's clock.
             doorbell: rung after every append.
         """
         self._log_id = str(uuid.uuid4())
-        self._categories = None if categories is None else frozenset(categories)
+        self._role = role
         self._now = now
         self._doorbell = doorbell
         self._lanes = {Lane.LANE_DOMAIN: _Lane(), Lane.LANE_TELEMETRY: _Lane()}
         self._streams: dict[str, list[Position]] = {}
-        self._commands: dict[uuid.UUID, _Known] = {}
-        self._events: dict[uuid.UUID, _Known] = {}
+        self._commands: dict[str, _Known] = {}
+        self._events: dict[str, _Known] = {}
+
+    def acting_as(self, role: str) -> MemoryEventLog:
+        """Give the same log for another role."""
+        other = copy.copy(self)
+        other._role = role  # noqa: SLF001 - the same class
+        return other
 
     async def append(self, command: AppendCommand) -> Appended:
         """See ``EventLog.append``."""
         admitted = admit(command)
+        self._check_categories(admitted)
         known = self._first_answer(admitted)
         if known is not None:
             return known
-        self._check_categories(admitted)
         for stream, expected in admitted.streams:
             actual = len(self._streams.get(stream, ()))
             if actual != expected:
@@ -93,7 +100,7 @@ class MemoryEventLog:
 
     async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
         """See ``EventLog.find_command``."""
-        known = self._commands.get(uuid.UUID(command_id))
+        known = self._commands.get(command_id)
         if known is None:
             return None
         if request_digest and request_digest != known.digest:
@@ -155,14 +162,14 @@ class MemoryEventLog:
 
     async def find(self, event_id: EventId) -> RecordedEvent | None:
         """See ``EventLog.find``."""
-        known = self._events.get(uuid.UUID(event_id))
+        known = self._events.get(event_id)
         return None if known is None else self._event(known.lane, known.positions[0])
 
     def _first_answer(self, admitted: AdmittedCommand) -> Appended | None:
         known = self._commands.get(admitted.command_id)
         if known is not None:
             if known.digest != admitted.digest:
-                raise refusals.command_reused(str(admitted.command_id), known.positions[-1])
+                raise refusals.command_reused(admitted.command_id, known.positions[-1])
             return Appended(known.positions[-1], known.positions, repeated=True)
         positions = []
         for event in admitted.events:
@@ -170,19 +177,17 @@ class MemoryEventLog:
             if stored is None:
                 continue
             if stored.digest != event.digest or stored.lane != admitted.lane:
-                raise refusals.event_reused(
-                    str(event.event_id), stored.positions[0], str(admitted.command_id)
-                )
+                raise refusals.event_reused(event.event_id, stored.positions[0], admitted.command_id)
             positions.append(stored.positions[0])
         if not positions:
             return None
         if len(positions) < len(admitted.events):
-            raise refusals.events_partly_known(str(admitted.command_id), len(positions), len(admitted.events))
+            raise refusals.events_partly_known(admitted.command_id, len(positions), len(admitted.events))
         return Appended(positions[-1], tuple(positions), repeated=True)
 
     def _check_categories(self, admitted: AdmittedCommand) -> None:
         for stream, _ in admitted.streams:
-            if self._categories is not None and stream_category(stream) not in self._categories:
+            if self._role is not None and stream_category(stream) not in ROLE_CATEGORIES.get(self._role, ()):
                 raise refusals.denied(stream)
 
     def _store(self, admitted: AdmittedCommand) -> Appended:

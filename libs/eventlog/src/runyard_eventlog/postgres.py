@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -106,7 +105,7 @@ class PostgresEventLog:
     async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
         """See ``EventLog.find_command``."""
         async with self._reading() as connection:
-            row = await connection.fetchrow(rows.COMMAND, uuid.UUID(command_id))
+            row = await connection.fetchrow(rows.COMMAND, command_id)
         if row is None:
             return None
         first, count = row["first_position"], row["event_count"]
@@ -176,7 +175,7 @@ class PostgresEventLog:
     async def find(self, event_id: EventId) -> RecordedEvent | None:
         """See ``EventLog.find``."""
         async with self._reading() as connection:
-            found = await connection.fetch(rows.FIND, uuid.UUID(event_id))
+            found = await connection.fetch(rows.FIND, event_id)
         return next(rows.events(found), None)
 
     @asynccontextmanager

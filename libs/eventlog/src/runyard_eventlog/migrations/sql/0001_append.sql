@@ -1,7 +1,8 @@
 -- The one way into the log. Call it as one autocommitted statement: whoever holds its lock stops all others.
 --
 -- Takes the commands of one lane and their events, in command order; p_commands gives for each event the
--- index of its command (from 1), p_expected the version that its stream must have before the command.
+-- index of its command (from 1), p_expected the version that its stream must have before the command, and
+-- p_versions the version that the event gets.
 -- A batch names a stream, a command id and an event id in one command only.
 --
 -- Gives one row for each command, whose outcome is
@@ -20,6 +21,7 @@ create function log.append(
   p_commands integer[],
   p_streams text[],
   p_expected bigint[],
+  p_versions bigint[],
   p_types text[],
   p_event_ids uuid[],
   p_event_digests bytea[],
@@ -56,11 +58,18 @@ begin
   if current_setting('synchronous_commit') = 'off' then
     perform set_config('synchronous_commit', 'on', true);
   end if;
-  if p_commands is distinct from (
-    select array_agg(c.i::integer order by c.i)
-    from unnest(p_event_counts) with ordinality c(n, i), generate_series(1, c.n)
+  if exists (
+    select from (
+      select u.command, u.expected, u.version,
+        lag(u.command, 1, 0) over w as last_command,
+        case when (u.command, u.stream) = (lag(u.command) over w, lag(u.stream) over w)
+          then lag(u.version) over w else u.expected end as last_version
+      from unnest(p_commands, p_streams, p_expected, p_versions) with ordinality u(command, stream, expected, version, o)
+      window w as (order by u.o)
+    ) v
+    where v.version <> v.last_version + 1 or v.command < v.last_command or v.command > v.last_command + 1
   ) then
-    raise exception 'malformed batch: events are not in command order' using errcode = 'RY001';
+    raise exception 'malformed batch: events are not in command and version order' using errcode = 'RY001';
   end if;
 
   select array_agg(w.category) into own_categories
@@ -113,16 +122,11 @@ begin
   positions := null; event_id := null; first_position := null;
 
   for f in
-    select u.stream, min(u.command) as command, min(u.expected) as expected, coalesce(h.version, 0) as actual,
-      min(u.command) <> max(u.command) or min(u.expected) <> max(u.expected) as malformed
+    select u.command, u.stream, u.expected, coalesce(h.version, 0) as actual
     from unnest(p_commands, p_streams, p_expected) u(command, stream, expected)
     left join log.stream h on h.stream = u.stream
-    group by u.stream, h.version
-    having min(u.expected) <> coalesce(h.version, 0) or min(u.command) <> max(u.command) or min(u.expected) <> max(u.expected)
+    where u.expected <> coalesce(h.version, 0)
   loop
-    if f.malformed then
-      raise exception 'malformed batch: stream % twice', f.stream using errcode = 'RY001';
-    end if;
     continue when not accepted[f.command];
     accepted[f.command] := false;
     command := f.command; outcome := 'conflict';
@@ -144,14 +148,15 @@ begin
   recorded := greatest(recorded, clock_timestamp());
 
   with placed as materialized (
-    select head + row_number() over (order by u.o) as position,
-      u.expected + row_number() over (partition by u.stream order by u.o) as version, u.*
-    from unnest(p_commands, p_streams, p_expected, p_types, p_event_ids, p_event_digests, p_correlation_ids,
+    select head + row_number() over (order by u.o) as position, u.*
+    from unnest(p_commands, p_streams, p_expected, p_versions, p_types, p_event_ids, p_event_digests, p_correlation_ids,
       p_causation_ids, p_actors, p_payloads) with ordinality
-      u(command, stream, expected, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
+      u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
     where accepted[u.command]
   ), heads as (
-    insert into log.stream (stream, version) select p.stream, max(p.version) from placed p group by p.stream
+    -- A stream that two commands of the batch name comes twice here, which the database refuses.
+    insert into log.stream (stream, version)
+    select p.stream, max(p.version) from placed p group by p.stream, p.command, p.expected
     on conflict (stream) do update set version = excluded.version
   ), ids as (
     insert into log.event_id (event_id, position, lane, digest)

@@ -46,9 +46,10 @@ create table log.event (
   stream text collate "C" not null,
   type text collate "C" not null check (type <> ''),
   correlation_id text collate "C" not null check (correlation_id <> ''),
-  actor text collate "C" not null check (actor ~ '^(user|service|agent):.'),
+  actor text collate "C" not null check (split_part(actor, ':', 1) in ('user', 'service', 'agent')),
   payload bytea not null check (octet_length(payload) <= 1044480),
-  primary key (lane, position)
+  -- In this order, so that a lane's table is walked and searched by position alone.
+  primary key (position, lane)
 ) partition by list (lane)
 ---
 create table log.domain_event partition of log.event for values in (1) partition by range (position)
@@ -74,7 +75,9 @@ create index event_recorded_at on log.event using brin (recorded_at)
 ---
 -- A table partitioned by position cannot hold the keys below, so they live beside it.
 create table log.stream (
-  stream text collate "C" primary key check (stream ~ '^[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]{0,199}$'),
+  -- The length apart from the pattern: a counted repetition takes 85 us a name, this one 1.
+  stream text collate "C" primary key
+    check (length(stream) <= 240 and stream ~ '^[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]*$'),
   version bigint not null
 ) with (fillfactor = 70)
 ---
@@ -161,7 +164,7 @@ begin
   high := coalesce(high, 0);
   while low < high loop
     middle := (low + high + 1) / 2;
-    if (select e.recorded_at from log.domain_event e where e.lane = 1 and e.position = middle) <= p_time then
+    if (select e.recorded_at from log.domain_event e where e.position = middle) <= p_time then
       low := middle;
     else
       high := middle - 1;

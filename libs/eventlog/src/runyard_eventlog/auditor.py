@@ -1,0 +1,188 @@
+"""Compares the mirror with the log, event by event. ``python -m runyard_eventlog.auditor`` prints a verdict.
+
+Exit code 0: every message of the mirror is the log's event of that position, byte for byte. 1: it is not, or
+there is no mirror. Settings as of the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+
+import asyncpg
+from nats.aio.client import Client
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from runyard_contracts import subjects
+from runyard_eventlog.connections import Connection
+from runyard_eventlog.mirror import Mirror, MirrorMessage, read_messages
+from runyard_eventlog.relay import connect_bus
+
+_PAGE = 1_000
+_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison found."""
+
+    verdict: str
+    """SAME, DIFFERENT or NO_MIRROR."""
+    log_id: str
+    first_position: int
+    last_position: int
+    """The mirror's range, which was compared."""
+    log_head: int
+    log_count: int
+    mirror_count: int
+    log_sha256: str
+    mirror_sha256: str
+    """Rolling hash over position, subject and bytes of each event of the range."""
+    first_difference: int
+    """Lowest position that differs; 0 when none does."""
+
+
+async def audit(connection: Connection, client: Client) -> Verdict:
+    """Compare the whole mirror with the log."""
+    log_id = await connection.fetchval("select log_id::text from log.identity")
+    head = await connection.fetchval(
+        "select coalesce((select position from log.domain_event order by position desc limit 1), 0)"
+    )
+    mirror = Mirror(client, log_id)
+    state = await mirror.state()
+    if state is None:
+        return Verdict("NO_MIRROR", log_id, 0, 0, head, 0, 0, "", "", 0)
+    logged, mirrored = _Rolling(), _Rolling()
+    first, last = state.first_seq, state.last_seq
+    log_side = _log_messages(connection, first, last, log_id)
+    mirror_side = _mirror_messages(client, mirror.name, state.messages)
+    left, right = await anext(log_side, None), await anext(mirror_side, None)
+    difference = 0
+    while left is not None or right is not None:
+        if not difference and left != right:
+            difference = min(side[0] for side in (left, right) if side is not None)
+        if left is not None:
+            logged.add(left)
+            left = await anext(log_side, None)
+        if right is not None:
+            mirrored.add(right)
+            right = await anext(mirror_side, None)
+    same = not difference and logged.sha256 == mirrored.sha256
+    return Verdict(
+        "SAME" if same else "DIFFERENT",
+        log_id,
+        first,
+        last,
+        head,
+        logged.count,
+        mirrored.count,
+        logged.sha256,
+        mirrored.sha256,
+        difference,
+    )
+
+
+_Entry = tuple[int, str, str, bytes]
+
+
+class _Rolling:
+    """Counts and hashes events in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.count = 0
+
+    def add(self, entry: _Entry) -> None:
+        position, subject, event_id, body = entry
+        self._hash.update(f"{position} {subject} {event_id} {len(body)}\n".encode())
+        self._hash.update(body)
+        self.count += 1
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+async def _log_messages(connection: Connection, first: int, last: int, log_id: str) -> AsyncIterator[_Entry]:
+    position = first - 1
+    while position < last:
+        page = await read_messages(connection, position, min(_PAGE, last - position), log_id)
+        for message in page:
+            yield _entry(message)
+        if not page:
+            return
+        position = page[-1].position
+
+
+def _entry(message: MirrorMessage) -> _Entry:
+    return message.position, message.subject, message.event_id, message.body
+
+
+async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIterator[_Entry]:
+    if not count:
+        return
+    jetstream = client.jetstream(timeout=_SECONDS_MAX)
+    subscription = await jetstream.pull_subscribe(
+        subjects.EVENT_WILDCARD,
+        stream=stream,
+        config=ConsumerConfig(
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.NONE,
+            mem_storage=True,
+            inactive_threshold=30,
+        ),
+        pending_msgs_limit=-1,
+        pending_bytes_limit=-1,
+    )
+    try:
+        while count > 0:
+            try:
+                page = await subscription.fetch(min(_PAGE, count), timeout=_SECONDS_MAX)
+            except NatsTimeoutError:
+                return
+            for message in page:
+                event_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                yield message.metadata.sequence.stream, message.subject, event_id, message.data
+            count -= len(page)
+    finally:
+        await subscription.unsubscribe()
+
+
+async def _main() -> Verdict:
+    connection = await asyncpg.connect(os.environ["RUNYARD_DATABASE_URL"], timeout=_SECONDS_MAX)
+    try:
+        async with asyncio.timeout(_SECONDS_MAX):
+            client = await connect_bus(
+                os.environ["RUNYARD_NATS_URL"],
+                os.environ.get("RUNYARD_NATS_USER", ""),
+                os.environ.get("RUNYARD_NATS_PASSWORD", ""),
+                "runyard-auditor",
+            )
+        try:
+            return await audit(connection, client)
+        finally:
+            await client.close()
+    finally:
+        await connection.close()
+
+
+def main() -> None:
+    """Compare, print the verdict as JSON, and exit by it."""
+    try:
+        verdict = asyncio.run(_main())
+    except KeyError as error:
+        sys.exit(f"auditor: {error.args[0]} is not set")
+    except (OSError, TimeoutError) as error:
+        sys.exit(f"auditor: an engine does not answer: {error!r}")
+    sys.stdout.write(json.dumps(asdict(verdict)) + "\n")
+    sys.exit(0 if verdict.verdict == "SAME" else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The exact mirror of the domain lane on JetStream: its stream, and how an event looks in it.
+
+Stream sequence = log position. Relay and auditor share this page, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from nats.aio.client import Client
+from nats.js.api import PubAck, StorageType, StoreCompression, StreamConfig, StreamState
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard_contracts import subjects
+from runyard_contracts.ids import uuid7
+from runyard_core.errors import Corrupt
+from runyard_eventlog.connections import Connection
+
+KEPT = timedelta(days=14)
+"""How long the mirror keeps an event; older ones are in the log."""
+BATCH_MAX = 1_000
+"""Most messages of one atomic batch (the server's limit)."""
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Most bytes that are sent before their acknowledgement is awaited, unless one event alone has more."""
+WRONG_LAST_SEQUENCE = 10071
+"""JetStream's error code when somebody else published meanwhile."""
+
+_ATOMIC_BATCH_MIN = 20
+_SUBJECTS_OVERLAP = 10065
+_ACK_SECONDS_MAX = 10.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class MirrorMismatch(Corrupt):
+    """The mirror holds something that the log does not."""
+
+    default_code = "MIRROR_MISMATCH"
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorMessage:
+    """An event in the form that the bus carries."""
+
+    position: int
+    event_id: str
+    subject: str
+    headers: dict[str, str]
+    body: bytes
+    """The serialised envelope with position and recorded_at."""
+
+
+async def read_messages(connection: Connection, after: int, limit: int, log_id: str) -> list[MirrorMessage]:
+    """Read a page of the domain lane in mirror form."""
+    found = await connection.fetch(
+        """
+        select position, recorded_at, event_id::text, type, stream, payload from log.domain_event
+        where position > $1 order by position limit $2
+        """,
+        after,
+        limit,
+    )
+    messages = []
+    for position, recorded_at, event_id, type_name, stream, payload in found:
+        given = Envelope(position=position)
+        since = recorded_at - _EPOCH
+        given.recorded_at.seconds = since.days * 86_400 + since.seconds
+        given.recorded_at.nanos = since.microseconds * 1_000
+        headers = {
+            "Nats-Msg-Id": event_id,
+            subjects.HEADER_TYPE: type_name,
+            subjects.HEADER_SCHEMA_VERSION: str(Envelope.FromString(payload).schema_version),
+            subjects.HEADER_POSITION: str(position),
+            subjects.HEADER_LOG_ID: log_id,
+        }
+        # Two serialised messages one after the other parse as their merge.
+        body = payload + given.SerializeToString(deterministic=True)
+        messages.append(MirrorMessage(position, event_id, subjects.event_subject(stream), headers, body))
+    return messages
+
+
+class Mirror:
+    """The mirror's stream of one log."""
+
+    def __init__(self, client: Client, log_id: str, *, replicas: int = 1) -> None:
+        """Name the stream.
+
+        Args:
+            client: a connection of the one user that may publish events and manage their stream.
+            log_id: the log's identity.
+            replicas: 1 on one server, 3 on a cluster.
+        """
+        self.log_id = log_id
+        self.name = subjects.events_stream(log_id)
+        self._client = client
+        self._jetstream: JetStreamContext = client.jetstream(timeout=_ACK_SECONDS_MAX)
+        self._replicas = replicas
+        self._has_batches = True
+
+    async def state(self) -> StreamState | None:
+        """Give the stream's state, or None when there is none."""
+        try:
+            return (await self._jetstream.stream_info(self.name)).state
+        except NotFoundError:
+            return None
+
+    async def create(self, first_position: int) -> None:
+        """Make the stream, whose first sequence will be ``first_position``.
+
+        Mirrors of other logs are removed: their subjects are the same, and a restored log replaces them.
+        """
+        config = StreamConfig(
+            name=self.name,
+            subjects=[subjects.EVENT_WILDCARD],
+            storage=StorageType.FILE,
+            num_replicas=self._replicas,
+            max_age=KEPT.total_seconds(),
+            duplicate_window=120,
+            first_seq=first_position,
+            deny_delete=True,
+            deny_purge=True,
+            allow_direct=True,
+            allow_atomic=True,
+            compression=StoreCompression.S2,
+        )
+        try:
+            await self._jetstream.add_stream(config)
+        except APIError as error:
+            if error.err_code != _SUBJECTS_OVERLAP:
+                raise
+            for stream in await self._jetstream.streams_info():
+                name = stream.config.name or ""
+                if name.startswith(f"{subjects.EVENTS_STREAM_PREFIX}_") and name != self.name:
+                    await self._jetstream.delete_stream(name)
+            await self._jetstream.add_stream(config)
+
+    async def event_id_at(self, sequence: int) -> str | None:
+        """Give the event id of a message, or None when it is not kept any more."""
+        try:
+            message = await self._jetstream.get_msg(self.name, sequence)
+        except NotFoundError:
+            return None
+        return (message.headers or {}).get("Nats-Msg-Id")
+
+    async def publish(self, messages: Sequence[MirrorMessage]) -> int:
+        """Publish consecutive events, each in its place; give the last position.
+
+        Raises:
+            APIError: code ``WRONG_LAST_SEQUENCE`` when the mirror is not just before the first of them.
+            MirrorMismatch: an event got another sequence than its position.
+        """
+        if len(messages) >= _ATOMIC_BATCH_MIN and self._has_batches:
+            try:
+                ack = await self._publish_batch(messages)
+            except APIError as error:
+                if error.err_code == WRONG_LAST_SEQUENCE:
+                    raise
+                # A server or stream without atomic batches; singly it is the same, only slower.
+                self._has_batches = False
+            else:
+                return self._checked(ack, messages[-1])
+        return await self._publish_singly(messages)
+
+    async def _publish_batch(self, messages: Sequence[MirrorMessage]) -> PubAck:
+        batch_id = uuid7()
+        for number, message in enumerate(messages, start=1):
+            headers = {**message.headers, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
+            if number == 1:
+                headers["Nats-Expected-Last-Sequence"] = str(message.position - 1)
+            if number < len(messages):
+                await self._client.publish(message.subject, message.body, headers=headers)
+                continue
+            headers["Nats-Batch-Commit"] = "1"
+            answer = await self._client.request(
+                message.subject, message.body, timeout=_ACK_SECONDS_MAX, headers=headers
+            )
+        found = json.loads(answer.data)
+        if "error" in found:
+            APIError.from_error(found["error"])
+        return PubAck.from_response(found)
+
+    async def _publish_singly(self, messages: Sequence[MirrorMessage]) -> int:
+        waiting = []
+        for message in messages:
+            headers = {**message.headers, "Nats-Expected-Last-Sequence": str(message.position - 1)}
+            waiting.append(
+                await self._jetstream.publish_async(
+                    message.subject, message.body, wait_stall=_ACK_SECONDS_MAX, headers=headers
+                )
+            )
+        async with asyncio.timeout(_ACK_SECONDS_MAX):
+            # Each expects the one before it, so after a first failure there are only failures.
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+        for message, answer in zip(messages, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            self._checked(answer, message)
+        return messages[-1].position
+
+    def _checked(self, ack: PubAck, message: MirrorMessage) -> int:
+        if ack.seq != message.position:
+            raise MirrorMismatch(
+                f"position {message.position} ({message.event_id}) got sequence {ack.seq} of {self.name}"
+            )
+        return message.position

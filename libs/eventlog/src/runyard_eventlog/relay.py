@@ -1,0 +1,251 @@
+"""Mirrors the domain lane to JetStream, and rings the doorbell: ``python -m runyard_eventlog.relay``.
+
+One is active (an advisory lock of the log's database); others wait to take over. Its only state is the
+mirror's last sequence. Anything in the mirror that is not in the log stops it: exit code 3.
+
+Settings: RUNYARD_DATABASE_URL, RUNYARD_NATS_URL, RUNYARD_NATS_USER, RUNYARD_NATS_PASSWORD,
+RUNYARD_NATS_REPLICAS (default 1), RUNYARD_LOG_LEVEL (default INFO).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+import asyncpg
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
+
+from runyard_contracts import subjects
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.mirror import (
+    BATCH_BYTES_MAX,
+    BATCH_MAX,
+    KEPT,
+    WRONG_LAST_SEQUENCE,
+    Mirror,
+    MirrorMessage,
+    MirrorMismatch,
+    read_messages,
+)
+
+EXIT_MISMATCH = 3
+"""Exit code when the mirror holds what the log does not."""
+
+_LEADER_LOCK = 0x52454C41
+_LOOK_SECONDS = 1.0
+_BACKOFF_SECONDS = 0.5
+_UPKEEP_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+
+
+class Relay:
+    """One relay process's work."""
+
+    def __init__(self, pool: asyncpg.Pool, client: Client, *, replicas: int = 1) -> None:
+        """Prepare.
+
+        Args:
+            pool: connections of role runyard_relay.
+            client: a bus connection of the relay's user; it reconnects by itself.
+            replicas: of the mirror's stream.
+        """
+        self._pool = pool
+        self._client = client
+        self._replicas = replicas
+        self._grown = asyncio.Event()
+        self.position = 0
+        """The mirror's last position, as far as this process knows."""
+
+    async def run(self) -> None:
+        """Mirror for ever; a lost database or bus is waited for.
+
+        Raises:
+            MirrorMismatch: the mirror holds something that the log does not.
+        """
+        while True:
+            try:
+                async with self._leading() as connection:
+                    mirror = await self._open(connection)
+                    await self._follow(connection, mirror)
+            except APIError as error:
+                if error.err_code != WRONG_LAST_SEQUENCE:
+                    _log.warning("relay: the bus refused, again soon: %r", error)
+                    await asyncio.sleep(_BACKOFF_SECONDS)
+                # Otherwise an acknowledgement was lost: looking at the mirror again tells what it has.
+            except (NatsError, *AWAY) as error:
+                _log.warning("relay: an engine is away, again soon: %r", error)
+                await asyncio.sleep(_BACKOFF_SECONDS)
+
+    @asynccontextmanager
+    async def _leading(self) -> AsyncIterator[Connection]:
+        """Wait to become the one active relay; the connection is what makes it so."""
+        async with self._pool.acquire() as connection:
+            await _become_leader(connection)
+            await connection.add_listener("runyard_log", self._on_notify)
+            try:
+                yield connection
+            finally:
+                # Whatever state it is in: closing it gives up the lock.
+                connection.terminate()
+
+    def _on_notify(self, *_: object) -> None:
+        self._grown.set()
+
+    async def _open(self, connection: Connection) -> Mirror:
+        """Find the mirror or make it, and check that its end is in the log."""
+        log_id = await connection.fetchval("select log_id::text from log.identity")
+        mirror = Mirror(self._client, log_id, replicas=self._replicas)
+        state = await mirror.state()
+        if state is None:
+            first = await connection.fetchval("select log.position_at($1) + 1", datetime.now(UTC) - KEPT)
+            await mirror.create(first)
+            _log.info("relay: made mirror %s from position %d", mirror.name, first)
+            self.position = first - 1
+            return mirror
+        self.position = state.last_seq
+        head = await connection.fetchval(
+            "select coalesce((select position from log.domain_event order by position desc limit 1), 0)"
+        )
+        if state.last_seq > head:
+            raise MirrorMismatch(
+                f"mirror {mirror.name} is at {state.last_seq}, the log at {head}: "
+                "was the log restored without log.change_identity()?"
+            )
+        mirrored = await mirror.event_id_at(state.last_seq) if state.messages else None
+        logged = await connection.fetchval(
+            "select event_id::text from log.domain_event where position = $1", state.last_seq
+        )
+        if mirrored is not None and mirrored != logged:
+            raise MirrorMismatch(
+                f"sequence {state.last_seq} of {mirror.name} is event {mirrored}, in the log it is {logged}"
+            )
+        return mirror
+
+    async def _follow(self, connection: Connection, mirror: Mirror) -> None:
+        loop = asyncio.get_running_loop()
+        upkeep_at = loop.time()
+        while True:
+            self._grown.clear()
+            messages = await read_messages(connection, self.position, BATCH_MAX, mirror.log_id)
+            for part in _parts(messages):
+                self.position = await mirror.publish(part)
+            if messages:
+                body = json.dumps({"log_id": mirror.log_id, "position": self.position}).encode()
+                await self._client.publish(subjects.HEAD, body)
+                await self._client.flush()
+            if loop.time() >= upkeep_at:
+                await _add_partitions(connection)
+                upkeep_at = loop.time() + _UPKEEP_SECONDS
+            if len(messages) < BATCH_MAX:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._grown.wait(), _LOOK_SECONDS)
+
+
+def _parts(messages: list[MirrorMessage]) -> list[list[MirrorMessage]]:
+    """Cut a page into parts of limited size."""
+    parts: list[list[MirrorMessage]] = []
+    room = 0
+    for message in messages:
+        if not parts or len(message.body) > room:
+            parts.append([])
+            room = BATCH_BYTES_MAX
+        parts[-1].append(message)
+        room -= len(message.body)
+    return parts
+
+
+async def _become_leader(connection: Connection) -> None:
+    """Wait for the lock, which the database hands on as soon as the leader's connection is gone."""
+    while True:
+        try:
+            await connection.execute("select pg_advisory_lock($1)", _LEADER_LOCK)
+        except asyncpg.LockNotAvailableError:  # the role's lock_timeout
+            continue
+        return
+
+
+async def _add_partitions(connection: Connection) -> None:
+    """Attach another partition to a lane whose newest one is being filled."""
+    filled = await connection.fetch(
+        """
+        select p.lane from log.partition p group by p.lane
+        having exists (select from log.event e where e.lane = p.lane and e.position >= max(p.from_position))
+        """
+    )
+    for row in filled:
+        name = await connection.fetchval("select log.add_partition($1)", row["lane"])
+        _log.info("relay: added partition %s", name)
+
+
+async def connect_bus(url: str, user: str, password: str, name: str) -> Client:
+    """Connect to the bus for the life of a process; an absent bus is waited for.
+
+    The caller closes it.
+    """
+
+    async def on_error(error: Exception) -> None:
+        _log.debug("bus: %r", error)
+
+    client = Client()
+    await client.connect(
+        url,
+        user=user or None,
+        password=password or None,
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        error_cb=on_error,
+    )
+    return client
+
+
+async def _main() -> None:
+    async with asyncpg.create_pool(os.environ["RUNYARD_DATABASE_URL"], min_size=0, max_size=2) as pool:
+        client = await connect_bus(
+            os.environ["RUNYARD_NATS_URL"],
+            os.environ.get("RUNYARD_NATS_USER", ""),
+            os.environ.get("RUNYARD_NATS_PASSWORD", ""),
+            "runyard-relay",
+        )
+        try:
+            await Relay(pool, client, replicas=int(os.environ.get("RUNYARD_NATS_REPLICAS", "1"))).run()
+        finally:
+            await client.close()
+
+
+async def _until_told_to_stop() -> None:
+    """Run the relay until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_main())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def main() -> None:
+    """Run a relay with the settings of the environment."""
+    logging.basicConfig(
+        level=os.environ.get("RUNYARD_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    try:
+        asyncio.run(_until_told_to_stop())
+    except KeyError as error:
+        sys.exit(f"relay: {error.args[0]} is not set")
+    except MirrorMismatch as error:
+        _log.critical("relay halted: %s", error)
+        sys.exit(EXIT_MISMATCH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Both implementations of the log, for the conformance suite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import cast
+
+import pytest
+
+from runyard_eventlog.memory import MemoryEventLog
+from runyard_eventlog.migrate import ROLES
+from runyard_eventlog.port import EventLog
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_testkit import Database
+
+OpenLog = Callable[[str], Awaitable[EventLog]]
+"""Opens the one log of a test as a role: "scheduler"."""
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.engines)])
+def log_database(request: pytest.FixtureRequest) -> Database | None:
+    """The database of the log, or None for the log in memory."""
+    return None if request.param == "memory" else cast(Database, request.getfixturevalue("database"))
+
+
+@pytest.fixture
+async def open_log(log_database: Database | None) -> AsyncIterator[OpenLog]:
+    if log_database is None:
+        shared = MemoryEventLog()
+
+        async def open_memory(role: str) -> EventLog:
+            assert f"runyard_{role}" in ROLES
+            return shared.acting_as(f"runyard_{role}")
+
+        yield open_memory
+        return
+    async with AsyncExitStack() as stack:
+
+        async def open_postgres(role: str) -> EventLog:
+            return await stack.enter_async_context(await PostgresEventLog.connect(log_database.url(role)))
+
+        yield open_postgres
+
+
+@pytest.fixture
+async def log(open_log: OpenLog) -> EventLog:
+    """The scheduler's log."""
+    return await open_log("scheduler")
+
+
+@pytest.fixture
+async def metrics_log(open_log: OpenLog) -> EventLog:
+    """The same log, as the metrics service sees it."""
+    return await open_log("metrics")
