@@ -1,0 +1,1 @@
+"""What the cost service decides and computes: pure functions, integers only."""

@@ -1,0 +1,1 @@
+"""What the cost service keeps: pure folds of the log into tables."""

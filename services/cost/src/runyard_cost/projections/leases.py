@@ -1,0 +1,135 @@
+"""What costs are computed from: lease intervals, the price book, and the runs of each project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runyard.cost.v1.events_pb2 import PriceSet
+from runyard.node.v1.events_pb2 import NodeGpusReleased, NodeGpusReserved
+from runyard.run.v1.events_pb2 import RunQueued
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.projection import Put, RowKey, Rows, TableSpec
+from runyard_cost.tables import (
+    LEASES,
+    PRICES,
+    PROJECT_RUNS,
+    RUN_LEASES,
+    RUNS,
+    LeaseRow,
+    PriceRow,
+    ProjectRunRow,
+    RunLeaseRow,
+    RunRow,
+)
+
+COST_VERSION = 1
+
+
+class CostProjection:
+    """Folds the log into leases and prices."""
+
+    name = "cost"
+    version = COST_VERSION
+    tables: tuple[TableSpec[Any], ...] = (PRICES, LEASES, RUN_LEASES, RUNS, PROJECT_RUNS)
+    event_types = frozenset(
+        {
+            "runyard.price.set",
+            "runyard.node.gpus_reserved",
+            "runyard.node.gpus_released",
+            "runyard.run.queued",
+        }
+    )
+
+    def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
+        """Name the rows that an event goes on from."""
+        match event.message:
+            case NodeGpusReserved() as reserved:
+                return (
+                    RowKey(PROJECT_RUNS.name, (reserved.project, reserved.run_id)),
+                    RowKey(RUNS.name, (reserved.run_id,)),
+                )
+            case NodeGpusReleased() as released:
+                return (RowKey(LEASES.name, (released.node_id, released.lease_id)),)
+            case _:
+                return ()
+
+    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any]]:
+        """Give the rows of an event."""
+        match event.message:
+            case PriceSet() as price_set:
+                return [Put(PRICES, _price_row(event, price_set))]
+            case RunQueued() as queued:
+                return [Put(RUNS, RunRow(queued.run_id, queued.project, event.position))]
+            case NodeGpusReserved() as reserved:
+                return _put_reserved(event, reserved, rows)
+            case NodeGpusReleased() as released:
+                return _put_released(event, released, rows)
+            case _:
+                return ()
+
+
+def milliseconds_of(time: Timestamp) -> int:
+    """Give a time as milliseconds since 1970, rounded down."""
+    return time.seconds * 1_000 + time.nanos // 1_000_000
+
+
+def _price_row(event: RecordedEvent, price_set: PriceSet) -> PriceRow:
+    price = price_set.price
+    return PriceRow(
+        price_id=price.price_id,
+        node_id=price.node_id,
+        gpu_model=price.gpu_model,
+        unit=price.unit,
+        micro_usd_per_hour=price.micro_usd_per_hour,
+        effective_from_ms=milliseconds_of(price.effective_from),
+        note=price.note,
+        event_id=event.envelope.event_id,
+        position=event.position,
+    )
+
+
+def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) -> Iterable[Put[Any]]:
+    reserved_at_ms = milliseconds_of(event.envelope.occurred_at)
+    models = (*reserved.gpu_models, *("" for _ in reserved.gpu_uuids))
+    yield Put(
+        LEASES,
+        LeaseRow(
+            node_id=reserved.node_id,
+            lease_id=reserved.lease_id,
+            run_id=reserved.run_id,
+            attempt=reserved.attempt,
+            gpu_uuids=tuple(reserved.gpu_uuids),
+            gpu_models=models[: len(reserved.gpu_uuids)],
+            reserved_at_ms=reserved_at_ms,
+            released_at_ms=None,
+            reserved_event_id=event.envelope.event_id,
+            released_event_id="",
+            position=event.position,
+        ),
+    )
+    yield Put(RUN_LEASES, RunLeaseRow(reserved.run_id, reserved.lease_id, reserved.node_id, event.position))
+    if rows.get(RUNS, reserved.run_id) is None:
+        yield Put(RUNS, RunRow(reserved.run_id, reserved.project, event.position))
+    if rows.get(PROJECT_RUNS, reserved.project, reserved.run_id) is None:
+        yield Put(
+            PROJECT_RUNS, ProjectRunRow(reserved.project, reserved.run_id, reserved_at_ms, event.position)
+        )
+
+
+def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) -> Iterable[Put[Any]]:
+    lease = rows.get(LEASES, released.node_id, released.lease_id)
+    if lease is None or lease.released_at_ms is not None:
+        return
+    yield Put(
+        LEASES,
+        replace(
+            lease,
+            released_at_ms=milliseconds_of(event.envelope.occurred_at),
+            released_event_id=event.envelope.event_id,
+            position=event.position,
+        ),
+    )
