@@ -1,0 +1,68 @@
+# Everything starts here. Needs Python >= 3.11 and make; the rest is installed into .tools and .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON_PATHS := libs services deploy tests docs
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+UNIT := not engines and not docker and not faults
+WORKERS ?= 2
+
+.PHONY: help setup demo down test test-unit test-engines bench sim faults proto proto-check lint types imports docs format lock
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install everything for development
+	@deploy/bootstrap dev
+
+demo: ## Set up, start the yard, run the example, print its record, cost and trace
+	@deploy/bootstrap demo
+	@$(BIN)/runyard demo
+
+down: ## Stop the yard and leave no process
+	@[ ! -x $(BIN)/runyard ] || $(BIN)/runyard down --force
+
+test: setup ## The whole suite: style, types, contracts, unit tests, tests on real engines
+	@tests/tools/run-checks
+
+test-unit: setup ## The tests that need no engines
+	@$(PYTEST) -n $(WORKERS) -m "$(UNIT)"
+
+test-engines: setup ## The tests on real engines, with Docker where there is a daemon
+	@$(PYTEST) -n $(WORKERS) -m "not ($(UNIT))"
+
+bench: setup ## Benchmarks; ONLY=name for one. Writes build/bench
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+sim: setup ## Whole-system simulation; SEED=n, SEEDS=n
+	@[ -d tests/sim ] || { echo "make sim: this version has no simulation yet" >&2; exit 2; }
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
+
+faults: setup ## Kill and cut tests against real processes
+	@$(PYTEST) -m faults tests
+
+proto: setup ## Write the generated code of the contracts
+	@PYTHON=$(BIN)/python proto/generate
+
+proto-check: setup ## Check the contracts: style, format, no breaking change, generated code up to date
+	@tests/tools/check-proto
+
+lint: setup ## Style
+	@$(BIN)/ruff check $(PYTHON_PATHS)
+	@$(BIN)/ruff format --check $(PYTHON_PATHS)
+
+types: setup ## mypy strict, tests too
+	@tests/tools/check-types
+
+imports: setup ## Who may import whom
+	@$(BIN)/lint-imports --config pyproject.toml
+
+docs: setup ## Write the generated reference pages
+	@for script in docs/generate_*.py; do $(BIN)/python "$$script"; done
+
+format: setup ## Put the code into shape
+	@$(BIN)/ruff check --fix $(PYTHON_PATHS)
+	@$(BIN)/ruff format $(PYTHON_PATHS)
+
+lock: setup ## Resolve all dependencies anew into constraints.txt
+	@$(BIN)/python deploy/lock.py

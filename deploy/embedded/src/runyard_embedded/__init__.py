@@ -1,0 +1,1 @@
+"""A whole yard on one machine: real engines, all services and one agent, under one supervisor."""

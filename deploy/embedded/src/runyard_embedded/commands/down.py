@@ -1,0 +1,56 @@
+"""``runyard down``: stop everything of this home and leave no process, unless told to."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from runyard_cli.failures import ExitCode, fail
+from runyard_cli.output import is_json, note, output_option, say, say_json_object
+from runyard_embedded.home import Home
+
+
+@click.command("down")
+@click.option("--force", is_flag=True, help="Stop runs that are training, too, without asking.")
+@click.option("--keep-runs", is_flag=True, help="Let them train on; the next `runyard up` takes them back.")
+@output_option
+def command(force: bool, keep_runs: bool) -> None:
+    """Stop the yard. Asks first when something is training."""
+    from runyard_embedded import stopping
+
+    if force and keep_runs:
+        raise click.UsageError("--force and --keep-runs exclude each other")
+    home = Home.from_environment()
+    attempts = stopping.running_attempts(home)
+    if attempts and not force and not keep_runs:
+        _ask([attempt.label for attempt in attempts])
+    if attempts and not keep_runs:
+        note(f"stopping {_count(len(attempts))}")
+        stopping.stop_attempts(home, attempts)
+    was_up = stopping.stop_supervisor(home)
+    left = stopping.running_attempts(home)
+    if left and not keep_runs:
+        stopping.kill_attempts(left)
+    if is_json():
+        say_json_object({"was_up": was_up, "kept_attempts": [a.label for a in left] if keep_runs else []})
+    elif keep_runs and left:
+        say(f"The yard is down; {_count(len(left))} train on: `runyard up` takes them back.")
+    else:
+        say("The yard is down." if was_up else f"No yard was up under {home.folder}.")
+
+
+def _ask(labels: list[str]) -> None:
+    what = f"{_count(len(labels))} still train: {', '.join(labels)}"
+    if not sys.stdin.isatty():
+        fail(
+            ExitCode.REFUSED,
+            "RUNS_ARE_TRAINING",
+            what,
+            "`runyard down --force` stops them, `runyard down --keep-runs` lets them train on.",
+        )
+    click.confirm(f"{what}. Stop them?", abort=True, err=True)
+
+
+def _count(number: int) -> str:
+    return f"{number} attempt{'' if number == 1 else 's'}"

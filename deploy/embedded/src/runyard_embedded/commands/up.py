@@ -1,0 +1,135 @@
+"""``runyard up``: start the yard of this home, here or in the background."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from runyard_cli.failures import ExitCode, fail
+from runyard_cli.output import Style, is_json, note, output_option, say, say_json_object, styled
+from runyard_core.errors import RunyardError
+from runyard_embedded.home import Home
+from runyard_embedded.state import Phase, YardState, read_state
+
+ATTACH_SECONDS_MAX = 90.0
+LOOK_SECONDS = 0.1
+
+
+@click.command("up")
+@click.option("--background", is_flag=True, help="Return when everything is up; `runyard down` stops it.")
+@output_option
+def command(background: bool) -> None:
+    """Start engines, services and one agent under $RUNYARD_HOME (~/.runyard); loopback only."""
+    home = Home.from_environment()
+    began = time.monotonic()
+    if background:
+        _up_in_background(home)
+        _say_up(home, began)
+    else:
+        _up_here(home, began)
+
+
+class Progress:
+    """Says each process once when it is up, and what happens to it later."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._seen: dict[str, Phase] = {}
+
+    def follow(self, state: YardState) -> None:
+        """Compare with what was said before."""
+        for process in state.processes.values():
+            if self._seen.get(process.name) == process.phase or is_json():
+                continue
+            self._seen[process.name] = process.phase
+            seconds = time.monotonic() - self._began
+            if process.phase is Phase.UP:
+                where = f" on 127.0.0.1:{process.port}" if process.port else ""
+                mark = styled("up", Style.GOOD)
+                note(f"{process.name:<10} {mark}{where} after {seconds:.1f} s")
+            elif process.phase in {Phase.RESTARTING, Phase.FAILED}:
+                note(f"{process.name:<10} {process.phase.value}: {process.detail}")
+
+
+def bring_up(home: Home) -> None:
+    """Start the yard in the background, or find it up; ends the program when it cannot be."""
+    _up_in_background(home)
+
+
+def _up_in_background(home: Home) -> None:
+    from runyard_embedded.background import start_in_background
+
+    try:
+        start_in_background(home, Progress().follow)
+    except RunyardError as error:
+        if error.code == "YARD_ALREADY_UP":
+            _attach(home)
+        else:
+            _explain(home, error)
+
+
+def _up_here(home: Home, began: float) -> None:
+    from runyard_embedded.settings import YardSettings, forget_secrets
+    from runyard_embedded.supervise import AlreadyUp, supervise
+
+    progress = Progress()
+    told = False
+
+    def publish(state: YardState) -> None:
+        nonlocal told
+        progress.follow(state)
+        if state.supervisor.phase is Phase.UP and not told:
+            told = True
+            _say_up(home, began)
+            note("Ctrl-C stops it.")
+
+    try:
+        settings = YardSettings.from_environment(os.environ)
+        forget_secrets(os.environ)
+        supervise(home, settings, publish)
+    except AlreadyUp:
+        _attach(home)
+        _say_up(home, began)
+    except RunyardError as error:
+        _explain(home, error)
+
+
+def _attach(home: Home) -> None:
+    """Wait until the yard that another process starts is up."""
+    deadline = time.monotonic() + ATTACH_SECONDS_MAX
+    while True:
+        state = read_state(home)
+        if state is not None and state.is_alive and state.supervisor.phase is Phase.UP:
+            note(f"the yard under {home.folder} is up already (supervisor {state.supervisor.pid})")
+            return
+        if time.monotonic() > deadline:
+            fail(
+                ExitCode.FAILED,
+                "YARD_NOT_UP",
+                f"another process holds the yard under {home.folder}, but it does not come up",
+                f"See {home.logs / 'supervisor.log'}.",
+            )
+        time.sleep(LOOK_SECONDS)  # its only sign of life is a file
+
+
+def _explain(home: Home, error: RunyardError) -> None:
+    lines = error.metadata.get("last_lines", "")
+    if lines:
+        note(lines)
+    fail(
+        ExitCode.USAGE if error.code == "BAD_SETTING" else ExitCode.FAILED,
+        error.code,
+        error.message,
+        f"Nothing was left running. Logs are in {home.logs}.",
+    )
+
+
+def _say_up(home: Home, began: float) -> None:
+    state = read_state(home)
+    if is_json():
+        ports = {name: process.port for name, process in state.processes.items()} if state else {}
+        say_json_object({"home": str(home.folder), "ports": ports})
+    else:
+        say(f"The yard is up under {home.folder} after {time.monotonic() - began:.1f} s.")

@@ -1,0 +1,83 @@
+"""The tokens and passwords of a yard: drawn once, kept in files that only their owner can read."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from runyard_embedded.home import Home, node_id_of_this_machine, write_private
+from runyard_engines.nats import METRICS, RELAY, SERVICES, agent_user_name
+from runyard_eventlog.migrate import ROLES
+
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Everything secret of a yard, and the names that go with it."""
+
+    node_id: str
+    client_token: str
+    agent_token: str
+    service_token: str
+    postgres_password: str
+    role_passwords: Mapping[str, str]
+    """Database role -> password."""
+    nats_passwords: Mapping[str, str]
+    """NATS user -> password."""
+    s3_access_key: str
+    s3_secret_key: str
+
+
+def load_or_create(home: Home) -> Credentials:
+    """Read a yard's credentials, or draw them at its first start. Writes the services' tokens file."""
+    try:
+        credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        credentials = _draw()
+        write_private(home.credentials_file, asdict(credentials))
+    write_private(home.tokens_file, _tokens(credentials))
+    return credentials
+
+
+def _draw() -> Credentials:
+    node_id = node_id_of_this_machine()
+    return Credentials(
+        node_id=node_id,
+        client_token=secrets.token_urlsafe(TOKEN_BYTES),
+        agent_token=secrets.token_urlsafe(TOKEN_BYTES),
+        service_token=secrets.token_urlsafe(TOKEN_BYTES),
+        postgres_password=secrets.token_urlsafe(TOKEN_BYTES),
+        role_passwords={role: secrets.token_urlsafe(TOKEN_BYTES) for role in ROLES},
+        nats_passwords={
+            user: secrets.token_urlsafe(TOKEN_BYTES)
+            for user in (RELAY, METRICS, *SERVICES, agent_user_name(node_id))
+        },
+        s3_access_key=secrets.token_hex(10),
+        s3_secret_key=secrets.token_urlsafe(TOKEN_BYTES),
+    )
+
+
+def _tokens(credentials: Credentials) -> dict[str, object]:
+    holders = (
+        (credentials.client_token, f"user:{_login_name()}", "client"),
+        (credentials.agent_token, f"agent:{credentials.node_id}", "agent"),
+        (credentials.service_token, "service:yard", "service"),
+    )
+    return {
+        "tokens": [
+            {"sha256": hashlib.sha256(token.encode()).hexdigest(), "actor": actor, "roles": [role]}
+            for token, actor, role in holders
+        ]
+    }
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        return "owner"

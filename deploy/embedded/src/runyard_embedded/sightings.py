@@ -1,0 +1,28 @@
+"""Where a reader of the log and the bus finds them: written by the supervisor for ``runyard status``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from runyard_embedded.home import Home, write_private
+
+
+@dataclass(frozen=True, slots=True)
+class Sightings:
+    """Read-only access to log and bus."""
+
+    database_url: str = field(repr=False)
+    """For the role runyard_reader."""
+    nats_url: str
+    relay_password: str = field(repr=False)
+
+
+def write_sightings(home: Home, sightings: Sightings) -> None:
+    """Keep them in a file that only the owner reads."""
+    write_private(home.folder / "sightings.json", asdict(sightings))
+
+
+def read_sightings(home: Home) -> Sightings:
+    """Read what the running yard's supervisor wrote."""
+    return Sightings(**json.loads((home.folder / "sightings.json").read_text(encoding="utf-8")))

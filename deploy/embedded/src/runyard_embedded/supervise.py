@@ -1,0 +1,126 @@
+"""The supervisor's process: takes the lock, lays out the yard and runs it until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
+
+from runyard_client import Context, save_context
+from runyard_core.errors import Rejected, RunyardError
+from runyard_embedded.credentials import Credentials, load_or_create
+from runyard_embedded.home import Home
+from runyard_embedded.plan import Addresses, Plan, make_plan, role_url
+from runyard_embedded.settings import YardSettings
+from runyard_embedded.sightings import Sightings, write_sightings
+from runyard_embedded.state import ProcessState, YardState, read_state, write_state
+from runyard_embedded.supervisor import Publish, Supervisor
+from runyard_embedded.yard_ports import settle_ports
+from runyard_engines.nats import RELAY
+from runyard_engines.process import started_ticks, wait_for_exit
+
+PREDECESSOR_SECONDS_MAX = 15.0
+
+log = logging.getLogger("runyard.supervisor")
+
+
+class AlreadyUp(Rejected):
+    """Another supervisor runs this home."""
+
+    default_code = "YARD_ALREADY_UP"
+
+
+def supervise(home: Home, settings: YardSettings, publish: Publish) -> None:
+    """Run a yard until SIGTERM or SIGINT; ``publish`` is told of every change.
+
+    Raises:
+        AlreadyUp: another supervisor has this home.
+        RunyardError: the start failed; nothing is left running.
+    """
+    home.make()
+    lock = home.lock()
+    if lock is None:
+        raise AlreadyUp(f"a yard is already up under {home.folder}")
+    try:
+        asyncio.run(_until_signal(_run(home, settings, publish)))
+    finally:
+        lock.release()
+
+
+async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
+    await _predecessors_gone(home)
+    state = YardState(
+        ProcessState(
+            "supervisor",
+            version("runyard-embedded"),
+            port=None,
+            pid=os.getpid(),
+            started_ticks=started_ticks(os.getpid()),
+        )
+    )
+
+    def note(changed: YardState) -> None:
+        nonlocal state
+        state = changed
+        write_state(home, changed)
+        publish(changed)
+
+    try:
+        credentials = load_or_create(home)
+        plan = make_plan(home, settings, credentials, settle_ports(home, settings.ports))
+        save_context(_context(plan, credentials.client_token), home.folder)
+        write_sightings(home, _sightings(plan.addresses, credentials))
+        await Supervisor(plan, dict(credentials.role_passwords), state, note).run()
+    except RunyardError as error:
+        note(replace(state, error=error.message))
+        raise
+
+
+def _context(plan: Plan, token: str) -> Context:
+    return Context(addresses=dict(plan.addresses.services), token=token)
+
+
+def _sightings(addresses: Addresses, credentials: Credentials) -> Sightings:
+    return Sightings(
+        database_url=role_url(addresses, credentials, "runyard_reader"),
+        nats_url=addresses.nats.url,
+        relay_password=addresses.nats.passwords.get(RELAY, ""),
+    )
+
+
+async def _predecessors_gone(home: Home) -> None:
+    """Wait for what a killed supervisor left: the kernel has told it to end, and it holds ports and data."""
+    state = read_state(home)
+    for process in state.processes.values() if state else ():
+        identity = process.identity
+        if identity is None or not identity.is_alive():
+            continue
+        log.info("waiting for %s (pid %d) of the former yard to end", process.name, identity.pid)
+        os.kill(identity.pid, signal.SIGINT if process.name == "postgres" else signal.SIGTERM)
+        if not await wait_for_exit(identity.pid, PREDECESSOR_SECONDS_MAX) and identity.is_alive():
+            os.kill(identity.pid, signal.SIGKILL)
+            await wait_for_exit(identity.pid, PREDECESSOR_SECONDS_MAX)
+
+
+async def _until_signal(work: Awaitable[None]) -> None:
+    task = asyncio.ensure_future(work)
+    asked: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        if not asked:  # a second one must not interrupt the orderly end
+            asked.append(number)
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    handle: Callable[[signal.Signals], None] = stop
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, handle, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not asked:
+            raise

@@ -1,0 +1,47 @@
+"""The ports of a yard: chosen free at the first start and kept, so that addresses stay the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from runyard_embedded.home import Home, write_private
+from runyard_engines import choose_port, choose_store_port
+from runyard_engines.ports import is_free, require_free
+from runyard_engines.store import PORT_OFFSETS
+
+STORE = "store"
+WITH_PORT = ("postgres", "nats", STORE, "scheduler", "artifact", "metrics", "cost", "lineage")
+
+
+def settle_ports(home: Home, fixed: Mapping[str, int]) -> dict[str, int]:
+    """Give every process its port: the fixed one, the one it had, or a free one.
+
+    Raises:
+        PortInUse: a fixed port is taken. (One that was ours by chance is simply replaced.)
+        ResourceExhausted: no port is free.
+    """
+    ports: dict[str, int] = {}
+    known = _read(home)
+    for name in WITH_PORT:
+        offsets = PORT_OFFSETS if name == STORE else (0,)
+        if name in fixed:
+            require_free(name, [fixed[name] + offset for offset in offsets])
+            ports[name] = fixed[name]
+        elif name in known and all(is_free(known[name] + offset) for offset in offsets):
+            ports[name] = known[name]
+    taken = {port + offset for port in ports.values() for offset in PORT_OFFSETS}
+    for name in WITH_PORT:
+        if name not in ports:
+            ports[name] = choose_store_port(frozenset(taken)) if name == STORE else choose_port(taken=taken)
+            taken |= {ports[name] + offset for offset in PORT_OFFSETS}
+    write_private(home.ports_file, ports)
+    return ports
+
+
+def _read(home: Home) -> dict[str, int]:
+    try:
+        content = json.loads(home.ports_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {str(name): int(port) for name, port in content.items()}
