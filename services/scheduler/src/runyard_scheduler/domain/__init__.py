@@ -1,0 +1,1 @@
+"""What the scheduler decides: pure, one file for each stream category, and placement."""

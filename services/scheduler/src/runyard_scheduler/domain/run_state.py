@@ -1,0 +1,148 @@
+"""The state of one run, folded from the events of stream ``run-<id>``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from google.protobuf.message import Message
+
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, RunSpec, RunState
+from runyard_contracts.ids import LeaseId, NodeId, RunId
+
+_NO_RUN = RunId("")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of a run's latest attempt, and what is known of that attempt."""
+
+    lease_id: LeaseId
+    node_id: NodeId
+    attempt: int
+    epoch: int
+    gpu_uuids: tuple[str, ...]
+    milliseconds: int
+    holds_gpus: bool = True
+    """Until the user's code has ended, or could not be started."""
+    started: bool = False
+    failed: bool = False
+    """The user's code could not be started; only the last report is still to come."""
+    reachable: bool = True
+    expired: bool = False
+    """The lease ran out, and the node has not come back since."""
+    cause: Cause | None = None
+    """Why the user's code ended, or could not be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop that was asked for."""
+
+    cause_code: CauseCode.ValueType
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What decisions need to know of one run."""
+
+    run_id: RunId = _NO_RUN
+    project: str = ""
+    number: int = 0
+    spec: RunSpec | None = None
+    title: str = ""
+    tags: tuple[str, ...] = ()
+    phase: RunState.ValueType = RunState.RUN_STATE_UNSPECIFIED
+    attempt: int = 0
+    """Number of the latest attempt; 0 before the first."""
+    epoch: int = 0
+    """Fencing epoch of the latest lease; 0 before the first."""
+    lease: Lease | None = None
+    """The latest lease; None before the first, and after its attempt was given up."""
+    stop: Stop | None = None
+    status_detail: str = ""
+
+    @property
+    def live_lease(self) -> Lease | None:
+        """The lease, while the run is not finished."""
+        return None if self.phase == RunState.RUN_STATE_FINISHED else self.lease
+
+    @property
+    def requeues_when_lost(self) -> bool:
+        """Whether to queue the run again when its machine is lost."""
+        return self.spec is not None and self.spec.on_lost == OnLost.ON_LOST_REQUEUE
+
+
+def phase_after(phase: RunState.ValueType, event: Message) -> RunState.ValueType:
+    """Give the phase of a run after an event. The one rule for both decisions and read models."""
+    match event:
+        case ev.RunQueued() | ev.RunRequeued():
+            return RunState.RUN_STATE_QUEUED
+        case ev.RunLeaseGranted():
+            return RunState.RUN_STATE_STARTING
+        case ev.RunStarted() if phase == RunState.RUN_STATE_STARTING:
+            return RunState.RUN_STATE_RUNNING
+        case ev.RunStopRequested():
+            return RunState.RUN_STATE_STOPPING
+        case ev.RunAttemptExited() | ev.RunAttemptFailed():
+            return RunState.RUN_STATE_FINISHING
+        case ev.RunFinished():
+            return RunState.RUN_STATE_FINISHED
+        case _:
+            return phase
+
+
+def evolve(run: Run, event: Message) -> Run:
+    """Give the state after an event; one that this code does not know leaves it as it is."""
+    run = replace(run, phase=phase_after(run.phase, event))
+    match event:
+        case ev.RunQueued():
+            return replace(
+                run,
+                run_id=RunId(event.run_id),
+                project=event.project,
+                number=event.number,
+                spec=event.spec,
+                title=event.title,
+                tags=tuple(event.tags),
+            )
+        case ev.RunLeaseGranted():
+            lease = Lease(
+                lease_id=LeaseId(event.lease_id),
+                node_id=NodeId(event.node_id),
+                attempt=event.attempt,
+                epoch=event.epoch,
+                gpu_uuids=tuple(event.gpu_uuids),
+                milliseconds=event.lease_milliseconds,
+            )
+            return replace(run, attempt=event.attempt, epoch=event.epoch, lease=lease)
+        case ev.RunStopRequested():
+            return replace(run, stop=Stop(event.cause_code, event.reason))
+        case ev.RunStatusDetailSet():
+            return replace(run, status_detail=event.status_detail)
+        case ev.RunRequeued():
+            return replace(run, lease=None)
+        case _:
+            return run if run.lease is None else replace(run, lease=_lease_after(run.lease, event))
+
+
+def _lease_after(lease: Lease, event: Message) -> Lease | None:
+    match event:
+        case ev.RunStarted():
+            return replace(lease, started=True)
+        case ev.RunUnreachable():
+            return replace(lease, reachable=False)
+        case ev.RunReachableAgain():
+            return replace(lease, reachable=True, expired=False)
+        case ev.RunLeaseExpired():
+            return replace(lease, expired=True)
+        case ev.RunAttemptExited():
+            return replace(lease, holds_gpus=False, cause=event.cause)
+        case ev.RunAttemptFailed():
+            # A lost attempt is over for us; one that could not start still sends its last report.
+            if event.cause.code == CauseCode.CAUSE_CODE_AGENT_LOST:
+                return None
+            return replace(lease, holds_gpus=False, failed=True, cause=event.cause)
+        case _:
+            return lease

@@ -1,0 +1,143 @@
+"""What clients ask for: submit a run, stop a run."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.scheduler_service_pb2 import StopRunRequest, SubmitRunRequest
+from runyard.run.v1.types_pb2 import CauseCode
+from runyard.run.v1.types_pb2 import Run as RunDocument
+from runyard_contracts.ids import Position, RunId, uuid7
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.clock import Clock
+from runyard_core.errors import Corrupt
+from runyard_eventlog.port import Appended
+from runyard_scheduler.changes import SERVICE, Change, change, run_changes
+from runyard_scheduler.domain import project as project_domain
+from runyard_scheduler.domain import run as run_domain
+from runyard_scheduler.domain.placement import Requirement, Supply, check_possible
+from runyard_scheduler.domain.run_commands import Queue, RequestStop
+from runyard_scheduler.domain.run_state import Run
+from runyard_scheduler.domain.spec import check_request, with_defaults
+from runyard_scheduler.ledger import Ledger
+from runyard_scheduler.projections.run_document import document_after
+from runyard_servicekit.context import command_id, request_context
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A run as of a position."""
+
+    run: RunDocument
+    position: Position
+
+
+class Handlers:
+    """Runs the commands of clients. Call within an RPC: the caller is part of each command."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        """Decide on this ledger's world."""
+        self._ledger = ledger
+        self._clock = clock
+        # One submit of a project at a time: they all take its next number.
+        self._numbering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def submit(self, request: SubmitRunRequest) -> Shown:
+        """Queue a run; repeating the request gives the first answer again.
+
+        Raises:
+            InvalidInput: the request is wrong.
+            Rejected: no enrolled node can ever run it (IMPOSSIBLE_RESOURCES).
+            IdReused: the request_id came with another request before.
+            Unavailable: the log did not answer; the same request may be tried again.
+        """
+        tags = tuple(request.tags)
+        check_request(request.project, request.spec, request.title, tags)
+        command = command_id(SERVICE, "SubmitRun", request.request_id)
+        digest = _digest(request)
+        known = await self._ledger.log.find_command(command, digest)
+        if known is not None:
+            return await self._first_answer(known)
+        spec = with_defaults(request.spec)
+        check_possible(Requirement.of(spec), self._supplies())
+        run_id = RunId(uuid7())
+
+        async def decide() -> Sequence[Change]:
+            project = self._ledger.world.project(request.project)
+            numbered = project_domain.decide(
+                project.project, project_domain.NumberRun(request.project, run_id)
+            )
+            number = project_domain.PROJECT.fold(numbered, project.project).last_number
+            queue = Queue(run_id, request.project, number, spec, request.title, tags)
+            queued = run_domain.decide(Run(), queue)
+            context = request_context(SERVICE, correlation_id=run_id)
+            now = self._clock.now()
+            return [
+                change("project", request.project, project.version, numbered, context, now),
+                change("run", run_id, 0, queued, context, now),
+            ]
+
+        async with self._numbering.setdefault(request.project, asyncio.Lock()):
+            appended = await self._ledger.transact(command, decide, digest)
+        if appended is None:
+            raise AssertionError("queueing a new run always makes events")
+        return await self._first_answer(appended)
+
+    async def stop(self, run_id: RunId, request: StopRunRequest) -> Shown:
+        """Ask for a run to end; asking again is not an error.
+
+        Raises:
+            InvalidInput: no request_id.
+            NotFound: there is no such run.
+            IdReused: the request_id came with another request before.
+            Unavailable: the log did not answer; the same request may be tried again.
+        """
+        command = command_id(SERVICE, "StopRun", request.request_id)
+        digest = _digest(request)
+        known = await self._ledger.log.find_command(command, digest)
+        if known is None:
+            known = await self._ledger.transact(command, lambda: self._decide_stop(run_id, request), digest)
+        history = await self._ledger.history(run_id)
+        if known is not None:
+            history = [event for event in history if event.position <= known.position]
+        return _shown(history)
+
+    async def _decide_stop(self, run_id: RunId, request: StopRunRequest) -> Sequence[Change]:
+        entry = await self._ledger.run(run_id)
+        stop = RequestStop(CauseCode.CAUSE_CODE_STOPPED_BY_USER, request.reason)
+        context = request_context(SERVICE, correlation_id=entry.correlation_id)
+        decided = run_domain.decide(entry.run, stop)
+        return run_changes(self._ledger.world, entry, decided, context, self._clock.now())
+
+    async def _first_answer(self, appended: Appended) -> Shown:
+        page = await self._ledger.log.read(
+            Lane.LANE_DOMAIN,
+            after_position=Position(appended.positions[0] - 1),
+            to_position=appended.position,
+        )
+        queued = [event for event in page.events if isinstance(event.message, ev.RunQueued)]
+        if not queued:
+            raise Corrupt(f"the command at position {appended.position} queued no run")
+        return _shown(queued)
+
+    def _supplies(self) -> list[Supply]:
+        return [Supply.of(entry.node, attached=True) for entry in self._ledger.world.nodes()]
+
+
+def _digest(request: SubmitRunRequest | StopRunRequest) -> bytes:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+def _shown(history: Sequence[RecordedEvent]) -> Shown:
+    document: RunDocument | None = None
+    for event in history:
+        document = document_after(document, event)
+    if document is None:
+        raise AssertionError("a run has at least one event")
+    return Shown(document, history[-1].position)

@@ -1,0 +1,97 @@
+"""Wires the scheduler's stations together, by hand, in the order in which data flows."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import grpc
+
+from runyard.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
+from runyard.run.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
+from runyard_core.clock import SystemClock
+from runyard_core.errors import Unavailable
+from runyard_eventlog.connections import AWAY
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projector import Projector
+from runyard_scheduler import tables
+from runyard_scheduler.agents import AgentServicer
+from runyard_scheduler.clock_watcher import ClockWatcher
+from runyard_scheduler.handlers import Handlers
+from runyard_scheduler.lease_handlers import LeaseHandlers
+from runyard_scheduler.ledger import Ledger
+from runyard_scheduler.node_handlers import NodeHandlers
+from runyard_scheduler.planner import Planner
+from runyard_scheduler.process.deadlines import Limits
+from runyard_scheduler.projections.scheduler import SchedulerProjection
+from runyard_scheduler.queries import Queries
+from runyard_scheduler.servicer import SchedulerServicer
+from runyard_scheduler.sessions import Sessions
+from runyard_scheduler.settings import SchedulerSettings
+from runyard_scheduler.watch import Watches
+from runyard_servicekit.server import serving
+
+SERVICE_NAMES = (
+    scheduler_service_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
+    agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+)
+
+CONNECTIONS_MAX = 12
+CONNECT_SECONDS_MAX = 10.0
+
+
+async def main(settings: SchedulerSettings) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        Unavailable: the database does not answer, or the address cannot be listened on.
+        ProjectionStopped: the read model cannot be kept.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            settings.database_url.get_secret_value(), max_size=CONNECTIONS_MAX, timeout=CONNECT_SECONDS_MAX
+        )
+    except AWAY as error:
+        raise Unavailable(f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL") from error
+    doorbell = Doorbell()
+    async with pool, PostgresEventLog(pool, doorbell=doorbell) as event_log:
+        await tables.prepare(pool)
+        ledger = Ledger(event_log, await tables.read_world(pool), doorbell)
+        await ledger.catch_up()
+        await _serve(settings, pool, ledger, doorbell)
+
+
+async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger, doorbell: Doorbell) -> None:
+    clock = SystemClock()
+    limits = Limits(settings.unreachable_seconds, settings.requeue_margin_seconds)
+    sessions = Sessions(ledger.world, clock, settings.unreachable_seconds)
+    leases = LeaseHandlers(ledger, clock, lease_milliseconds=round(settings.lease_seconds * 1000))
+    nodes = NodeHandlers(ledger, clock)
+    planner = Planner(ledger, sessions, leases, clock)
+    watcher = ClockWatcher(sessions, leases, nodes, clock, limits)
+    projector = Projector(pool, ledger.log, SchedulerProjection(), schema=tables.SCHEMA, doorbell=doorbell)
+    watches = Watches(ledger, clock, doorbell)
+    scheduler = SchedulerServicer(
+        ledger, Handlers(ledger, clock), Queries(pool, projector, ledger.log), watches, planner, sessions
+    )
+    async with asyncio.TaskGroup() as tasks:
+        agents = AgentServicer(
+            ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000)
+        )
+
+        def register(server: grpc.aio.Server) -> None:
+            scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
+            agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
+
+        for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):
+            tasks.create_task(loop(), name=loop.__qualname__)
+        if settings.nats_url:
+            password = settings.nats_password.get_secret_value()
+            tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
+        async with serving(settings, SERVICE_NAMES, register):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                sessions.end_all()
+                watches.end_all()

@@ -1,0 +1,98 @@
+"""From the rows of the read model back to the world that they show: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC
+
+from runyard.node.v1.types_pb2 import Node as NodeDocument
+from runyard.node.v1.types_pb2 import NodeState
+from runyard.run.v1.types_pb2 import CauseCode, RunState
+from runyard.run.v1.types_pb2 import Run as RunDocument
+from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
+from runyard_scheduler.domain.node import Node, Reservation
+from runyard_scheduler.domain.project import Project
+from runyard_scheduler.domain.run_state import Lease, Run, Stop
+from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
+from runyard_scheduler.projections.nodes import NodeRow
+from runyard_scheduler.projections.projects import ProjectRow
+from runyard_scheduler.projections.runs import RunRow
+
+
+def restore_world(
+    runs: Iterable[RunRow], nodes: Iterable[NodeRow], projects: Iterable[ProjectRow], position: Position
+) -> World:
+    """Give the world that the current rows of unfinished runs, nodes and projects show at a position."""
+    return World(map(run_entry, runs), map(node_entry, nodes), map(project_entry, projects), position)
+
+
+def run_entry(row: RunRow) -> RunEntry:
+    """Give the state of a run that is not finished."""
+    document = RunDocument.FromString(row.document)
+    latest = document.attempts[-1] if document.attempts else None
+    run = Run(
+        run_id=RunId(row.run_id),
+        project=document.project,
+        number=document.number,
+        spec=document.spec,
+        title=document.title,
+        tags=tuple(document.tags),
+        phase=document.state,
+        attempt=0 if latest is None else latest.number,
+        epoch=0 if latest is None else latest.epoch,
+        lease=_lease(row, document),
+        stop=Stop(CauseCode.ValueType(row.stop_cause), row.stop_reason) if row.stop_cause else None,
+        status_detail=document.status_detail,
+    )
+    return RunEntry(
+        run=run,
+        version=row.version,
+        queued_position=Position(row.queued_position),
+        queued_at=document.queued_at.ToDatetime(UTC),
+        submitted_by=row.submitted_by,
+        correlation_id=row.correlation_id,
+        traceparent=row.traceparent,
+        last_event_id=row.last_event_id,
+    )
+
+
+def node_entry(row: NodeRow) -> NodeEntry:
+    """Give the state of a node."""
+    document = NodeDocument.FromString(row.document)
+    reservations = tuple(
+        Reservation(LeaseId(held.lease_id), RunId(held.run_id), held.attempt, tuple(held.gpu_uuids))
+        for held in document.reservations
+    )
+    node = Node(
+        node_id=NodeId(row.node_id),
+        inventory=document.inventory,
+        attached=document.state == NodeState.NODE_STATE_ATTACHED,
+        reservations=reservations,
+    )
+    return NodeEntry(node, row.version, row.last_event_id)
+
+
+def project_entry(row: ProjectRow) -> ProjectEntry:
+    """Give the state of a project."""
+    return ProjectEntry(Project(row.project, row.last_number), row.version)
+
+
+def _lease(row: RunRow, document: RunDocument) -> Lease | None:
+    if not document.attempts or document.state == RunState.RUN_STATE_QUEUED:
+        return None
+    latest = document.attempts[-1]
+    ended = latest.HasField("cause")
+    return Lease(
+        lease_id=LeaseId(latest.lease_id),
+        node_id=NodeId(latest.node_id),
+        attempt=latest.number,
+        epoch=latest.epoch,
+        gpu_uuids=tuple(latest.gpu_uuids),
+        milliseconds=row.lease_milliseconds,
+        holds_gpus=not ended,
+        started=latest.HasField("started_at"),
+        failed=ended and not latest.HasField("exited_at"),
+        reachable=latest.reachable,
+        expired=latest.lease_expired and not latest.reachable,
+        cause=latest.cause if ended else None,
+    )

@@ -1,0 +1,76 @@
+"""Table ``run``: one row for each event of a run, with what lists filter by and the whole document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.types_pb2 import Run
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.projection import TableSpec
+from runyard_scheduler.projections.run_document import document_after
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as of a position."""
+
+    run_id: str
+    position: int
+    version: int
+    """Version of the run's stream."""
+    queued_position: int
+    """Position of run.queued: the order of lists, newest first."""
+    project: str
+    number: int
+    state: int
+    step: str
+    node_id: str
+    """Node of the latest attempt; empty before the first."""
+    submitted_by: str
+    tags: tuple[str, ...]
+    correlation_id: str
+    traceparent: str
+    last_event_id: str
+    lease_milliseconds: int
+    """Length of the latest lease; 0 before the first."""
+    stop_cause: int
+    """Code that a requested stop gives; 0 when none was requested."""
+    stop_reason: str
+    document: bytes
+    """Serialised ``runyard.run.v1.Run``."""
+
+
+RUNS = TableSpec(name="run", row_class=RunRow, key=("run_id",))
+
+
+def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
+    """Give the row after an event of a run's stream; None when the run's beginning is not known."""
+    message, envelope = event.message, event.envelope
+    if before is None and not isinstance(message, ev.RunQueued):
+        return None
+    document = document_after(None if before is None else Run.FromString(before.document), event)
+    stop = message if isinstance(message, ev.RunStopRequested) else None
+    lease = message if isinstance(message, ev.RunLeaseGranted) else None
+    return RunRow(
+        run_id=document.run_id,
+        position=event.position,
+        version=envelope.stream_version,
+        queued_position=event.position if before is None else before.queued_position,
+        project=document.project,
+        number=document.number,
+        state=document.state,
+        step=document.spec.step,
+        node_id=document.attempts[-1].node_id if document.attempts else "",
+        submitted_by=document.submitted_by,
+        tags=tuple(document.tags),
+        correlation_id=envelope.correlation_id if before is None else before.correlation_id,
+        traceparent=envelope.traceparent if before is None else before.traceparent,
+        last_event_id=envelope.event_id,
+        lease_milliseconds=(
+            lease.lease_milliseconds if lease else 0 if before is None else before.lease_milliseconds
+        ),
+        stop_cause=stop.cause_code if stop else 0 if before is None else before.stop_cause,
+        stop_reason=stop.reason if stop else "" if before is None else before.stop_reason,
+        document=document.SerializeToString(deterministic=True),
+    )

@@ -1,0 +1,250 @@
+"""Reads of runs and nodes from the read model, as of a position."""
+
+# ruff: noqa: S608 - only names from the code are put into statements
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+
+import asyncpg
+
+from runyard.event.v1.read_pb2 import ReadOptions
+from runyard.node.v1.types_pb2 import Node
+from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_contracts.ids import Position, RunId
+from runyard_core.errors import Ambiguous, InvalidInput, NotFound, OutOfRange, Unavailable
+from runyard_eventlog.connections import AWAY
+from runyard_eventlog.port import EventLog
+from runyard_eventlog.projector import Projector
+from runyard_scheduler.run_filter import RunFilter
+from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
+
+WAIT_SECONDS_MAX = 10.0
+"""How long a query waits for the read model to show a position."""
+
+_RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
+_NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
+_ID_LENGTH = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run in a list, and its place in the order of the list."""
+
+    run: Run
+    queued_position: int
+
+
+class Queries:
+    """Answers from the tables that the projector fills."""
+
+    def __init__(self, pool: asyncpg.Pool, projector: Projector, log: EventLog) -> None:
+        """Read through a pool of the role that owns the read model."""
+        self._pool = pool
+        self._projector = projector
+        self._log = log
+
+    async def position(self, read: ReadOptions) -> Position:
+        """Give the position that an answer shows, once the read model shows it.
+
+        Raises:
+            InvalidInput: a negative position.
+            OutOfRange: ``as_of`` is a position that the log does not have.
+            DeadlineExceeded: the read model did not come to it in time.
+            Unavailable: the log did not answer.
+        """
+        as_of = read.as_of
+        if read.min_position < 0 or as_of.position < 0:
+            raise InvalidInput("a position is below 0", field_violations={"read": "negative position"})
+        await self._projector.wait_for(read.min_position, WAIT_SECONDS_MAX)
+        if as_of.WhichOneof("at") is None:
+            return self._projector.checkpoint
+        if as_of.WhichOneof("at") == "time":
+            position = await self._log.position_at(as_of.time.ToDatetime(UTC))
+        else:
+            position = Position(as_of.position)
+            head = (await self._log.head()).domain_position
+            if position > head:
+                raise OutOfRange(
+                    f"the log ends at position {head}, before {position}",
+                    code="POSITION_NOT_REACHED",
+                    metadata={"head": str(head)},
+                )
+        await self._projector.wait_for(position, WAIT_SECONDS_MAX)
+        return position
+
+    async def latest(self, min_position: Position) -> Position:
+        """Give the newest position that can be shown, at least this one."""
+        await self._projector.wait_for(min_position, WAIT_SECONDS_MAX)
+        return self._projector.checkpoint
+
+    async def run_id(self, name: str, position: Position) -> RunId:
+        """Find the run that a name means: an id, a prefix of one, "project#12" or "project#latest".
+
+        Raises:
+            InvalidInput: it is not a name (BAD_RUN_NAME).
+            NotFound: it names nothing (UNKNOWN_RUN).
+            Ambiguous: it is a prefix of several ids.
+        """
+        numbered = _NUMBERED.fullmatch(name)
+        if numbered is not None:
+            found = await self._by_number(numbered["project"], numbered["number"], position)
+        elif _RUN_ID.fullmatch(name):
+            found = await self._by_prefix(name, position)
+        else:
+            what = 'want a run id, the beginning of one, "project#12" or "project#latest"'
+            raise InvalidInput(
+                f"{name!r} cannot name a run: {what}", code="BAD_RUN_NAME", field_violations={"name": what}
+            )
+        if not found:
+            raise NotFound(f"there is no run {name!r}", code="UNKNOWN_RUN")
+        if len(found) > 1:
+            raise Ambiguous(
+                f"{name!r} begins several runs: {', '.join(found)}; give more of the id",
+                metadata={"candidates": ",".join(found)},
+            )
+        return RunId(found[0])
+
+    async def run(self, run_id: RunId, position: Position) -> Run:
+        """Give a run as it was at a position.
+
+        Raises:
+            NotFound: it was not queued yet (UNKNOWN_RUN).
+        """
+        rows = await self._fetch(
+            f"select document from {RUN_TABLE} where run_id = $1 and position <= $2 "
+            "order by position desc limit 1",
+            run_id,
+            position,
+        )
+        if not rows:
+            raise NotFound(f"there is no run {run_id!r} at position {position}", code="UNKNOWN_RUN")
+        return Run.FromString(rows[0]["document"])
+
+    async def runs(
+        self, wanted: RunFilter, position: Position, *, before: int | None, limit: int
+    ) -> list[Listed]:
+        """Give runs as they were at a position, newest first.
+
+        Args:
+            wanted: what they must match.
+            position: the moment that is shown.
+            before: only runs queued before this position; None for the newest.
+            limit: most runs to give.
+        """
+        statement, arguments = _list_statement(wanted, position, before, limit)
+        rows = await self._fetch(statement, *arguments)
+        return [Listed(Run.FromString(row["document"]), row["queued_position"]) for row in rows]
+
+    async def node(self, node_id: str, position: Position) -> Node:
+        """Give a node as it was at a position.
+
+        Raises:
+            NotFound: it had not enrolled yet (UNKNOWN_NODE).
+        """
+        rows = await self._fetch(
+            f"select document from {NODE_TABLE} where node_id = $1 and position <= $2 "
+            "order by position desc limit 1",
+            node_id,
+            position,
+        )
+        if not rows:
+            raise NotFound(f"there is no node {node_id!r}", code="UNKNOWN_NODE")
+        return Node.FromString(rows[0]["document"])
+
+    async def nodes(self, position: Position, *, after: str, limit: int) -> list[Node]:
+        """Give nodes as they were at a position, by name."""
+        rows = await self._fetch(
+            f"""
+            select newest.document from {NODE_TABLE} first cross join lateral (
+              select document from {NODE_TABLE} r
+              where r.node_id = first.node_id and r.position <= $1 order by r.position desc limit 1
+            ) newest
+            where first.version = 1 and first.position <= $1 and first.node_id > $2
+            order by first.node_id limit $3""",
+            position,
+            after,
+            limit,
+        )
+        return [Node.FromString(row["document"]) for row in rows]
+
+    async def _by_number(self, project: str, number: str, position: Position) -> list[str]:
+        condition = "" if number == "latest" else f"and number = {int(number)}"
+        rows = await self._fetch(
+            f"select run_id from {RUN_TABLE} where version = 1 and project = $1 and position <= $2 "
+            f"{condition} order by number desc limit 1",
+            project,
+            position,
+        )
+        return [row["run_id"] for row in rows]
+
+    async def _by_prefix(self, prefix: str, position: Position) -> list[str]:
+        comparison = "run_id = $1" if len(prefix) == _ID_LENGTH else "run_id like $1 || '%'"
+        rows = await self._fetch(
+            f"select run_id from {RUN_TABLE} where version = 1 and {comparison} and position <= $2 "
+            "order by run_id limit 3",
+            prefix,
+            position,
+        )
+        return [row["run_id"] for row in rows]
+
+    async def _fetch(self, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        try:
+            async with self._pool.acquire(timeout=WAIT_SECONDS_MAX) as connection:
+                return list(await connection.fetch(statement, *arguments, timeout=WAIT_SECONDS_MAX))
+        except AWAY as error:
+            raise Unavailable(
+                f"the read model's database does not answer: {error!r}", code="READ_MODEL_UNREACHABLE"
+            ) from error
+
+
+@dataclass(slots=True)
+class _Statement:
+    arguments: list[object] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+
+    def put(self, argument: object) -> str:
+        self.arguments.append(argument)
+        return f"${len(self.arguments)}"
+
+
+def _list_statement(
+    wanted: RunFilter, position: Position, before: int | None, limit: int
+) -> tuple[str, list[object]]:
+    made = _Statement()
+    at = made.put(position)
+    if before is not None:
+        made.conditions.append(f"first.queued_position < {made.put(before)}")
+    if wanted.project:
+        made.conditions.append(f"first.project = {made.put(wanted.project)}")
+    if wanted.step:
+        made.conditions.append(f"first.step = {made.put(wanted.step)}")
+    if wanted.tags:
+        made.conditions.append(f"first.tags @> {made.put(list(wanted.tags))}::text[]")
+    if wanted.node:
+        node = made.put(wanted.node)
+        made.conditions.append(f"newest.node_id = {node}")
+        made.conditions.append(_some_row(f"x.node_id = {node} and x.position <= {at}"))
+    if wanted.state is not None:
+        made.conditions.append(f"newest.state = {made.put(wanted.state)}")
+        ended = _some_row(f"x.state = {RunState.RUN_STATE_FINISHED} and x.position <= {at}")
+        # Finished runs are most of them, and have an index of their own.
+        made.conditions.append(ended if wanted.state == RunState.RUN_STATE_FINISHED else f"not {ended}")
+    conditions = "".join(f" and {condition}" for condition in made.conditions)
+    return (
+        f"""
+        select newest.document, first.queued_position from {RUN_TABLE} first cross join lateral (
+          select document, state, node_id from {RUN_TABLE} r
+          where r.run_id = first.run_id and r.position <= {at} order by r.position desc limit 1
+        ) newest
+        where first.version = 1 and first.queued_position <= {at}{conditions}
+        order by first.queued_position desc limit {made.put(limit)}""",
+        made.arguments,
+    )
+
+
+def _some_row(condition: str) -> str:
+    return f"exists (select from {RUN_TABLE} x where x.run_id = first.run_id and {condition})"

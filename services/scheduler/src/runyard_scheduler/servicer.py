@@ -1,0 +1,181 @@
+"""First station: ``runyard.run.v1.SchedulerService``, from requests to handlers and queries and back."""
+
+# ruff: noqa: ARG002 - every method has gRPC's signature
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from runyard.event.v1.read_pb2 import ReadOptions
+from runyard.run.v1 import scheduler_service_pb2 as pb
+from runyard.run.v1 import scheduler_service_pb2_grpc
+from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_contracts.ids import Position, RunId
+from runyard_core.errors import InvalidInput
+from runyard_scheduler.handlers import Handlers
+from runyard_scheduler.ledger import Ledger
+from runyard_scheduler.planner import Planner
+from runyard_scheduler.queries import Queries
+from runyard_scheduler.run_filter import parse_filter
+from runyard_scheduler.sessions import Sessions
+from runyard_scheduler.watch import Watched, Watches
+from runyard_servicekit.auth import require_role
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
+    """Serves clients."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        handlers: Handlers,
+        queries: Queries,
+        watches: Watches,
+        planner: Planner,
+        sessions: Sessions,
+    ) -> None:
+        """Answer from these stations."""
+        self._ledger = ledger
+        self._handlers = handlers
+        self._queries = queries
+        self._watches = watches
+        self._planner = planner
+        self._sessions = sessions
+
+    async def SubmitRun(self, request: pb.SubmitRunRequest, context: Context) -> pb.SubmitRunResponse:
+        """Queue a run."""
+        require_role("client", "service")
+        shown = await self._handlers.submit(request)
+        return pb.SubmitRunResponse(run=shown.run, position=shown.position)
+
+    async def StopRun(self, request: pb.StopRunRequest, context: Context) -> pb.StopRunResponse:
+        """Ask for a run to end."""
+        require_role("client", "service")
+        run_id = await self._run_id(request.name)
+        shown = await self._handlers.stop(run_id, request)
+        entry = self._ledger.world.run(run_id)
+        lease = None if entry is None else entry.run.live_lease
+        if entry is not None and lease is not None and lease.holds_gpus:
+            self._sessions.send_stop(entry, lease)
+        return pb.StopRunResponse(run=shown.run, position=shown.position)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        """Show one run."""
+        require_role("client", "service")
+        position = await self._queries.position(request.read)
+        run_id = await self._queries.run_id(request.name, position)
+        run = await self._queries.run(run_id, position)
+        if request.read.as_of.WhichOneof("at") is None:
+            self._explain([run])
+        return pb.GetRunResponse(run=run, position=position)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """Page through runs, newest first."""
+        require_role("client", "service")
+        limit = page_size(request.page_size)
+        wanted = parse_filter(request.filter)
+        masked = _masked(list(request.read_mask.paths))
+        query = [request.filter, *request.read_mask.paths]
+        token = decode_page_token(request.page_token, query)
+        position = await self._pinned(token, request.read)
+        before = None if token is None else _place(token)
+        found = await self._queries.runs(wanted, position, before=before, limit=limit + 1)
+        next_page_token = ""
+        if len(found) > limit:
+            found = found[:limit]
+            place = PageToken(position, (found[-1].queued_position,))
+            next_page_token = encode_page_token(place, query)
+        runs = [listed.run for listed in found]
+        if request.read.as_of.WhichOneof("at") is None:
+            self._explain(runs)
+        for run in runs:
+            _clear(run, masked)
+        return pb.ListRunsResponse(runs=runs, next_page_token=next_page_token, position=position)
+
+    async def WatchRuns(
+        self, request: pb.WatchRunsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRunsResponse]:
+        """Stream the events of runs."""
+        require_role("client", "service")
+        run_id = await self._run_id(request.name) if request.name else None
+        watched = Watched(request.after_position, run_id, request.project)
+        async for response in self._watches.watch(watched):
+            yield response
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
+        """Show one node."""
+        require_role("client", "service")
+        position = await self._queries.position(request.read)
+        return pb.GetNodeResponse(node=await self._queries.node(request.node_id, position), position=position)
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
+        """Page through nodes, by name."""
+        require_role("client", "service")
+        limit = page_size(request.page_size)
+        token = decode_page_token(request.page_token, ["nodes"])
+        position = await self._pinned(token, request.read)
+        after = "" if token is None else str(token.after[0])
+        nodes = await self._queries.nodes(position, after=after, limit=limit + 1)
+        next_page_token = ""
+        if len(nodes) > limit:
+            nodes = nodes[:limit]
+            next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), ["nodes"])
+        return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page_token, position=position)
+
+    async def _run_id(self, name: str) -> RunId:
+        if self._ledger.world.run(name) is not None:
+            return RunId(name)
+        # What this process knows the caller may know too, also when the read model is a moment behind.
+        position = await self._queries.latest(self._ledger.world.position)
+        return await self._queries.run_id(name, position)
+
+    async def _pinned(self, token: PageToken | None, read: ReadOptions) -> Position:
+        return await self._queries.position(read) if token is None else Position(token.position)
+
+    def _explain(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if run.state == RunState.RUN_STATE_QUEUED:
+                run.waiting_reason = self._planner.waiting_reason(run.run_id)
+
+
+def _place(token: PageToken) -> int:
+    after = token.after[0] if len(token.after) == 1 else None
+    if not isinstance(after, int):
+        raise InvalidInput(
+            "page_token cannot be used: it is not one that this service gave",
+            code="BROKEN_PAGE_TOKEN",
+            field_violations={"page_token": "not a place in this list"},
+        )
+    return after
+
+
+def _masked(paths: Sequence[str]) -> frozenset[str] | None:
+    """Give the top-level fields to fill; None for the usual ones."""
+    unknown = [path for path in paths if path not in Run.DESCRIPTOR.fields_by_name]
+    if unknown:
+        raise InvalidInput(
+            f"read_mask: {unknown[0]!r} is not a field of Run",
+            code="BAD_READ_MASK",
+            field_violations={"read_mask": f"unknown: {', '.join(unknown)}"},
+        )
+    return frozenset(paths) or None
+
+
+def _clear(run: Run, wanted: frozenset[str] | None) -> None:
+    if wanted is None:
+        run.spec.ClearField("environment_variables")
+        return
+    _keep_only(run, wanted)
+
+
+def _keep_only(message: Message, wanted: frozenset[str]) -> None:
+    for descriptor, _ in message.ListFields():
+        if descriptor.name not in wanted:
+            message.ClearField(descriptor.name)

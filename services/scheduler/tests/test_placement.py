@@ -1,0 +1,166 @@
+"""Which run goes where, and why the others wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from runyard_contracts.ids import NodeId, RunId
+from runyard_core.errors import Rejected
+from runyard_scheduler.domain.placement import (
+    CLAIM_AFTER,
+    Plan,
+    QueuedRun,
+    Requirement,
+    Supply,
+    check_possible,
+    plan,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def supply(
+    name: str,
+    free: int,
+    total: int | None = None,
+    *,
+    slots: int = 8,
+    docker: bool = False,
+    attached: bool = True,
+) -> Supply:
+    uuids = tuple(f"{name}-GPU-{index}" for index in range(free))
+    return Supply(NodeId(name), free if total is None else total, uuids, 8, slots, docker, attached)
+
+
+def waits(
+    name: str,
+    gpus: int,
+    *,
+    priority: int = 0,
+    order: int = 0,
+    since: timedelta = timedelta(0),
+    docker: bool = False,
+) -> QueuedRun:
+    return QueuedRun(RunId(name), Requirement(gpus, docker), priority, order, NOW - since)
+
+
+def planned(queue: Sequence[QueuedRun], nodes: Sequence[Supply]) -> Plan:
+    buckets: dict[Requirement, list[QueuedRun]] = {}
+    for run in sorted(queue, key=lambda run: run.rank):
+        buckets.setdefault(run.requirement, []).append(run)
+    return plan(buckets, nodes, NOW)
+
+
+def where(made: Plan) -> dict[str, str]:
+    return {placement.run_id: placement.node_id for placement in made.placements}
+
+
+def test_higher_priority_goes_first_then_first_come() -> None:
+    queue = [waits("late", 1, order=3), waits("early", 1, order=1), waits("urgent", 1, priority=5, order=9)]
+    made = planned(queue, [supply("a", 2)])
+    assert [placement.run_id for placement in made.placements] == ["urgent", "early"]
+
+
+def test_the_best_fit_keeps_large_nodes_whole() -> None:
+    made = planned(
+        [waits("small", 1), waits("large", 4, order=1)], [supply("big", 4), supply("little", 2, 2)]
+    )
+    assert where(made) == {"small": "little", "large": "big"}
+
+
+def test_a_run_without_gpus_takes_a_slot_where_gpus_are_fewest() -> None:
+    assert where(planned([waits("cpu", 0)], [supply("gpus", 4), supply("plain", 0)])) == {"cpu": "plain"}
+
+
+def test_a_gpu_run_needs_a_slot_too() -> None:
+    made = planned([waits("run", 1)], [supply("a", 2, slots=0)])
+    assert made.waiting[Requirement(1, docker=False)] == "Every slot of a is taken."
+
+
+def test_docker_runs_go_to_nodes_with_docker() -> None:
+    nodes = [supply("bare", 1), supply("docked", 1, docker=True)]
+    assert where(planned([waits("run", 1, docker=True)], nodes)) == {"run": "docked"}
+    made = planned([waits("run", 1, docker=True)], nodes[:1])
+    assert "Docker" in made.waiting[Requirement(1, docker=True)]
+
+
+def test_smaller_runs_overtake_one_that_cannot_be_placed() -> None:
+    queue = [waits("large", 4, order=1), waits("small", 1, order=2)]
+    assert where(planned(queue, [supply("a", 2, 4)])) == {"small": "a"}
+
+
+def test_a_run_that_waited_long_keeps_the_node_it_needs() -> None:
+    queue = [waits("large", 4, order=1, since=CLAIM_AFTER), waits("small", 1, order=2)]
+    made = planned(queue, [supply("a", 2, 4)])
+    assert where(made) == {}
+    assert made.waiting[Requirement(1, docker=False)] == "a is kept for a run that has waited longer."
+
+
+def test_a_claim_never_holds_up_who_goes_first() -> None:
+    queue = [waits("large", 4, order=1, since=CLAIM_AFTER), waits("urgent", 1, priority=1, order=2)]
+    assert where(planned(queue, [supply("a", 2, 4)])) == {"urgent": "a"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "No node has enrolled yet."),
+        ([supply("a", 4, attached=False)], "No node is attached now (a enrolled)."),
+        ([supply("a", 2)], "Needs 4 GPUs on one node; no attached node has that many."),
+        ([supply("a", 1, 4)], "Needs 4 GPUs on one node; the most free now is 1 of 4 on a."),
+    ],
+)
+def test_a_waiting_run_knows_why(nodes: list[Supply], reason: str) -> None:
+    assert planned([waits("run", 4)], nodes).waiting == {Requirement(4, docker=False): reason}
+
+
+def test_what_no_node_can_ever_give_is_impossible() -> None:
+    nodes = [supply("a", 0, 2), supply("b", 0, 8, attached=False)]
+    check_possible(Requirement(8, docker=False), nodes)
+    check_possible(Requirement(9, docker=False), [])
+    with pytest.raises(Rejected, match="the largest, b, has 8 GPUs") as error:
+        check_possible(Requirement(9, docker=False), nodes)
+    assert error.value.code == "IMPOSSIBLE_RESOURCES"
+
+
+runs = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 1), st.integers(0, 20)), max_size=12)
+yards = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=4)
+
+
+@for_all(runs, yards)
+def test_a_plan_never_promises_a_gpu_or_slot_twice_and_explains_the_rest(
+    asked: list[tuple[int, int, int]], sizes: list[tuple[int, int, bool]]
+) -> None:
+    queue = [
+        waits(f"r{order}", gpus, priority=priority, order=order, since=timedelta(minutes=age))
+        for order, (gpus, priority, age) in enumerate(asked)
+    ]
+    nodes = [
+        supply(f"n{index}", free, slots=slots, attached=attached)
+        for index, (free, slots, attached) in enumerate(sizes)
+    ]
+    made = planned(queue, nodes)
+    by_name = {node.node_id: node for node in nodes}
+    given_out = [uuid for placement in made.placements for uuid in placement.gpu_uuids]
+    assert len(given_out) == len(set(given_out))
+    for node in nodes:
+        here = [placement for placement in made.placements if placement.node_id == node.node_id]
+        assert len(here) <= (node.free_slot_count if node.attached else 0)
+    placed = {placement.run_id for placement in made.placements}
+    for run in queue:
+        placement = next((one for one in made.placements if one.run_id == run.run_id), None)
+        if placement is not None:
+            assert len(placement.gpu_uuids) == run.requirement.gpu_count
+            assert set(placement.gpu_uuids) <= set(by_name[placement.node_id].free_gpu_uuids)
+        else:
+            assert made.waiting[run.requirement]
+    # Among runs that need the same, nobody overtakes.
+    for first in queue:
+        for second in queue:
+            if first.requirement == second.requirement and first.rank < second.rank:
+                assert first.run_id in placed or second.run_id not in placed
