@@ -1,0 +1,1 @@
+"""The metrics service: telemetry batches in; logs, series and statistics out."""

@@ -1,0 +1,42 @@
+"""Running minimum, sum and maximum of a quantity, so that a statistic never needs the samples again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Figures of all samples so far. Without samples, all are 0."""
+
+    count: int = 0
+    low: float = 0.0
+    total: float = 0.0
+    high: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean; 0 without samples."""
+        return self.total / self.count if self.count else 0.0
+
+    def with_samples(self, samples: Iterable[float]) -> Extent:
+        """Give the figures with more samples counted in, in the order given."""
+        count, low, total, high = self.count, self.low, self.total, self.high
+        for sample in samples:
+            low = sample if count == 0 or sample < low else low
+            high = sample if count == 0 or sample > high else high
+            total += sample
+            count += 1
+        return Extent(count, low, total, high)
+
+    def merged(self, other: Extent) -> Extent:
+        """Give the figures of both sets of samples together."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        return Extent(
+            self.count + other.count,
+            min(self.low, other.low),
+            self.total + other.total,
+            max(self.high, other.high),
+        )

@@ -1,0 +1,326 @@
+"""Questions of clients, answered from the tables at one moment of both lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.read_pb2 import ReadOptions
+from runyard.metric.v1.batches_pb2 import LogChunkRecorded
+from runyard_contracts.ids import Position
+from runyard_core.clock import Clock
+from runyard_core.errors import InvalidInput, NotFound, OutOfRange, ResourceExhausted
+from runyard_eventlog.port import EventLog
+from runyard_eventlog.projector import Projector
+from runyard_metrics.domain.coverage import Coverage, coverage_of
+from runyard_metrics.domain.spools import SpoolKey
+from runyard_metrics.domain.thinning import POINTS_MIN, thinned_indices
+from runyard_metrics.ingest import mark_in_log
+from runyard_metrics.queries import MetricQueries
+from runyard_metrics.tables import (
+    GpuReadingRow,
+    GpuUsageRow,
+    HostUsageRow,
+    LogProgressRow,
+    MetricSeriesRow,
+    RunProgressRow,
+)
+
+WAIT_SECONDS_MAX = 5.0
+"""How long a query waits for the tables to reach its position."""
+POINTS_DEFAULT = 2_000
+POINTS_MAX = 100_000
+ANSWER_POINTS_MAX = 900_000
+"""Most points of one answer: a message holds 16 MiB."""
+LATELY_MILLISECONDS = 5 * 60 * 1000
+"""A GPU whose newest sample is older than this has not reported lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an answer shows: a position of each lane."""
+
+    domain: int
+    telemetry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything of one attempt but its points and lines."""
+
+    attempt: int
+    moment: Moment
+    log: LogProgressRow | None
+    metric_point_count: int
+    metrics: list[MetricSeriesRow]
+    host: list[HostUsageRow]
+    gpus: list[GpuUsageRow]
+
+
+@dataclass(frozen=True, slots=True)
+class ThinnedSeries:
+    """A metric's points, thinned."""
+
+    name: str
+    times_unix_milliseconds: list[int]
+    values: list[float]
+    point_count: int
+    """Before thinning."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinesPage:
+    """One page of a log."""
+
+    chunks: list[LogChunkRecorded]
+    first_line: int
+    last_line: int
+    """Of the chunks only lines from first to last belong to the page."""
+    next_line: int | None
+    """Where the next page starts; None after the last."""
+
+
+class MetricHandlers:
+    """Reads at one moment. Nothing here changes anything."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        queries: MetricQueries,
+        telemetry: Projector,
+        runs: Projector,
+        clock: Clock,
+    ) -> None:
+        """Answer from these tables.
+
+        Args:
+            event_log: says where both lanes are.
+            queries: reads the tables.
+            telemetry: fills the tables of the telemetry lane.
+            runs: fills the tables of the domain lane.
+            clock: says what "lately" is.
+        """
+        self.queries = queries
+        self.telemetry = telemetry
+        self.runs = runs
+        self._event_log = event_log
+        self._clock = clock
+
+    async def moment(self, read: ReadOptions) -> Moment:
+        """Turn read options into positions that the tables show.
+
+        With min_position, and for a past moment, telemetry that was in the log when the question came is
+        waited for too.
+
+        Raises:
+            DeadlineExceeded: the tables do not reach it in time.
+            OutOfRange: as_of is after the head of the log.
+        """
+        if not read.HasField("as_of"):
+            if read.min_position:
+                await self.caught_up(read.min_position)
+            return Moment(self.runs.checkpoint, self.telemetry.checkpoint)
+        head = await self._event_log.head()
+        if read.as_of.HasField("time"):
+            domain: int = await self._event_log.position_at(read.as_of.time.ToDatetime(tzinfo=UTC))
+        else:
+            domain = read.as_of.position
+        if not 0 <= domain <= head.domain_position:
+            raise OutOfRange(
+                f"as_of position {domain} is not in the log, whose head is {head.domain_position}",
+                code="POSITION_NOT_IN_LOG",
+                metadata={"head": str(head.domain_position)},
+            )
+        telemetry = await telemetry_position_at(self._event_log, domain, head.telemetry_position)
+        await self._wait(max(domain, read.min_position), telemetry)
+        return Moment(domain, telemetry)
+
+    async def caught_up(self, domain_position: int | None = None) -> Moment:
+        """Wait until the tables show everything that is in the log now.
+
+        Args:
+            domain_position: wait for this position of the domain lane instead of its head.
+
+        Raises:
+            DeadlineExceeded: they do not in time.
+        """
+        head = await self._event_log.head()
+        domain = head.domain_position if domain_position is None else domain_position
+        await self._wait(domain, head.telemetry_position)
+        return Moment(self.runs.checkpoint, self.telemetry.checkpoint)
+
+    async def run(self, run_id: str, moment: Moment) -> RunProgressRow:
+        """Give a run.
+
+        Raises:
+            InvalidInput: no run id.
+            NotFound: there is no such run at that moment.
+        """
+        if not run_id:
+            raise InvalidInput("run_id is missing", field_violations={"run_id": "required"})
+        run = await self.queries.run_progress(run_id, moment.domain)
+        if run is None:
+            raise NotFound(
+                f"there is no run {run_id} at position {moment.domain}; give its whole id",
+                code="RUN_NOT_FOUND",
+            )
+        return run
+
+    async def attempt(self, run_id: str, attempt: int, moment: Moment) -> int:
+        """Check an attempt number of a run; 0 becomes the last one, and stays 0 before the first lease.
+
+        Raises:
+            InvalidInput: negative, or no run id.
+            NotFound: there is no such run or attempt.
+        """
+        run = await self.run(run_id, moment)
+        if attempt < 0:
+            raise InvalidInput(f"attempt is {attempt}", field_violations={"attempt": "0 or more"})
+        if attempt > run.attempt:
+            raise NotFound(
+                f"run {run_id} has {run.attempt} attempts, not {attempt}", code="ATTEMPT_NOT_FOUND"
+            )
+        return attempt or run.attempt
+
+    async def summary(self, run_id: str, attempt: int, read: ReadOptions) -> Summary:
+        """Gather the totals of an attempt.
+
+        Raises:
+            InvalidInput, NotFound: as ``attempt``.
+            DeadlineExceeded, OutOfRange: as ``moment``.
+        """
+        moment = await self.moment(read)
+        attempt = await self.attempt(run_id, attempt, moment)
+        at = moment.telemetry
+        names = await self.queries.metric_names(run_id, attempt)
+        points = await self.queries.metric_progress(run_id, attempt, at)
+        return Summary(
+            attempt=attempt,
+            moment=moment,
+            log=await self.queries.log_progress(run_id, attempt, at),
+            metric_point_count=points.point_count if points else 0,
+            metrics=await self.queries.latest_metrics(run_id, attempt, names, at),
+            host=await self.queries.host_usage(run_id, attempt, at),
+            gpus=await self.queries.gpu_usage(run_id, attempt, at),
+        )
+
+    async def series(
+        self, run_id: str, attempt: int, names: list[str], points_max: int, read: ReadOptions
+    ) -> list[ThinnedSeries]:
+        """Read the points of metrics, each thinned to at most ``points_max``.
+
+        Raises:
+            InvalidInput, NotFound: as ``attempt``; too few points asked for.
+            ResourceExhausted: the answer would be too large (ANSWER_TOO_LARGE).
+            DeadlineExceeded, OutOfRange: as ``moment``.
+        """
+        if points_max and points_max < POINTS_MIN:
+            raise InvalidInput(
+                f"max_points is {points_max}, want 0 or {POINTS_MIN} to {POINTS_MAX}",
+                field_violations={"max_points": f"{POINTS_MIN} or more"},
+            )
+        points_max = min(points_max or POINTS_DEFAULT, POINTS_MAX)
+        moment = await self.moment(read)
+        attempt = await self.attempt(run_id, attempt, moment)
+        wanted = sorted(set(names)) or await self.queries.metric_names(run_id, attempt)
+        series: list[ThinnedSeries] = []
+        point_count = 0
+        for name in wanted:
+            times, values = await self.queries.metric_points(run_id, attempt, name, moment.telemetry)
+            if not values:
+                continue
+            # Pure Python over up to millions of points: not on the loop that serves everybody.
+            kept = await asyncio.to_thread(thinned_indices, values, points_max)
+            point_count += len(kept)
+            if point_count > ANSWER_POINTS_MAX:
+                raise ResourceExhausted(
+                    f"over {ANSWER_POINTS_MAX} points: ask for fewer names or a lower max_points",
+                    code="ANSWER_TOO_LARGE",
+                )
+            thinned = ThinnedSeries(
+                name, [times[index] for index in kept], [values[index] for index in kept], len(values)
+            )
+            series.append(thinned)
+        return series
+
+    async def first_line_of_tail(self, run_id: str, attempt: int, tail_line_count: int, position: int) -> int:
+        """Give the number of the line at which the last lines begin."""
+        coverage = await self._coverage(run_id, attempt, position)
+        return coverage.first_of_last(tail_line_count) if tail_line_count else 1
+
+    async def lines(
+        self, run_id: str, attempt: int, first_line: int, line_count_max: int, position: int
+    ) -> LinesPage:
+        """Read a page of a log, from a line number on. Numbers that are not there are passed over."""
+        coverage = await self._coverage(run_id, attempt, position)
+        first = coverage.next_had(first_line)
+        if first is None:
+            return LinesPage([], first_line, first_line, None)
+        last = first + line_count_max - 1
+        chunks = await self.queries.log_chunks(run_id, attempt, first, last, position)
+        return LinesPage(chunks, first, last, coverage.next_had(last + 1))
+
+    async def gpu_readings(self, node_id: str, read: ReadOptions) -> list[GpuReadingRow]:
+        """Give the newest readings of each node that reported lately.
+
+        Raises:
+            DeadlineExceeded, OutOfRange: as ``moment``.
+        """
+        moment = await self.moment(read)
+        rows = await self.queries.gpu_readings(node_id, moment.telemetry)
+        if read.HasField("as_of"):
+            reference = max((row.time_unix_milliseconds for row in rows), default=0)
+        else:
+            reference = int(self._clock.now().timestamp() * 1000)
+        return [row for row in rows if row.time_unix_milliseconds >= reference - LATELY_MILLISECONDS]
+
+    async def committed_mark(self, node_id: str, spool_id: str) -> int:
+        """Say up to which sequence the log has a spool.
+
+        Raises:
+            InvalidInput: a name is missing.
+            Unavailable: the log does not answer.
+        """
+        if not node_id or not spool_id:
+            raise InvalidInput(
+                "node_id and spool_id are required",
+                field_violations={"node_id" if not node_id else "spool_id": "required"},
+            )
+        shown = await self.queries.committed_mark(node_id, spool_id, self.telemetry.checkpoint)
+        return await mark_in_log(self._event_log, SpoolKey(node_id, spool_id), shown)
+
+    async def _coverage(self, run_id: str, attempt: int, position: int) -> Coverage:
+        row = await self.queries.log_progress(run_id, attempt, position)
+        return coverage_of(row.range_firsts, row.range_lasts) if row else Coverage()
+
+    async def _wait(self, domain: int, telemetry: int) -> None:
+        await self.runs.wait_for(domain, WAIT_SECONDS_MAX)
+        await self.telemetry.wait_for(telemetry, WAIT_SECONDS_MAX)
+
+
+async def telemetry_position_at(event_log: EventLog, domain_position: int, head: int) -> int:
+    """Find the last telemetry event that was recorded before the domain lane went beyond a position.
+
+    after_position never falls along the telemetry lane, so halving finds it in log2(head) look-ups.
+
+    Args:
+        event_log: the log.
+        domain_position: position of the domain lane.
+        head: head of the telemetry lane.
+    """
+    low, high = 0, head
+    while low < high:
+        middle = (low + high + 1) // 2
+        page = await event_log.read(
+            Lane.LANE_TELEMETRY,
+            after_position=Position(middle - 1),
+            to_position=Position(middle),
+            limit=1,
+        )
+        if page.events[0].envelope.after_position <= domain_position:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,103 @@
+"""Wires the metrics service: the log, the bus, two projectors, the ingest and the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import structlog
+from nats.aio.client import Client
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.metric.v1.metric_service_pb2 import DESCRIPTOR
+from runyard.metric.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
+from runyard_core.clock import SystemClock
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projector import Projector
+from runyard_metrics.handlers import MetricHandlers
+from runyard_metrics.ingest import Ingest
+from runyard_metrics.projections.runs import RunsProjection
+from runyard_metrics.projections.telemetry import TelemetryProjection
+from runyard_metrics.queries import SCHEMA, MetricQueries
+from runyard_metrics.servicer import MetricServicer
+from runyard_metrics.settings import MetricsSettings
+from runyard_servicekit.server import serving
+
+CONNECTIONS_MAX = 12
+SERVICE = DESCRIPTOR.services_by_name["MetricService"].full_name
+
+log = structlog.get_logger("runyard.metrics")
+
+
+async def main(settings: MetricsSettings) -> None:
+    """Run until cancelled."""
+    doorbell = Doorbell()
+    async with (
+        _pool(settings) as pool,
+        PostgresEventLog(pool, doorbell=doorbell) as event_log,
+        asyncio.TaskGroup() as tasks,
+    ):
+        telemetry = Projector(
+            pool,
+            event_log,
+            TelemetryProjection(),
+            schema=SCHEMA,
+            lane=Lane.LANE_TELEMETRY,
+            doorbell=doorbell,
+        )
+        runs = Projector(pool, event_log, RunsProjection(), schema=SCHEMA, doorbell=doorbell)
+        handlers = MetricHandlers(event_log, MetricQueries(pool), telemetry, runs, SystemClock())
+        tasks.create_task(telemetry.run(), name="telemetry-projector")
+        tasks.create_task(runs.run(), name="runs-projector")
+        tasks.create_task(_take_in(settings, event_log, doorbell), name="ingest")
+        servicer = MetricServicer(handlers, SystemClock())
+        async with serving(
+            settings, [SERVICE], lambda server: add_MetricServiceServicer_to_server(servicer, server)
+        ):
+            await asyncio.Event().wait()
+
+
+async def _take_in(settings: MetricsSettings, event_log: PostgresEventLog, doorbell: Doorbell) -> None:
+    # In a task of its own: queries are answered also while the bus is away.
+    async with _bus(settings) as bus:
+        await doorbell.listen(bus)
+        await Ingest(event_log, bus).run()
+
+
+@asynccontextmanager
+async def _pool(settings: MetricsSettings) -> AsyncIterator[asyncpg.Pool]:
+    async with asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=1,
+        max_size=CONNECTIONS_MAX,
+        timeout=10.0,
+        command_timeout=30.0,
+    ) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def _bus(settings: MetricsSettings) -> AsyncIterator[Client]:
+    """Connect to NATS for good: an absent server is tried again for ever."""
+
+    async def on_error(error: Exception) -> None:
+        log.warning("the bus says", error=repr(error))
+
+    client = Client()
+    await client.connect(
+        settings.nats_url,
+        user=settings.nats_user or None,
+        password=settings.nats_password.get_secret_value() or None,
+        name="runyard-metrics",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, fractions too
+        connect_timeout=2,
+        error_cb=on_error,
+    )
+    try:
+        yield client
+    finally:
+        await client.close()

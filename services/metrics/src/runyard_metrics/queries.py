@@ -1,0 +1,220 @@
+"""Reads the tables of this service. Every answer shows the telemetry lane up to a given position, exactly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import asyncpg
+
+from runyard.metric.v1.batches_pb2 import LogChunkRecorded
+from runyard_core.errors import Unavailable
+from runyard_core.projection import KeyValue, TableSpec
+from runyard_eventlog import readmodel
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_metrics.projections.runs import RunsProjection
+from runyard_metrics.projections.telemetry import TelemetryProjection
+from runyard_metrics.tables import (
+    COMMITTED_MARK,
+    GPU_READING,
+    GPU_USAGE,
+    HOST_USAGE,
+    LOG_CHUNK,
+    LOG_PROGRESS,
+    METRIC_PROGRESS,
+    METRIC_SERIES,
+    RUN_PROGRESS,
+    GpuReadingRow,
+    GpuUsageRow,
+    HostUsageRow,
+    LogProgressRow,
+    MetricProgressRow,
+    MetricSeriesRow,
+    RunProgressRow,
+)
+
+SCHEMA = "metrics"
+QUERY_SECONDS_MAX = 10.0
+
+RowT = TypeVar("RowT")
+
+
+def _table(spec: TableSpec[Any]) -> str:
+    version = RunsProjection.version if spec in RunsProjection.tables else TelemetryProjection.version
+    return f"{SCHEMA}.{readmodel.table_name(spec, version)}"
+
+
+# The names are constants of this code; values always go as parameters.
+_LINES = f"""
+select payload from {_table(LOG_CHUNK)}
+where (run_id, attempt) = ($1, $2) and position <= $5 and first_line <= $4
+  and first_line >= coalesce((
+    select max(first_line) from {_table(LOG_CHUNK)}
+    where (run_id, attempt) = ($1, $2) and first_line <= $3), 0)
+order by first_line
+"""  # noqa: S608
+_ADDED_LINES = f"""
+select c.payload from {_table(LOG_PROGRESS)} p
+cross join lateral unnest(p.added_firsts) with ordinality a(first_line, place)
+join {_table(LOG_CHUNK)} c
+  on (c.run_id, c.attempt, c.first_line, c.position) = (p.run_id, p.attempt, a.first_line, p.position)
+where (p.run_id, p.attempt) = ($1, $2) and p.position > $3 and p.position <= $4
+order by p.position, a.place
+"""  # noqa: S608
+# Postgres has no skip scan over the leading columns' distinct values: walk from name to name by hand.
+_NAMES = f"""
+with recursive names(name) as (
+  (select name from {_table(METRIC_SERIES)} where (run_id, attempt) = ($1, $2) order by name limit 1)
+  union all
+  select (select s.name from {_table(METRIC_SERIES)} s
+          where (s.run_id, s.attempt) = ($1, $2) and s.name > names.name order by s.name limit 1)
+  from names where names.name is not null)
+select name from names where name is not null
+"""  # noqa: S608
+_LATEST = f"""
+select r.* from unnest($3::text[]) n(name) cross join lateral (
+  select * from {_table(METRIC_SERIES)} s
+  where (s.run_id, s.attempt, s.name) = ($1, $2, n.name) and s.position <= $4
+  order by s.position desc limit 1) r
+order by r.name
+"""  # noqa: S608
+_POINTS = f"""
+select times_unix_milliseconds, line_numbers, values from {_table(METRIC_SERIES)}
+where (run_id, attempt, name) = ($1, $2, $3) and position <= $4 order by position
+"""  # noqa: S608
+_CHANGED_NAMES = f"""
+select distinct unnest(names) as name from {_table(METRIC_PROGRESS)}
+where (run_id, attempt) = ($1, $2) and position > $3 and position <= $4
+"""  # noqa: S608
+
+
+class MetricQueries:
+    """Questions to the tables; any number of tasks may ask."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        """Use connections of a role that may read the schema."""
+        self._pool = pool
+
+    async def run_progress(self, run_id: str, domain_position: int) -> RunProgressRow | None:
+        """Give what is known of a run at a position of the domain lane."""
+        return await self._newest(RUN_PROGRESS, (run_id,), domain_position)
+
+    async def committed_mark(self, node_id: str, spool_id: str, position: int) -> int:
+        """Give the last sequence of a spool that the tables show; 0 when none."""
+        row = await self._newest(COMMITTED_MARK, (node_id, spool_id), position)
+        return row.sequence if row else 0
+
+    async def log_progress(self, run_id: str, attempt: int, position: int) -> LogProgressRow | None:
+        """Give the totals of an attempt's log."""
+        return await self._newest(LOG_PROGRESS, (run_id, attempt), position)
+
+    async def metric_progress(self, run_id: str, attempt: int, position: int) -> MetricProgressRow | None:
+        """Give the totals of an attempt's metrics."""
+        return await self._newest(METRIC_PROGRESS, (run_id, attempt), position)
+
+    async def log_chunks(
+        self, run_id: str, attempt: int, first_line: int, last_line: int, position: int
+    ) -> list[LogChunkRecorded]:
+        """Give the chunks with lines of a range, in line order; the outer ones may reach beyond it."""
+        rows = await self._fetch(_LINES, run_id, attempt, first_line, last_line, position)
+        return [LogChunkRecorded.FromString(row["payload"]) for row in rows]
+
+    async def added_log_chunks(
+        self, run_id: str, attempt: int, after_position: int, position: int
+    ) -> list[LogChunkRecorded]:
+        """Give the chunks that came between two positions, in the order in which they came."""
+        rows = await self._fetch(_ADDED_LINES, run_id, attempt, after_position, position)
+        return [LogChunkRecorded.FromString(row["payload"]) for row in rows]
+
+    async def metric_names(self, run_id: str, attempt: int) -> list[str]:
+        """Give the names of all metrics of an attempt, also of those that begin after a position."""
+        return [row["name"] for row in await self._fetch(_NAMES, run_id, attempt)]
+
+    async def changed_metric_names(
+        self, run_id: str, attempt: int, after_position: int, position: int
+    ) -> list[str]:
+        """Give the names of the metrics that got values between two positions."""
+        rows = await self._fetch(_CHANGED_NAMES, run_id, attempt, after_position, position)
+        return sorted(row["name"] for row in rows)
+
+    async def latest_metrics(
+        self, run_id: str, attempt: int, names: Sequence[str], position: int
+    ) -> list[MetricSeriesRow]:
+        """Give the newest row of each metric, by name; one that begins later is left out."""
+        rows = await self._fetch(_LATEST, run_id, attempt, list(names), position)
+        return [_row(METRIC_SERIES, row) for row in rows]
+
+    async def metric_points(
+        self, run_id: str, attempt: int, name: str, position: int
+    ) -> tuple[list[int], list[float]]:
+        """Give times (Unix milliseconds) and values of all points of a metric, in line order."""
+        times: list[int] = []
+        lines: list[int] = []
+        values: list[float] = []
+        for row in await self._fetch(_POINTS, run_id, attempt, name, position):
+            times.extend(row["times_unix_milliseconds"])
+            lines.extend(row["line_numbers"])
+            values.extend(row["values"])
+        if all(left <= right for left, right in pairwise(lines)):
+            return times, values
+        # An older spool of the node was committed after a newer one.
+        order = sorted(range(len(lines)), key=lines.__getitem__)
+        return [times[index] for index in order], [values[index] for index in order]
+
+    async def host_usage(self, run_id: str, attempt: int, position: int) -> list[HostUsageRow]:
+        """Give the statistics of an attempt's processes on each of its nodes."""
+        return await self._newest_below(HOST_USAGE, (run_id, attempt), position)
+
+    async def gpu_usage(self, run_id: str, attempt: int, position: int) -> list[GpuUsageRow]:
+        """Give the statistics of an attempt's GPUs on each of its nodes."""
+        return await self._newest_below(GPU_USAGE, (run_id, attempt), position)
+
+    async def gpu_readings(self, node_id: str, position: int) -> list[GpuReadingRow]:
+        """Give the newest readings of a node, or of all nodes when none is named."""
+        return await self._newest_below(GPU_READING, (node_id,) if node_id else (), position)
+
+    async def _newest(self, spec: TableSpec[RowT], key: Sequence[KeyValue], position: int) -> RowT | None:
+        columns = ", ".join(spec.key)
+        places = ", ".join(f"${place}" for place in range(2, len(key) + 2))
+        statement = (
+            f"select * from {_table(spec)} where ({columns}) = ({places}) and position <= $1 "  # noqa: S608
+            "order by position desc limit 1"
+        )
+        rows = await self._fetch(statement, position, *key)
+        return _row(spec, rows[0]) if rows else None
+
+    async def _newest_below(
+        self, spec: TableSpec[RowT], prefix: Sequence[KeyValue], position: int
+    ) -> list[RowT]:
+        """Give the newest row of each key that starts with a prefix."""
+        columns = ", ".join(spec.key)
+        wanted = "".join(
+            f" and {name} = ${place}" for place, name in enumerate(spec.key[: len(prefix)], start=2)
+        )
+        statement = (
+            f"select distinct on ({columns}) * from {_table(spec)} where position <= $1{wanted} "  # noqa: S608
+            f"order by {columns}, position desc"
+        )
+        return [_row(spec, row) for row in await self._fetch(statement, position, *prefix)]
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self._reading() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            return rows
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        try:
+            async with asyncio.timeout(QUERY_SECONDS_MAX), self._pool.acquire() as connection:
+                yield connection
+        except AWAY as error:
+            raise Unavailable(
+                f"the read model's database does not answer: {error!r}", code="READ_MODELAWAY"
+            ) from error
+
+
+def _row(spec: TableSpec[RowT], record: asyncpg.Record) -> RowT:
+    return cast("RowT", readmodel.row_from(spec, dict(record)))

@@ -1,0 +1,130 @@
+"""MetricService over gRPC: requests to questions, rows to messages; nothing else."""
+
+# ruff: noqa: ARG002 - gRPC gives every method a context, which we never need
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from runyard.metric.v1.metric_service_pb2 import (
+    GetCommittedMarkRequest,
+    GetCommittedMarkResponse,
+    GetRunSummaryRequest,
+    GetRunSummaryResponse,
+    ListGpuReadingsRequest,
+    ListGpuReadingsResponse,
+    ListLogLinesRequest,
+    ListLogLinesResponse,
+    LogLine,
+    QuerySeriesRequest,
+    QuerySeriesResponse,
+    WatchRunRequest,
+    WatchRunResponse,
+)
+from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceServicer
+from runyard_core.clock import Clock
+from runyard_core.errors import InvalidInput
+from runyard_metrics.answers import line_messages, reading_messages, series_message, summary_message
+from runyard_metrics.handlers import LinesPage, MetricHandlers
+from runyard_metrics.watch import RunWatch
+from runyard_servicekit.auth import require_role
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token
+
+LINES_DEFAULT = 1_000
+LINES_MAX = 10_000
+PAGE_BYTES_MAX = 4 * 1024 * 1024
+"""Text of one page; a page ends early rather than grow beyond."""
+
+
+class MetricServicer(MetricServiceServicer):
+    """Answers queries and watches."""
+
+    def __init__(self, handlers: MetricHandlers, clock: Clock) -> None:
+        """Serve these handlers."""
+        self._handlers = handlers
+        self._clock = clock
+
+    async def GetRunSummary(self, request: GetRunSummaryRequest, context: object) -> GetRunSummaryResponse:
+        """Give the latest value of each metric, utilisation statistics and log totals of a run."""
+        require_role("client", "service")
+        return summary_message(await self._handlers.summary(request.run_id, request.attempt, request.read))
+
+    async def QuerySeries(self, request: QuerySeriesRequest, context: object) -> QuerySeriesResponse:
+        """Give the points of metrics of a run, thinned."""
+        require_role("client", "service")
+        series = await self._handlers.series(
+            request.run_id, request.attempt, list(request.names), request.max_points, request.read
+        )
+        return QuerySeriesResponse(series=[series_message(each) for each in series])
+
+    async def ListLogLines(self, request: ListLogLinesRequest, context: object) -> ListLogLinesResponse:
+        """Page through the log of a run; all pages show the moment of the first."""
+        require_role("client", "service")
+        size = _lines_page_size(request.page_size)
+        if request.tail_line_count < 0:
+            raise InvalidInput(
+                f"tail_line_count is {request.tail_line_count}",
+                field_violations={"tail_line_count": "negative"},
+            )
+        query = (request.run_id, str(request.attempt), str(request.tail_line_count))
+        token = decode_page_token(request.page_token, query)
+        if token is None:
+            moment = await self._handlers.moment(request.read)
+            position = moment.telemetry
+            attempt = await self._handlers.attempt(request.run_id, request.attempt, moment)
+            first = await self._handlers.first_line_of_tail(
+                request.run_id, attempt, request.tail_line_count, position
+            )
+        else:
+            position = token.position
+            attempt, first = (int(part) for part in token.after)
+        page = await self._handlers.lines(request.run_id, attempt, first, size, position)
+        lines, next_line = _within_bytes(page)
+        answer = ListLogLinesResponse(lines=lines)
+        if next_line is not None:
+            answer.next_page_token = encode_page_token(PageToken(position, (attempt, next_line)), query)
+        return answer
+
+    async def WatchRun(self, request: WatchRunRequest, context: object) -> AsyncIterator[WatchRunResponse]:
+        """Stream log lines and metric points of a run as they are committed."""
+        require_role("client", "service")
+        async for item in RunWatch(self._handlers, request, self._clock).items():
+            yield item
+
+    async def ListGpuReadings(
+        self, request: ListGpuReadingsRequest, context: object
+    ) -> ListGpuReadingsResponse:
+        """Give the newest sample of every GPU that reported lately."""
+        require_role("client", "service")
+        rows = await self._handlers.gpu_readings(request.node_id, request.read)
+        return ListGpuReadingsResponse(
+            readings=[reading for row in rows for reading in reading_messages(row)]
+        )
+
+    async def GetCommittedMark(
+        self, request: GetCommittedMarkRequest, context: object
+    ) -> GetCommittedMarkResponse:
+        """Say up to which sequence the log has a spool."""
+        require_role("agent", "client", "service")
+        sequence = await self._handlers.committed_mark(request.node_id, request.spool_id)
+        return GetCommittedMarkResponse(sequence=sequence)
+
+
+def _lines_page_size(requested: int) -> int:
+    if requested < 0:
+        raise InvalidInput(
+            f"page_size is {requested}, want 0 to {LINES_MAX}", field_violations={"page_size": "negative"}
+        )
+    return min(requested or LINES_DEFAULT, LINES_MAX)
+
+
+def _within_bytes(page: LinesPage) -> tuple[list[LogLine], int | None]:
+    """Cut a page before it grows too large for a message; gives also where the next page starts."""
+    lines: list[LogLine] = []
+    size = 0
+    for line in line_messages(page.chunks, page.first_line, page.last_line):
+        size += len(line.text)
+        if lines and size > PAGE_BYTES_MAX:
+            return lines, line.number
+        lines.append(line)
+    return lines, page.next_line

@@ -1,0 +1,235 @@
+"""Telemetry in, logs and metrics out: the whole service on real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.metric.v1 import metric_service_pb2 as pb
+from runyard.metric.v1.batches_pb2 import AttemptRef, GpuSamplesRecorded, HostSamplesRecorded
+from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
+from runyard_contracts.ids import uuid7
+from runyard_metrics.domain.spools import SpoolKey
+from runyard_testkit import Bus, Database
+
+from .yard import AgentSpool, Scheduler, log_chunk, loss_points, next_item, scheduling, serving
+
+RUN_ID = uuid7()
+
+
+@pytest.fixture
+async def scheduler(database: Database) -> AsyncIterator[Scheduler]:
+    async with scheduling(database, RUN_ID) as scheduler:
+        yield scheduler
+
+
+@pytest.fixture
+async def metrics(database: Database, bus: Bus, tmp_path: Path) -> AsyncIterator[MetricServiceStub]:
+    async with serving(database, bus, tmp_path) as (_, stub):
+        yield stub
+
+
+async def _all_lines(metrics: MetricServiceStub, **request: object) -> list[pb.LogLine]:
+    lines: list[pb.LogLine] = []
+    token = ""
+    while True:
+        asked = pb.ListLogLinesRequest(run_id=RUN_ID, page_token=token, **request)  # type: ignore[arg-type]
+        page = await metrics.ListLogLines(asked)
+        lines.extend(page.lines)
+        token = page.next_page_token
+        if not token:
+            return lines
+
+
+async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    position = (await scheduler.started()).position
+    attempt = AttemptRef(run_id=RUN_ID, attempt=1)
+    host = HostSamplesRecorded(
+        attempt=attempt,
+        node_id="node-1",
+        times_unix_milliseconds=[1, 2],
+        cpu_millicores=[500, 1500],
+        memory_used_bytes=[10, 30],
+    )
+    gpu = GpuSamplesRecorded(
+        node_id="node-1",
+        gpu_uuids=["GPU-a"],
+        holders=[attempt],
+        times_unix_milliseconds=[1_000],
+        utilization_percents=[80],
+        memory_used_bytes=[5],
+        power_milliwatts=[300_000],
+        temperature_celsius=[60],
+        energy_millijoules=[0],
+    )
+    async with AgentSpool(bus) as spool:
+        spool.add(log_chunk(RUN_ID, 1, 40), log_chunk(RUN_ID, 41, 2), host, gpu)
+        spool.add(loss_points(RUN_ID, 1, [3.0, 1.0]), loss_points(RUN_ID, 3, [2.0]))
+        await spool.send_all()
+        assert spool.mark == 6
+    read = ReadOptions(min_position=position)
+    summary = await metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id=RUN_ID, read=read))
+    assert (summary.attempt, summary.log_line_count, summary.metric_point_count) == (1, 42, 3)
+    assert (summary.sample_count, summary.telemetry_position) == (3, 6)
+    (loss,) = summary.metrics
+    assert (loss.name, loss.value, loss.min, loss.max, loss.point_count) == ("loss", 2.0, 1.0, 3.0, 3)
+    statistics = {each.name: (each.min, each.mean, each.max) for each in summary.statistics}
+    expected = {"cpu_millicores": (500.0, 1000.0, 1500.0), "gpu_utilization_percent": (80.0, 80.0, 80.0)}
+    assert {name: statistics[name] for name in expected} == expected
+    lines = await _all_lines(metrics, page_size=7)
+    assert [line.text for line in lines] == [f"line {number}" for number in range(1, 43)]
+    tail = await _all_lines(metrics, tail_line_count=3)
+    assert [line.number for line in tail] == [40, 41, 42]
+    (series,) = (await metrics.QuerySeries(pb.QuerySeriesRequest(run_id=RUN_ID))).series
+    assert list(series.values) == [3.0, 1.0, 2.0]
+    as_of = AsOf(position=position)
+    (reading,) = (
+        await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(read=ReadOptions(as_of=as_of)))
+    ).readings
+    assert (reading.gpu_uuid, reading.utilization_percent, reading.holder.run_id) == ("GPU-a", 80, RUN_ID)
+    now = await metrics.ListGpuReadings(pb.ListGpuReadingsRequest())
+    assert len(now.readings) == 0  # its time is 1970
+
+
+async def test_shuffled_doubled_and_foreign_messages_change_nothing(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    position = (await scheduler.started()).position
+    drawn = random.Random(7)
+
+    def shuffled_and_doubled(sequences: list[int]) -> list[int]:
+        return drawn.sample(sequences * 2, k=2 * len(sequences))
+
+    foreign = AgentSpool(bus, SpoolKey("node-2", "s1"))
+    async with AgentSpool(bus) as spool, foreign:
+        for first in range(1, 201):
+            spool.add(log_chunk(RUN_ID, first, 1))
+        # A message that says it is node-1's, sent with node-2's credential.
+        foreign.records = [spool.records[0].replace(b"line 1", b"forged")]
+        await foreign.send(1)
+        await spool.send_all(order=shuffled_and_doubled)
+    lines = await _all_lines(metrics, read=ReadOptions(min_position=position))
+    assert [line.text for line in lines] == [f"line {number}" for number in range(1, 201)]
+    mark = pb.GetCommittedMarkRequest(node_id="node-1", spool_id="s1")
+    assert (await metrics.GetCommittedMark(mark)).sequence == 200
+
+
+async def test_a_watcher_sees_each_line_once_and_the_end(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    await scheduler.started()
+    async with AgentSpool(bus) as spool:
+        spool.add(log_chunk(RUN_ID, 1, 5))
+        await spool.send_all()
+        call = metrics.WatchRun(pb.WatchRunRequest(run_id=RUN_ID, with_metrics=True))
+        seen = [await next_item(call) for _ in range(6)]
+        assert seen[0].attempt_started == 1
+        assert [item.line.number for item in seen[1:]] == [1, 2, 3, 4, 5]
+        # Lines that another spool of the node left behind come late, and come all the same.
+        spool.add(log_chunk(RUN_ID, 8, 2), log_chunk(RUN_ID, 6, 2), loss_points(RUN_ID, 3, [0.5]))
+        await spool.send_all()
+        await scheduler.finished(spool)
+        rest = [item async for item in call if item.WhichOneof("item") != "bookmark_position"]
+    assert [item.line.number for item in rest if item.HasField("line")] == [8, 9, 6, 7]
+    assert [item.metric.value for item in rest if item.HasField("metric")] == [0.5]
+    assert rest[-1].complete
+
+
+async def test_a_watch_ends_only_when_the_telemetry_of_the_finished_run_is_committed(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    await scheduler.started()
+    async with AgentSpool(bus) as spool:
+        spool.add(log_chunk(RUN_ID, 1, 1), log_chunk(RUN_ID, 2, 1))
+        await scheduler.finished(spool)
+        call = metrics.WatchRun(pb.WatchRunRequest(run_id=RUN_ID))
+        assert (await next_item(call)).attempt_started == 1
+        await spool.send(1)
+        assert (await next_item(call)).line.number == 1
+        await spool.send(2)
+        assert (await next_item(call)).line.number == 2
+        assert (await next_item(call)).complete
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_watcher_follows_to_the_next_attempt(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    await scheduler.started()
+    call = metrics.WatchRun(pb.WatchRunRequest(run_id=RUN_ID))
+    assert (await next_item(call)).attempt_started == 1
+    async with AgentSpool(bus) as spool:
+        await scheduler.started(attempt=2)
+        assert (await next_item(call)).attempt_started == 2
+        spool.add(log_chunk(RUN_ID, 1, 1, attempt=2))
+        await spool.send_all()
+        line = (await next_item(call)).line
+        assert (line.number, line.attempt) == (1, 2)
+    await scheduler.finished(None)
+    assert (await next_item(call)).complete
+
+
+async def test_a_past_moment_is_shown_as_it_was(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    async with AgentSpool(bus) as spool:
+        before = (await scheduler.started()).position
+        spool.add(log_chunk(RUN_ID, 1, 3), loss_points(RUN_ID, 1, [1.0]))
+        await spool.send_all()
+        after = (await scheduler.started(attempt=2)).position
+        spool.add(log_chunk(RUN_ID, 4, 3), loss_points(RUN_ID, 4, [9.0]))
+        await spool.send_all()
+    for position, line_count, value in ((before, 3, 1.0), (after, 6, 9.0)):
+        read = ReadOptions(as_of=AsOf(position=position))
+        request = pb.GetRunSummaryRequest(run_id=RUN_ID, attempt=1, read=read)
+        summary = await metrics.GetRunSummary(request)
+        assert (summary.log_line_count, summary.metrics[0].value) == (line_count, value)
+        assert len(await _all_lines(metrics, attempt=1, read=read)) == line_count
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await metrics.GetRunSummary(
+            pb.GetRunSummaryRequest(run_id=RUN_ID, read=ReadOptions(as_of=AsOf(position=after + 1)))
+        )
+    assert refused.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
+async def test_wrong_questions_are_refused_with_their_reason(
+    metrics: MetricServiceStub, scheduler: Scheduler
+) -> None:
+    position = (await scheduler.started()).position
+    read = ReadOptions(min_position=position)
+    cases: list[tuple[Awaitable[object], grpc.StatusCode]] = [
+        (metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id="nobody")), grpc.StatusCode.NOT_FOUND),
+        (metrics.GetRunSummary(pb.GetRunSummaryRequest()), grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id=RUN_ID, attempt=2, read=read)),
+            grpc.StatusCode.NOT_FOUND,
+        ),
+        (
+            metrics.QuerySeries(pb.QuerySeriesRequest(run_id=RUN_ID, max_points=3)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            metrics.ListLogLines(pb.ListLogLinesRequest(run_id=RUN_ID, page_token="x")),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            metrics.ListLogLines(pb.ListLogLinesRequest(run_id=RUN_ID, tail_line_count=-1)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (metrics.GetCommittedMark(pb.GetCommittedMarkRequest()), grpc.StatusCode.INVALID_ARGUMENT),
+    ]
+    for call, code in cases:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await asyncio.wait_for(call, 10)
+        assert refused.value.code() is code
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await metrics.WatchRun(pb.WatchRunRequest(run_id="nobody")).read()
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
