@@ -1,0 +1,367 @@
+"""One attempt from grant to last report: prepare, launch, follow, collect, finish; resumed anywhere.
+
+Every step is written to disk before it counts (``AttemptRecord``), and every step may be done again: code,
+inputs and outputs are identified by content, a launch happens at most once, reports have fixed ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted
+from runyard.node.v1.types_pb2 import NodeInventory
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, Hardware, Input, OnLost, OutputFile
+from runyard_agent import code, config_files, inputs, outputs
+from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.attempt_store import AttemptRecord, Fact
+from runyard_agent.content_cache import ContentCache
+from runyard_agent.domain import attempt as domain
+from runyard_agent.domain.attempt import Phase, Stop
+from runyard_agent.domain.command_script import script_text
+from runyard_agent.domain.exit_cause import cause_of, end_sentence, reboot_cause
+from runyard_agent.executors import ExecutorOnNode, Executors, Surroundings
+from runyard_agent.log_reader import LogReader
+from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime, lease_text
+from runyard_agent.sampling import Sampling
+from runyard_agent.telemetry import AttemptTelemetry
+from runyard_agent.tracing import attempt_span
+from runyard_core.clock import Clock
+from runyard_core.errors import RunyardError
+
+logger = logging.getLogger(__name__)
+
+_KILL_AGAIN_SECONDS = 5.0
+_LAUNCH_AGAIN_SECONDS = 2.0
+_LAUNCH_SECONDS_MAX = 120.0
+_CAUSES_BY_ERROR = {
+    "INPUT_UNAVAILABLE": CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE,
+    "IMAGE_UNAVAILABLE": CauseCode.CAUSE_CODE_IMAGE_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What attempts use of their node."""
+
+    node_id: str
+    boot_id: str
+    booted_at: datetime
+    inventory: NodeInventory
+    """As it was when the agent started."""
+    executors: Executors
+    artifact_client: ArtifactClient
+    cache: ContentCache
+    sampling: Sampling
+    clock: Clock
+
+
+class StopOrdered(Exception):
+    """A stop came before the program was started."""
+
+
+class Attempt:
+    """Runs one attempt."""
+
+    def __init__(
+        self,
+        node: Node,
+        record: AttemptRecord,
+        telemetry: AttemptTelemetry,
+        reports_changed: Callable[[], None],
+    ) -> None:
+        """Go on where the record says; ``reports_changed`` is called when there is a report to send."""
+        self.record = record
+        self.telemetry = telemetry
+        self._node = node
+        self._reports_changed = reports_changed
+        self._grant = record.grant
+        self._stop_news = asyncio.Event()
+        self._lease_news = asyncio.Event()
+        self._lease_expires_at = 0.0
+        if record.state.stop is not None:
+            self._stop_news.set()
+
+    async def run(self) -> None:
+        """Do what is left to do; returns when the last report is on its way."""
+        with attempt_span("attempt", self._grant):
+            if self.record.state.phase is Phase.PREPARING:
+                await self._start()
+            if self.record.state.phase is Phase.RUNNING:
+                await self._follow()
+            if self.record.state.phase is Phase.COLLECTING:
+                await self._collect()
+
+    def stop(self, stop: Stop) -> None:
+        """End the attempt; the first order counts."""
+        changed = domain.stop_ordered(self.record.state, stop)
+        if changed is not self.record.state:
+            self.record.save(changed)
+            self._stop_news.set()
+
+    def renew(self, expires_at_boottime_seconds: float) -> None:
+        """Let the program run until then."""
+        self._lease_expires_at = max(self._lease_expires_at, expires_at_boottime_seconds)
+        self._write_lease()
+        self._lease_news.set()
+
+    async def give_up(self, reason: str) -> None:
+        """End an attempt that this agent cannot prepare because of an error of its own."""
+        if self.record.state.phase is Phase.PREPARING:
+            await self._fail(Cause(code=CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE, detail=reason))
+
+    # From grant to program.
+
+    async def _start(self) -> None:
+        state = self.record.state
+        try:
+            chosen = state.executor or await self._node.executors.choose(self._grant.spec.executor)
+            executor = await self._node.executors.get(chosen)
+            if state.executor and (found := await executor.runtime.find(self._plan())) is not None:
+                # The agent died between starting the program and writing that down.
+                self.record.save(domain.launched(state, found))
+                return
+            self.record.save(domain.begun(state, chosen, self._node.boot_id))
+            plan = await self._prepare_unless_stopped(executor)
+            handle = await self._launch(executor.runtime, plan)
+            self.record.save(domain.launched(self.record.state, handle))
+        except* StopOrdered:
+            stop = self.record.state.stop
+            assert stop is not None  # noqa: S101 - it is what raised
+            await self._fail(Cause(code=stop.cause_code, detail=stop.reason))
+        except* RunyardError as errors:
+            error = next(_leaves(errors))
+            code_of_cause = _CAUSES_BY_ERROR.get(error.code, CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE)
+            await self._fail(Cause(code=code_of_cause, detail=error.message))
+
+    async def _prepare_unless_stopped(self, executor: ExecutorOnNode) -> LaunchPlan:
+        async def watch_for_stop() -> None:
+            await self._stop_news.wait()
+            raise StopOrdered
+
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch_for_stop())
+            with attempt_span("prepare", self._grant):
+                plan = await self._prepare(executor)
+            watching.cancel()
+        return plan
+
+    async def _prepare(self, executor: ExecutorOnNode) -> LaunchPlan:
+        grant, directory = self._grant, self.record.directory
+        kind = Executor.Name(self.record.state.executor).removeprefix("EXECUTOR_").lower()
+        self._tell(f"attempt {grant.attempt} of run #{grant.number} on node {self._node.node_id} ({kind})")
+        self._make_folders()
+        async with asyncio.TaskGroup() as group:
+            fetching = group.create_task(self._fetch_inputs())
+            surrounding = group.create_task(self._surround(executor))
+        fetched, surroundings = fetching.result(), surrounding.result()
+        plan = self._plan(surroundings)
+        config_files.write(plan.config, grant, fetched, executor.directories(directory))
+        plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
+        plan.script.chmod(0o755)
+        self.record.save_prepared(AttemptStarted(hardware=self._hardware(), inputs=fetched))
+        self._report(surroundings.record)
+        if plan.ends_on_lease_expiry:
+            await self._wait_for_lease()
+        return plan
+
+    async def _fetch_inputs(self) -> list[Input]:
+        asked = self._grant.spec.inputs
+        if not asked:
+            return []
+        self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
+        fetched = await inputs.fetch(
+            self._node.artifact_client, asked, self._plan().inputs, cache=self._node.cache, tell=self._tell
+        )
+        files = [file for one in fetched for file in one.files]
+        self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
+        return fetched
+
+    async def _surround(self, executor: ExecutorOnNode) -> Surroundings:
+        code_ref = self._grant.spec.code
+        destination = self._plan().repository
+        await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
+        if code_ref.tree_sha256:
+            self._tell(f"code: {code_ref.tree_sha256[:12]}, {code_ref.file_count} files")
+        surroundings = await executor.surround(self._grant, self.record.directory, self._tell)
+        record = surroundings.record
+        self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")
+        return surroundings
+
+    async def _launch(self, runtime: Runtime, plan: LaunchPlan) -> Handle:
+        gives_up_at = time.monotonic() + _LAUNCH_SECONDS_MAX
+        while True:
+            try:
+                with attempt_span("launch", self._grant):
+                    return await runtime.launch(plan)
+            except RunyardError as error:
+                if error.code != "UNAVAILABLE" or time.monotonic() > gives_up_at:
+                    raise
+                self._tell(f"trying to start again: {error.message}")
+            await asyncio.sleep(_LAUNCH_AGAIN_SECONDS)
+
+    async def _wait_for_lease(self) -> None:
+        self._write_lease()
+        while self._lease_expires_at <= time.clock_gettime(time.CLOCK_BOOTTIME):
+            self._lease_news.clear()
+            await self._lease_news.wait()
+
+    # From program to end.
+
+    async def _follow(self) -> None:
+        handle = self.record.state.handle
+        assert handle is not None  # noqa: S101 - RUNNING has one
+        executor = await self._node.executors.get(self.record.state.executor)
+        plan = self._plan()
+        self._report(self.record.load_prepared())
+        ended_event = asyncio.Event()
+        watched = self._node.sampling.watch(
+            self.telemetry,
+            self._grant.gpu_uuids,
+            lambda: executor.runtime.pids(handle),
+            in_container=self.record.state.executor == Executor.EXECUTOR_DOCKER,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = LogReader(plan.stdout, plan.stderr, self.telemetry)
+                group.create_task(reader.follow(ended_event))
+                with attempt_span("run", self._grant):
+                    ended = await self._wait(executor.runtime, handle, plan)
+                cause = self._cause(ended)
+                self._report(AttemptExited(cause=cause), ended.ended_at)
+                ended_event.set()
+        finally:
+            self._node.sampling.unwatch(watched)
+        self._tell(cause.detail or end_sentence(ended))
+        # Last: from here on nobody reads its output any more.
+        self.record.save(domain.ended(self.record.state, cause))
+
+    async def _wait(self, runtime: Runtime, handle: Handle, plan: LaunchPlan) -> Exit:
+        async def end_when_stopped() -> None:
+            await self._stop_news.wait()
+            stop = self.record.state.stop
+            assert stop is not None  # noqa: S101 - the news are that there is one
+            self._tell(f"stopping: {stop.reason or 'asked for'}")
+            await runtime.signal(handle, signal.SIGTERM)
+            await asyncio.sleep(stop.grace_seconds)
+            while True:
+                await runtime.kill(handle)
+                await asyncio.sleep(_KILL_AGAIN_SECONDS)
+
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(end_when_stopped())
+            ended = await runtime.wait(handle, plan)
+            stopping.cancel()
+        return ended
+
+    def _cause(self, ended: Exit) -> Cause:
+        state = self.record.state
+        if domain.is_lost_by_reboot(state, ended, self._node.boot_id, self._node.booted_at):
+            return reboot_cause()
+        return cause_of(ended, state.stop)
+
+    async def _collect(self) -> None:
+        state = self.record.state
+        assert state.cause is not None  # noqa: S101 - COLLECTING has one
+        assert state.handle is not None  # noqa: S101 - and this too
+        cause, plan = state.cause, self._plan()
+        with attempt_span("collect", self._grant):
+            try:
+                stored = await outputs.collect(
+                    self._node.artifact_client, plan.outputs, plan.run_id, plan.attempt,
+                    self._grant.project, tell=self._tell,
+                )  # fmt: skip
+            except outputs.OutputsIncomplete as error:
+                stored = error.stored
+                if cause.code == CauseCode.CAUSE_CODE_SUCCEEDED:
+                    cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail=error.message)
+        if stored:
+            self._tell(f"outputs: {len(stored)} files, {sum(file.size_bytes for file in stored)} bytes")
+        executor = await self._node.executors.get(state.executor)
+        await executor.runtime.remove(state.handle, plan)
+        await self._finish(cause, stored)
+
+    async def _fail(self, cause: Cause) -> None:
+        self._tell(f"not started: {cause.detail}")
+        self._report(cause)
+        await self._finish(cause, [])
+
+    async def _finish(self, cause: Cause, stored: list[OutputFile]) -> None:
+        # The mark promises that the spool holds all of it: also after a power cut.
+        await self.telemetry.sync()
+        mark = self.telemetry.telemetry_mark()
+        self._report(AttemptFinished(cause=cause, outputs=stored, telemetry=mark))
+        self.record.save(domain.reported(self.record.state))
+
+    # Parts of the above.
+
+    def _plan(self, surroundings: Surroundings | None = None) -> LaunchPlan:
+        """Make the launch plan; without surroundings everything but ``launch`` works with it."""
+        grant, spec = self._grant, self._grant.spec
+        return LaunchPlan(
+            run_id=grant.run_id,
+            attempt=grant.attempt,
+            epoch=grant.epoch,
+            directory=self.record.directory,
+            command_lines=tuple(spec.command_lines),
+            environment=surroundings.variables if surroundings else {},
+            gpu_uuids=tuple(grant.gpu_uuids),
+            image=surroundings.image if surroundings else "",
+            venv=surroundings.venv if surroundings else None,
+            memory_bytes_max=spec.resources.memory_bytes_max,
+            cpu_millicores_max=spec.resources.cpu_millicores_max,
+            time_limit_seconds=spec.time_limit_seconds,
+            no_output_timeout_seconds=spec.no_output_timeout_seconds,
+            stop_grace_seconds=spec.stop_grace_seconds,
+            ends_on_lease_expiry=spec.on_lost == OnLost.ON_LOST_REQUEUE,
+        )
+
+    def _make_folders(self) -> None:
+        plan = self._plan()
+        # Half of what an earlier life of the agent fetched may be here.
+        shutil.rmtree(plan.inputs, ignore_errors=True)
+        for folder in (plan.inputs, plan.outputs, plan.config, plan.state):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _write_lease(self) -> None:
+        plan = self._plan()
+        if plan.ends_on_lease_expiry and plan.state.is_dir() and self._lease_expires_at:
+            new = plan.lease_file.with_name("lease.new")
+            new.write_text(lease_text(self._lease_expires_at), encoding="ascii")
+            new.rename(plan.lease_file)
+
+    def _hardware(self) -> Hardware:
+        inventory = self._node.inventory
+        return Hardware(
+            node_id=self._node.node_id,
+            hostname=inventory.hostname,
+            gpus=[gpu for gpu in inventory.gpus if gpu.uuid in self._grant.gpu_uuids],
+            gpu_driver_version=inventory.gpu_driver_version,
+            cpu_model=inventory.cpu_model,
+            cpu_count=inventory.cpu_count,
+            memory_bytes=inventory.memory_bytes,
+        )
+
+    def _report(self, fact: Fact, occurred_at: datetime | None = None) -> None:
+        if self.record.report(fact, occurred_at or self._node.clock.now()):
+            self._reports_changed()
+
+    def _tell(self, sentence: str) -> None:
+        try:
+            self.telemetry.write_status(sentence)
+        except OSError:
+            logger.exception("a status line could not be spooled: %s", sentence)
+
+
+def _leaves(group: BaseExceptionGroup[RunyardError]) -> Iterator[RunyardError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,173 @@
+"""What the agent must not forget about its attempts: grant, state and unacknowledged reports, on disk.
+
+One folder an attempt (see ``runtime``). The agent's own files are below ``record``, apart from what user
+code sees. A report is written before it is sent and kept until the scheduler's log has it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from runyard.agent.v1.agent_service_pb2 import (
+    AttemptExited,
+    AttemptFinished,
+    AttemptReport,
+    AttemptStarted,
+    HeldAttempt,
+    LeaseGrant,
+)
+from runyard.run.v1.types_pb2 import Cause, Environment
+from runyard_agent.domain.attempt import AttemptState, from_json, to_json
+from runyard_agent.durable_files import sync_folder, write_atomically
+from runyard_contracts.ids import deterministic_id
+
+Fact = Environment | AttemptStarted | AttemptExited | AttemptFinished | Cause
+
+# Number and name of each report: it is sent in this order, and made at most once.
+_ENVIRONMENT, _STARTED, _EXITED, _FAILED, _FINISHED = (
+    "1-environment_captured", "2-started", "3-exited", "4-failed", "5-finished",
+)  # fmt: skip
+_NAMES: dict[type[Fact], str] = {
+    Environment: _ENVIRONMENT,
+    AttemptStarted: _STARTED,
+    AttemptExited: _EXITED,
+    Cause: _FAILED,
+    AttemptFinished: _FINISHED,
+}
+
+
+class AttemptRecord:
+    """The agent's memory of one attempt."""
+
+    def __init__(self, directory: Path, grant: LeaseGrant, state: AttemptState) -> None:
+        """As read from disk, or as just created."""
+        self.directory = directory
+        self.grant = grant
+        self.state = state
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Run and attempt."""
+        return self.grant.run_id, self.grant.attempt
+
+    @property
+    def held(self) -> HeldAttempt:
+        """What the scheduler is told that we hold."""
+        grant = self.grant
+        return HeldAttempt(
+            run_id=grant.run_id, attempt=grant.attempt, epoch=grant.epoch, lease_id=grant.lease_id
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """True when the scheduler has acknowledged the last report: nothing is left to do."""
+        return self._path(_FINISHED, acknowledged=True).exists()
+
+    def save(self, state: AttemptState) -> None:
+        """Move to another state, on disk first."""
+        write_atomically(self._record / "state.json", json.dumps(to_json(state)).encode())
+        self.state = state
+
+    def save_prepared(self, started: AttemptStarted) -> None:
+        """Keep what ``started`` will report, should the agent die right after the program was started."""
+        write_atomically(self._record / "started.pb", started.SerializeToString())
+
+    def load_prepared(self) -> AttemptStarted:
+        """Give what ``save_prepared`` kept."""
+        return AttemptStarted.FromString((self._record / "started.pb").read_bytes())
+
+    def report(self, fact: Fact, occurred_at: datetime) -> bool:
+        """Put a report on the way, once; False when it was made before."""
+        name = _NAMES[type(fact)]
+        if self._path(name).exists() or self._path(name, acknowledged=True).exists():
+            return False
+        report = AttemptReport(
+            report_id=deterministic_id("report", self.grant.lease_id, name),
+            run_id=self.grant.run_id,
+            attempt=self.grant.attempt,
+            epoch=self.grant.epoch,
+        )
+        report.occurred_at.FromDatetime(occurred_at)
+        match fact:
+            case Environment():
+                report.environment_captured.CopyFrom(fact)
+            case AttemptStarted():
+                report.started.CopyFrom(fact)
+            case AttemptExited():
+                report.exited.CopyFrom(fact)
+            case AttemptFinished():
+                report.finished.CopyFrom(fact)
+            case Cause():
+                report.failed.CopyFrom(fact)
+        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
+        return True
+
+    def pending_reports(self) -> Iterator[AttemptReport]:
+        """Give the reports that are not acknowledged, in order."""
+        for path in sorted(self._reports.glob("*.pb")):
+            yield AttemptReport.FromString(path.read_bytes())
+
+    def acknowledge(self, report_id: str) -> bool:
+        """Take note that the log has a report; False when it is none of this attempt."""
+        for name in _NAMES.values():
+            if deterministic_id("report", self.grant.lease_id, name) == report_id:
+                if self._path(name).exists():
+                    self._path(name).rename(self._path(name, acknowledged=True))
+                    sync_folder(self._reports)
+                return True
+        return False
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        # Out of sight first: a folder that is half deleted must not be found again.
+        doomed = self.directory.with_name(f".removed-{self.directory.name}")
+        if self.directory.exists():
+            self.directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    @property
+    def _record(self) -> Path:
+        return self.directory / "record"
+
+    @property
+    def _reports(self) -> Path:
+        return self._record / "reports"
+
+    def _path(self, name: str, *, acknowledged: bool = False) -> Path:
+        return self._reports / f"{name}.{'acknowledged' if acknowledged else 'pb'}"
+
+
+class AttemptStore:
+    """The folder of all attempts."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the folder; what was left half deleted goes now."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        for doomed in directory.glob(".*"):
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def load(self) -> list[AttemptRecord]:
+        """Give the attempts that an earlier life of the agent held."""
+        found = []
+        for path in sorted(self._directory.glob("*/record/state.json")):
+            record = path.parent
+            grant = LeaseGrant.FromString((record / "grant.pb").read_bytes())
+            found.append(AttemptRecord(record.parent, grant, from_json(json.loads(path.read_bytes()))))
+        return found
+
+    def create(self, grant: LeaseGrant, state: AttemptState) -> AttemptRecord:
+        """Hold a new attempt; it is held once this returns."""
+        name = f"{grant.run_id}-{grant.attempt}"
+        making = self._directory / f".making-{name}"
+        (making / "record" / "reports").mkdir(parents=True, mode=0o700)
+        write_atomically(making / "record" / "grant.pb", grant.SerializeToString())
+        write_atomically(making / "record" / "state.json", json.dumps(to_json(state)).encode())
+        directory = self._directory / name
+        making.rename(directory)
+        sync_folder(self._directory)
+        return AttemptRecord(directory, grant, state)

@@ -1,0 +1,1 @@
+"""The pure part of the agent: nothing here does I/O, reads a clock or draws a random number."""

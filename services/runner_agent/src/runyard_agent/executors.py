@@ -1,0 +1,191 @@
+"""The two ways to run an attempt on this node, and what each needs before it can start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard.run.v1.types_pb2 import Environment, Executor
+from runyard_agent import config_files, environment
+from runyard_agent.config_files import IN_CONTAINER, Directories
+from runyard_agent.runtime import Runtime
+from runyard_agent.runtime_process import ProcessRuntime
+from runyard_core.errors import Unavailable
+
+if TYPE_CHECKING:
+    from runyard_agent.docker_daemon import DockerDaemon
+
+Tell = Callable[[str], None]
+
+_DOCKER_SOCKET = Path("/var/run/docker.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an attempt's program will find around it."""
+
+    variables: Mapping[str, str]
+    """Its whole environment. May hold secrets."""
+    record: Environment
+    """The same for the record, without secrets."""
+    image: str = ""
+    """Container only: id of the image."""
+    venv: Path | None = None
+    """Process only."""
+
+
+class ExecutorOnNode(Protocol):
+    """One way to run attempts."""
+
+    runtime: Runtime
+
+    def directories(self, attempt_directory: Path) -> Directories:
+        """Say where the program finds its folders."""
+        ...
+
+    async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
+        """Make ready what the program will find around it; its code is checked out.
+
+        Raises:
+            RunyardError: ENVIRONMENT_UNAVAILABLE or IMAGE_UNAVAILABLE.
+        """
+        ...
+
+
+class ProcessExecutor:
+    """Runs attempts as processes in virtual environments."""
+
+    def __init__(self, cache_dir: Path, path_variable: str) -> None:
+        """Keep environments in a cache; ``path_variable`` is the PATH that programs get."""
+        self.runtime: Runtime = ProcessRuntime()
+        self._cache_dir = cache_dir
+        self._path_variable = path_variable
+
+    def directories(self, attempt_directory: Path) -> Directories:
+        """Give the folders as they are on this machine."""
+        return Directories.below(attempt_directory)
+
+    async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
+        """Make the virtual environment."""
+        asked = config_files.variables(grant, self.directories(attempt_directory))
+        prepared = await environment.prepare(
+            environment.EnvironmentRequest(
+                repository=attempt_directory / "repository",
+                private_dir=attempt_directory / "venv",
+                requirements_path=grant.spec.requirements_path,
+                variables=asked,
+            ),
+            self._cache_dir,
+            tell=tell,
+        )
+        # A home of its own: what a program caches or configures there must not reach the next one.
+        home = attempt_directory / "home"
+        home.mkdir(exist_ok=True)
+        variables = {
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            **asked,
+            "PATH": f"{prepared.venv / 'bin'}:{asked.get('PATH', self._path_variable)}",
+            "VIRTUAL_ENV": str(prepared.venv),
+        }
+        return Surroundings(
+            variables=variables, record=environment.capture(prepared, variables), venv=prepared.venv
+        )
+
+
+class DockerExecutor:
+    """Runs attempts in containers."""
+
+    def __init__(self, daemon: DockerDaemon, node_id: str, cache_dir: Path) -> None:
+        """Use a daemon that has answered; what images hold is kept in the cache."""
+        from runyard_agent.runtime_docker import DockerRuntime
+
+        self.runtime: Runtime = DockerRuntime(daemon, node_id)
+        self.daemon = daemon
+        self._cache_dir = cache_dir
+
+    def directories(self, attempt_directory: Path) -> Directories:  # noqa: ARG002 - the same for all
+        """Give the folders as the program sees them."""
+        return IN_CONTAINER
+
+    async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:  # noqa: ARG002
+        """Have the image, and know what it holds."""
+        from runyard_agent import container_environment
+
+        image = await self.daemon.image(grant.spec.image, tell=tell)
+        variables = config_files.variables(grant)
+        record = await container_environment.capture(self.daemon, image, variables, self._cache_dir)
+        return Surroundings(variables=variables, record=record, image=image.id)
+
+
+class DockerOnDemand:
+    """The container executor, once a daemon answers. The package is imported only when somebody looks."""
+
+    def __init__(self, node_id: str, cache_dir: Path) -> None:
+        """Prepare; nothing is asked."""
+        self._node_id = node_id
+        self._cache_dir = cache_dir
+        self._found: DockerExecutor | None = None
+
+    async def open(self) -> DockerExecutor | str:
+        """Give the executor, or a sentence that says why there is none."""
+        if self._found is None:
+            if not _may_have_docker():
+                return f"Docker is not used: there is no {_DOCKER_SOCKET}."
+            from runyard_agent.docker_daemon import open_docker
+
+            daemon = await open_docker()
+            if isinstance(daemon, str):
+                return daemon
+            self._found = DockerExecutor(daemon, self._node_id, self._cache_dir)
+        return self._found
+
+    async def look(self) -> tuple[str, Sequence[str]]:
+        """Give the daemon's version (empty without one) and what cannot be done, one sentence each."""
+        found = await self.open()
+        if isinstance(found, str):
+            return "", (found,)
+        return found.daemon.version, found.daemon.warnings
+
+    def close(self) -> None:
+        """Let go of the daemon."""
+        if self._found is not None:
+            self._found.daemon.close()
+
+
+def _may_have_docker() -> bool:
+    """Look before importing the package, which costs 20 MB."""
+    return _DOCKER_SOCKET.exists() or "DOCKER_HOST" in os.environ
+
+
+class Executors:
+    """Chooses the executor of a run."""
+
+    def __init__(self, process: ExecutorOnNode, docker: DockerOnDemand) -> None:
+        """Have processes always, and containers while a daemon answers."""
+        self._process = process
+        self._docker = docker
+
+    async def choose(self, asked: Executor.ValueType) -> Executor.ValueType:
+        """Say how a run is executed here: unless it asks, in a container when a daemon answers."""
+        if asked in {Executor.EXECUTOR_DOCKER, Executor.EXECUTOR_PROCESS}:
+            return asked
+        docker = await self._docker.open()
+        return Executor.EXECUTOR_PROCESS if isinstance(docker, str) else Executor.EXECUTOR_DOCKER
+
+    async def get(self, chosen: Executor.ValueType) -> ExecutorOnNode:
+        """Give a chosen executor.
+
+        Raises:
+            Unavailable: IMAGE_UNAVAILABLE, it is a container and no daemon answers.
+        """
+        if chosen != Executor.EXECUTOR_DOCKER:
+            return self._process
+        docker = await self._docker.open()
+        if isinstance(docker, str):
+            raise Unavailable(docker, code="IMAGE_UNAVAILABLE")
+        return docker

@@ -1,0 +1,139 @@
+"""Follows the output files of an attempt: bytes to numbered lines in the spool, each exactly once.
+
+The program writes to files and never waits for us. How far each file was read is written to the spool in
+the same step as the lines, so that after any death of the agent reading goes on at the very next byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runyard.metric.v1.batches_pb2 import LogStream
+from runyard_agent.domain.batching import LogLine
+from runyard_agent.domain.line_assembler import Line, LineAssembler
+from runyard_agent.telemetry import AttemptTelemetry
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.1
+_READ_BYTES = 256 * 1024
+_PROGRESS_SECONDS = 10.0
+_NO_ROOM_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Source:
+    """One output file."""
+
+    name: str
+    stream: LogStream.ValueType
+    path: Path
+    assembler: LineAssembler
+    descriptor: int = -1
+
+    def read(self) -> bytes:
+        """Give the next bytes; none when there are none yet."""
+        if self.descriptor < 0:
+            try:
+                self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return b""
+        return os.pread(self.descriptor, _READ_BYTES, self.assembler.read_offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class LogReader:
+    """Reads standard output and standard error of one attempt."""
+
+    def __init__(self, stdout: Path, stderr: Path, telemetry: AttemptTelemetry) -> None:
+        """Go on where the attempt's mark says."""
+        self._telemetry = telemetry
+        self._sources = [
+            self._source("stdout", LogStream.LOG_STREAM_STDOUT, stdout),
+            self._source("stderr", LogStream.LOG_STREAM_STDERR, stderr),
+        ]
+        self._progress_at = time.monotonic() + _PROGRESS_SECONDS
+
+    async def follow(self, ended: asyncio.Event) -> None:
+        """Read as lines come, until the program has ended and everything is read."""
+        try:
+            while True:
+                # Looked at before reading: what was written before the end is there to read after it.
+                is_last = ended.is_set()
+                if not self._telemetry.has_room:
+                    await asyncio.sleep(_NO_ROOM_SECONDS)
+                elif await self._read_once():
+                    await asyncio.sleep(0)
+                elif is_last:
+                    await self._write([(source, source.assembler.finish()) for source in self._sources])
+                    return
+                else:
+                    await self._write_progress()
+                    await _wait(ended, _POLL_SECONDS)
+        finally:
+            for source in self._sources:
+                source.close()
+
+    async def _read_once(self) -> bool:
+        """Take what is there, up to a bound; False when there was nothing."""
+        found = False
+        lines: list[tuple[_Source, list[Line]]] = []
+        for source in self._sources:
+            chunk = source.read()
+            if chunk:
+                found = True
+                lines.append((source, source.assembler.feed(chunk)))
+        await self._write(lines)
+        return found
+
+    async def _write_progress(self) -> None:
+        if time.monotonic() >= self._progress_at:
+            self._progress_at = time.monotonic() + _PROGRESS_SECONDS
+            await self._write([(source, source.assembler.take_progress()) for source in self._sources])
+
+    async def _write(self, found: list[tuple[_Source, list[Line]]]) -> None:
+        now = self._telemetry.now_unix_milliseconds()
+        lines = [
+            LogLine(line.text, source.stream, now, line.is_whole)
+            for source, assembled in found
+            for line in assembled
+        ]
+        while lines:
+            try:
+                self._telemetry.write_lines(lines, self._positions())
+            except OSError:
+                # Most likely a full disk: the lines stay here, the program goes on.
+                logger.exception("cannot spool %d log lines; trying again", len(lines))
+                await asyncio.sleep(_NO_ROOM_SECONDS)
+            else:
+                return
+
+    def _positions(self) -> dict[str, int]:
+        positions = {}
+        for source in self._sources:
+            positions[f"{source.name}_offset"] = source.assembler.offset
+            positions[f"{source.name}_in_cut_line"] = int(source.assembler.in_cut_line)
+        return positions
+
+    def _source(self, name: str, stream: LogStream.ValueType, path: Path) -> _Source:
+        offset = self._telemetry.position(f"{name}_offset")
+        in_cut_line = bool(self._telemetry.position(f"{name}_in_cut_line"))
+        return _Source(name, stream, path, LineAssembler(offset, in_cut_line=in_cut_line))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,154 @@
+"""Wires the agent by hand: settings in, running agent out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.metadata import version
+
+from runyard.metric.v1.batches_pb2 import SamplesMissing
+from runyard.node.v1.types_pb2 import NodeInventory
+from runyard_agent import gpus, host
+from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.attempt import Node
+from runyard_agent.attempt_store import AttemptStore
+from runyard_agent.content_cache import ContentCache
+from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
+from runyard_agent.loop import Attempts
+from runyard_agent.publisher import Publisher
+from runyard_agent.sampling import Sampling
+from runyard_agent.settings import Settings
+from runyard_agent.spool import Spool
+from runyard_agent.telemetry import Telemetry, envelope_bytes
+from runyard_agent.transfers import Transfers
+from runyard_agent.uplink import Uplink
+from runyard_contracts.ids import SpoolId
+from runyard_core.clock import Clock, SystemClock
+from runyard_core.errors import Conflict
+
+logger = logging.getLogger(__name__)
+
+# A store or service that is down for a day must not cost a run its inputs or outputs.
+_PATIENCE_SECONDS = 24 * 3600.0
+
+
+async def run_agent(settings: Settings) -> None:
+    """Run the agent until SIGTERM or SIGINT. Attempts go on without it.
+
+    Raises:
+        Conflict: AGENT_RUNNING, another agent uses the same folder.
+    """
+    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_locked(settings))
+        clock = SystemClock()
+        make_filler = functools.partial(_filler, settings.node_id, clock)
+        spool = Spool(settings.directory / "spool", make_filler, bytes_max=settings.spool_bytes_max)
+        stack.callback(spool.close)
+        gpu_reader = gpus.open_gpus()
+        stack.callback(gpu_reader.close)
+        cache_dir = settings.directory / "cache"
+        docker = DockerOnDemand(settings.node_id, cache_dir)
+        stack.callback(docker.close)
+        transfers = Transfers()
+        stack.callback(transfers.close)
+        artifact_client = ArtifactClient(
+            settings.artifact_address, settings.token, transfers, patience_seconds=_PATIENCE_SECONDS
+        )
+        stack.push_async_callback(artifact_client.close)
+
+        telemetry = Telemetry(spool, settings.node_id, clock)
+        sampling = Sampling(telemetry, gpu_reader)
+        inventory = functools.partial(_inventory, settings, gpu_reader, docker)
+        process = ProcessExecutor(cache_dir, os.environ.get("PATH", os.defpath))
+        node = Node(
+            node_id=settings.node_id,
+            boot_id=host.boot_id(),
+            booted_at=clock.now() - timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
+            inventory=await inventory(),
+            executors=Executors(process, docker),
+            artifact_client=artifact_client,
+            cache=ContentCache(cache_dir / "content"),
+            sampling=sampling,
+            clock=clock,
+        )
+        attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
+        uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)
+        attempts.reports_changed = uplink.reports_changed
+        attempts.held_changed = uplink.held_changed
+        publisher = Publisher(spool, settings.node_id, settings.bus)
+        await _run_until_stopped(attempts, uplink, publisher, sampling, spool)
+
+
+async def _run_until_stopped(
+    attempts: Attempts, uplink: Uplink, publisher: Publisher, sampling: Sampling, spool: Spool
+) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        parts = [
+            group.create_task(spool.keep_synced()),
+            group.create_task(publisher.run()),
+            group.create_task(sampling.run()),
+            group.create_task(attempts.run(ready)),
+        ]
+        # Before all held attempts are known, a Hello would give them up.
+        await ready.wait()
+        parts.append(group.create_task(uplink.run()))
+        await stopping.wait()
+        logger.info("stopping; attempts go on without the agent")
+        for part in parts:
+            part.cancel()
+
+
+async def _inventory(settings: Settings, gpu_reader: gpus.Gpus, docker: DockerOnDemand) -> NodeInventory:
+    inventory = host.inventory(settings.directory)
+    inventory.agent_version = version("runyard-agent")
+    inventory.slot_count = settings.slot_count
+    inventory.gpus.extend(await gpu_reader.devices())
+    inventory.gpu_driver_version = gpu_reader.driver_version
+    inventory.cuda_version = gpu_reader.cuda_version
+    inventory.warnings.extend(gpu_reader.warnings)
+    inventory.docker_version, warnings = await docker.look()
+    inventory.warnings.extend(warnings)
+    return inventory
+
+
+def _filler(node_id: str, clock: Clock, spool_id: SpoolId, sequence: int) -> tuple[str, bytes]:
+    """Stand for a record that a disk damaged."""
+    now = round(clock.now().timestamp() * 1000)
+    missing = SamplesMissing(
+        node_id=node_id,
+        kind="log",
+        from_unix_milliseconds=now,
+        to_unix_milliseconds=now,
+        sample_count=1,
+        reason="a record of the agent's spool was damaged on its disk",
+    )
+    return "missing", envelope_bytes(missing, node_id, spool_id, sequence, clock)
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    """Hold the agent's folder: two agents on it would undo each other's work."""
+    descriptor = os.open(settings.directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Conflict(
+            f"another agent runs in {settings.directory}; stop it or choose another RUNYARD_AGENT_DIR",
+            code="AGENT_RUNNING",
+        ) from error
+    finally:
+        os.close(descriptor)

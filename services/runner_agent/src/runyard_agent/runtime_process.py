@@ -1,0 +1,198 @@
+"""Runs attempts as processes below a shim; needs no root, no engine and no daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runyard_agent import shim
+from runyard_agent.domain.command_script import is_executable
+from runyard_agent.runtime import Exit, Handle, LaunchPlan
+from runyard_core.errors import RunyardError
+
+_START_SECONDS_MAX = 30.0
+_POLL_SECONDS = 0.1
+
+
+class ProcessRuntime:
+    """The ``Runtime`` of the process executor."""
+
+    async def launch(self, plan: LaunchPlan) -> Handle:
+        """Start the attempt below a shim, at most once."""
+        if (found := await self.find(plan)) is not None:
+            return found
+        if plan.ends_on_lease_expiry and not plan.lease_file.exists():
+            raise RunyardError(
+                f"{plan.name} would end with its lease, but has none yet", code="LEASE_MISSING"
+            )
+        _write_plan(plan)
+        # -I and -S: nothing from the agent's environment or site-packages, and 2 MB less.
+        starter = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", shim.__file__, str(plan.state),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE, env={},
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_START_SECONDS_MAX):
+                _, errors = await starter.communicate()
+        except TimeoutError:
+            starter.kill()
+            raise _cannot_start(plan, f"no answer in {_START_SECONDS_MAX:.0f} s") from None
+        found = await self.find(plan)
+        if starter.returncode != 0 or found is None:
+            raise _cannot_start(plan, _last_line(errors) or _last_line(_read(plan.state / "shim.log")))
+        return found
+
+    async def find(self, plan: LaunchPlan) -> Handle | None:
+        """Give the shim that was started for this attempt, alive or not."""
+        content = _read(plan.state / shim.IDENTITY_FILE)
+        if not content:
+            return None
+        identity = json.loads(content)
+        return Handle(kind="process", id=str(identity["pid"]), start_ticks=int(identity["start_ticks"]))
+
+    async def wait(self, handle: Handle, plan: LaunchPlan) -> Exit:  # noqa: ARG002 - the lock says more
+        """Wait for the exit file, or for the shim to be gone without having written one."""
+        while True:
+            is_running = self._is_running(plan)
+            # In this order: a shim that ended after the look at it has written its file before.
+            content = _read(plan.exit_file)
+            if content:
+                return Exit.from_json(json.loads(content))
+            if not is_running:
+                _end_orphans(plan)
+                return _unseen_end(plan)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def signal(self, handle: Handle, signal_number: int) -> None:
+        """Signal every process below the shim."""
+        shim.kill_all(self._pids(handle), signal_number)
+
+    async def kill(self, handle: Handle) -> None:
+        """Kill every process below the shim; the shim itself stays to write down the end."""
+        shim.kill_all(self._pids(handle), signal.SIGKILL)
+
+    async def remove(self, handle: Handle, plan: LaunchPlan) -> None:
+        """End what still runs. Nothing else is kept outside the attempt's folder."""
+        while self._is_running(plan):
+            await self.kill(handle)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def pids(self, handle: Handle) -> Sequence[int]:
+        """Give the pids below the shim; once a second, so without a look at every process of the machine."""
+        pid = int(handle.id)
+        return _children_below(pid) if shim.start_ticks(pid) == handle.start_ticks else ()
+
+    def _pids(self, handle: Handle) -> list[int]:
+        pid = int(handle.id)
+        if shim.start_ticks(pid) != handle.start_ticks:
+            return []
+        return shim.descendants(pid)
+
+    def _is_running(self, plan: LaunchPlan) -> bool:
+        """Say whether the shim lives: it holds its lock for life, which no recycled pid can fake."""
+        try:
+            lock = os.open(plan.state / shim.LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+
+def _children_below(root: int) -> list[int]:
+    """Walk down by the kernel's own lists, which may miss a process while another one ends."""
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        folder = f"/proc/{waiting.pop()}/task"
+        try:
+            for thread in os.listdir(folder):
+                with open(f"{folder}/{thread}/children", encoding="ascii") as file:
+                    children = [int(word) for word in file.read().split()]
+                found += children
+                waiting += children
+        except FileNotFoundError:
+            if not found and not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+                return shim.descendants(root)
+    return found
+
+
+def shell_path() -> str:
+    """Give the shell that runs command lines here: bash where there is one.
+
+    Raises:
+        RunyardError: ENVIRONMENT_UNAVAILABLE, this machine has no shell.
+    """
+    found = shutil.which("bash") or shutil.which("sh")
+    if found is None:
+        raise RunyardError("neither bash nor sh is on this machine's PATH", code="ENVIRONMENT_UNAVAILABLE")
+    return found
+
+
+def _write_plan(plan: LaunchPlan) -> None:
+    script = str(plan.script)
+    content = {
+        "argv": [script] if is_executable(plan.command_lines) else [shell_path(), script],
+        "working_directory": str(plan.repository),
+        "environment": dict(plan.environment),
+        "time_limit_seconds": plan.time_limit_seconds,
+        "no_output_timeout_seconds": plan.no_output_timeout_seconds,
+        "memory_bytes_max": plan.memory_bytes_max,
+        "stop_grace_seconds": plan.stop_grace_seconds,
+        "ends_on_lease_expiry": plan.ends_on_lease_expiry,
+    }
+    # Under a name of its own first: a shim of an earlier try may be reading right now.
+    descriptor, path = tempfile.mkstemp(prefix=shim.PLAN_FILE, dir=plan.state)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    Path(path).rename(plan.state / shim.PLAN_FILE)
+
+
+def _cannot_start(plan: LaunchPlan, reason: str) -> RunyardError:
+    return RunyardError(f"{plan.name} could not be started: {reason}", code="ENVIRONMENT_UNAVAILABLE")
+
+
+def _end_orphans(plan: LaunchPlan) -> None:
+    """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
+    content = _read(plan.state / shim.PROGRAM_FILE)
+    if content:
+        shim.kill_all(shim.session_members(int(json.loads(content)["session"])), signal.SIGKILL)
+
+
+def _unseen_end(plan: LaunchPlan) -> Exit:
+    reason = _last_line(_read(plan.state / "shim.log")) or "it was killed"
+    return Exit(
+        exit_code=None,
+        signal=0,
+        oom_killed=False,
+        ended_at=datetime.fromtimestamp(time.time(), UTC),
+        detail=f"the shim ended without writing an exit status: {reason}",
+        is_known=False,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,81 @@
+"""The agent's settings, from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runyard_agent.publisher import BusAddress
+from runyard_contracts.ids import is_name
+from runyard_core.errors import InvalidInput
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the agent is told from outside."""
+
+    node_id: str
+    """RUNYARD_NODE_ID."""
+    directory: Path
+    """RUNYARD_AGENT_DIR: attempts, caches and the spool. One agent at a time."""
+    scheduler_address: str
+    """RUNYARD_SCHEDULER_ADDRESS, host:port."""
+    artifact_address: str
+    """RUNYARD_ARTIFACT_ADDRESS, host:port."""
+    bus: BusAddress
+    """RUNYARD_NATS_URL, RUNYARD_NATS_USER, RUNYARD_NATS_PASSWORD."""
+    token: str = field(repr=False)
+    """RUNYARD_AGENT_TOKEN."""
+    slot_count: int = 1
+    """RUNYARD_SLOT_COUNT: how many attempts may run at once; default: one for each CPU."""
+    spool_bytes_max: int = 1024 * MEGABYTE
+    """RUNYARD_SPOOL_MEGABYTES: what may wait for the log before producers wait too."""
+    log_level: str = "INFO"
+    """RUNYARD_LOG_LEVEL."""
+    otlp_endpoint: str = ""
+    """RUNYARD_OTLP_ENDPOINT; empty means that no spans are exported."""
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the settings.
+
+    Raises:
+        InvalidInput: one is missing or wrong; the message names it.
+    """
+    node_id = _required(environment, "RUNYARD_NODE_ID")
+    if not is_name(node_id):
+        raise InvalidInput(f"RUNYARD_NODE_ID is {node_id!r}; want 1 to 63 of a-z, 0-9 and -")
+    return Settings(
+        node_id=node_id,
+        token=_required(environment, "RUNYARD_AGENT_TOKEN"),
+        directory=Path(_required(environment, "RUNYARD_AGENT_DIR")).absolute(),
+        scheduler_address=_required(environment, "RUNYARD_SCHEDULER_ADDRESS"),
+        artifact_address=_required(environment, "RUNYARD_ARTIFACT_ADDRESS"),
+        bus=BusAddress(
+            url=_required(environment, "RUNYARD_NATS_URL"),
+            user=_required(environment, "RUNYARD_NATS_USER"),
+            password=_required(environment, "RUNYARD_NATS_PASSWORD"),
+        ),
+        slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
+        spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
+        log_level=environment.get("RUNYARD_LOG_LEVEL", "INFO").upper(),
+        otlp_endpoint=environment.get("RUNYARD_OTLP_ENDPOINT", ""),
+    )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise InvalidInput(f"{name} is not set; the agent cannot start without it")
+    return value
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "") or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidInput(f"{name} is {text!r}; want a whole number from 1")
+    return int(text)

@@ -1,0 +1,275 @@
+"""Keeps every telemetry batch on disk until the log has committed it.
+
+One spool a node, with a random id and gapless sequences: together with the node they name each batch, so
+that sending one again is always safe. Only what is on the disk (``fdatasync``) is given out to be sent: a
+sequence that was ever sent never names other bytes, also after a power cut.
+
+Segments are named by their first sequence; ``checkpoint.json`` holds the committed sequence and the marks,
+so that segments can go. One process opens a spool at a time (the agent's folder is locked).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runyard_agent.durable_files import sync_folder, write_atomically
+from runyard_agent.spool_file import FRAME_BYTES_MAX, Frame, Mark, SpoolRecord, decode_frames, encode_frame
+from runyard_contracts.ids import SpoolId
+
+logger = logging.getLogger(__name__)
+
+SPOOL_BYTES_MAX = 1024 * 1024 * 1024
+SEGMENT_BYTES = 4 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+_SYNC_SECONDS_MIN = 0.05
+_CHECKPOINT_SECONDS_MIN = 10.0
+
+MakeFiller = Callable[[SpoolId, int], tuple[str, bytes]]
+"""Makes the record (kind, body) that stands for a sequence whose bytes a disk damaged."""
+
+
+class Spool:
+    """The batches that the log does not have yet, in order."""
+
+    def __init__(
+        self,
+        directory: Path,
+        make_filler: MakeFiller,
+        *,
+        bytes_max: int = SPOOL_BYTES_MAX,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """Open the spool of this folder, or begin one. A torn end is cut off, damage in between is filled."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._segment_bytes = segment_bytes
+        self.spool_id = self._load_identity()
+        self.marks: dict[str, Mark] = {}
+        """All marks, as of the last append."""
+        self.committed_sequence = 0
+        """The log has everything up to here."""
+        self.next_sequence = 1
+        """Sequence that the next record gets."""
+        self._segments: dict[int, int] = {}  # first sequence -> bytes
+        self._recover(make_filler)
+        self._file = self._open_current()
+        self.durable_sequence = self.next_sequence - 1
+        """Everything up to here is on the disk."""
+        self._cursor = (0, 0, 0)  # segment, offset of the next frame, its first sequence
+        self._checkpointed_at = time.monotonic()
+        self._appended = asyncio.Event()
+        self._durable = asyncio.Condition()
+
+    @property
+    def has_room(self) -> bool:
+        """False when producers must wait: the log has been out of reach for long."""
+        return sum(self._segments.values()) < self._bytes_max
+
+    def append(
+        self, records: Sequence[tuple[str, bytes]], marks: Mapping[str, Mark | None] | None = None
+    ) -> int:
+        """Write records (kind, body) and marks as one step: after a crash all of it is there, or nothing.
+
+        The first record gets ``next_sequence``. The last one's sequence is returned.
+
+        Raises:
+            OSError: the disk is full or broken; nothing was written.
+        """
+        frame = encode_frame(self.next_sequence, records, marks or {})
+        size = self._segments[self._current]
+        if size + len(frame) > self._segment_bytes and self.next_sequence > self._current:
+            self._rotate()
+        self._write(frame)
+        self.next_sequence += len(records)
+        self._set_marks(marks or {})
+        self._appended.set()
+        return self.next_sequence - 1
+
+    async def keep_synced(self) -> None:
+        """Put what was appended on the disk, in groups, until cancelled."""
+        while True:
+            await self._appended.wait()
+            await self.sync()
+            await asyncio.sleep(_SYNC_SECONDS_MIN)
+
+    async def sync(self) -> None:
+        """Put everything that was appended before this call on the disk."""
+        self._appended.clear()
+        sequence = self.next_sequence - 1
+        # A copy: a rotation may close the segment meanwhile.
+        descriptor = os.dup(self._file)
+        try:
+            await asyncio.to_thread(os.fdatasync, descriptor)
+        finally:
+            os.close(descriptor)
+        async with self._durable:
+            self.durable_sequence = max(self.durable_sequence, sequence)
+            self._durable.notify_all()
+
+    async def wait_for_durable(self, sequence: int) -> bool:
+        """Wait until this sequence is on the disk."""
+        async with self._durable:
+            return await self._durable.wait_for(lambda: self.durable_sequence >= sequence)
+
+    def read(self, after_sequence: int) -> list[SpoolRecord]:
+        """Give the next records that are on the disk, about a megabyte of them; none when there are none."""
+        wanted = max(after_sequence, self.committed_sequence) + 1
+        if wanted > self.durable_sequence:
+            return []
+        segment, offset, first = self._cursor
+        if segment not in self._segments or first != wanted:
+            segment, offset = max(known for known in self._segments if known <= wanted), 0
+        records: list[SpoolRecord] = []
+        while not records:
+            frames = self._read_frames(segment, offset)
+            if not frames:
+                following = [known for known in self._segments if known > segment]
+                if not following:
+                    break
+                segment, offset = min(following), 0
+            for frame in frames:
+                if frame.last_sequence > self.durable_sequence:
+                    break
+                offset += frame.bytes_count
+                records += [record for record in frame.records if record.sequence >= wanted]
+            else:
+                continue
+            break
+        if records:
+            self._cursor = (segment, offset, records[-1].sequence + 1)
+        return records
+
+    def commit(self, sequence: int) -> None:
+        """Take note that the log has everything up to here; segments that nobody needs any more go."""
+        if sequence <= self.committed_sequence:
+            return
+        self.committed_sequence = min(sequence, self.next_sequence - 1)
+        ends = sorted(self._segments)[1:]
+        needless = [
+            first
+            for first, end in zip(sorted(self._segments), ends, strict=False)
+            if end - 1 <= self.committed_sequence
+        ]
+        if needless or time.monotonic() - self._checkpointed_at > _CHECKPOINT_SECONDS_MIN:
+            self._write_checkpoint()
+        for first in needless:
+            self._path(first).unlink()
+            del self._segments[first]
+
+    def close(self) -> None:
+        """Put everything on the disk and let go of the files."""
+        self._write_checkpoint()
+        os.close(self._file)
+
+    @property
+    def _current(self) -> int:
+        return max(self._segments)
+
+    def _path(self, first_sequence: int) -> Path:
+        return self._directory / f"{first_sequence:020d}.segment"
+
+    def _load_identity(self) -> SpoolId:
+        path = self._directory / "spool.json"
+        if not path.exists():
+            write_atomically(path, json.dumps({"spool_id": str(uuid.uuid4())}).encode())
+        return SpoolId(json.loads(path.read_bytes())["spool_id"])
+
+    def _recover(self, make_filler: MakeFiller) -> None:
+        through = self._load_checkpoint()
+        firsts = sorted(int(path.stem) for path in self._directory.glob("*.segment"))
+        self.next_sequence = firsts[0] if firsts else through + 1
+        for first, next_first in zip(firsts, [*firsts, through + 1][1:], strict=True):
+            valid_bytes = 0
+            content = self._path(first).read_bytes()
+            for frame in decode_frames(content):
+                valid_bytes += frame.bytes_count
+                self.next_sequence = frame.last_sequence + 1
+                if frame.first_sequence > through:
+                    self._set_marks(frame.marks)
+            if valid_bytes < len(content):
+                logger.warning("cut %d torn bytes off spool segment %d", len(content) - valid_bytes, first)
+                os.truncate(self._path(first), valid_bytes)
+            self._segments[first] = valid_bytes + self._fill_damage(first, next_first, make_filler)
+        if not self._segments:
+            self._segments[self.next_sequence] = 0
+
+    def _fill_damage(self, segment: int, next_first: int, make_filler: MakeFiller) -> int:
+        """Put fillers up to the next segment: a hole in the sequences would hold up all that follow."""
+        lost = range(self.next_sequence, next_first)
+        if not lost:
+            return 0
+        logger.error("spool records %d to %d were damaged on disk and are lost", lost[0], lost[-1])
+        frame = encode_frame(lost[0], [make_filler(self.spool_id, sequence) for sequence in lost], {})
+        with self._path(segment).open("ab") as file:
+            file.write(frame)
+        self.next_sequence = next_first
+        return len(frame)
+
+    def _load_checkpoint(self) -> int:
+        """Load marks and committed sequence; give the sequence that the marks include."""
+        path = self._directory / "checkpoint.json"
+        if not path.exists():
+            return 0
+        checkpoint = json.loads(path.read_bytes())
+        self.committed_sequence = checkpoint["committed"]
+        self.marks = dict(checkpoint["marks"])
+        return int(checkpoint["through"])
+
+    def _write_checkpoint(self) -> None:
+        # Marks must not run ahead of the records on the disk: lines would be taken for sent that were lost.
+        os.fdatasync(self._file)
+        content = {
+            "committed": self.committed_sequence,
+            "through": self.next_sequence - 1,
+            "marks": self.marks,
+        }
+        write_atomically(self._directory / "checkpoint.json", json.dumps(content).encode())
+        self._checkpointed_at = time.monotonic()
+
+    def _open_current(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._path(self._current), flags, 0o600)
+        sync_folder(self._directory)
+        os.fdatasync(descriptor)
+        return descriptor
+
+    def _rotate(self) -> None:
+        os.fdatasync(self._file)
+        os.close(self._file)
+        self._segments[self.next_sequence] = 0
+        self._file = self._open_current()
+
+    def _write(self, frame: bytes) -> None:
+        size = self._segments[self._current]
+        try:
+            view = memoryview(frame)
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+        self._segments[self._current] = size + len(frame)
+
+    def _set_marks(self, marks: Mapping[str, Mark | None]) -> None:
+        for key, mark in marks.items():
+            if mark is None:
+                self.marks.pop(key, None)
+            else:
+                self.marks[key] = mark
+
+    def _read_frames(self, segment: int, offset: int) -> list[Frame]:
+        with self._path(segment).open("rb") as file:
+            file.seek(offset)
+            content = file.read(_READ_BYTES)
+            frames = list(decode_frames(content))
+            if not frames and len(content) == _READ_BYTES:
+                frames = list(decode_frames(content + file.read(FRAME_BYTES_MAX)))
+        return frames

@@ -1,0 +1,180 @@
+"""From messages to spool records: each batch gets its envelope, each attempt its line numbers and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind
+from runyard.metric.v1.batches_pb2 import (
+    AttemptRef,
+    GpuSamplesRecorded,
+    HostSamplesRecorded,
+    LogChunkRecorded,
+    LogStream,
+    MetricPointsRecorded,
+    SamplesMissing,
+)
+from runyard.run.v1.types_pb2 import TelemetryMark
+from runyard_agent.domain.batching import LogLine, log_chunks, metric_batches, metric_readings
+from runyard_agent.spool import Spool
+from runyard_agent.spool_file import Mark
+from runyard_contracts.envelope import Context, wrap
+from runyard_contracts.ids import EventId, SpoolId, deterministic_id, stream_name
+from runyard_core.clock import Clock
+
+_KINDS: Mapping[type[Message], str] = {
+    LogChunkRecorded: "log",
+    MetricPointsRecorded: "metric",
+    GpuSamplesRecorded: "gpu",
+    HostSamplesRecorded: "host",
+    SamplesMissing: "missing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a batch exists: what its envelope carries besides the node."""
+
+    correlation_id: str = ""
+    """Empty for batches that belong to no run: they are their own group."""
+    traceparent: str = ""
+
+
+NO_CAUSE = Cause()
+
+
+class Telemetry:
+    """The node's way into its spool."""
+
+    def __init__(self, spool: Spool, node_id: str, clock: Clock) -> None:
+        """Write into this spool, in the name of this node."""
+        self.spool = spool
+        self.node_id = node_id
+        self.clock = clock
+
+    def now_unix_milliseconds(self) -> int:
+        """Give the time of day for samples and lines."""
+        return round(self.clock.now().timestamp() * 1000)
+
+    def record(
+        self,
+        batches: Sequence[Message],
+        cause: Cause = NO_CAUSE,
+        marks: Mapping[str, Mark | None] | None = None,
+    ) -> int:
+        """Put batches and marks into the spool as one step; gives the last sequence."""
+        first = self.spool.next_sequence
+        records = [
+            (
+                _KINDS[type(batch)],
+                envelope_bytes(batch, self.node_id, self.spool.spool_id, first + index, self.clock, cause),
+            )
+            for index, batch in enumerate(batches)
+        ]
+        return self.spool.append(records, marks)
+
+
+def envelope_bytes(
+    batch: Message, node_id: str, spool_id: SpoolId, sequence: int, clock: Clock, cause: Cause = NO_CAUSE
+) -> bytes:
+    """Put a batch into its envelope; its id says node, spool and sequence, so sending it again is safe."""
+    event_id = EventId(deterministic_id(node_id, spool_id, sequence))
+    context = Context(
+        actor=Actor(kind=ActorKind.ACTOR_KIND_AGENT, id=node_id),
+        correlation_id=cause.correlation_id or event_id,
+        source=f"/agents/{node_id}",
+        traceparent=cause.traceparent,
+    )
+    stream = stream_name("telemetry", f"{node_id}.{spool_id}")
+    envelope = wrap(batch, stream, context, clock.now(), event_id=event_id)
+    envelope.stream_version = sequence
+    return envelope.SerializeToString(deterministic=True)
+
+
+class AttemptTelemetry:
+    """Telemetry of one attempt. What it counts lives in the spool, written together with what is counted."""
+
+    def __init__(self, telemetry: Telemetry, run_id: str, attempt: int, cause: Cause) -> None:
+        """Go on where the spool's mark of this attempt says, also after a restart of the agent."""
+        self.ref = AttemptRef(run_id=run_id, attempt=attempt)
+        self._telemetry = telemetry
+        self._cause = cause
+        self._key = f"{run_id}/{attempt}"
+        self._mark: dict[str, int] = dict(telemetry.spool.marks.get(self._key, {}))
+
+    @property
+    def has_room(self) -> bool:
+        """False when lines must wait in their file."""
+        return self._telemetry.spool.has_room
+
+    def position(self, name: str) -> int:
+        """Give a number that ``write_lines`` kept; 0 at first."""
+        return self._mark.get(name, 0)
+
+    def now_unix_milliseconds(self) -> int:
+        """Give the time of day for lines."""
+        return self._telemetry.now_unix_milliseconds()
+
+    def write_lines(self, lines: Sequence[LogLine], positions: Mapping[str, int] | None = None) -> None:
+        """Number lines, read the metrics among them, and keep positions in the same step."""
+        first = self._mark.get("log_line_count", 0) + 1
+        readings = metric_readings(first, lines)
+        batches = [*log_chunks(self.ref, first, lines), *metric_batches(self.ref, readings)]
+        point_count = sum(len(numbered.reading.numbers) for numbered in readings)
+        self._record(
+            batches,
+            {
+                "log_line_count": self._mark.get("log_line_count", 0) + len(lines),
+                "metric_point_count": self._mark.get("metric_point_count", 0) + point_count,
+                **(positions or {}),
+            },
+        )
+
+    def write_status(self, text: str) -> None:
+        """Write a line of the agent itself."""
+        now = self.now_unix_milliseconds()
+        self.write_lines([LogLine(line, LogStream.LOG_STREAM_STATUS, now) for line in text.splitlines()])
+
+    def write_samples(self, samples: HostSamplesRecorded) -> None:
+        """Write samples of the attempt's processes."""
+        count = self._mark.get("sample_count", 0) + len(samples.times_unix_milliseconds)
+        self._record([samples], {"sample_count": count})
+
+    def write_missing(self, missing: SamplesMissing) -> None:
+        """Write that samples of the attempt are missing."""
+        self._record([missing], {})
+
+    def mark_with_gpu_samples(self, sample_count: int) -> tuple[str, Mark]:
+        """Give key and mark to write together with a batch of GPU samples, some of them of this attempt."""
+        sequence = self._telemetry.spool.next_sequence
+        self._mark["sample_count"] = self._mark.get("sample_count", 0) + sample_count
+        self._mark["last_sequence"] = sequence
+        return self._key, dict(self._mark)
+
+    def telemetry_mark(self) -> TelemetryMark:
+        """Say up to where the spool holds this attempt, with its totals."""
+        return TelemetryMark(
+            node_id=self._telemetry.node_id,
+            spool_id=self._telemetry.spool.spool_id,
+            last_sequence=self._mark.get("last_sequence", 0),
+            log_line_count=self._mark.get("log_line_count", 0),
+            metric_point_count=self._mark.get("metric_point_count", 0),
+            sample_count=self._mark.get("sample_count", 0),
+        )
+
+    async def sync(self) -> None:
+        """Put everything of the attempt on the disk."""
+        await self._telemetry.spool.sync()
+
+    def forget(self) -> None:
+        """Let go of the mark; the attempt is over and will not be asked about again."""
+        self._telemetry.record([], marks={self._key: None})
+
+    def _record(self, batches: Sequence[Message], changes: Mapping[str, int]) -> None:
+        mark = {**self._mark, **changes}
+        mark["last_sequence"] = self._telemetry.spool.next_sequence + len(batches) - 1
+        self._telemetry.record(batches, self._cause, {self._key: mark})
+        self._mark = mark

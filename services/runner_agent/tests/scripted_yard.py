@@ -1,0 +1,331 @@
+"""A yard around one agent: scripted scheduler and artifact service on real gRPC, a ledger on real NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig, StreamConfig
+
+from runyard.agent.v1.agent_service_pb2 import (
+    AttachRequest,
+    AttachResponse,
+    AttemptReport,
+    HeldAttempt,
+    Hello,
+    LeaseGrant,
+    LeaseRenewed,
+    ReportAcknowledged,
+    StopOrder,
+    Welcome,
+)
+from runyard.agent.v1.agent_service_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from runyard.artifact.v1.artifact_service_pb2 import (
+    BeginUploadRequest,
+    BeginUploadResponse,
+    CommitUploadRequest,
+    CommitUploadResponse,
+)
+from runyard.artifact.v1.artifact_service_pb2_grpc import (
+    ArtifactServiceServicer,
+    add_ArtifactServiceServicer_to_server,
+)
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
+from runyard.run.v1.types_pb2 import Executor, RunSpec
+from runyard_contracts import subjects
+from runyard_contracts.envelope import unwrap
+from runyard_contracts.ids import uuid7
+
+NODE_ID = "node-1"
+TOKEN = "token-of-node-1"
+HEARTBEAT_MILLISECONDS = 200
+Context = grpc.aio.ServicerContext[AsyncIterator[AttachRequest], AsyncIterator[AttachResponse]]
+
+
+class ScriptedScheduler(AgentServiceServicer):
+    """Grants what the test says, acknowledges what it hears."""
+
+    def __init__(self) -> None:
+        self.hellos: list[Hello] = []
+        self.grants: dict[str, LeaseGrant] = {}
+        self.stops: list[StopOrder] = []
+        self.fenced: list[HeldAttempt] = []
+        self.reports: dict[str, AttemptReport] = {}
+        self.acknowledges = True
+        self.renews = True
+        self.news = asyncio.Condition()
+        self._to_send: asyncio.Queue[AttachResponse] = asyncio.Queue()
+        self.held: list[HeldAttempt] = []
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[AttachRequest], context: Context
+    ) -> AsyncIterator[AttachResponse]:
+        assert dict(context.invocation_metadata() or ())["authorization"] == f"Bearer {TOKEN}"
+        to_send: asyncio.Queue[AttachResponse] = asyncio.Queue()
+        self._to_send = to_send
+        listening = asyncio.ensure_future(self._listen(request_iterator, to_send))
+        try:
+            while True:
+                sending = asyncio.ensure_future(to_send.get())
+                await asyncio.wait([sending, listening], return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    sending.cancel()
+                    return
+                yield sending.result()
+        finally:
+            listening.cancel()
+
+    async def _listen(
+        self, requests: AsyncIterator[AttachRequest], to_send: asyncio.Queue[AttachResponse]
+    ) -> None:
+        async for request in requests:
+            async with self.news:
+                self._take(request, to_send)
+                self.news.notify_all()
+
+    def _take(self, request: AttachRequest, to_send: asyncio.Queue[AttachResponse]) -> None:
+        match request.WhichOneof("message"):
+            case "hello":
+                self.hellos.append(request.hello)
+                self.held = list(request.hello.held_attempts)
+                welcome = Welcome(heartbeat_milliseconds=HEARTBEAT_MILLISECONDS, fenced_attempts=self.fenced)
+                to_send.put_nowait(AttachResponse(welcome=welcome))
+                held = {one.lease_id for one in self.held}
+                for grant in self.grants.values():
+                    if grant.lease_id not in held and not self.is_finished(grant):
+                        to_send.put_nowait(AttachResponse(lease_grant=grant))
+                for stop in self.stops:
+                    to_send.put_nowait(AttachResponse(stop_order=stop))
+            case "lease_renewal":
+                self.held = list(request.lease_renewal.held_attempts)
+                leases = [one.lease_id for one in self.held] if self.renews else []
+                renewed = LeaseRenewed(sequence=request.lease_renewal.sequence, lease_ids=leases)
+                to_send.put_nowait(AttachResponse(lease_renewed=renewed))
+            case "report":
+                report = request.report
+                known = self.reports.setdefault(report.report_id, report)
+                assert known == report, "a report came again with other content"
+                if self.acknowledges:
+                    acknowledged = ReportAcknowledged(report_id=report.report_id)
+                    to_send.put_nowait(AttachResponse(report_acknowledged=acknowledged))
+            case _:
+                pass
+
+    def is_finished(self, grant: LeaseGrant) -> bool:
+        return any(self.of(grant, "finished"))
+
+    def of(self, grant: LeaseGrant, fact: str) -> Iterable[AttemptReport]:
+        return (
+            report
+            for report in self.reports.values()
+            if report.run_id == grant.run_id and report.WhichOneof("fact") == fact
+        )
+
+    def grant(self, *command_lines: str, **spec: object) -> LeaseGrant:
+        grant = LeaseGrant(
+            run_id=uuid7(),
+            project="test",
+            number=len(self.grants) + 1,
+            attempt=1,
+            epoch=1,
+            lease_id=uuid7(),
+            lease_milliseconds=10_000,
+            spec=RunSpec(
+                step="train",
+                command_lines=command_lines,
+                executor=Executor.EXECUTOR_PROCESS,
+                stop_grace_seconds=1,
+            ),
+            correlation_id=uuid7(),
+            traceparent="00-11111111111111111111111111111111-2222222222222222-01",
+            submitted_by="user:test",
+        )
+        grant.spec.MergeFrom(RunSpec(**spec))  # type: ignore[arg-type]
+        self.grants[grant.run_id] = grant
+        self._to_send.put_nowait(AttachResponse(lease_grant=grant))
+        return grant
+
+    def stop(self, order: StopOrder) -> None:
+        self.stops.append(order)
+        self._to_send.put_nowait(AttachResponse(stop_order=order))
+
+    async def wait_for(self, holds: Callable[[], bool], seconds: float = 40) -> None:
+        async with asyncio.timeout(seconds), self.news:
+            await self.news.wait_for(holds)
+
+    async def report(self, grant: LeaseGrant, fact: str, seconds: float = 40) -> AttemptReport:
+        await self.wait_for(lambda: any(self.of(grant, fact)), seconds)
+        return next(iter(self.of(grant, fact)))
+
+
+class ScriptedArtifacts(ArtifactServiceServicer):
+    """Says that it has every file's bytes, and keeps what was committed."""
+
+    def __init__(self) -> None:
+        self.committed: list[CommitUploadRequest] = []
+
+    async def BeginUpload(self, request: BeginUploadRequest, context: object) -> BeginUploadResponse:
+        return BeginUploadResponse(already_stored=True)
+
+    async def CommitUpload(self, request: CommitUploadRequest, context: object) -> CommitUploadResponse:
+        self.committed.append(request)
+        return CommitUploadResponse()
+
+
+class Ledger:
+    """Takes telemetry as the metrics service does: in order for each spool, then publishes the mark."""
+
+    def __init__(self) -> None:
+        self.batches: dict[tuple[str, int], bytes] = {}
+        self.committed: dict[str, int] = {}
+        self.duplicate_count = 0
+        self.news = asyncio.Condition()
+
+    async def run(self, client: Client) -> None:
+        jetstream = client.jetstream()
+        subscription = await jetstream.pull_subscribe(
+            subjects.TELEMETRY_WILDCARD, "ledger", stream=subjects.TELEMETRY_STREAM,
+            config=ConsumerConfig(max_ack_pending=20_000),
+        )  # fmt: skip
+        while True:
+            try:
+                messages = await subscription.fetch(200, timeout=0.5)
+            except TimeoutError:
+                continue
+            for message in messages:
+                await self._take(client, message)
+
+    async def _take(self, client: Client, message: Msg) -> None:
+        envelope = Envelope.FromString(message.data)
+        spool_id = envelope.stream.partition(".")[2]
+        key = (spool_id, envelope.stream_version)
+        if key in self.batches:
+            assert self.batches[key] == message.data, f"{key} came again with other bytes"
+            self.duplicate_count += 1
+        self.batches[key] = message.data
+        mark = self.committed.get(spool_id, 0)
+        while (spool_id, mark + 1) in self.batches:
+            mark += 1
+        self.committed[spool_id] = mark
+        await message.ack()
+        content = json.dumps({"spool_id": spool_id, "sequence": mark}).encode()
+        await client.publish(subjects.committed_subject(NODE_ID), content)
+        async with self.news:
+            self.news.notify_all()
+
+    async def wait_for(self, spool_id: str, sequence: int, seconds: float = 40) -> None:
+        async with asyncio.timeout(seconds), self.news:
+            await self.news.wait_for(lambda: self.committed.get(spool_id, 0) >= sequence)
+
+    def messages(self) -> Iterable[object]:
+        for _, data in sorted(self.batches.items()):
+            yield unwrap(Envelope.FromString(data))
+
+    def lines(self, grant: LeaseGrant, *streams: LogStream.ValueType) -> list[str]:
+        """Give the lines of an attempt by number; fails when one is missing or doubled."""
+        found: dict[int, tuple[LogStream.ValueType, str]] = {}
+        for message in self.messages():
+            if isinstance(message, LogChunkRecorded) and message.attempt.run_id == grant.run_id:
+                for index, line in enumerate(message.lines):
+                    number = message.first_line_number + index
+                    assert number not in found, f"line {number} came twice"
+                    found[number] = (message.streams[index], line)
+        assert sorted(found) == list(range(1, len(found) + 1)), "a line is missing"
+        return [line for _, (stream, line) in sorted(found.items()) if stream in streams or not streams]
+
+    def points(self, grant: LeaseGrant) -> list[tuple[str, float]]:
+        return [
+            (message.names[index], value)
+            for message in self.messages()
+            if isinstance(message, MetricPointsRecorded) and message.attempt.run_id == grant.run_id
+            for index, value in zip(message.name_indices, message.values, strict=True)
+        ]
+
+
+@dataclass
+class AgentProcess:
+    """The agent as a process of its own, as it is run in production."""
+
+    directory: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def start(self) -> None:
+        log = (self.directory.parent / "agent.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "runyard_agent"], env=self.environment, stdout=log, stderr=log
+        )
+        log.close()
+
+    def kill(self) -> None:
+        """End it as a power cut would, for it alone."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def terminate(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    @property
+    def log(self) -> str:
+        return (self.directory.parent / "agent.log").read_text(encoding="utf-8")
+
+
+@dataclass
+class ScriptedYard:
+    """Everything around one agent."""
+
+    scheduler: ScriptedScheduler
+    artifacts: ScriptedArtifacts
+    ledger: Ledger
+    agent: AgentProcess
+
+    async def finished(self, grant: LeaseGrant, seconds: float = 40) -> AttemptReport:
+        """Wait for the last report and for all telemetry that it promises."""
+        report = await self.scheduler.report(grant, "finished", seconds)
+        mark = report.finished.telemetry
+        await self.ledger.wait_for(mark.spool_id, mark.last_sequence, seconds)
+        return report
+
+
+async def create_stream(client: Client) -> None:
+    config = StreamConfig(name=subjects.TELEMETRY_STREAM, subjects=[subjects.TELEMETRY_WILDCARD])
+    await client.jetstream().add_stream(config)
+
+
+async def serve(scheduler: ScriptedScheduler, artifacts: ScriptedArtifacts) -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server()
+    add_AgentServiceServicer_to_server(scheduler, server)
+    add_ArtifactServiceServicer_to_server(artifacts, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, f"127.0.0.1:{port}"
+
+
+def agent_environment(directory: Path, address: str, nats_url: str, password: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "RUNYARD_NODE_ID": NODE_ID,
+        "RUNYARD_AGENT_TOKEN": TOKEN,
+        "RUNYARD_AGENT_DIR": str(directory),
+        "RUNYARD_SCHEDULER_ADDRESS": address,
+        "RUNYARD_ARTIFACT_ADDRESS": address,
+        "RUNYARD_NATS_URL": nats_url,
+        "RUNYARD_NATS_USER": f"agent-{NODE_ID}",
+        "RUNYARD_NATS_PASSWORD": password,
+        "RUNYARD_SLOT_COUNT": "2",
+        "RUNYARD_LOG_LEVEL": "DEBUG",
+    }
