@@ -1,0 +1,100 @@
+"""What a caller of the yard gets when something goes wrong: typed, with the service's stable reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ClientError(Exception):
+    """A refusal or failure, by the yard or on the way to it."""
+
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        field_violations: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep what programs and people need.
+
+        Args:
+            code: gRPC status name ("NOT_FOUND").
+            reason: the service's stable reason ("RUN_NOT_FOUND"); the status name when it gave none.
+            message: what was wrong, where, and what to do next.
+            metadata: details for programs.
+            field_violations: field path -> what is wrong with it, for a malformed request.
+        """
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.field_violations = dict(field_violations or {})
+
+
+class Unreachable(ClientError):
+    """A service or the store did not answer: not running, wrong address, or cut off."""
+
+
+class LocalError(ClientError):
+    """Something on this machine is not as it must be: a file, a working tree, the context file."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Local errors have no gRPC status of their own; they count as a failed precondition."""
+        super().__init__("FAILED_PRECONDITION", reason, message)
+
+
+def decode_error(error: grpc.aio.AioRpcError, *, service: str, address: str) -> ClientError:
+    """Read the ``google.rpc.Status`` that a service sends with an error.
+
+    Args:
+        error: what gRPC raised.
+        service: name of the service called, for the message.
+        address: where it was called.
+    """
+    code = error.code().name
+    text = error.details() or code
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not _has_details(error):
+        return Unreachable(code, code, f"{service} at {address} does not answer")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unreachable(code, code, f"{service} at {address} did not answer in time")
+    reason, metadata, violations = _read_details(error)
+    kind = Unreachable if error.code() is grpc.StatusCode.UNAVAILABLE else ClientError
+    return kind(code, reason or code, text, metadata=metadata, field_violations=violations)
+
+
+def _has_details(error: grpc.aio.AioRpcError) -> bool:
+    return any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+
+
+def _read_details(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str], dict[str, str]]:
+    # Imported here: an answer that is not an error should not pay for it.
+    from google.protobuf.message import DecodeError
+    from google.rpc import error_details_pb2, status_pb2
+
+    reason = ""
+    metadata: dict[str, str] = {}
+    violations: dict[str, str] = {}
+    for key, value in error.trailing_metadata() or ():
+        if key != _DETAILS_KEY:
+            continue
+        status = status_pb2.Status()
+        try:
+            status.ParseFromString(value if isinstance(value, bytes) else value.encode("latin-1"))
+        except DecodeError:
+            continue
+        for detail in status.details:
+            info = error_details_pb2.ErrorInfo()
+            request = error_details_pb2.BadRequest()
+            if detail.Unpack(info):
+                reason = info.reason
+                metadata.update(info.metadata)
+            elif detail.Unpack(request):
+                violations.update({each.field: each.description for each in request.field_violations})
+    return reason, metadata, violations

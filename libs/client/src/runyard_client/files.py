@@ -1,0 +1,135 @@
+"""Files of the user: put one into the yard, get one out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from runyard.artifact.v1.artifact_service_pb2 import (
+    BeginUploadRequest,
+    CommitUploadRequest,
+    CommitUploadResponse,
+    GetArtifactRequest,
+    GetDownloadRequest,
+)
+from runyard.artifact.v1.types_pb2 import Artifact, Origin
+from runyard_client.client import Client
+from runyard_client.errors import LocalError
+from runyard_client.store import FilePart, Progress, Store, no_progress, together
+from runyard_contracts.ids import uuid7
+
+# The service looks at every byte of a large upload before it says yes.
+_COMMIT_DEADLINE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file on this machine, hashed."""
+
+    path: Path
+    """Where it is."""
+    sha256: str
+    """Hash of its bytes."""
+    size_bytes: int
+    """Their number."""
+
+
+def hash_file(path: Path) -> LocalFile:
+    """Hash a file.
+
+    Raises:
+        LocalError: ``FILE_UNREADABLE``.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return LocalFile(path, digest.hexdigest(), file.tell())
+    except OSError as error:
+        raise LocalError("FILE_UNREADABLE", f"{path}: {error.strerror}") from None
+
+
+async def upload_file(
+    client: Client,
+    path: Path,
+    *,
+    name: str = "",
+    project: str = "",
+    on_bytes: Progress = no_progress,
+) -> CommitUploadResponse:
+    """Put a file into the yard. Bytes that it has already are not sent again.
+
+    Args:
+        client: the yard.
+        path: the file.
+        name: what to call it; its own name by default.
+        project: the project it belongs to.
+        on_bytes: called, from other threads, with the number of bytes just sent.
+
+    Raises:
+        LocalError: the file cannot be read, or changes meanwhile.
+        ClientError: the yard or the store refused.
+        Unreachable: either does not answer.
+    """
+    file = await asyncio.to_thread(hash_file, path)
+    origin = Origin(path=name or path.name, project=project)
+    begun = await client.artifacts.BeginUpload(
+        BeginUploadRequest(request_id=uuid7(), sha256=file.sha256, size_bytes=file.size_bytes, origin=origin)
+    )
+    etags: list[str] = []
+    if begun.already_stored:
+        on_bytes(file.size_bytes)
+    else:
+        with Store() as store:
+            sent = await together(
+                store.put(part.request, FilePart(path, part.offset_bytes, part.size_bytes), on_bytes)
+                for part in begun.parts
+            )
+        etags = sent if begun.upload_id else []
+    return await client.artifacts.CommitUpload(
+        CommitUploadRequest(
+            request_id=uuid7(),
+            sha256=file.sha256,
+            size_bytes=file.size_bytes,
+            origin=origin,
+            upload_id=begun.upload_id,
+            part_etags=etags,
+        ),
+        timeout=_COMMIT_DEADLINE_SECONDS,
+    )
+
+
+async def find_artifact(client: Client, name: str) -> Artifact:
+    """Look a file of the yard up by SHA-256, a prefix of at least 8 digits, or ``datum://`` reference.
+
+    Raises:
+        ClientError: there is none, or the prefix names several.
+    """
+    return (await client.artifacts.GetArtifact(GetArtifactRequest(name=name))).artifact
+
+
+async def download_file(
+    client: Client, sha256: str, target: Path, *, on_bytes: Progress = no_progress
+) -> int:
+    """Get the bytes of a blob or artifact into a file, which appears only when their hash is right.
+
+    Args:
+        client: the yard.
+        sha256: the whole hash.
+        target: the file to write; its directory must exist.
+        on_bytes: called, from another thread, with the number of bytes just received.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        LocalError: the directory does not exist or cannot be written.
+        ClientError: the yard or the store refused, or sent other bytes.
+        Unreachable: either does not answer.
+    """
+    if not target.parent.is_dir():
+        raise LocalError("FILE_UNREADABLE", f"{target.parent}: no such directory; make it first")
+    found = await client.artifacts.GetDownload(GetDownloadRequest(sha256=sha256))
+    with Store() as store:
+        return await store.get(found.request, target, sha256=sha256, on_bytes=on_bytes)

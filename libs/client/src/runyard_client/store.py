@@ -1,0 +1,218 @@
+"""Presigned requests to the object store: bytes go there and come back without passing a service."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeVar
+from urllib.parse import urlsplit
+
+from runyard.artifact.v1.types_pb2 import PresignedRequest
+from runyard_client.errors import ClientError, LocalError, Unreachable
+
+TRANSFER_COUNT_MAX = 8
+"""Transfers at once: enough to hide latency, few enough not to starve the machine."""
+
+_BLOCK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 60.0
+_TRY_COUNT = 4
+_RETRY_SECONDS = 0.2
+_CHECKSUM_ERRORS = ("BadDigest", "ChecksumMismatch", "SHA256Mismatch", "InvalidDigest")
+
+Progress = Callable[[int], None]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A range of a local file."""
+
+    path: Path
+    """The file."""
+    offset_bytes: int
+    """Where the range begins."""
+    size_bytes: int
+    """How long it is."""
+
+
+def no_progress(byte_count: int) -> None:
+    """Ignore progress."""
+
+
+async def together(works: Iterable[Coroutine[None, None, Result]]) -> list[Result]:
+    """Await all at once and give the results in order; the first failure ends the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+class Store:
+    """A limited number of threads that send and fetch; http.client blocks, so it never runs on the loop."""
+
+    def __init__(self, transfer_count_max: int = TRANSFER_COUNT_MAX) -> None:
+        """Prepare the threads; they start with the first transfer."""
+        self._executor = ThreadPoolExecutor(transfer_count_max, thread_name_prefix="store")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=kind is None, cancel_futures=True)
+
+    async def put(
+        self, request: PresignedRequest, body: bytes | FilePart, on_bytes: Progress = no_progress
+    ) -> str:
+        """Send bytes and give the store's ETag; empty when the store had them already.
+
+        Raises:
+            Unreachable: the store does not answer, after retries.
+            LocalError: ``FILE_CHANGED`` when the bytes are not the ones announced.
+            ClientError: the store refused.
+        """
+        return await self._run(partial(_put, request, body, on_bytes))
+
+    async def get(
+        self,
+        request: PresignedRequest,
+        target: Path,
+        *,
+        sha256: str,
+        on_bytes: Progress = no_progress,
+    ) -> int:
+        """Fetch bytes into a file, which appears only when their hash is right; give their number.
+
+        Raises:
+            Unreachable: the store does not answer, after retries.
+            ClientError: the store refused, or sent other bytes (``CHECKSUM_MISMATCH``).
+        """
+        return await self._run(partial(_get, request, target, sha256, on_bytes))
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(_retried, work))
+
+
+class _ServerError(Exception):
+    """An answer of the 500s: worth another try."""
+
+
+def _retried(work: Callable[[], Result]) -> Result:
+    for tried in range(1, _TRY_COUNT + 1):
+        try:
+            return work()
+        except (OSError, http.client.HTTPException, _ServerError) as error:
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
+            if tried == _TRY_COUNT:
+                raise Unreachable(
+                    "UNAVAILABLE", "STORE_UNREACHABLE", f"the object store does not answer: {error}"
+                ) from error
+            time.sleep(_RETRY_SECONDS * 2 ** (tried - 1))
+    raise AssertionError("unreachable")
+
+
+def _put(request: PresignedRequest, body: bytes | FilePart, on_bytes: Progress) -> str:
+    connection, path = _connect(request)
+    size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
+    headers = {"Content-Length": str(size_bytes), **request.headers}
+    try:
+        try:
+            if isinstance(body, bytes):
+                connection.request(request.method, path, body, headers)
+                on_bytes(size_bytes)
+            else:
+                with body.path.open("rb") as file:
+                    part = _PartReader(file, body, on_bytes)
+                    connection.request(request.method, path, part, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            # The store may answer and hang up before it has read everything; its answer says why.
+            pass
+        response = connection.getresponse()
+        text = response.read(_BLOCK_BYTES).decode("utf-8", "replace")
+    finally:
+        connection.close()
+    if response.status in {200, 201, 204}:
+        return response.getheader("ETag", "").strip('"')
+    # Signed with If-None-Match: the same bytes are there already.
+    if response.status == http.client.PRECONDITION_FAILED:
+        return ""
+    if any(code in text for code in _CHECKSUM_ERRORS):
+        raise LocalError("FILE_CHANGED", "a file changed while it was sent: run the command again")
+    raise _refusal(response.status, text)
+
+
+def _get(request: PresignedRequest, target: Path, sha256: str, on_bytes: Progress) -> int:
+    connection, path = _connect(request)
+    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}")
+    try:
+        connection.request(request.method, path, headers=dict(request.headers))
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            raise _refusal(response.status, response.read(_BLOCK_BYTES).decode("utf-8", "replace"))
+        digest = hashlib.sha256()
+        count = 0
+        with temporary.open("xb") as file:
+            while block := response.read(_BLOCK_BYTES):
+                digest.update(block)
+                file.write(block)
+                count += len(block)
+                on_bytes(len(block))
+        if digest.hexdigest() != sha256:
+            raise ClientError(
+                "DATA_LOSS",
+                "CHECKSUM_MISMATCH",
+                f"the store sent {count} other bytes for {sha256[:12]}...: nothing was written",
+            )
+        temporary.replace(target)
+        return count
+    finally:
+        temporary.unlink(missing_ok=True)
+        connection.close()
+
+
+class _PartReader:
+    """A range of an open file that http.client can read, counting as it goes."""
+
+    def __init__(self, file: IO[bytes], part: FilePart, on_bytes: Progress) -> None:
+        file.seek(part.offset_bytes)
+        self._file = file
+        self._left_bytes = part.size_bytes
+        self._on_bytes = on_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._left_bytes if size < 0 else min(size, self._left_bytes)
+        block = self._file.read(wanted)
+        if len(block) < wanted:
+            raise LocalError("FILE_CHANGED", "a file became shorter while it was sent: run the command again")
+        self._left_bytes -= len(block)
+        self._on_bytes(len(block))
+        return block
+
+
+def _connect(request: PresignedRequest) -> tuple[http.client.HTTPConnection, str]:
+    url = urlsplit(request.url)
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT_SECONDS, blocksize=_BLOCK_BYTES)
+    return connection, f"{url.path}?{url.query}" if url.query else url.path
+
+
+def _refusal(status: int, text: str) -> Exception:
+    code = text.partition("<Code>")[2].partition("</Code>")[0] or http.client.responses.get(status, "")
+    if status >= http.client.INTERNAL_SERVER_ERROR:
+        return _ServerError(f"HTTP {status} {code}")
+    if status == http.client.NOT_FOUND:
+        return ClientError("NOT_FOUND", "BYTES_NOT_FOUND", "the store does not have these bytes")
+    return ClientError("FAILED_PRECONDITION", "STORE_REFUSED", f"the store refused: HTTP {status} {code}")

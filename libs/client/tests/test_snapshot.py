@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runyard_client import snapshot as snapshot_module
+from runyard_client.errors import LocalError
+from runyard_client.git import without_credentials
+from runyard_client.snapshot import Snapshot, take_snapshot
+from runyard_contracts.manifest import Mode, format_manifest, parse_manifest
+
+
+@pytest.fixture(autouse=True)
+def _own_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Alice")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "alice@example.org")
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def write(root: Path, path: str, text: str = "x\n") -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "work"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    write(root, "train.py", "print(1)\n")
+    write(root, "lib/data.py", "data\n")
+    write(root, "run.sh", "#!/bin/sh\n").chmod(0o755)
+    write(root, ".gitignore", "ignored/\n*.log\n")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def paths(snapshot: Snapshot) -> list[str]:
+    return [entry.path for entry in snapshot.entries]
+
+
+def test_clean_tree_is_its_commit(repository: Path) -> None:
+    git(repository, "remote", "add", "origin", "https://alice:secret@example.org/team/digits.git")
+    taken = take_snapshot(repository)
+    assert paths(taken) == [".gitignore", "lib/data.py", "run.sh", "train.py"]
+    assert taken.code.git_commit == git(repository, "rev-parse", "HEAD")
+    assert taken.code.git_branch == "main"
+    assert taken.code.git_remote_url == "https://example.org/team/digits.git"
+    assert not taken.code.dirty
+    assert taken.code.patch_sha256 == ""
+    assert taken.warnings == ()
+
+
+def test_identity_is_the_hash_of_the_manifest(repository: Path) -> None:
+    taken = take_snapshot(repository)
+    manifest = taken.contents[taken.code.tree_sha256]
+    assert hashlib.sha256(manifest).hexdigest() == taken.code.tree_sha256
+    assert parse_manifest(manifest) == taken.entries
+    assert format_manifest(taken.entries) == manifest
+    assert taken.code.file_count == 4
+    assert taken.code.size_bytes == sum(entry.size_bytes for entry in taken.entries)
+
+
+def test_patch_leads_from_the_commit_to_the_tree(repository: Path, tmp_path: Path) -> None:
+    write(repository, "train.py", "print(2)\n")
+    git(repository, "add", "train.py")
+    write(repository, "lib/data.py", "changed\n")
+    (repository / "run.sh").unlink()
+    write(repository, "new/größe.bin").write_bytes(bytes(range(256)))
+    (repository / "link").symlink_to("lib/data.py")
+    write(repository, "tool.sh").chmod(0o755)
+    taken = take_snapshot(repository)
+    assert taken.code.dirty
+
+    checkout = tmp_path / "checkout"
+    git(tmp_path, "clone", "-q", str(repository), str(checkout))
+    (tmp_path / "patch").write_bytes(taken.contents[taken.code.patch_sha256])
+    git(checkout, "apply", "--index", str(tmp_path / "patch"))
+    assert take_snapshot(checkout).code.tree_sha256 == taken.code.tree_sha256
+
+
+def test_taking_a_snapshot_changes_nothing_in_the_repository(repository: Path) -> None:
+    write(repository, "train.py", "print(2)\n")
+    write(repository, "new.py")
+    files = {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()}
+    take_snapshot(repository)
+    assert files == {path: path.read_bytes() for path in (repository / ".git").rglob("*") if path.is_file()}
+
+
+def test_ignored_files_are_left_out_and_untracked_ones_are_not(repository: Path) -> None:
+    write(repository, "ignored/big.bin")
+    write(repository, "lib/run.log")
+    write(repository, "lib/new.py")
+    write(repository, ".env", "TOKEN=1")
+    write(repository, "lib/__pycache__/data.pyc")
+    assert paths(take_snapshot(repository)) == [
+        ".gitignore",
+        "lib/data.py",
+        "lib/new.py",
+        "run.sh",
+        "train.py",
+    ]
+
+
+def test_vhignore_leaves_out_tracked_files_without_making_the_tree_dirty(repository: Path) -> None:
+    write(repository, ".vhignore", "lib/\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "second")
+    write(repository, "lib/data.py", "changed\n")
+    taken = take_snapshot(repository)
+    assert "lib/data.py" not in paths(taken)
+    assert not taken.code.dirty
+
+
+def test_deleted_file_is_not_in_the_tree_but_in_the_patch(repository: Path) -> None:
+    (repository / "train.py").unlink()
+    taken = take_snapshot(repository)
+    assert "train.py" not in paths(taken)
+    assert b"deleted file" in taken.contents[taken.code.patch_sha256]
+
+
+def test_folder_of_a_repository_is_a_tree_of_its_own(repository: Path) -> None:
+    write(repository, "train.py", "changed elsewhere\n")
+    taken = take_snapshot(repository / "lib")
+    assert paths(taken) == ["data.py"]
+    assert taken.code.git_commit == git(repository, "rev-parse", "HEAD")
+    assert not taken.code.dirty
+    write(repository, "lib/data.py", "changed here\n")
+    patch = take_snapshot(repository / "lib")
+    assert b"--- a/data.py" in patch.contents[patch.code.patch_sha256]
+
+
+def test_tree_without_a_commit_is_dirty_and_has_no_patch(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    write(tmp_path, "a.py")
+    taken = take_snapshot(tmp_path)
+    assert (taken.code.git_commit, taken.code.dirty, taken.code.patch_sha256) == ("", True, "")
+    assert paths(taken) == ["a.py"]
+
+
+def test_repository_inside_counts_as_it_does_there(repository: Path) -> None:
+    inner = repository / "vendor"
+    inner.mkdir()
+    git(inner, "init", "-q", "-b", "main")
+    write(inner, ".gitignore", "*.tmp\n")
+    write(inner, "inner.py")
+    write(inner, "x.tmp")
+    taken = take_snapshot(repository)
+    assert "vendor/inner.py" in paths(taken)
+    assert "vendor/x.tmp" not in paths(taken)
+
+
+def test_folder_without_git_has_its_files_but_the_ignored(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", "/data\n")
+    write(tmp_path, "data/train.bin")
+    write(tmp_path, "sub/data/kept.bin")
+    write(tmp_path, "sub/.gitignore", "*.log\n")
+    write(tmp_path, "sub/x.log")
+    write(tmp_path, ".vhignore", "notes.md\n")
+    write(tmp_path, "notes.md")
+    write(tmp_path, "train.py")
+    write(tmp_path, "__pycache__/train.pyc")
+    taken = take_snapshot(tmp_path)
+    assert paths(taken) == [".gitignore", ".vhignore", "sub/.gitignore", "sub/data/kept.bin", "train.py"]
+    assert taken.code.git_commit == ""
+    assert not taken.code.dirty
+
+
+def test_same_files_give_the_same_identity_with_and_without_git(repository: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    subprocess.run(["cp", "-r", str(repository), str(plain)], check=True)
+    subprocess.run(["rm", "-rf", str(plain / ".git")], check=True)
+    assert take_snapshot(plain).code.tree_sha256 == take_snapshot(repository).code.tree_sha256
+
+
+def test_modes_and_symlinks_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, "plain")
+    write(tmp_path, "tool").chmod(0o755)
+    (tmp_path / "to_folder").symlink_to("/etc", target_is_directory=True)
+    (tmp_path / "broken").symlink_to("nowhere")
+    taken = take_snapshot(tmp_path)
+    assert {entry.path: entry.mode for entry in taken.entries} == {
+        "broken": Mode.SYMLINK,
+        "plain": Mode.FILE,
+        "to_folder": Mode.SYMLINK,
+        "tool": Mode.EXECUTABLE,
+    }
+    target = next(entry for entry in taken.entries if entry.path == "to_folder")
+    assert taken.contents[target.sha256] == b"/etc"
+    assert taken.has_file("plain")
+    assert not taken.has_file("broken")
+
+
+def test_special_file_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path, "a.py")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        taken = take_snapshot(tmp_path)
+    assert paths(taken) == ["a.py"]
+    assert taken.warnings == ("s is neither a file nor a symlink and was left out",)
+
+
+def test_too_many_files_say_what_to_ignore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "FILE_COUNT_MAX", 4)
+    for index in range(5):
+        write(tmp_path, f"images/{index}.png")
+    with pytest.raises(LocalError, match=r"5 files of code, at most 4: .*images/ \(5 files\)") as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "TOO_MANY_FILES"
+
+
+def test_too_large_a_file_says_what_to_do(tmp_path: Path) -> None:
+    with write(tmp_path, "weights.bin").open("r+b") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(LocalError, match=r"weights.bin: 1.0 GiB.*\.vhignore.*runyard put") as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "FILE_TOO_LARGE"
+
+
+def test_too_large_a_tree_names_the_largest_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "TREE_BYTES_MAX", 10)
+    write(tmp_path, "a", "123456")
+    write(tmp_path, "b", "1234567")
+    with pytest.raises(LocalError, match="the largest is b") as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "TREE_TOO_LARGE"
+
+
+def test_changes_too_large_for_a_patch_are_said_and_still_recorded(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "PATCH_SOURCE_BYTES_MAX", 10)
+    write(repository, "big.py", "x" * 100)
+    taken = take_snapshot(repository)
+    assert taken.code.dirty
+    assert taken.code.patch_sha256 == ""
+    assert "big.py" in paths(taken)
+    assert "no patch was made" in taken.warnings[0]
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.py")).touch()
+    with pytest.raises(LocalError, match="not valid UTF-8") as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "BAD_PATH"
+
+
+def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalError) as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "NO_FILES"
+    with pytest.raises(LocalError) as caught:
+        take_snapshot(tmp_path / "nowhere")
+    assert caught.value.reason == "NOT_A_DIRECTORY"
+
+
+@pytest.mark.parametrize(
+    ("url", "clean"),
+    [
+        ("https://alice:secret@example.org/x.git", "https://example.org/x.git"),
+        ("https://token@example.org:8443/x.git", "https://example.org:8443/x.git"),
+        ("ssh://git:secret@example.org/x.git", "ssh://git@example.org/x.git"),
+        ("git@example.org:team/x.git", "git@example.org:team/x.git"),
+        ("https://example.org/x.git", "https://example.org/x.git"),
+        ("/srv/git/x.git", "/srv/git/x.git"),
+        ("", ""),
+    ],
+)
+def test_credentials_never_leave_in_a_remote_url(url: str, clean: str) -> None:
+    assert without_credentials(url) == clean
