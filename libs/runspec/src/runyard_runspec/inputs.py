@@ -1,0 +1,115 @@
+"""A step's inputs: what it declares, and which references a run uses for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runyard.run.v1.types_pb2 import Input
+from runyard_core.errors import InvalidInput
+from runyard_runspec.parameters import Value
+
+SCHEMES = ("datum", "http", "https", "s3", "file")
+
+_PLACEHOLDER = re.compile(r"\{parameter(?:-value)?:([^{}]+)\}")
+_DATUM = re.compile(r"datum://[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class InputDefinition:
+    """An input as its step declares it."""
+
+    name: str
+    """Directory of its files below the inputs directory."""
+    default_uris: tuple[str, ...]
+    """References used when a run gives none."""
+    is_optional: bool
+    """May be left empty."""
+    filename: str
+    """New name of a single file; empty to keep its own."""
+    keep_directories: str
+    """"none", "suffix" or "full"."""
+    description: str
+    """For people."""
+    line: int
+    """Where it is declared."""
+
+
+def choose_inputs(
+    definitions: Sequence[InputDefinition],
+    given: Mapping[str, Sequence[str]],
+    values: Mapping[str, Value],
+    *,
+    file_name: str,
+    step: str,
+) -> list[Input]:
+    """Give every declared input its references: those given, else its defaults.
+
+    An empty sequence given means none, which only an optional input allows.
+
+    Raises:
+        InvalidInput: ``UNKNOWN_INPUT``, ``MISSING_INPUT`` or ``BAD_INPUT_URI``.
+    """
+    names = [definition.name for definition in definitions]
+    for name in given:
+        if name not in names:
+            has = f"its inputs are {', '.join(names)}" if names else "it has none"
+            raise InvalidInput(
+                f"{file_name}: step {step} has no input {name!r}: {has}",
+                code="UNKNOWN_INPUT",
+                metadata={"input": name},
+            )
+    chosen = []
+    for definition in definitions:
+        where = f"{file_name}:{definition.line}"
+        uris = given.get(definition.name, definition.default_uris)
+        filled = [_checked(_fill(uri, values), definition.name, where) for uri in uris]
+        if not filled and not definition.is_optional:
+            raise InvalidInput(
+                f"{where}: input {definition.name} of step {step} has no default: "
+                f"give one with --input {definition.name}=URI",
+                code="MISSING_INPUT",
+                metadata={"input": definition.name},
+            )
+        chosen.append(
+            Input(
+                name=definition.name,
+                uris=filled,
+                filename=definition.filename,
+                keep_directories=definition.keep_directories,
+            )
+        )
+    return chosen
+
+
+def _fill(uri: str, values: Mapping[str, Value]) -> str:
+    def value_of(match: re.Match[str]) -> str:
+        value = values.get(match.group(1))
+        return match.group(0) if value is None else str(value)
+
+    return _PLACEHOLDER.sub(value_of, uri)
+
+
+def _checked(uri: str, name: str, where: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not separator or not rest:
+        raise InvalidInput(
+            f"{where}: input {name}: {uri!r} is no reference: want datum://SHA256, https://..., s3://... "
+            "or file://..., or put a local file first with `runyard put`",
+            code="BAD_INPUT_URI",
+            metadata={"input": name},
+        )
+    if scheme not in SCHEMES:
+        raise InvalidInput(
+            f"{where}: input {name}: {scheme}:// is not supported: want one of {', '.join(SCHEMES)}",
+            code="BAD_INPUT_URI",
+            metadata={"input": name},
+        )
+    if scheme == "datum" and _DATUM.fullmatch(uri) is None:
+        raise InvalidInput(
+            f"{where}: input {name}: {uri!r}: want datum:// and 8 to 64 digits of a SHA-256",
+            code="BAD_INPUT_URI",
+            metadata={"input": name},
+        )
+    return uri

@@ -1,0 +1,215 @@
+"""From a step and what somebody asked for to the specification that is queued, recorded and run again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.struct_pb2 import ListValue, NullValue
+from google.protobuf.struct_pb2 import Value as JsonValue
+
+from runyard.run.v1.types_pb2 import (
+    CodeRef,
+    EnvironmentVariable,
+    Executor,
+    OnLost,
+    ParameterValue,
+    Resources,
+    RunSpec,
+)
+from runyard_core.errors import InvalidInput
+from runyard_runspec.config import Config, Step
+from runyard_runspec.inputs import choose_inputs
+from runyard_runspec.parameters import Atom, ParameterType, Value, find_parameter
+
+REQUIREMENTS_VARIABLE = "RUNYARD_REQUIREMENTS"
+"""Environment variable of a step that names its requirements file; empty for none."""
+
+GPU_COUNT_VARIABLE = "VH_GPUS"
+STOP_GRACE_SECONDS = 30
+
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_GPU_DEVICES = ("nvidia.com/gpu", "gpu")
+_COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What somebody may ask for beside parameters and inputs."""
+
+    image: str = ""
+    """Replaces the step's image."""
+    executor: Executor.ValueType = Executor.EXECUTOR_AUTO
+    """How to start the code."""
+    gpu_count: int | None = None
+    """GPUs on each node; None for what the step says."""
+    priority: int = 0
+    """Higher goes first."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables, over the step's defaults."""
+    default_requirements_path: str = ""
+    """Requirements file used when the step names none: "requirements.txt" where the code has one."""
+    on_lost: OnLost.ValueType = OnLost.ON_LOST_WAIT
+    """What happens when the node is lost."""
+    time_limit_seconds: int | None = None
+    """None for what the step says; 0 for no limit."""
+
+
+def build_run_spec(
+    config: Config,
+    step_name: str,
+    *,
+    parameters: Mapping[str, Value],
+    inputs: Mapping[str, Sequence[str]],
+    code: CodeRef,
+    options: RunOptions | None = None,
+) -> RunSpec:
+    """Check what was asked for against a step, and fill its commands in.
+
+    Args:
+        config: the file.
+        step_name: the step to run.
+        parameters: values given by name, as text or typed; an explicit empty, zero or false value is kept,
+            and None leaves a parameter out.
+        inputs: references given by input name.
+        code: the recorded code snapshot.
+        options: everything else.
+
+    Raises:
+        NotFound: ``UNKNOWN_STEP``.
+        InvalidInput: ``UNKNOWN_PARAMETER``, ``MISSING_PARAMETER``, ``PARAMETER_WRONG_TYPE``,
+            ``PARAMETER_NOT_ALLOWED``, ``UNKNOWN_INPUT``, ``MISSING_INPUT``, ``BAD_INPUT_URI``,
+            ``BAD_ENVIRONMENT_VARIABLE``, ``MISSING_ENVIRONMENT_VARIABLE`` or ``BAD_RESOURCES``.
+    """
+    asked = options or RunOptions()
+    step = config.step(step_name)
+    values = choose_values(config, step, parameters)
+    variables = _choose_variables(config, step, asked.variables)
+    spec = RunSpec(
+        step=step.name,
+        command_lines=_fill_commands(step, values),
+        image=asked.image or step.image,
+        executor=asked.executor,
+        parameters=[ParameterValue(name=name, value=_json(value)) for name, value in values.items()],
+        inputs=choose_inputs(step.inputs, inputs, values, file_name=config.file_name, step=step.name),
+        code=code,
+        resources=_resources(config, step, asked, variables),
+        environment_variables=[
+            EnvironmentVariable(name=name, value=value) for name, value in variables.items()
+        ],
+        requirements_path=variables.get(REQUIREMENTS_VARIABLE, asked.default_requirements_path),
+        stop_condition=step.parsed.stop_condition or "",
+        on_lost=asked.on_lost,
+        priority=asked.priority,
+        stop_grace_seconds=STOP_GRACE_SECONDS,
+    )
+    limit, silence = step.parsed.time_limit, step.parsed.no_output_timeout
+    spec.time_limit_seconds = int(limit.total_seconds()) if limit else 0
+    if asked.time_limit_seconds is not None:
+        spec.time_limit_seconds = asked.time_limit_seconds
+    spec.no_output_timeout_seconds = int(silence.total_seconds()) if silence else 0
+    return spec
+
+
+def choose_values(config: Config, step: Step, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Give every declared parameter its value: given, else default, else None; flags are true or false.
+
+    Raises:
+        InvalidInput: as ``build_run_spec``.
+    """
+    for name in given:
+        if find_parameter(step.parameters, name) is None:
+            names = [parameter.name for parameter in step.parameters]
+            has = f"its parameters are {', '.join(names)}" if names else "it has none"
+            raise InvalidInput(
+                f"{config.file_name}: step {step.name} has no parameter {name!r}: {has}",
+                code="UNKNOWN_PARAMETER",
+                metadata={"parameter": name},
+            )
+    values: dict[str, Value] = {}
+    for parameter in step.parameters:
+        where = f"{config.file_name}:{parameter.line}"
+        is_given = parameter.name in given
+        value = given[parameter.name] if is_given else parameter.default
+        if value is None and parameter.type is ParameterType.FLAG:
+            value = False
+        if value is None and not parameter.is_optional:
+            raise InvalidInput(
+                f"{where}: parameter {parameter.name} of step {step.name} has no default: "
+                f"give one with --{parameter.name} ({parameter.describe()})",
+                code="MISSING_PARAMETER",
+                metadata={"parameter": parameter.name},
+            )
+        values[parameter.name] = parameter.check(value, where if not is_given else _COMMAND_LINE)
+    return values
+
+
+def _fill_commands(step: Step, values: Mapping[str, Value]) -> list[str]:
+    left_out = {name for name, value in values.items() if value is None}
+    command = step.parsed.command
+    lines = [command] if isinstance(command, str) else list(command)
+    for name in left_out:
+        # The parser would leave the placeholder itself in the command.
+        lines = [line.replace(f"{{parameter-value:{name}}}", "''") for line in lines]
+    # Defaults are passed too: the parser ignores those of flags. None would be filled in as "None".
+    present: dict[str, Value] = {name: value for name, value in values.items() if value is not None}
+    return step.parsed.build_command(present, command=lines)
+
+
+def _choose_variables(config: Config, step: Step, given: Mapping[str, str]) -> dict[str, str]:
+    for name, value in given.items():
+        if _VARIABLE_NAME.fullmatch(name) is None or "\0" in value:
+            raise InvalidInput(
+                f"environment variable {name!r}: want letters, digits and _ (--env NAME=VALUE)",
+                code="BAD_ENVIRONMENT_VARIABLE",
+            )
+    chosen: dict[str, str] = {}
+    for variable in step.variables:
+        chosen_value: str | None = given.get(variable.name) if variable.name in given else variable.default
+        if chosen_value is not None:
+            chosen[variable.name] = str(chosen_value)
+        elif not variable.is_optional:
+            raise InvalidInput(
+                f"{config.file_name}:{variable.line}: environment variable {variable.name} of step "
+                f"{step.name} has no default: give it with --env {variable.name}=VALUE",
+                code="MISSING_ENVIRONMENT_VARIABLE",
+                metadata={"variable": variable.name},
+            )
+    return {**chosen, **given}
+
+
+def _resources(config: Config, step: Step, asked: RunOptions, variables: Mapping[str, str]) -> Resources:
+    declared = step.parsed.resources
+    devices = declared.devices.devices or {}
+    gpu_count: int | str = next((devices[name] for name in _GPU_DEVICES if name in devices), 0)
+    gpu_count = variables.get(GPU_COUNT_VARIABLE, gpu_count)
+    if asked.gpu_count is not None:
+        gpu_count = asked.gpu_count
+    if not re.fullmatch(r"[0-9]{1,4}", str(gpu_count)):
+        raise InvalidInput(
+            f"{config.file_name}:{step.line}: step {step.name} cannot have {gpu_count!r} GPUs: "
+            "want a whole number from 0 on",
+            code="BAD_RESOURCES",
+        )
+    return Resources(
+        gpu_count=int(gpu_count),
+        memory_bytes_max=int((declared.memory.max or 0) * 1_000_000),
+        cpu_millicores_max=int((declared.cpu.max or 0) * 1000),
+    )
+
+
+def _json(value: Value) -> JsonValue:
+    if value is None:
+        return JsonValue(null_value=NullValue.NULL_VALUE)
+    if isinstance(value, list):
+        return JsonValue(list_value=ListValue(values=[_json_atom(atom) for atom in value]))
+    return _json_atom(value)
+
+
+def _json_atom(atom: Atom) -> JsonValue:
+    if isinstance(atom, bool):
+        return JsonValue(bool_value=atom)
+    if isinstance(atom, str):
+        return JsonValue(string_value=atom)
+    return JsonValue(number_value=atom)

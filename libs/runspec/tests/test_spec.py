@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runyard.run.v1.types_pb2 import CodeRef, Executor, OnLost, RunSpec
+from runyard_core.errors import InvalidInput, NotFound
+from runyard_runspec import Config, RunOptions, Value, build_run_spec, find_config, parse_config, read_config
+
+CODE = CodeRef(tree_sha256="a" * 64)
+TEXT = """
+- step:
+    name: train
+    image: python:3.11
+    command:
+      - '#!/bin/bash'
+      - python train.py {parameters}
+      - echo {parameter-value:title} {parameter:epochs} ${HOME} {unknown}
+    inputs:
+      - name: data
+        default: datum://0123456789abcdef
+        filename: train.npz
+        keep-directories: suffix
+      - name: extra
+        optional: true
+    parameters:
+      - {name: epochs, type: integer, default: 5, min: 0, max: 100}
+      - {name: rate, type: float, default: 0.1}
+      - {name: title, default: a b}
+      - {name: mode, choices: [1, fast], default: fast}
+      - {name: fast, type: flag, default: true}
+      - {name: slow, type: flag, pass-true-as: --slow=yes, pass-false-as: --slow=no}
+      - {name: layers, type: integer, multiple: repeat, optional: true}
+      - {name: names, multiple: separate, default: [a, b]}
+      - {name: seed, type: integer, optional: true}
+    environment-variables:
+      - {name: MODE, default: x}
+      - {name: EMPTY}
+    time-limit: 1h 30m
+    no-output-timeout: 90
+    stop-condition: accuracy > 0.9
+    resources: {cpu: {max: 2}, memory: {max: 1000}, devices: {nvidia.com/gpu: 2}}
+- step:
+    name: strict
+    image: x
+    command: run {parameters}
+    inputs: [{name: data}]
+    parameters: [{name: epochs, type: integer}]
+    environment-variables: [{name: KEY, optional: false}]
+"""
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return parse_config(TEXT)
+
+
+def build(
+    config: Config,
+    parameters: dict[str, Value] | None = None,
+    inputs: dict[str, list[str]] | None = None,
+    options: RunOptions | None = None,
+    step: str = "train",
+) -> RunSpec:
+    return build_run_spec(
+        config, step, parameters=parameters or {}, inputs=inputs or {}, code=CODE, options=options
+    )
+
+
+def values_of(spec: RunSpec) -> dict[str, object]:
+    return {each.name: MessageToDict(each.value) for each in spec.parameters}
+
+
+def refusal(config: Config, **asked: object) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        build(config, **asked)  # type: ignore[arg-type]
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def test_defaults_fill_the_commands(config: Config) -> None:
+    spec = build(config)
+    assert list(spec.command_lines) == [
+        "#!/bin/bash",
+        "python train.py --epochs=5 --rate=0.1 '--title=a b' --mode=fast --fast --slow=no --names=a,b",
+        "echo 'a b' --epochs=5 ${HOME} {unknown}",
+    ]
+
+
+def test_every_declared_parameter_is_in_the_record(config: Config) -> None:
+    assert values_of(build(config)) == {
+        "epochs": 5.0,
+        "rate": 0.1,
+        "title": "a b",
+        "mode": "fast",
+        "fast": True,
+        "slow": False,
+        "layers": None,
+        "names": ["a", "b"],
+        "seed": None,
+    }
+
+
+def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
+    spec = build(config)
+    assert (spec.step, spec.image, spec.executor) == ("train", "python:3.11", Executor.EXECUTOR_AUTO)
+    assert spec.time_limit_seconds == 5400
+    assert spec.no_output_timeout_seconds == 90
+    assert spec.stop_condition == "accuracy > 0.9"
+    assert spec.on_lost == OnLost.ON_LOST_WAIT
+    assert (spec.resources.gpu_count, spec.resources.cpu_millicores_max) == (2, 2000)
+    assert spec.resources.memory_bytes_max == 1_000_000_000
+    assert [(each.name, each.value) for each in spec.environment_variables] == [("MODE", "x")]
+    assert spec.inputs[0].filename == "train.npz"
+    assert spec.inputs[0].keep_directories == "suffix"
+    assert (list(spec.inputs[0].uris), list(spec.inputs[1].uris)) == (["datum://0123456789abcdef"], [])
+    assert spec.code == CODE
+
+
+@pytest.mark.parametrize(
+    ("name", "given_value", "kept"),
+    [
+        ("title", "", ""),
+        ("epochs", "0", 0),
+        ("epochs", 0, 0),
+        ("rate", "0", 0.0),
+        ("fast", False, False),
+        ("fast", "no", False),
+        ("names", [], []),
+        ("names", [""], [""]),
+        ("title", "None", "None"),
+        ("title", "007", "007"),
+        ("mode", "1", "1"),
+        ("layers", ["1", "2"], [1, 2]),
+        ("rate", "1e-3", 0.001),
+        ("epochs", 5.0, 5),
+    ],
+)
+def test_explicit_value_is_never_lost(config: Config, name: str, given_value: Value, kept: object) -> None:
+    assert values_of(build(config, {name: given_value}))[name] == kept
+
+
+def test_explicit_values_are_in_the_command(config: Config) -> None:
+    asked: dict[str, Value] = {"title": "", "epochs": "0", "fast": False, "slow": True, "layers": ["1", "2"]}
+    line = build(config, asked).command_lines[1]
+    assert shlex.split(line) == [
+        "python",
+        "train.py",
+        "--epochs=0",
+        "--rate=0.1",
+        "--title=",
+        "--mode=fast",
+        "--slow=yes",
+        "--layers=1",
+        "--layers=2",
+        "--names=a,b",
+    ]
+
+
+def test_parameter_left_out_leaves_no_placeholder() -> None:
+    text = "- step:\n    name: s\n    image: x\n    command: run {parameter-value:a} {parameter:a}\n"
+    config = parse_config(text + "    parameters: [{name: a, optional: true}]\n")
+    assert list(build(config, step="s").command_lines) == ["run ''"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"parameters": {"epoch": 1}}, "UNKNOWN_PARAMETER"),
+        ({"parameters": {"epochs": "abc"}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"epochs": ""}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"epochs": "1.5"}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"epochs": True}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"epochs": ["1"]}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"seed": "9" * 17}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"rate": "nan"}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"rate": "1e999"}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"fast": "maybe"}}, "PARAMETER_WRONG_TYPE"),
+        ({"parameters": {"epochs": "101"}}, "PARAMETER_NOT_ALLOWED"),
+        ({"parameters": {"epochs": "-1"}}, "PARAMETER_NOT_ALLOWED"),
+        ({"parameters": {"mode": "slow"}}, "PARAMETER_NOT_ALLOWED"),
+        ({"parameters": {"epochs": None}}, "MISSING_PARAMETER"),
+        ({"step": "strict", "parameters": {"epochs": 1}}, "MISSING_ENVIRONMENT_VARIABLE"),
+        ({"step": "strict", "options": RunOptions(variables={"KEY": "1"})}, "MISSING_PARAMETER"),
+        ({"inputs": {"dta": ["s3://a/b"]}}, "UNKNOWN_INPUT"),
+        ({"inputs": {"data": []}}, "MISSING_INPUT"),
+        ({"inputs": {"data": ["train.npz"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["gs://bucket/x"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["datum://012"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["datum://latest-model"]}}, "BAD_INPUT_URI"),
+        ({"options": RunOptions(variables={"A B": "1"})}, "BAD_ENVIRONMENT_VARIABLE"),
+        ({"options": RunOptions(variables={"VH_GPUS": "many"})}, "BAD_RESOURCES"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config: Config, asked: dict[str, object], code: str) -> None:
+    assert refusal(config, **asked).code == code
+
+
+def test_messages_say_where_what_and_what_next(config: Config) -> None:
+    missing = refusal(config, step="strict", options=RunOptions(variables={"KEY": "1"}))
+    assert missing.message == (
+        "valohai.yaml:38: parameter epochs of step strict has no default: give one with --epochs (integer)"
+    )
+    wrong = refusal(config, parameters={"epochs": "101"})
+    assert wrong.message == "command line: parameter epochs may not be '101': want integer, 0 to 100"
+    given_all = RunOptions(variables={"KEY": "1"})
+    no_input = refusal(config, step="strict", parameters={"epochs": 1}, options=given_all)
+    assert no_input.message == (
+        "valohai.yaml:37: input data of step strict has no default: give one with --input data=URI"
+    )
+
+
+def test_unknown_step_names_the_closest(config: Config) -> None:
+    with pytest.raises(NotFound, match="did you mean 'train'") as caught:
+        build(config, step="trian")
+    assert caught.value.code == "UNKNOWN_STEP"
+
+
+def test_default_that_breaks_its_own_rules_is_refused_with_its_line() -> None:
+    text = (
+        "- step:\n    name: s\n    image: x\n    command: x\n    parameters:\n"
+        "      - {name: n, type: integer, default: 9, max: 5}\n"
+    )
+    with pytest.raises(InvalidInput, match=r"^valohai.yaml:6: parameter n may not be 9"):
+        build(parse_config(text), step="s")
+
+
+def test_options_replace_what_the_step_says(config: Config) -> None:
+    options = RunOptions(
+        image="other:1",
+        executor=Executor.EXECUTOR_PROCESS,
+        gpu_count=0,
+        priority=7,
+        variables={"MODE": "", "NEW": "1"},
+        default_requirements_path="requirements.txt",
+        time_limit_seconds=0,
+    )
+    spec = build(config, options=options)
+    assert (spec.image, spec.executor, spec.priority) == ("other:1", Executor.EXECUTOR_PROCESS, 7)
+    assert (spec.resources.gpu_count, spec.time_limit_seconds) == (0, 0)
+    assert {each.name: each.value for each in spec.environment_variables} == {"MODE": "", "NEW": "1"}
+    assert spec.requirements_path == "requirements.txt"
+
+
+def test_step_names_its_requirements_file_or_none(config: Config) -> None:
+    for value in ("cpu/requirements.txt", ""):
+        options = RunOptions(
+            variables={"RUNYARD_REQUIREMENTS": value}, default_requirements_path="requirements.txt"
+        )
+        assert build(config, options=options).requirements_path == value
+
+
+def test_variable_of_the_file_format_asks_for_gpus(config: Config) -> None:
+    assert build(config, options=RunOptions(variables={"VH_GPUS": "4"})).resources.gpu_count == 4
+
+
+def test_parameters_fill_input_references() -> None:
+    text = (
+        "- step:\n    name: s\n    image: x\n    command: x\n    parameters: [{name: day, default: mon}]\n"
+        "    inputs: [{name: data, default: 's3://bucket/{parameter:day}.npz'}]\n"
+    )
+    config = parse_config(text)
+    assert list(build(config, {"day": "tue"}, step="s").inputs[0].uris) == ["s3://bucket/tue.npz"]
+
+
+def test_several_references_are_kept_in_order(config: Config) -> None:
+    uris = ["https://example.org/a", "file:///data/b", "s3://bucket/c", "datum://" + "0" * 64]
+    assert list(build(config, inputs={"data": uris}).inputs[0].uris) == uris
+
+
+@settings(max_examples=40)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30))
+def test_any_text_reaches_the_program_as_one_argument(text: str) -> None:
+    config = parse_config(
+        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n    parameters: [{name: p}]\n"
+    )
+    spec = build(config, {"p": text}, step="s")
+    assert shlex.split(spec.command_lines[0]) == ["run", f"--p={text}"]
+    assert spec.parameters[0].value.string_value == text
+
+
+@settings(max_examples=40)
+@given(st.integers(-(2**53) + 1, 2**53 - 1))
+def test_whole_numbers_are_carried_exactly(number: int) -> None:
+    config = parse_config(
+        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n"
+        "    parameters: [{name: p, type: integer}]\n"
+    )
+    spec = build(config, {"p": str(number)}, step="s")
+    assert int(spec.parameters[0].value.number_value) == number
+    assert list(spec.command_lines) == [f"run --p={number}"]
+
+
+def test_own_name_of_the_file_counts_first(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        find_config(tmp_path)
+    assert caught.value.code == "NO_CONFIG"
+    (tmp_path / "valohai.yaml").write_text(TEXT)
+    assert find_config(tmp_path).name == "valohai.yaml"
+    (tmp_path / "runyard.yaml").write_text(TEXT)
+    assert find_config(tmp_path).name == "runyard.yaml"
+    assert list(read_config(find_config(tmp_path)).steps) == ["train", "strict"]
