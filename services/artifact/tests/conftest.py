@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,12 @@ from .yard import TOKEN, Yard, sha256_of
 
 @pytest.fixture
 async def yard(database: Database, bucket: Bucket, tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving_yard(database, bucket, tmp_path) as yard:
+        yield yard
+
+
+@asynccontextmanager
+async def serving_yard(database: Database, bucket: Bucket, tmp_path: Path) -> AsyncIterator[Yard]:
     tokens_file = tmp_path / "tokens.json"
     entry = {"sha256": sha256_of(TOKEN.encode()), "actor": "user:alice", "roles": ["client"]}
     tokens_file.write_text(json.dumps({"tokens": [entry]}))

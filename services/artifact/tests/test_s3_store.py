@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +57,7 @@ async def test_the_store_tells_the_hash_of_what_came_in_one_request(objects: S3O
     found = await objects.head("a")
     assert found is not None
     assert (found.size_bytes, found.sha256) == (3, sha256_of(b"abc"))
-    assert await objects.sha256_of("a") == sha256_of(b"abc")
+    assert await objects.sha256_of("a", found) == sha256_of(b"abc")
 
 
 async def test_what_the_store_did_not_check_has_no_hash(bucket: Bucket, objects: S3ObjectStore) -> None:
@@ -71,7 +72,18 @@ async def test_a_read_gives_nothing_above_its_limit(bucket: Bucket, objects: S3O
     assert await objects.read("a", 3) == b"abc"
     assert await objects.read("a", 2) is None
     assert await objects.read("b", 3) is None
-    assert await objects.sha256_of("b") is None
+
+
+async def test_only_the_object_that_was_found_is_hashed(bucket: Bucket, objects: S3ObjectStore) -> None:
+    data = os.urandom(1024) * (33 * 1024)
+    bucket.client.put_object(bucket.name, "a", io.BytesIO(data), len(data))
+    found = await objects.head("a")
+    assert found is not None
+    assert await objects.sha256_of("a", found) == sha256_of(data)
+    bucket.client.put_object(bucket.name, "a", io.BytesIO(b"other"), 5)
+    assert await objects.sha256_of("a", found) is None
+    bucket.client.remove_object(bucket.name, "a")
+    assert await objects.sha256_of("a", found) is None
 
 
 async def test_only_the_object_that_was_looked_at_is_removed(bucket: Bucket, objects: S3ObjectStore) -> None:

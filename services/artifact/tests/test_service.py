@@ -176,7 +176,7 @@ async def test_a_large_file_goes_up_in_parts_and_is_verified(yard: Yard) -> None
     for part in begun.parts:
         status, _, headers = send(part.request, data[part.offset_bytes : part.offset_bytes + part.size_bytes])
         assert status == 200
-        etags.append(headers["ETag"])
+        etags.append(headers["ETag"].strip('"'))
     with pytest.raises(grpc.aio.AioRpcError) as early:
         await yard.artifact.GetDownload(pb.GetDownloadRequest(sha256=sha256_of(data)))
     assert reason(early.value) == "FILE_NOT_FOUND"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,19 @@ from .yard import AGENT_TOKEN, TOKEN, Yard, sha256_of
 
 @pytest.fixture
 async def yard(database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving_yard(database, tmp_path) as yard:
+        yield yard
+
+
+@pytest.fixture
+async def own_yard(own_database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
+    """Give a yard whose database the test may kill."""
+    async with serving_yard(own_database, tmp_path) as yard:
+        yield yard
+
+
+@asynccontextmanager
+async def serving_yard(database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
     tokens_file = tmp_path / "tokens.json"
     tokens = [
         {"sha256": sha256_of(TOKEN.encode()), "actor": "user:alice", "roles": ["client"]},

@@ -81,7 +81,7 @@ class Blobs:
             raise _missing(blob)
         actual = blob.sha256 if is_known else found.sha256
         if actual is None:
-            actual = await self._objects.sha256_of(object_key(blob.sha256))
+            actual = await self._objects.sha256_of(object_key(blob.sha256), found)
             if actual is None:
                 raise _missing(blob)
         if actual != blob.sha256:

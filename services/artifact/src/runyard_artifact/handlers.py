@@ -13,7 +13,7 @@ from runyard.run.v1.types_pb2 import CodeRef
 from runyard_artifact.blobs import Blob, Blobs
 from runyard_artifact.domain.artifact import ARTIFACT, BeginUpload, CommitUpload
 from runyard_artifact.domain.catalogue import artifact_of
-from runyard_artifact.domain.code import CODE, RecordCodeSnapshot
+from runyard_artifact.domain.code import CODE, RecordCodeSnapshot, TreeCounts
 from runyard_artifact.domain.part_plan import Part, is_multipart, plan_parts
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.objects import ObjectStore
@@ -133,22 +133,26 @@ class Handlers:
     async def record_code_snapshot(self, code: CodeRef, request: Request) -> Position:
         """Hold that a tree is stored whole, and record it; gives the position of its event.
 
+        A tree that the log has already was looked through then, so that only its new reference is recorded.
+
         Raises:
             Rejected: OBJECT_MISSING, CHECKSUM_MISMATCH or SIZE_MISMATCH of manifest, patch or a file.
             InvalidInput: the manifest does not parse (BAD_MANIFEST).
             IdReused, Conflict, Unavailable: see ``execute``.
         """
-        entries = await self._read_manifest(code.tree_sha256)
+        stream = stream_name("code", code.tree_sha256)
         counted = CodeRef()
         counted.CopyFrom(code)
-        counted.file_count = len(entries)
-        counted.size_bytes = sum(entry.size_bytes for entry in entries)
-        await self._blobs.verify_all({Blob(entry.sha256, entry.size_bytes) for entry in entries})
+        known = CODE.fold(event.message for event in await load(self._log, stream)).counts
+        if known is None:
+            entries = await self._read_manifest(code.tree_sha256)
+            known = TreeCounts(len(entries), sum(entry.size_bytes for entry in entries))
+            await self._blobs.verify_all({Blob(entry.sha256, entry.size_bytes) for entry in entries})
+        counted.file_count, counted.size_bytes = known.file_count, known.size_bytes
         if code.patch_sha256 and await self._blobs.find(code.patch_sha256) is None:
             raise Rejected(
                 f"the store has no patch {code.patch_sha256}; upload it first", code="OBJECT_MISSING"
             )
-        stream = stream_name("code", code.tree_sha256)
         executed = await self._execute(stream, CODE, RecordCodeSnapshot(counted), request)
         return executed.position
 

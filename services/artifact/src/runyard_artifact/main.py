@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import asyncpg
 import grpc
@@ -23,14 +25,19 @@ from runyard_artifact.servicer import ArtifactServicer
 from runyard_artifact.settings import ArtifactSettings
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
+from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
 
 _CONNECTIONS_MAX = 8
+_CONNECT_SECONDS_MAX = 10.0
+# A connection that broke with the database is replaced before a query meets it.
+_QUERY_POOL: Mapping[str, Any] = {"pool_size": 2, "max_overflow": 4, "pool_timeout": 5, "pool_pre_ping": True}
 _STORE_TRIES_MAX = 60
 
 log = structlog.get_logger("runyard.artifact")
@@ -46,16 +53,18 @@ async def main(settings: ArtifactSettings) -> None:
     doorbell = Doorbell()
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            asyncpg.create_pool(url, min_size=1, max_size=_CONNECTIONS_MAX)
-        )
+        pool = await stack.enter_async_context(await _connect(url))
         event_log = await stack.enter_async_context(PostgresEventLog(pool, doorbell=doorbell))
-        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), pool_size=4)
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), **_QUERY_POOL)
         stack.push_async_callback(engine.dispose)
         objects = S3ObjectStore(_store_settings(settings), clock)
         stack.callback(objects.close)
         await _make_bucket(objects)
-        projector = Projector(pool, event_log, CatalogueProjection(), schema=SCHEMA, doorbell=doorbell)
+        projection = CatalogueProjection()
+        async with pool.acquire() as connection:
+            # Before the first query may come.
+            await ProjectionStore(projection, SCHEMA).create(connection)
+        projector = Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
         moments = Moments(event_log, projector)
         handlers = Handlers(event_log, objects, clock)
         queries = CatalogueQueries(engine)
@@ -101,3 +110,15 @@ async def _make_bucket(objects: ObjectStore) -> None:
             await asyncio.sleep(1.0)
         else:
             return
+
+
+async def _connect(url: str) -> asyncpg.Pool:
+    try:
+        return await asyncpg.create_pool(
+            url, min_size=1, max_size=_CONNECTIONS_MAX, timeout=_CONNECT_SECONDS_MAX
+        )
+    except AWAY as error:
+        raise Unavailable(
+            f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
+            code="DATABASE_UNREACHABLE",
+        ) from error

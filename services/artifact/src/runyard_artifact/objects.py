@@ -34,8 +34,8 @@ class ObjectStore(Protocol):
         """Read an object; None when there is none, or when it is larger."""
         ...
 
-    async def sha256_of(self, object_key: str) -> str | None:
-        """Read an object through and hash it; None when there is none."""
+    async def sha256_of(self, object_key: str, found: StoredObject) -> str | None:
+        """Read the object that was found through and hash it; None when it is there no more."""
         ...
 
     async def remove(self, object_key: str, etag: str) -> None:

@@ -42,6 +42,9 @@ PRESIGNED_FOR = timedelta(hours=12)
 """Long enough for a large file over a slow line, short enough to lose."""
 
 _OWN_REQUEST_FOR = timedelta(minutes=15)
+_QUOTE = '"'
+# SeaweedFS fetches all of a range at once: 1 GiB in one request took it to 1.3 GB, in ranges to 0.4 GB.
+_RANGE_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _CHECKSUM_HEADER = "x-amz-checksum-sha256"
 _ABSENT_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
@@ -105,11 +108,11 @@ class S3ObjectStore:
         """See ``ObjectStore``."""
         return await self._in_thread(self._quick, lambda: self._read(object_key, bytes_max))
 
-    async def sha256_of(self, object_key: str) -> str | None:
+    async def sha256_of(self, object_key: str, found: StoredObject) -> str | None:
         """See ``ObjectStore``. A cancelled call stops reading at the next chunk."""
         given_up = threading.Event()
         try:
-            return await self._in_thread(self._reading, lambda: self._sha256_of(object_key, given_up))
+            return await self._in_thread(self._reading, lambda: self._sha256_of(object_key, found, given_up))
         finally:
             given_up.set()
 
@@ -263,22 +266,29 @@ class S3ObjectStore:
             answer.release_conn()
         return data if len(data) <= bytes_max else None
 
-    def _sha256_of(self, object_key: str, given_up: threading.Event) -> str | None:
-        try:
-            answer = self._minio.get_object(self._settings.bucket, object_key)
-        except S3Error as error:
-            if error.code in _ABSENT_CODES:
-                return None
-            raise
+    def _sha256_of(self, object_key: str, found: StoredObject, given_up: threading.Event) -> str | None:
         digest = hashlib.sha256()
-        try:
-            for chunk in answer.stream(_CHUNK_BYTES):
-                if given_up.is_set():
+        for offset in range(0, found.size_bytes, _RANGE_BYTES):
+            try:
+                answer = self._minio.get_object(
+                    self._settings.bucket,
+                    object_key,
+                    offset=offset,
+                    length=min(_RANGE_BYTES, found.size_bytes - offset),
+                    request_headers={"If-Match": f'"{found.etag}"'},
+                )
+            except S3Error as error:
+                if error.code in _ABSENT_CODES or error.code == "PreconditionFailed":
                     return None
-                digest.update(chunk)
-        finally:
-            answer.close()
-            answer.release_conn()
+                raise
+            try:
+                for chunk in answer.stream(_CHUNK_BYTES):
+                    if given_up.is_set():
+                        return None
+                    digest.update(chunk)
+            finally:
+                answer.close()
+                answer.release_conn()
         return digest.hexdigest()
 
 
@@ -295,7 +305,7 @@ def _whole_sha256(header: str, checksum_type: str) -> str | None:
 
 def _parts_xml(etags: Sequence[str]) -> bytes:
     parts = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag></Part>"
+        f'<Part><PartNumber>{number}</PartNumber><ETag>"{html.escape(etag.strip(_QUOTE))}"</ETag></Part>'
         for number, etag in enumerate(etags, start=1)
     )
     return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()

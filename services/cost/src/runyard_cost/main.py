@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import asyncpg
 import grpc
@@ -11,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.cost.v1 import cost_service_pb2_grpc
 from runyard_core.clock import SystemClock
+from runyard_core.errors import Unavailable
 from runyard_cost.costs import Costs
 from runyard_cost.handlers import Handlers
 from runyard_cost.moment import Moments
@@ -18,14 +21,19 @@ from runyard_cost.projections.leases import CostProjection
 from runyard_cost.queries import SCHEMA, CostQueries
 from runyard_cost.servicer import CostServicer
 from runyard_cost.settings import CostSettings
+from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.cost.v1.CostService"
 
 _CONNECTIONS_MAX = 8
+_CONNECT_SECONDS_MAX = 10.0
+# A connection that broke with the database is replaced before a query meets it.
+_QUERY_POOL: Mapping[str, Any] = {"pool_size": 2, "max_overflow": 4, "pool_timeout": 5, "pool_pre_ping": True}
 
 
 async def main(settings: CostSettings) -> None:
@@ -38,13 +46,15 @@ async def main(settings: CostSettings) -> None:
     doorbell = Doorbell()
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            asyncpg.create_pool(url, min_size=1, max_size=_CONNECTIONS_MAX)
-        )
+        pool = await stack.enter_async_context(await _connect(url))
         event_log = await stack.enter_async_context(PostgresEventLog(pool, doorbell=doorbell))
-        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), pool_size=4)
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), **_QUERY_POOL)
         stack.push_async_callback(engine.dispose)
-        projector = Projector(pool, event_log, CostProjection(), schema=SCHEMA, doorbell=doorbell)
+        projection = CostProjection()
+        async with pool.acquire() as connection:
+            # Before the first query may come.
+            await ProjectionStore(projection, SCHEMA).create(connection)
+        projector = Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
         queries = CostQueries(engine)
         servicer = CostServicer(
             Handlers(event_log, clock), Costs(queries), queries, Moments(event_log, projector, clock)
@@ -63,3 +73,15 @@ async def main(settings: CostSettings) -> None:
                 )
             async with serving(settings, [SERVICE_NAME], register):
                 await asyncio.Event().wait()
+
+
+async def _connect(url: str) -> asyncpg.Pool:
+    try:
+        return await asyncpg.create_pool(
+            url, min_size=1, max_size=_CONNECTIONS_MAX, timeout=_CONNECT_SECONDS_MAX
+        )
+    except AWAY as error:
+        raise Unavailable(
+            f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
+            code="DATABASE_UNREACHABLE",
+        ) from error

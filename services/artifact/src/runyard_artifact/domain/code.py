@@ -23,10 +23,21 @@ class RecordCodeSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeCounts:
+    """How much a tree is."""
+
+    file_count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CodeState:
-    """The references under which the tree is recorded, as stored bytes."""
+    """What decisions about one tree need to know."""
 
     references: frozenset[bytes] = frozenset()
+    """The references under which it is recorded, as stored bytes."""
+    counts: TreeCounts | None = None
+    """None until it is recorded."""
 
 
 def check_code(code: CodeRef) -> None:
@@ -57,7 +68,8 @@ def evolve(state: CodeState, event: Message) -> CodeState:
     """Give the state after an event."""
     match event:
         case CodeSnapshotRecorded():
-            return CodeState(state.references | {_stored(event.code)})
+            counts = TreeCounts(event.code.file_count, event.code.size_bytes)
+            return CodeState(state.references | {_stored(event.code)}, counts)
         case _:
             return state
 
