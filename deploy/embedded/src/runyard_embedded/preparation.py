@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -18,7 +19,7 @@ from runyard_engines.nats import RELAY, ask_jetstream
 from runyard_eventlog.migrate import migrate
 
 
-async def prepare(addresses: Addresses, role_passwords: dict[str, str]) -> None:
+async def prepare(addresses: Addresses, role_passwords: Mapping[str, str]) -> None:
     """Make the engines ready for the services. They answer already, unless somebody else runs them.
 
     Raises:

