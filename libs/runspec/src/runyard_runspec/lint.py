@@ -18,7 +18,7 @@ from runyard_runspec.document import Document, parse_document
 _PLACEHOLDER = re.compile(r"\{parameter(?:-value)?:([^{}]+)\}")
 _ITEM = re.compile(r'(?:^|\b)(step|task|pipeline|endpoint|deployment)\b[ "]+([^",:]+)', re.IGNORECASE)
 _PARAMETER = re.compile(r"\bparameter (\S+?)[:,]")
-_TYPE_REPR = re.compile(r"<class '(\w+)'>")
+_TYPE_REPR = re.compile(r"<class '([\w.]+)'>")
 _TOP_LEVEL = ("step", "task", "pipeline", "blueprint", "endpoint", "deployment")
 # An action in the vendor's documentation and own examples but unknown to its linter; and what we find
 # ourselves, with lines.

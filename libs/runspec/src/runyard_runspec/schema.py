@@ -74,7 +74,10 @@ def _explain(error: ValidationError, document: Document, path: Iterable[Hashable
         case "additionalProperties" if isinstance(instance, dict):
             known = list(error.schema.get("properties", {})) if isinstance(error.schema, dict) else []
             return [
-                Problem(document.line_of([*where, name]), f"{named}unknown key {name!r}{_meant(name, known)}")
+                Problem(
+                    document.line_of([*where, name]),
+                    f"{named}unknown key {name!r}{_meant(name, known) or ': remove it'}",
+                )
                 for name in instance
                 if name not in known
             ]
@@ -167,4 +170,4 @@ def _the(key: str) -> str:
 
 def _meant(name: str, known: Sequence[str]) -> str:
     close = get_close_matches(str(name), known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ": remove it"
+    return f": did you mean {close[0]!r}?" if close else ""

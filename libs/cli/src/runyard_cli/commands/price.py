@@ -1,0 +1,118 @@
+"""``runyard price``: the price book, in dollars an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+import click
+
+from runyard.cost.v1.cost_service_pb2 import (
+    ListPricesRequest,
+    ListPricesResponse,
+    SetPriceRequest,
+    SetPriceResponse,
+)
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard_cli.output import is_json, output_option, say, say_json
+from runyard_cli.session import converse
+from runyard_cli.table import Row, say_table
+from runyard_cli.words import money_words, time_words
+from runyard_client import Client
+from runyard_contracts.ids import uuid7
+
+_PAGE_SIZE = 1000
+_UNIT_WORDS = {
+    PriceUnit.PRICE_UNIT_GPU_HOUR: "GPU-hour",
+    PriceUnit.PRICE_UNIT_NODE_HOUR: "node-hour",
+}
+
+
+@click.group("price")
+def command() -> None:
+    """The price book: what an hour of a GPU or node costs, from a time on."""
+
+
+@command.command("set")
+@click.argument("usd_per_hour", metavar="USD")
+@click.option(
+    "--per", type=click.Choice(["gpu-hour", "node-hour"]), required=True, help="What an hour is of."
+)
+@click.option("--node", default="", metavar="NODE", help="Only this machine.")
+@click.option("--gpu-model", default="", metavar="MODEL", help="Only this GPU model (see `runyard gpus`).")
+@click.option(
+    "--from",
+    "effective_from",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    help="From when on, local time; by default now. A past time restates the past.",
+)
+@click.option("--note", default="", metavar="TEXT", help="Why, for people.")
+@output_option
+def set_price(
+    usd_per_hour: str, per: str, node: str, gpu_model: str, effective_from: datetime | None, note: str
+) -> None:
+    """Set a price of USD an hour. Without --node or --gpu-model it is the default for all."""
+    if node and gpu_model:
+        raise click.UsageError("--node and --gpu-model do not go together: set two prices")
+    price = Price(
+        node_id=node,
+        gpu_model=gpu_model,
+        unit=PriceUnit.PRICE_UNIT_GPU_HOUR if per == "gpu-hour" else PriceUnit.PRICE_UNIT_NODE_HOUR,
+        micro_usd_per_hour=micro_usd(usd_per_hour),
+        note=note,
+    )
+    price.effective_from.FromDatetime((effective_from or datetime.now(UTC)).astimezone(UTC))
+
+    async def ask(client: Client) -> SetPriceResponse:
+        return await client.costs.SetPrice(SetPriceRequest(request_id=uuid7(), price=price))
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    else:
+        _say_prices([answer.price])
+
+
+@command.command("list")
+@output_option
+def list_prices() -> None:
+    """List the price book."""
+
+    async def ask(client: Client) -> ListPricesResponse:
+        return await client.costs.ListPrices(ListPricesRequest(page_size=_PAGE_SIZE))
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    elif answer.prices:
+        _say_prices(answer.prices)
+    else:
+        say("no prices yet: `runyard price set USD --per gpu-hour` sets one")
+
+
+def micro_usd(text: str) -> int:
+    """Read dollars, exactly: "2.5" is 2,500,000 micro-dollars."""
+    try:
+        amount = Decimal(text.removeprefix("$")) * 1_000_000
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or amount != amount.to_integral_value() or amount > 10**15:
+        raise click.BadParameter(
+            f"{text!r}: want dollars and at most six decimals, like 2.50", param_hint="USD"
+        )
+    return int(amount)
+
+
+def _say_prices(prices: Sequence[Price]) -> None:
+    rows: list[Row] = [
+        (
+            f"node {price.node_id}" if price.node_id else price.gpu_model or "all",
+            money_words(price.micro_usd_per_hour),
+            _UNIT_WORDS.get(price.unit, ""),
+            time_words(price.effective_from),
+            price.note,
+        )
+        for price in prices
+    ]
+    say_table(("FOR", "PRICE", "PER", "FROM", "NOTE"), rows, right=(1,))

@@ -1,0 +1,78 @@
+"""``runyard ps``: the queue. Imports as little as it can: people type it often."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest, ListRunsResponse
+from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_cli.output import is_json, output_option, say, say_json
+from runyard_cli.session import converse
+from runyard_cli.table import Cell, Row, say_table
+from runyard_cli.words import cause_words, duration_words, run_name, run_seconds, state_word
+from runyard_client import Client
+
+_STATES = ("queued", "starting", "running", "stopping", "finishing", "finished")
+
+
+@click.command("ps")
+@click.option("--project", metavar="NAME", help="Only this project.")
+@click.option("--state", type=click.Choice(_STATES), help="Only runs in this state.")
+@click.option("--step", metavar="NAME", help="Only runs of this step.")
+@click.option("--tag", metavar="TAG", help="Only runs with this tag.")
+@click.option("--node", metavar="NODE", help="Only runs on this machine.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="How many, newest first.",
+)
+@output_option
+def command(
+    project: str | None, state: str | None, step: str | None, tag: str | None, node: str | None, limit: int
+) -> None:
+    """Show the queue of the yard: the newest runs first."""
+    terms = {"project": project, "step": step, "tag": tag, "node": node}
+    wanted = [f'{key}="{_quoted(value)}"' for key, value in terms.items() if value is not None]
+    if state is not None:
+        wanted.append(f"state={state.upper()}")
+    request = ListRunsRequest(page_size=limit, filter=" AND ".join(wanted))
+
+    async def ask(client: Client) -> ListRunsResponse:
+        return await client.scheduler.ListRuns(request)
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    elif answer.runs:
+        now = time.time()
+        headings = ("RUN", "STEP", "STATE", "FOR", "NODE", "WHY")
+        say_table(headings, [row_of(run, now) for run in answer.runs], right=(3,))
+    else:
+        say("no runs" + (" like that" if wanted else " yet: `runyard run STEP` queues one"))
+
+
+def row_of(run: Run, now: float) -> Row:
+    """Give the line of a run; ``now`` in seconds since 1970."""
+    word, style = state_word(run)
+    seconds = run_seconds(run, now)
+    why = cause_words(run.cause)
+    if run.state == RunState.RUN_STATE_QUEUED:
+        seconds = max(0.0, now - run.queued_at.seconds)
+        why = run.waiting_reason
+    return (
+        run_name(run),
+        run.spec.step,
+        Cell(word, style),
+        duration_words(seconds) if seconds is not None else "",
+        run.attempts[-1].node_id if run.attempts else "",
+        why or run.status_detail or run.title,
+    )
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')

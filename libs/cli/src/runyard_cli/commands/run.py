@@ -1,0 +1,251 @@
+"""``runyard run STEP``: check everything, snapshot the code, upload what is new, queue a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runyard_cli.failures import ExitCode
+from runyard_cli.names import default_project, project_option
+from runyard_cli.output import is_json, note, output_option, say, say_json
+from runyard_cli.session import converse
+from runyard_cli.step_options import StepCommand, given_values
+from runyard_cli.words import count_words, run_name, size_words
+
+if TYPE_CHECKING:
+    from runyard.run.v1.scheduler_service_pb2 import SubmitRunResponse
+    from runyard.run.v1.types_pb2 import CodeRef, Run, RunSpec
+    from runyard_client import Client
+    from runyard_client.snapshot import Snapshot
+    from runyard_runspec import Config, RunOptions, Value
+
+_REQUIREMENTS = "requirements.txt"
+# Stands for a local file until it is uploaded: everything is checked before anything is sent.
+_PENDING_URI = "datum://" + "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for, before anything is sent."""
+
+    config: Config
+    step: str
+    parameters: Mapping[str, Value]
+    inputs: Mapping[str, Sequence[str | Path]]
+    options: RunOptions
+    project: str
+    title: str
+    tags: Sequence[str]
+
+    def spec(self, code: CodeRef, uris: Mapping[Path, str]) -> RunSpec:
+        """Check it, and make the specification of the run; ``uris`` has the reference of each local file."""
+        from runyard_runspec import build_run_spec
+
+        inputs = {
+            name: [uris.get(each, _PENDING_URI) if isinstance(each, Path) else each for each in sources]
+            for name, sources in self.inputs.items()
+        }
+        return build_run_spec(
+            self.config,
+            self.step,
+            parameters=self.parameters,
+            inputs=inputs,
+            code=code,
+            options=self.options,
+        )
+
+
+@click.command("run", cls=StepCommand)
+@click.argument("step")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; repeat for lists.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=URI",
+    help="An input: datum://, https://, s3://, or a local file, which is uploaded; repeat for more.",
+)
+@click.option("--image", default="", metavar="IMAGE", help="Another container image.")
+@click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs; by default what the step says.")
+@click.option(
+    "--executor",
+    type=click.Choice(["auto", "docker", "process"]),
+    default="auto",
+    show_default=True,
+    help="How to start the code; auto: in Docker where there is one.",
+)
+@click.option(
+    "--env", "variables", multiple=True, metavar="NAME=VALUE", help="Environment variable; no secrets."
+)
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option("--title", default="", metavar="TEXT", help="A title for people.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeat for several.")
+@project_option
+@click.option("-f", "--follow", is_flag=True, help="Show the log until the end; exit code 1 if it fails.")
+@output_option
+@click.pass_context
+def command(
+    context: click.Context,
+    step: str,
+    params: Sequence[str],
+    inputs: Sequence[str],
+    image: str,
+    gpus: int | None,
+    executor: str,
+    variables: Sequence[str],
+    priority: int,
+    title: str,
+    tags: Sequence[str],
+    project: str | None,
+    follow: bool,
+) -> None:
+    """Queue a run of STEP of the valohai.yaml here, with the code as it is now, committed or not.
+
+    `runyard run STEP --help` shows the parameters of the step as well.
+    """
+    from runyard.run.v1.types_pb2 import CodeRef, Executor
+    from runyard_runspec import RunOptions, find_config, read_config
+
+    config = read_config(find_config(Path()))
+    config.step(step)
+    asked = Asked(
+        config=config,
+        step=step,
+        parameters=_parameters(given_values(context), params, config, step),
+        inputs=_inputs(inputs),
+        options=RunOptions(
+            image=image,
+            executor=Executor.Value(f"EXECUTOR_{executor.upper()}"),
+            gpu_count=gpus,
+            priority=priority,
+            variables=dict(_pair(text, "--env") for text in variables),
+        ),
+        project=default_project(project),
+        title=title,
+        tags=tags,
+    )
+    asked.spec(CodeRef(), {})
+    submitted = converse(lambda client: _submit_and_follow(client, asked, follow=follow))
+    raise SystemExit(int(submitted))
+
+
+async def _submit_and_follow(client: Client, asked: Asked, *, follow: bool) -> ExitCode:
+    answer = await _submit(client, asked)
+    run = answer.run
+    if not follow:
+        if is_json():
+            say_json(answer)
+        else:
+            say(f"{run_name(run)} queued  {run.run_id}")
+            note(f"`runyard logs -f {run.number}` follows it, `runyard show {run.number}` shows its record")
+        return ExitCode.DONE
+    return await _follow(client, run)
+
+
+async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
+    from runyard.run.v1.scheduler_service_pb2 import SubmitRunRequest
+    from runyard_client.snapshot import take_snapshot, upload_snapshot
+    from runyard_contracts.ids import uuid7
+
+    snapshot = await asyncio.to_thread(take_snapshot, Path())
+    for warning in snapshot.warnings:
+        note(f"warning: {warning}")
+    await upload_snapshot(client, snapshot)
+    if not is_json():
+        note(_code_words(snapshot))
+    uris = await _upload_inputs(client, asked)
+    if snapshot.has_file(_REQUIREMENTS):
+        options = replace(asked.options, default_requirements_path=_REQUIREMENTS)
+        asked = replace(asked, options=options)
+    return await client.scheduler.SubmitRun(
+        SubmitRunRequest(
+            request_id=uuid7(),
+            project=asked.project,
+            spec=asked.spec(snapshot.code, uris),
+            title=asked.title,
+            tags=asked.tags,
+        )
+    )
+
+
+async def _upload_inputs(client: Client, asked: Asked) -> dict[Path, str]:
+    from runyard_client.files import upload_file
+
+    uris = {}
+    for sources in asked.inputs.values():
+        for path in sources:
+            if isinstance(path, Path):
+                answer = await upload_file(client, path, project=asked.project)
+                uris[path] = f"datum://{answer.artifact.sha256}"
+                if not is_json():
+                    note(f"{path} is {uris[path]} ({size_words(answer.artifact.size_bytes)})")
+    return uris
+
+
+async def _follow(client: Client, run: Run) -> ExitCode:
+    from runyard_cli.follow import Follower, say_end
+
+    try:
+        return say_end(await Follower(client, run).follow())
+    except asyncio.CancelledError:
+        note(
+            f"\n{run_name(run)} goes on: `runyard logs -f {run.number}` follows it again, "
+            f"`runyard stop {run.number}` ends it"
+        )
+        raise
+
+
+def _parameters(
+    typed: Mapping[str, Value], params: Sequence[str], config: Config, step: str
+) -> dict[str, Value]:
+    from runyard_runspec.parameters import find_parameter
+
+    given = dict(typed)
+    declared = config.step(step).parameters
+    lists: dict[str, list[str | int | float | bool]] = {}
+    for text in params:
+        name, value = _pair(text, "--param")
+        parameter = find_parameter(declared, name)
+        if parameter is not None and parameter.is_multiple:
+            lists.setdefault(name, []).append(value)
+        else:
+            given[name] = value
+    return {**given, **lists}
+
+
+def _inputs(inputs: Sequence[str]) -> dict[str, list[str | Path]]:
+    chosen: dict[str, list[str | Path]] = {}
+    for text in inputs:
+        name, source = _pair(text, "--input")
+        sources = chosen.setdefault(name, [])
+        if not source:
+            continue
+        if "://" in source:
+            sources.append(source)
+        elif Path(source).is_file():
+            sources.append(Path(source))
+        else:
+            raise click.BadParameter(f"{source!r} is neither a file here nor a URI", param_hint="--input")
+    return chosen
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise click.BadParameter(f"{text!r}: want NAME=VALUE", param_hint=option)
+    return name, value
+
+
+def _code_words(snapshot: Snapshot) -> str:
+    code = snapshot.code
+    words = f"code: {count_words(code.file_count, 'file')}, {size_words(code.size_bytes)}"
+    if code.git_commit:
+        words += f", commit {code.git_commit[:10]}"
+    if code.dirty:
+        words += " with uncommitted changes" if code.git_commit else ", nothing committed yet"
+    return words

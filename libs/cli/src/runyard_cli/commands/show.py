@@ -1,0 +1,212 @@
+"""``runyard show RUN``: the ten boxes of a run's record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+
+from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse, Record
+from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input
+from runyard_cli.follow import metric_words
+from runyard_cli.names import full_run_name, project_option
+from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, styled
+from runyard_cli.session import converse
+from runyard_cli.words import (
+    cause_words,
+    count_words,
+    duration_words,
+    money_words,
+    number_words,
+    run_name,
+    run_seconds,
+    size_words,
+    state_word,
+    time_words,
+    value_words,
+)
+from runyard_client import Client
+
+_LABEL_COLUMNS = 20
+_SHORT_DIGITS = 16
+_PACKAGES_SHOWN = 6
+_LOG_LINES_SHOWN = 5
+_BYTE_STATISTICS = ("memory_used_bytes", "gpu_memory_used_bytes")
+
+
+@click.command("show")
+@click.argument("run")
+@project_option
+@click.option("--all", "whole", is_flag=True, help="Cut nothing: every package, whole hashes.")
+@output_option
+def command(run: str, project: str | None, whole: bool) -> None:
+    """Show the record of RUN: its ten boxes, each filled from events."""
+    request = GetRecordRequest(name=full_run_name(run, project))
+
+    async def ask(client: Client) -> GetRecordResponse:
+        return await client.records.GetRecord(request)
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+        return
+    for line in record_lines(answer.record, whole=whole, now=time.time()):
+        say(line)
+
+
+def record_lines(record: Record, *, whole: bool, now: float) -> Iterator[str]:
+    """Write a record for people; ``now`` in seconds since 1970."""
+    yield from _heading(record, now)
+    boxes = (
+        ("training code", _code(record.code, whole)),
+        ("parameters", [f"{each.name} = {value_words(each.value)}" for each in record.parameters]),
+        ("dataset", list(_datasets(record.datasets, whole))),
+        ("used hardware", list(_hardware(record.hardware))),
+        ("environment", list(_environment(record.environment, whole))),
+        ("experiment cost", list(_cost(record))),
+        ("model", list(_outputs(record, whole))),
+        ("logs", list(_logs(record))),
+        ("results", list(_results(record))),
+        ("statistics", list(_statistics(record))),
+    )
+    for number, (name, lines) in enumerate(boxes, start=1):
+        yield ""
+        label = styled(f"{number:>2} {name:<{_LABEL_COLUMNS - 3}}", Style.BOLD)
+        for index, line in enumerate(lines or ["none"]):
+            yield (label if index == 0 else " " * _LABEL_COLUMNS) + safe(line)
+    for missing in record.missing:
+        yield ""
+        yield styled(f"incomplete: {safe(missing)}", Style.BUSY)
+
+
+def _heading(record: Record, now: float) -> Iterator[str]:
+    run = record.run
+    word, style = state_word(run)
+    seconds = run_seconds(run, now)
+    lasted = (
+        f" after {duration_words(seconds)}" if seconds is not None and run.HasField("finished_at") else ""
+    )
+    yield f"{styled(run_name(run), Style.BOLD)} {safe(run.spec.step)} {styled(word, style)}{lasted}"
+    cause = cause_words(run.cause)
+    if cause:
+        yield safe(cause)
+    if run.title:
+        yield safe(run.title)
+    attempts = f", attempt {len(run.attempts)}" if len(run.attempts) > 1 else ""
+    tags = f", tags {', '.join(run.tags)}" if run.tags else ""
+    yield safe(f"queued {time_words(run.queued_at)} by {run.submitted_by}{attempts}{tags}")
+    yield f"run id {run.run_id}"
+
+
+def _short(digest: str, whole: bool) -> str:
+    return digest if whole else digest[:_SHORT_DIGITS]
+
+
+def _code(code: CodeRef, whole: bool) -> Sequence[str]:
+    if not code.tree_sha256:
+        return []
+    lines = []
+    if code.git_commit:
+        branch = f" ({code.git_branch})" if code.git_branch else ""
+        changes = ", with uncommitted changes" if code.dirty else ""
+        lines.append(f"commit {code.git_commit if whole else code.git_commit[:12]}{branch}{changes}")
+        if code.git_remote_url:
+            lines.append(code.git_remote_url)
+    else:
+        lines.append("nothing committed" if code.dirty else "not in git")
+    files = f"{count_words(code.file_count, 'file')}, {size_words(code.size_bytes)}"
+    lines.append(f"tree {_short(code.tree_sha256, whole)}, {files}")
+    if code.patch_sha256:
+        lines.append(f"patch datum://{_short(code.patch_sha256, whole)}")
+    return lines
+
+
+def _datasets(inputs: Sequence[Input], whole: bool) -> Iterator[str]:
+    for each in inputs:
+        if not each.files:
+            yield f"{each.name}: {', '.join(each.uris) or 'empty'}"
+        for file in each.files:
+            digest = _short(file.sha256, whole)
+            yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}"
+            if file.uri and not file.uri.endswith(file.sha256):
+                yield f"  from {file.uri}"
+
+
+def _hardware(hardware: Hardware) -> Iterator[str]:
+    if not hardware.node_id:
+        return
+    host = f" ({hardware.hostname})" if hardware.hostname not in {"", hardware.node_id} else ""
+    yield f"node {hardware.node_id}{host}"
+    yield f"{hardware.cpu_count} x {hardware.cpu_model or 'CPU'}, {size_words(hardware.memory_bytes)} memory"
+    for gpu in hardware.gpus:
+        yield f"{gpu.model}, {size_words(gpu.memory_bytes)}, {gpu.uuid}"
+    if hardware.gpu_driver_version:
+        yield f"driver {hardware.gpu_driver_version}"
+
+
+def _environment(environment: Environment, whole: bool) -> Iterator[str]:
+    if environment.executor == Executor.EXECUTOR_DOCKER:
+        yield f"container {environment.image}"
+        yield f"image {environment.image_id}"
+        yield from environment.image_repo_digests
+    elif environment.executor == Executor.EXECUTOR_PROCESS:
+        cached = " (cached)" if environment.cached else ""
+        yield f"process, {environment.interpreter}{cached}"
+    else:
+        return
+    if environment.requirements_sha256:
+        yield f"requirements SHA-256 {_short(environment.requirements_sha256, whole)}"
+    packages = [f"{each.name} {each.version}" for each in environment.packages]
+    if whole:
+        yield from packages
+    elif packages:
+        more = len(packages) - _PACKAGES_SHOWN
+        yield ", ".join(packages[:_PACKAGES_SHOWN]) + (f", and {more} more (--all)" if more > 0 else "")
+    system = " ".join(part for part in (environment.os, environment.kernel) if part)
+    cuda = f", CUDA {environment.cuda_version}" if environment.cuda_version else ""
+    if system:
+        yield system + cuda
+
+
+def _cost(record: Record) -> Iterator[str]:
+    cost = record.cost
+    if not record.HasField("cost"):
+        return
+    yield money_words(cost.micro_usd) + (", some time has no price" if cost.has_unpriced_time else "")
+    for term in cost.terms:
+        yield f"  {money_words(term.micro_usd)}: {term.explanation}"
+
+
+def _outputs(record: Record, whole: bool) -> Iterator[str]:
+    for artifact in record.outputs:
+        yield f"{artifact.name}, {size_words(artifact.size_bytes)}, datum://{_short(artifact.sha256, whole)}"
+
+
+def _logs(record: Record) -> Iterator[str]:
+    logs = record.logs
+    if not logs.line_count:
+        return
+    yield f"{count_words(logs.line_count, 'line')}, {size_words(logs.size_bytes)}"
+    for line in logs.last_lines[-_LOG_LINES_SHOWN:]:
+        yield f"  {line.text}"
+
+
+def _results(record: Record) -> Iterator[str]:
+    for metric in record.results:
+        span = f"{number_words(metric.min)} to {number_words(metric.max)}"
+        points = count_words(metric.point_count, "point")
+        detail = points if metric.json_value else f"{points}, {span}"
+        yield f"{metric.name} = {metric_words(metric)}  ({detail})"
+
+
+def _statistics(record: Record) -> Iterator[str]:
+    for each in record.statistics:
+        write = _statistic_bytes if each.name in _BYTE_STATISTICS else number_words
+        gpu = f" {each.gpu_uuid}" if each.gpu_uuid else ""
+        values = f"min {write(each.min)}, mean {write(each.mean)}, max {write(each.max)}"
+        yield f"{each.name}{gpu}: {values}  ({count_words(each.sample_count, 'sample')})"
+
+
+def _statistic_bytes(value: float) -> str:
+    return size_words(round(value))

@@ -1,0 +1,67 @@
+"""From anything that goes wrong to one or two lines and an exit code. Never a traceback."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import TYPE_CHECKING, NoReturn
+
+from runyard_cli import output
+
+if TYPE_CHECKING:
+    from runyard_client import ClientError
+
+
+class ExitCode(IntEnum):
+    """What a script can tell from the exit code."""
+
+    DONE = 0
+    FAILED = 1
+    """The run (or check) failed."""
+    USAGE = 2
+    """Wrong usage: a wrong option, step, parameter or file."""
+    REFUSED = 3
+    """Refused or not found."""
+    UNREACHABLE = 4
+    """A service does not answer."""
+    BUG = 70
+    """A mistake in this program."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+def fail(exit_code: ExitCode, reason: str, message: str, advice: str = "") -> NoReturn:
+    """Say what went wrong and end.
+
+    Args:
+        exit_code: for scripts.
+        reason: stable reason code.
+        message: what and where.
+        advice: what to do next, on a line of its own.
+    """
+    if output.is_json():
+        error = {"reason": reason, "message": message, "advice": advice, "exit_code": int(exit_code)}
+        output.note(json.dumps({"error": error}, ensure_ascii=False))
+    else:
+        output.note(f"Error: {output.safe(message)} [{reason}]")
+        if advice:
+            output.note(output.safe(advice))
+    raise SystemExit(int(exit_code))
+
+
+def explain_client_error(error: ClientError) -> NoReturn:
+    """End with what a ``ClientError`` says."""
+    from runyard_client.errors import LocalError, Unreachable
+
+    if isinstance(error, Unreachable):
+        advice = "Is the yard up? `runyard status` shows each process, `runyard up` starts it."
+        fail(ExitCode.UNREACHABLE, error.reason, error.message, advice)
+    if isinstance(error, LocalError):
+        code = ExitCode.UNREACHABLE if error.reason == "NO_CONTEXT" else ExitCode.USAGE
+        fail(code, error.reason, error.message)
+    advice = ""
+    if error.code == "UNAUTHENTICATED":
+        advice = "The token in context.json is not one of this yard: see `runyard context`."
+    elif error.field_violations:
+        advice = "; ".join(f"{field}: {what}" for field, what in error.field_violations.items())
+    fail(ExitCode.REFUSED, error.reason, error.message, advice)

@@ -1,0 +1,134 @@
+"""The entry point: finds the command, runs it, and turns whatever goes wrong into words and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+import click
+
+from runyard_cli.failures import ExitCode, explain_client_error, fail
+from runyard_cli.plugins import BrokenPluginError, load_plugin, plugin_names
+
+# Help texts stand here so that listing the commands imports none of them.
+COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "Run": {
+        "lint": "Check valohai.yaml, with line numbers and the fix.",
+        "run": "Snapshot the code and queue a run of a step.",
+        "ps": "The queue: newest runs first.",
+        "show": "The whole record of a run, in ten boxes.",
+        "logs": "The log of a run, live with -f.",
+        "stop": "Ask a run to end: signal, grace, kill.",
+    },
+    "Files": {
+        "outputs": "What a run left behind; -d downloads it.",
+        "get": "Download a file by datum:// reference or SHA-256.",
+        "put": "Upload a file and give its datum:// reference.",
+        "trace": "Where a file, run or code tree came from.",
+    },
+    "Yard": {
+        "cost": "What a run or project cost, term by term.",
+        "price": "The price book.",
+        "gpus": "Every GPU: who holds it, utilisation, memory, power.",
+        "nodes": "Every machine with a runner agent.",
+        "history": "The event log.",
+        "context": "Which yard to talk to.",
+    },
+}
+_BUILT_IN = {name: text for section in COMMANDS.values() for name, text in section.items()}
+
+
+class YardGroup(click.Group):
+    """The commands, each imported when it is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Name every command."""
+        return [*_BUILT_IN, *(name for name in plugin_names() if name not in _BUILT_IN)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command."""
+        if cmd_name not in _BUILT_IN:
+            return load_plugin(cmd_name)
+        command: click.Command = importlib.import_module(f"runyard_cli.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section."""
+        plugins: dict[str, str] = {}
+        for name in self.list_commands(ctx):
+            if name not in _BUILT_IN:
+                plugins[name] = _plugin_help(name)
+        sections = {**({"This machine": plugins} if plugins else {}), **COMMANDS}
+        for title, section in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(list(section.items()))
+
+
+def _plugin_help(name: str) -> str:
+    try:
+        command = load_plugin(name)
+    except BrokenPluginError as error:
+        return f"({error})"
+    return command.get_short_help_str(60) if command is not None else ""
+
+
+@click.group(
+    cls=YardGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="runyard-cli", prog_name="runyard")
+def runyard() -> None:
+    """Run deep-learning work on your own machines, and remember everything about it.
+
+    RUN is "12" or "#12" (this project's counter), "latest", "digits#12", or a run id or its beginning.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        code = runyard.main(prog_name="runyard", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("\n")
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read from the pipe has had enough; the interpreter must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.DONE
+    except click.ClickException as error:
+        _explain_usage(error)
+    except Exception as error:  # noqa: BLE001 - the top: decides what people see
+        _explain(error)
+    raise SystemExit(int(code or 0))
+
+
+def _explain_usage(error: click.ClickException) -> NoReturn:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    advice = f"Try `{context.command_path} --help`." if context is not None else ""
+    fail(ExitCode.USAGE, "WRONG_USAGE", error.format_message(), advice)
+
+
+def _explain(error: Exception) -> NoReturn:
+    # Imported here: only what has failed pays for it.
+    from runyard_client.errors import ClientError
+    from runyard_core.errors import RunyardError
+
+    if isinstance(error, ClientError):
+        explain_client_error(error)
+    if isinstance(error, RunyardError):
+        fail(ExitCode.USAGE, error.code, error.message)
+    if isinstance(error, BrokenPluginError):
+        fail(ExitCode.BUG, "BROKEN_PLUGIN", str(error), "Install its package again.")
+    if os.environ.get("RUNYARD_DEBUG"):
+        raise error
+    fail(
+        ExitCode.BUG,
+        "INTERNAL",
+        f"a mistake in runyard itself: {type(error).__name__}: {error}",
+        "RUNYARD_DEBUG=1 shows where; please report it.",
+    )

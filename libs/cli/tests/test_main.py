@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runyard_cli import output
+from runyard_cli.main import main
+
+STEP = """
+- step:
+    name: train
+    image: x
+    command: x
+    parameters: [{name: epochs, type: integer}]
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Runner = Callable[..., Done]
+
+
+@pytest.fixture
+def runyard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Runner]:
+    """Run the command line in a folder of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RUNYARD_HOME", str(folder / "home"))
+    monkeypatch.delenv("RUNYARD_OUTPUT", raising=False)
+
+    def run(*args: str, stdin: str = "") -> Done:
+        monkeypatch.setattr(sys, "argv", ["runyard", *args])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    yield run
+    output._Mode.is_json = False
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "valohai.yaml").write_text(STEP)
+    return tmp_path
+
+
+def with_context(folder: Path, address: str) -> None:
+    home = folder / "home"
+    home.mkdir()
+    services = ("scheduler", "artifact", "metrics", "cost", "lineage")
+    content = {"addresses": dict.fromkeys(services, address), "token": "t"}
+    (home / "context.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "reason"),
+    [
+        (("run", "trian"), 2, "UNKNOWN_STEP"),
+        (("run", "train", "--epochs", "x"), 2, "PARAMETER_WRONG_TYPE"),
+        (("run", "train"), 2, "MISSING_PARAMETER"),
+        (("run", "train", "--epoch", "1"), 2, "WRONG_USAGE"),
+        (("ps", "--limit", "0"), 2, "WRONG_USAGE"),
+        (("nonsense",), 2, "WRONG_USAGE"),
+        (("ps",), 4, "NO_CONTEXT"),
+    ],
+)
+def test_error_is_one_or_two_lines_with_its_reason(
+    runyard: Runner, args: tuple[str, ...], exit_code: int, reason: str
+) -> None:
+    done = runyard(*args)
+    lines = done.stderr.splitlines()
+    assert done.exit_code == exit_code, done.stderr
+    assert lines[0].startswith("Error: ")
+    assert lines[0].endswith(f"[{reason}]")
+    assert len(lines) <= 2
+    assert done.stdout == ""
+
+
+def test_service_that_does_not_answer_gives_4_and_says_what_to_do(folder: Path, runyard: Runner) -> None:
+    with_context(folder, "127.0.0.1:1")
+    done = runyard("ps")
+    assert done.exit_code == 4
+    assert done.stderr.splitlines() == [
+        "Error: scheduler at 127.0.0.1:1 does not answer [UNAVAILABLE]",
+        "Is the yard up? `runyard status` shows each process, `runyard up` starts it.",
+    ]
+
+
+def test_error_is_json_where_json_was_asked_for(runyard: Runner) -> None:
+    done = runyard("ps", "--output", "json")
+    assert json.loads(done.stderr)["error"]["reason"] == "NO_CONTEXT"
+    assert done.exit_code == 4
+
+
+def test_help_lists_every_command_and_its_place(runyard: Runner) -> None:
+    done = runyard("--help")
+    assert done.exit_code == 0
+    for name in (
+        "lint",
+        "run",
+        "ps",
+        "show",
+        "logs",
+        "stop",
+        "outputs",
+        "get",
+        "put",
+        "trace",
+        "cost",
+        "history",
+    ):
+        assert f"\n  {name} " in done.stdout
+
+
+def test_context_is_set_from_standard_input_and_shown_without_its_token(
+    folder: Path, runyard: Runner
+) -> None:
+    assert runyard("context", "set", "yard.example.org:443", stdin="s3cret\n").exit_code == 0
+    shown = runyard("context")
+    assert "yard.example.org:443" in shown.stdout
+    assert "s3cret" not in shown.stdout + shown.stderr
+    assert json.loads((folder / "home" / "context.json").read_text())["token"] == "s3cret"
+
+
+def test_command_that_people_type_often_imports_little() -> None:
+    # Measured: each of these would add 50 to 250 ms to every `runyard ps`.
+    heavy = {"rich", "typer", "pydantic", "valohai_yaml", "jsonschema", "yaml", "runyard_runspec"}
+    code = "import runyard_cli.main, runyard_cli.commands.ps, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy.isdisjoint(done.stdout.split())
+    assert "grpc" in done.stdout.split()
+
+
+def test_module_runs_like_the_script() -> None:
+    command = [sys.executable, "-m", "runyard_cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("runyard, version ")

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
+from runyard.cost.v1.types_pb2 import Cost, CostTerm
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
+from runyard.history.v1.history_service_pb2 import EventView
+from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
+from runyard.metric.v1.metric_service_pb2 import GpuReading, LogLine, MetricLatest, Statistic
+from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory, NodeState, Reservation
+from runyard.record.v1.record_service_pb2 import LogSummary, Record
+from runyard.run.v1.types_pb2 import (
+    Attempt,
+    Cause,
+    CauseCode,
+    CodeRef,
+    Environment,
+    Executor,
+    Hardware,
+    Input,
+    InputFile,
+    Outcome,
+    Package,
+    ParameterValue,
+    Run,
+    RunSpec,
+    RunState,
+)
+from runyard_cli.commands.gpus import gpu_rows
+from runyard_cli.commands.history import event_line
+from runyard_cli.commands.nodes import node_row
+from runyard_cli.commands.outputs import path_in_run
+from runyard_cli.commands.ps import row_of
+from runyard_cli.commands.show import record_lines
+from runyard_cli.commands.trace import trace_lines
+from runyard_cli.output import Style
+from runyard_cli.table import Cell
+
+BOXES = (
+    "training code",
+    "parameters",
+    "dataset",
+    "used hardware",
+    "environment",
+    "experiment cost",
+    "model",
+    "logs",
+    "results",
+    "statistics",
+)
+
+
+def finished_run() -> Run:
+    return Run(
+        run_id="0198",
+        project="digits",
+        number=3,
+        state=RunState.RUN_STATE_FINISHED,
+        outcome=Outcome.OUTCOME_FAILED,
+        cause=Cause(code=CauseCode.CAUSE_CODE_USER_ERROR, exit_code=2),
+        spec=RunSpec(step="train"),
+        submitted_by="user:alice",
+        queued_at=Timestamp(seconds=100),
+        started_at=Timestamp(seconds=110),
+        finished_at=Timestamp(seconds=128),
+        attempts=[Attempt(number=1, node_id="n1")],
+    )
+
+
+def whole_record() -> Record:
+    return Record(
+        run=finished_run(),
+        code=CodeRef(
+            tree_sha256="a" * 64,
+            git_commit="c" * 40,
+            git_branch="main",
+            dirty=True,
+            patch_sha256="b" * 64,
+            file_count=7,
+            size_bytes=12_000,
+        ),
+        parameters=[ParameterValue(name="epochs", value=Value(number_value=5))],
+        datasets=[Input(name="data", files=[InputFile(uri="s3://b/t.npz", path="t.npz", sha256="d" * 64)])],
+        hardware=Hardware(
+            node_id="n1", cpu_count=2, cpu_model="Xeon", gpus=[GpuDevice(model="H100", uuid="GPU-1")]
+        ),
+        environment=Environment(
+            executor=Executor.EXECUTOR_PROCESS,
+            interpreter="CPython 3.11.7",
+            packages=[Package(name=f"p{index}", version="1") for index in range(9)],
+        ),
+        cost=Cost(micro_usd=4200, terms=[CostTerm(micro_usd=4200, explanation="18 s of H100 at $0.84")]),
+        outputs=[Artifact(name="model.npz", size_bytes=10, sha256="e" * 64)],
+        logs=LogSummary(line_count=2, size_bytes=20, last_lines=[LogLine(text="bad\x1b[2J")]),
+        results=[MetricLatest(name="accuracy", value=0.97, point_count=30, min=0.1, max=0.98)],
+        statistics=[Statistic(name="memory_used_bytes", min=1, mean=2048, max=4096, sample_count=18)],
+        missing=["cost did not answer"],
+    )
+
+
+def test_record_has_its_ten_boxes_in_order_and_shows_what_is_missing() -> None:
+    lines = list(record_lines(whole_record(), whole=False, now=0))
+    starts = [line for line in lines if line[:2].strip().isdigit()]
+    assert [line[3:].startswith(name) for line, name in zip(starts, BOXES, strict=True)] == [True] * 10
+    text = "\n".join(lines)
+    for part in (
+        "digits#3 train failed after 18 s",
+        "exit code 2",
+        "commit cccccccccccc (main), with uncommitted changes",
+        "epochs = 5",
+        "data: t.npz",
+        "from s3://b/t.npz",
+        "H100",
+        "p5 1, and 3 more (--all)",
+        "$0.0042: 18 s of H100 at $0.84",
+        "model.npz, 10 B, datum://eeeeeeeeeeeeeeee",
+        "accuracy = 0.97",
+        "max 4.0 KiB",
+        "incomplete: cost did not answer",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+
+
+def test_whole_record_cuts_nothing() -> None:
+    text = "\n".join(record_lines(whole_record(), whole=True, now=0))
+    assert "e" * 64 in text
+    assert "p8 1" in text
+
+
+def test_record_of_a_run_that_never_started_has_its_boxes_all_the_same() -> None:
+    lines = list(record_lines(Record(run=Run(project="d", number=1)), whole=False, now=0))
+    assert sum(line.endswith(" none") for line in lines) == 10
+
+
+def test_queue_shows_why_a_run_waits_and_why_it_failed() -> None:
+    assert row_of(finished_run(), now=0) == (
+        "digits#3",
+        "train",
+        Cell("failed", Style.BAD),
+        "18 s",
+        "n1",
+        "exit code 2",
+    )
+    waiting = Run(
+        project="digits",
+        number=4,
+        state=RunState.RUN_STATE_QUEUED,
+        queued_at=Timestamp(seconds=40),
+        waiting_reason="no node has 8 GPUs",
+    )
+    assert row_of(waiting, now=100)[3:] == ("1 min", "", "no node has 8 GPUs")
+
+
+def test_trace_is_a_tree_that_names_what_it_has_shown_again() -> None:
+    model = Vertex(kind=VertexKind.VERTEX_KIND_ARTIFACT, id="e" * 64, label="model.npz")
+    report = Vertex(kind=VertexKind.VERTEX_KIND_ARTIFACT, id="f" * 64, label="report.json")
+    run = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="0198", label="digits#3 train")
+    code = Vertex(kind=VertexKind.VERTEX_KIND_CODE, id="a" * 64, label="digits")
+    made, used = EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY, EdgeRelation.EDGE_RELATION_USED
+    edges = [
+        Edge(source=report, relation=made, target=run),
+        Edge(source=report, relation=used, target=model, role="model"),
+        Edge(source=run, relation=used, target=code),
+        Edge(source=model, relation=made, target=run),
+    ]
+    assert list(trace_lines(report, edges)) == [
+        "file report.json ffffffffffff",
+        "├─ made by run digits#3 train",
+        "│  └─ used code digits aaaaaaaaaaaa",
+        "└─ used file model.npz eeeeeeeeeeee",
+        "   └─ made by run digits#3 train (above)",
+    ]
+
+
+def test_trace_of_a_circle_ends() -> None:
+    one = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="1")
+    two = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="2")
+    assert len(list(trace_lines(one, [Edge(source=one, target=two), Edge(source=two, target=one)]))) == 3
+
+
+def test_gpu_shows_its_holder_and_its_last_reading() -> None:
+    node = Node(
+        node_id="n1",
+        state=NodeState.NODE_STATE_ATTACHED,
+        inventory=NodeInventory(
+            gpus=[
+                GpuDevice(uuid="GPU-1", index=0, model="H100", memory_bytes=80 << 30),
+                GpuDevice(uuid="GPU-2", index=1, model="H100", memory_bytes=80 << 30),
+            ]
+        ),
+        reservations=[Reservation(run_id="0198", gpu_uuids=["GPU-1"])],
+    )
+    reading = GpuReading(
+        gpu_uuid="GPU-1",
+        utilization_percent=93,
+        memory_used_bytes=40 << 30,
+        power_milliwatts=350_400,
+        temperature_celsius=61,
+    )
+    held, free = gpu_rows(node, {"GPU-1": reading}, {"0198": "digits#3"})
+    assert held[3:8] == (Cell("digits#3", Style.BUSY), "93 %", "40.0 GiB of 80.0 GiB", "350 W", "61 C")
+    assert free[3:8] == (Cell("free", Style.FAINT), "", "", "", "")
+
+
+def test_node_shows_what_is_in_use() -> None:
+    node = Node(
+        node_id="n1",
+        state=NodeState.NODE_STATE_DETACHED,
+        inventory=NodeInventory(slot_count=2, cpu_count=4, gpus=[GpuDevice(uuid="GPU-1")]),
+        reservations=[Reservation(gpu_uuids=["GPU-1"])],
+    )
+    assert node_row(node)[:5] == ("n1", Cell("not heard from", Style.BAD), "1 of 2", "1 of 1", "4")
+
+
+def test_event_is_a_line() -> None:
+    envelope = Envelope(
+        position=7,
+        type="runyard.run.queued",
+        stream="run-0198",
+        actor=Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"),
+    )
+    line = event_line(EventView(envelope=envelope, data_json='{"a":1}'))
+    assert line.startswith("      7 ")
+    assert line.split()[3:] == ["run.queued", "run-0198", "user:alice", '{"a":1}']
+
+
+def test_output_has_the_path_that_its_own_run_gave_it() -> None:
+    artifact = Artifact(
+        name="newest.npz",
+        origins=[
+            ArtifactOrigin(origin=Origin(path="a/model.npz", run_id="1")),
+            ArtifactOrigin(origin=Origin(path="newest.npz", run_id="2")),
+        ],
+    )
+    assert path_in_run(artifact, "1") == "a/model.npz"
+    assert path_in_run(artifact, "3") == "newest.npz"
