@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.artifact.v1 import artifact_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
-from runyard_artifact.moment import Moments
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.presign import SigningKey
 from runyard_artifact.projections.catalogue import CatalogueProjection
@@ -27,6 +26,7 @@ from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.moment import Moments
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector

@@ -7,10 +7,10 @@ from runyard.run.v1.types_pb2 import Input
 from runyard_artifact.domain.reference import is_datum_uri, is_unresolved_uri, parse_datum_name
 from runyard_artifact.domain.resolution import ResolvedFile, place_files
 from runyard_artifact.handlers import Handlers
-from runyard_artifact.moment import Moments
 from runyard_artifact.queries import CatalogueQueries
 from runyard_contracts.ids import Position
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
+from runyard_eventlog.moment import Moments
 
 
 class Resolver:

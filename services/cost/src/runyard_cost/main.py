@@ -16,7 +16,7 @@ from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 from runyard_cost.costs import Costs
 from runyard_cost.handlers import Handlers
-from runyard_cost.moment import Moments
+from runyard_cost.moment import PricedMoments
 from runyard_cost.projections.leases import CostProjection
 from runyard_cost.queries import SCHEMA, CostQueries
 from runyard_cost.servicer import CostServicer
@@ -57,7 +57,7 @@ async def main(settings: CostSettings) -> None:
         projector = Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
         queries = CostQueries(engine)
         servicer = CostServicer(
-            Handlers(event_log, clock), Costs(queries), queries, Moments(event_log, projector, clock)
+            Handlers(event_log, clock), Costs(queries), queries, PricedMoments(event_log, projector, clock)
         )
 
         def register(server: grpc.aio.Server) -> None:

@@ -18,7 +18,7 @@ from runyard_cost.costs import Costs, Moment
 from runyard_cost.domain.explanation import at, cost_of
 from runyard_cost.domain.totals import Totals, total
 from runyard_cost.handlers import Handlers, Request
-from runyard_cost.moment import Moments
+from runyard_cost.moment import PricedMoments
 from runyard_cost.queries import CostQueries, LeasedRun, NotedPrice
 from runyard_servicekit.auth import require_role
 from runyard_servicekit.context import command_id, request_context
@@ -36,7 +36,9 @@ _SERVICE = "cost"
 class CostServicer(CostServiceServicer):
     """Serves runyard.cost.v1.CostService."""
 
-    def __init__(self, handlers: Handlers, costs: Costs, queries: CostQueries, moments: Moments) -> None:
+    def __init__(
+        self, handlers: Handlers, costs: Costs, queries: CostQueries, moments: PricedMoments
+    ) -> None:
         """Hand requests to these."""
         self._handlers = handlers
         self._costs = costs
