@@ -12,7 +12,7 @@ from runyard.metric.v1.batches_pb2 import LogChunkRecorded
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, ResourceExhausted
-from runyard_eventlog.port import EventLog
+from runyard_eventlog.port import EventLog, LogHead
 from runyard_eventlog.projector import Projector
 from runyard_metrics.domain.coverage import Coverage, coverage_of
 from runyard_metrics.domain.spools import SpoolKey
@@ -115,9 +115,12 @@ class MetricHandlers:
         waited for too.
 
         Raises:
+            InvalidInput: a position below 0 (BAD_POSITION).
+            OutOfRange: a position after the head of the log (POSITION_AHEAD).
             DeadlineExceeded: the tables do not reach it in time.
-            OutOfRange: as_of is after the head of the log.
         """
+        if read.min_position < 0 or read.as_of.position < 0:
+            raise InvalidInput("a position is 0 or more", code="BAD_POSITION")
         if not read.HasField("as_of"):
             if read.min_position:
                 await self.caught_up(read.min_position)
@@ -127,12 +130,7 @@ class MetricHandlers:
             domain: int = await self._event_log.position_at(read.as_of.time.ToDatetime(tzinfo=UTC))
         else:
             domain = read.as_of.position
-        if not 0 <= domain <= head.domain_position:
-            raise OutOfRange(
-                f"as_of position {domain} is not in the log, whose head is {head.domain_position}",
-                code="POSITION_NOT_IN_LOG",
-                metadata={"head": str(head.domain_position)},
-            )
+        _check_not_ahead(max(domain, read.min_position), head)
         telemetry = await telemetry_position_at(self._event_log, domain, head.telemetry_position)
         await self._wait(max(domain, read.min_position), telemetry)
         return Moment(domain, telemetry)
@@ -144,10 +142,12 @@ class MetricHandlers:
             domain_position: wait for this position of the domain lane instead of its head.
 
         Raises:
+            OutOfRange: the position is after the head of the log (POSITION_AHEAD).
             DeadlineExceeded: they do not in time.
         """
         head = await self._event_log.head()
         domain = head.domain_position if domain_position is None else domain_position
+        _check_not_ahead(domain, head)
         await self._wait(domain, head.telemetry_position)
         return Moment(self.runs.checkpoint, self.telemetry.checkpoint)
 
@@ -298,6 +298,15 @@ class MetricHandlers:
     async def _wait(self, domain: int, telemetry: int) -> None:
         await self.runs.wait_for(domain, WAIT_SECONDS_MAX)
         await self.telemetry.wait_for(telemetry, WAIT_SECONDS_MAX)
+
+
+def _check_not_ahead(position: int, head: LogHead) -> None:
+    if position > head.domain_position:
+        raise OutOfRange(
+            f"position {position} is ahead of the log ({head.domain_position})",
+            code="POSITION_AHEAD",
+            metadata={"head": str(head.domain_position)},
+        )
 
 
 async def telemetry_position_at(event_log: EventLog, domain_position: int, head: int) -> int:

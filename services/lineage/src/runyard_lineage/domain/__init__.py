@@ -1,0 +1,1 @@
+"""Pure rules: how things of the graph are named, and what is missing from a record."""

@@ -1,0 +1,69 @@
+"""What a person may call a vertex by, and what that may mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from runyard_contracts.ids import is_name
+from runyard_core.errors import InvalidInput
+
+PREFIX_LENGTH_MIN = 8
+DATUM = "datum://"
+
+_PREFIX = re.compile(r"[0-9a-f-]{8,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRun:
+    """A run by its project's counter; the last one when there is no number."""
+
+    project: str
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class IdPrefix:
+    """The start of a SHA-256 or a run id."""
+
+    text: str
+    files_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WholeId:
+    """The id of a vertex of any kind: "user:alice", a node, a GPU, a URI."""
+
+    text: str
+
+
+def parse_name(name: str) -> NumberedRun | IdPrefix | WholeId:
+    """Read a name.
+
+    Raises:
+        InvalidInput: it can name nothing.
+    """
+    if name.startswith(DATUM):
+        digits = name.removeprefix(DATUM)
+        if not _PREFIX.fullmatch(digits):
+            raise _wrong(name)
+        return IdPrefix(digits, files_only=True)
+    if _PREFIX.fullmatch(name):
+        return IdPrefix(name)
+    project, separator, number = name.rpartition("#")
+    if separator:
+        if not is_name(project) or not (number == "latest" or number.isdecimal()):
+            raise _wrong(name)
+        return NumberedRun(project, None if number == "latest" else int(number))
+    if not name:
+        raise _wrong(name)
+    return WholeId(name)
+
+
+def _wrong(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"{name!r} names nothing: want a SHA-256 (or {PREFIX_LENGTH_MIN} of its first digits or more), "
+        'datum://..., a run id or "project#12"',
+        code="BAD_NAME",
+        field_violations={"name": "not a name"},
+    )

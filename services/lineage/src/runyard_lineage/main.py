@@ -1,0 +1,88 @@
+"""Wires the lineage service: the log, one projector, channels to the other services, three servicers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import asyncpg
+import grpc
+
+from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.cost.v1.cost_service_pb2_grpc import CostServiceStub
+from runyard.history.v1 import history_service_pb2, history_service_pb2_grpc
+from runyard.lineage.v1 import lineage_service_pb2, lineage_service_pb2_grpc
+from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
+from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
+from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from runyard_core.clock import SystemClock
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projector import Projector
+from runyard_lineage.handlers import GraphHandlers
+from runyard_lineage.history import HistoryHandlers
+from runyard_lineage.projections.edges import EdgesProjection
+from runyard_lineage.queries import SCHEMA, GraphQueries
+from runyard_lineage.record import Peers, RecordHandlers
+from runyard_lineage.servicer import HistoryServicer, LineageServicer, RecordServicer
+from runyard_lineage.settings import LineageSettings
+from runyard_servicekit.channels import service_channel
+from runyard_servicekit.server import serving
+
+CONNECTIONS_MAX = 10
+SERVICES = tuple(
+    service.full_name
+    for file in (lineage_service_pb2, record_service_pb2, history_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+
+
+async def main(settings: LineageSettings) -> None:
+    """Run until cancelled."""
+    doorbell = Doorbell()
+    async with (
+        asyncpg.create_pool(
+            settings.database_url.get_secret_value(),
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
+            timeout=10.0,
+            command_timeout=30.0,
+        ) as pool,
+        PostgresEventLog(pool, doorbell=doorbell) as event_log,
+        _peers(settings) as peers,
+        asyncio.TaskGroup() as tasks,
+    ):
+        projector = Projector(pool, event_log, EdgesProjection(), schema=SCHEMA, doorbell=doorbell)
+        graph = LineageServicer(GraphHandlers(event_log, GraphQueries(pool), projector))
+        record = RecordServicer(RecordHandlers(event_log, peers))
+        history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()))
+
+        def register(server: grpc.aio.Server) -> None:
+            lineage_service_pb2_grpc.add_LineageServiceServicer_to_server(graph, server)
+            record_service_pb2_grpc.add_RecordServiceServicer_to_server(record, server)
+            history_service_pb2_grpc.add_HistoryServiceServicer_to_server(history, server)
+
+        tasks.create_task(projector.run(), name="projector")
+        tasks.create_task(
+            doorbell.serve(settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()),
+            name="doorbell",
+        )
+        async with serving(settings, SERVICES, register):
+            await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def _peers(settings: LineageSettings) -> AsyncIterator[Peers]:
+    token = settings.service_token.get_secret_value()
+    async with AsyncExitStack() as open_channels:
+
+        async def channel(address: str) -> grpc.aio.Channel:
+            return await open_channels.enter_async_context(service_channel(address, token))
+
+        yield Peers(
+            scheduler=SchedulerServiceStub(await channel(settings.scheduler_address)),
+            artifact=ArtifactServiceStub(await channel(settings.artifact_address)),
+            metrics=MetricServiceStub(await channel(settings.metrics_address)),
+            cost=CostServiceStub(await channel(settings.cost_address)),
+        )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+
+from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
+from runyard.run.v1.events_pb2 import RunQueued, RunStarted
+from runyard.run.v1.types_pb2 import Input
+from runyard_contracts.ids import sha256_of
+from runyard_lineage.domain.identities import environment_id
+from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX, EdgeRow
+
+from .folding import fold
+from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, environment, story
+
+
+def _short(edge: EdgeRow) -> tuple[str, str, str, str]:
+    relation = EdgeRelation.Name(EdgeRelation.ValueType(edge.relation)).removeprefix("EDGE_RELATION_")
+    return (edge.source_id, relation, edge.target_id, edge.role)
+
+
+def test_a_run_is_tied_to_everything_that_shaped_it_and_that_it_made() -> None:
+    edges = {_short(edge) for edge in fold(story()).rows(EDGE_UP)}
+    parameters = sha256_of(b'{"epochs":5}')
+    expected = {
+        (TRAIN, "WAS_ASSOCIATED_WITH", "user:alice", "submitter"),
+        (TRAIN, "USED", TREE, ""),
+        (TRAIN, "USED", parameters, ""),
+        (TRAIN, "WAS_ASSOCIATED_WITH", "n1", ""),
+        (TRAIN, "WAS_ASSOCIATED_WITH", "GPU-1", ""),
+        (TRAIN, "USED", environment_id(environment(TRAIN)), ""),
+        (TRAIN, "USED", CLEAN, "data"),
+        (MODEL, "WAS_GENERATED_BY", TRAIN, "out/model.pt"),
+    }
+    assert expected == {edge for edge in edges if TRAIN in edge}
+    assert (RAW, "WAS_ATTRIBUTED_TO", "user:alice", "raw.csv") in edges
+    assert (TREE, "WAS_ATTRIBUTED_TO", "user:alice", "") in edges
+    assert (CLEAN, "WAS_GENERATED_BY", PREPARE, "clean.npz") in edges
+
+
+def test_an_edge_is_written_once_by_the_first_event_that_says_so() -> None:
+    folded = fold([*story(), *story()])
+    up, down = folded.rows(EDGE_UP), folded.rows(EDGE_DOWN)
+    assert up == down
+    assert len({EDGE_UP.key_of(edge) for edge in up}) == len(up)
+    made = [edge for edge in up if edge.source_id == MODEL]
+    # artifact.written is before run.finished, which says the same.
+    assert [edge.position for edge in made] == [len(story()) - 1]
+
+
+def test_two_runs_in_the_same_environment_share_its_vertex() -> None:
+    assert environment_id(environment(PREPARE)) == environment_id(environment(TRAIN))
+    other = environment(TRAIN)
+    other.packages[0].version = "2.1"
+    assert environment_id(other) != environment_id(environment(TRAIN))
+
+
+def test_vertices_are_described_for_people() -> None:
+    folded = fold(story())
+    run = folded.get(VERTEX, VertexKind.VERTEX_KIND_RUN, TRAIN)
+    node = folded.get(VERTEX, VertexKind.VERTEX_KIND_NODE, "n1")
+    model = folded.get(VERTEX, VertexKind.VERTEX_KIND_ARTIFACT, MODEL)
+    code = folded.get(VERTEX, VertexKind.VERTEX_KIND_CODE, TREE)
+    assert run is not None
+    assert node is not None
+    assert model is not None
+    assert code is not None
+    assert (run.label, node.label, model.label) == ("digits#2 train", "n1 (1 x H100)", "model.pt")
+    assert code.label == "c0ffeec0ffee (dirty)"
+    assert json.loads(run.properties)["outcome"] == "SUCCEEDED"
+    assert json.loads(model.properties) == {"size_bytes": "9"}
+
+
+def test_a_vertex_gets_a_new_row_only_when_something_new_is_known() -> None:
+    folded = fold(story())
+    actors = [row for row in folded.rows(VERTEX) if row.kind == VertexKind.VERTEX_KIND_ACTOR]
+    assert len(actors) == 1
+    code = [row for row in folded.rows(VERTEX) if row.kind == VertexKind.VERTEX_KIND_CODE]
+    assert len(code) == 1
+
+
+def test_a_project_counter_names_its_run() -> None:
+    row = fold(story()).get(RUN_NUMBER, "digits", 2)
+    assert row is not None
+    assert row.run_id == TRAIN
+
+
+def test_an_outside_reference_is_kept_without_its_credentials() -> None:
+    uri = "https://bob:secret@data.example/set.tar?X-Amz-Signature=abc"
+    started = RunStarted(run_id=TRAIN, inputs=[Input(name="set", uris=[uri, "s3://bucket/key"])])
+    targets = {edge.target_id for edge in fold([started]).rows(EDGE_UP)}
+    assert targets == {"https://data.example/set.tar", "s3://bucket/key"}
+
+
+def test_text_that_postgres_cannot_store_or_index_is_made_storable() -> None:
+    started = RunStarted(run_id=TRAIN, inputs=[Input(name="a\x00b", uris=["s3://b/" + "k" * 5000])])
+    (edge,) = fold([started, RunQueued()]).rows(EDGE_UP)[:1]
+    assert edge.role == "a\ufffdb"
+    assert len(edge.target_id) == 200
