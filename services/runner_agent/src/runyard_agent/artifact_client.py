@@ -1,0 +1,200 @@
+"""The agent's way to the artifact service, and by its presigned requests to the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from runyard.artifact.v1.artifact_service_pb2 import (
+    BeginUploadRequest,
+    BeginUploadResponse,
+    CommitUploadRequest,
+    GetDownloadRequest,
+    ResolveInputsRequest,
+)
+from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
+from runyard.run.v1.types_pb2 import Input
+from runyard_agent.fan_out import fan_out
+from runyard_agent.http_connections import Request, RequestRefused
+from runyard_agent.transfers import Patience, Transfers
+from runyard_contracts.ids import deterministic_id, uuid7
+from runyard_core import errors
+
+_CALL_SECONDS_MAX = 20.0
+_PARTS_AT_ONCE = 3
+_PASSING = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
+)
+_ERRORS: dict[grpc.StatusCode, type[errors.RunyardError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.Rejected,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: errors.IdReused,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
+    grpc.StatusCode.DATA_LOSS: errors.Corrupt,
+}
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+RequestMessage = TypeVar("RequestMessage")
+ResponseMessage = TypeVar("ResponseMessage")
+
+
+class ArtifactClient:
+    """Calls ``ArtifactService`` with the agent's token and moves the bytes.
+
+    Every call has a deadline and is tried again while the service does not answer, for as long as
+    ``patience_seconds``: a service that is restarted must not cost a run its outputs.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        transfers: Transfers,
+        *,
+        patience_seconds: float = 600.0,
+        call_seconds_max: float = _CALL_SECONDS_MAX,
+    ) -> None:
+        """Open a channel; nothing is sent before the first call."""
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._service: ArtifactServiceStub = ArtifactServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._transfers = transfers
+        self._patience_seconds = patience_seconds
+        self._call_seconds_max = call_seconds_max
+
+    @property
+    def transfers(self) -> Transfers:
+        """The way to addresses that are not the store's."""
+        return self._transfers
+
+    async def close(self) -> None:
+        """Close the channel; ``transfers`` belongs to the caller."""
+        await self._channel.close()
+
+    async def resolve_inputs(self, inputs: Sequence[Input]) -> list[Input]:
+        """Fill in the files of references that the service knows.
+
+        Raises:
+            NotFound: there is no such file. Other ``RunyardError`` as the service says.
+        """
+        answer = await self._call(self._service.ResolveInputs, ResolveInputsRequest(inputs=inputs))
+        return list(answer.inputs)
+
+    async def download(self, sha256: str, destination: Path) -> int:
+        """Fetch a blob and hold its bytes against its hash; gives its size in bytes.
+
+        Raises:
+            NotFound: the store does not have it.
+            Corrupt: CHECKSUM_MISMATCH, the store has other bytes.
+            Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
+        """
+        for is_last in (False, True):
+            answer = await self._call(self._service.GetDownload, GetDownloadRequest(sha256=sha256))
+            try:
+                fetched = await self._transfers.get(_plain(answer.request), destination, sha256=sha256)
+            except RequestRefused as refused:
+                # The request may have expired while earlier ones took their time: ask for another, once.
+                if is_last or refused.status != 403:
+                    raise
+            else:
+                return fetched.size_bytes
+        raise AssertionError("unreachable")
+
+    async def upload(self, descriptor: int, *, sha256: str, size_bytes: int, origin: Origin) -> None:
+        """Store an open file and record where it came from. Idempotent.
+
+        Raises:
+            RequestRefused: the store says no, for instance because the bytes are not those of ``sha256``.
+            Corrupt: FILE_CHANGED, the file became shorter.
+            Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
+        """
+        gives_up_at = time.monotonic() + self._patience_seconds
+        is_renewed = False
+        while True:
+            # A new id each time: its first answer may hold requests that have expired since.
+            begun = await self._call(
+                self._service.BeginUpload,
+                BeginUploadRequest(request_id=uuid7(), sha256=sha256, size_bytes=size_bytes, origin=origin),
+            )
+            try:
+                etags = [] if begun.already_stored else await self._put_parts(descriptor, begun)
+            except RequestRefused as refused:
+                if is_renewed or refused.status != 403:
+                    raise
+                is_renewed = True
+            except errors.Unavailable:
+                if time.monotonic() >= gives_up_at:
+                    raise
+            else:
+                break
+        is_multipart = bool(begun.upload_id)
+        await self._call(
+            self._service.CommitUpload,
+            CommitUploadRequest(
+                request_id=deterministic_id(
+                    "CommitUpload", begun.upload_id, sha256, origin.run_id, origin.attempt, origin.path
+                ),
+                sha256=sha256,
+                size_bytes=size_bytes,
+                origin=origin,
+                upload_id=begun.upload_id,
+                part_etags=etags if is_multipart else [],
+            ),
+        )
+
+    async def _put_parts(self, descriptor: int, begun: BeginUploadResponse) -> list[str]:
+        async def put(part: UploadPart) -> str:
+            try:
+                return await self._transfers.put(
+                    _plain(part.request),
+                    descriptor,
+                    offset_bytes=part.offset_bytes,
+                    size_bytes=part.size_bytes,
+                )
+            except RequestRefused as refused:
+                # If-None-Match is signed: somebody else has just stored the same bytes.
+                if refused.status == 412 and not begun.upload_id:
+                    return ""
+                raise
+
+        return await fan_out(_PARTS_AT_ONCE, put, list(begun.parts))
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestMessage, ResponseMessage],
+        request: RequestMessage,
+    ) -> ResponseMessage:
+        patience = Patience(delay_seconds_max=2.0)
+        gives_up_at = time.monotonic() + self._patience_seconds
+        retry_index = 0
+        while True:
+            try:
+                return await method(request, metadata=self._metadata, timeout=self._call_seconds_max)
+            except grpc.aio.AioRpcError as error:
+                status, sentence = error.code(), error.details() or "no details"
+                if status not in _PASSING:
+                    raise _ERRORS.get(status, errors.RunyardError)(sentence) from error
+                if time.monotonic() >= gives_up_at:
+                    raise errors.Unavailable(
+                        f"the artifact service gave no answer for {self._patience_seconds:g} s: {sentence}"
+                    ) from error
+            await asyncio.sleep(patience.delay_seconds(retry_index))
+            retry_index += 1
+
+
+def _plain(request: PresignedRequest) -> Request:
+    return Request(request.method, request.url, dict(request.headers))

@@ -1,0 +1,207 @@
+"""What a program is told about its run: the files of the config folder, and variables (the run contract)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from google.protobuf.struct_pb2 import Value
+
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard.run.v1.types_pb2 import Input
+
+# YAML reads no longer key without being told that it is one.
+_SIMPLE_KEY_LENGTH_MAX = 1000
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where the program finds its folders, in its own view of the file system."""
+
+    repository: str = "/valohai/repository"
+    inputs: str = "/valohai/inputs"
+    outputs: str = "/valohai/outputs"
+    config: str = "/valohai/config"
+
+    @classmethod
+    def below(cls, directory: Path) -> Directories:
+        """Give the folders of a process: those below the attempt's own folder."""
+        return cls(*(str(directory / name) for name in ("repository", "inputs", "outputs", "config")))
+
+
+IN_CONTAINER = Directories()
+
+
+def write(
+    config_dir: Path, grant: LeaseGrant, inputs: Sequence[Input], directories: Directories = IN_CONTAINER
+) -> None:
+    """Write all config files, each as JSON and as YAML. ``inputs`` are those that were fetched."""
+    config_dir.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Json] = {
+        "execution": _execution(grant),
+        "inputs": {one.name: _input(one, directories) for one in inputs},
+        "parameters": parameters(grant),
+        "runtime": _runtime(grant),
+        # No calls back to the yard yet; a program that looks here finds that none is offered.
+        "api": {},
+    }
+    for name, content in files.items():
+        (config_dir / f"{name}.json").write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (config_dir / f"{name}.yaml").write_text(block_yaml(content), encoding="utf-8")
+
+
+def variables(grant: LeaseGrant, directories: Directories = IN_CONTAINER) -> dict[str, str]:
+    """Give the variables of a run: those asked for, and the contract's, which nobody can override."""
+    spec = grant.spec
+    asked = {variable.name: variable.value for variable in spec.environment_variables}
+    gpu_uuids = ",".join(grant.gpu_uuids)
+    fixed = {
+        "VH_REPOSITORY_DIR": directories.repository,
+        "VH_INPUTS_DIR": directories.inputs,
+        "VH_OUTPUTS_DIR": directories.outputs,
+        "VH_CONFIG_DIR": directories.config,
+        # Its presence is how a program knows that it runs in a yard.
+        "VH_JOB_ID": f"exec-{grant.run_id}",
+        "VH_EXECUTION_ID": grant.run_id,
+        "VH_PROJECT_ID": grant.project,
+        "VH_GPUS": str(len(grant.gpu_uuids)),
+        "RUNYARD_RUN_ID": grant.run_id,
+        "RUNYARD_ATTEMPT": str(grant.attempt),
+        # Also when empty: a run without GPUs must not find those of another run.
+        "CUDA_VISIBLE_DEVICES": gpu_uuids,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    if grant.traceparent:
+        fixed["TRACEPARENT"] = grant.traceparent
+    return {"PYTHONUNBUFFERED": "1", **asked, **fixed}
+
+
+def parameters(grant: LeaseGrant) -> dict[str, Json]:
+    """Give the parameters with their values; whole numbers as integers: the wire does not tell them apart."""
+    return {parameter.name: _plain(parameter.value) for parameter in grant.spec.parameters}
+
+
+def block_yaml(value: Json) -> str:
+    """Write a JSON value as YAML in block style, so that every YAML reader gives the same value."""
+    return "\n".join(_yaml_lines(value)) + "\n"
+
+
+def _execution(grant: LeaseGrant) -> dict[str, Json]:
+    spec = grant.spec
+    return {
+        "valohai.commit-identifier": spec.code.git_commit or f"~{spec.code.tree_sha256}",
+        "valohai.creator-id": grant.submitted_by,
+        "valohai.creator-name": grant.submitted_by.partition(":")[2] or grant.submitted_by,
+        "valohai.execution-id": grant.run_id,
+        "valohai.execution-counter": grant.number,
+        "valohai.execution-title": grant.title,
+        "valohai.execution-step": spec.step,
+        "valohai.execution-image": spec.image,
+        "valohai.execution-status": "created",
+        "valohai.execution-tags": list(grant.tags),
+        "valohai.project-id": grant.project,
+        "valohai.project-name": grant.project,
+    }
+
+
+def _input(one: Input, directories: Directories) -> Json:
+    return {
+        "files": [
+            {
+                "name": PurePosixPath(file.path).name,
+                "path": f"{directories.inputs}/{one.name}/{file.path}",
+                "uri": file.uri,
+                "size": file.size_bytes,
+                "checksums": {"sha256": file.sha256},
+                "metadata": [],
+                "datum_id": file.sha256,
+            }
+            for file in one.files
+        ]
+    }
+
+
+def _runtime(grant: LeaseGrant) -> Json:
+    return {
+        "attempt": grant.attempt,
+        "gpu_uuids": list(grant.gpu_uuids),
+        "gpu_count": len(grant.gpu_uuids),
+        "memory_bytes_max": grant.spec.resources.memory_bytes_max,
+        "cpu_millicores_max": grant.spec.resources.cpu_millicores_max,
+        "time_limit_seconds": grant.spec.time_limit_seconds,
+    }
+
+
+def _plain(value: Value) -> Json:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "struct_value":
+            return {name: _plain(item) for name, item in value.struct_value.fields.items()}
+        case _:
+            return None
+
+
+def _yaml_lines(value: Json) -> list[str]:
+    match value:
+        case Mapping() if value:
+            lines: list[str] = []
+            for key, item in value.items():
+                lines += _yaml_pair(_scalar(key), item)
+            return lines
+        case str() | Mapping():
+            return [_scalar(value)]
+        case Sequence() if value:
+            return [line for item in value for line in _yaml_entry("-", item)]
+        case _:
+            return [_scalar(value)]
+
+
+def _yaml_pair(key: str, item: Json) -> list[str]:
+    if len(key) < _SIMPLE_KEY_LENGTH_MAX:
+        return _yaml_entry(f"{key}:", item)
+    return [f"? {key}", *_yaml_entry(":", item)]
+
+
+def _yaml_entry(head: str, item: Json) -> list[str]:
+    if isinstance(item, str) or not isinstance(item, Mapping | Sequence) or not item:
+        return [f"{head} {_scalar(item)}"]
+    return [head, *(f"  {line}" for line in _yaml_lines(item))]
+
+
+def _scalar(value: Json) -> str:
+    match value:
+        case str():
+            return f'"{"".join(map(_yaml_character, value))}"'
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else (".inf" if value > 0 else "-.inf")
+        case float():
+            # YAML 1.1 takes 1e-05 for a text: its floats need a point.
+            mantissa, exponent_mark, exponent = repr(value).partition("e")
+            return mantissa + (".0" if "." not in mantissa else "") + exponent_mark + exponent
+        case _:
+            return json.dumps(value)
+
+
+def _yaml_character(character: str) -> str:
+    if character in {'"', "\\"}:
+        return "\\" + character
+    # ASCII only: YAML does not allow all characters that JSON does, but it has escapes for all.
+    if " " <= character <= "~":
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

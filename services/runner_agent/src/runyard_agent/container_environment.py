@@ -1,0 +1,88 @@
+"""What a container image holds, for the record: found once for each image, by its own interpreter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runyard.run.v1.types_pb2 import Environment, Executor
+from runyard_agent.docker_daemon import DockerDaemon, Image
+from runyard_agent.durable_files import write_atomically
+from runyard_agent.environment import PROBE_SOURCE, read_probe, recorded_variables
+from runyard_core.errors import NotFound, RunyardError, Unavailable
+
+LABEL_PROBE = "runyard.probe"
+
+_PROBE_SECONDS_MAX = 60
+_PROBE = 'p=$(command -v python3 || command -v python) || exit 3; exec "$p" -I -c "$1"'
+
+
+async def capture(
+    daemon: DockerDaemon, image: Image, variables: Mapping[str, str], cache_dir: Path
+) -> Environment:
+    """Describe an image and the variables that the program gets; secrets are left out.
+
+    The first time a container of the image is started for it, without network: under a second, and safe
+    while the run itself starts. An image without Python has no packages.
+
+    Raises:
+        Unavailable: the daemon does not answer.
+    """
+    environment = await _contents(daemon, image, cache_dir / "images")
+    environment.executor = Executor.EXECUTOR_DOCKER
+    environment.image = image.reference
+    environment.image_id = image.id
+    environment.image_repo_digests.extend(image.repo_digests)
+    environment.variables.extend(recorded_variables(variables))
+    return environment
+
+
+async def _contents(daemon: DockerDaemon, image: Image, cache_dir: Path) -> Environment:
+    known = cache_dir / f"{image.id.replace(':', '-')}.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return read_probe(known.read_text(encoding="utf-8"))
+    line = await _probe(daemon, image.id)
+    try:
+        found = read_probe(line)
+    except ValueError:
+        return Environment()
+    await asyncio.to_thread(_keep, known, line)
+    return found
+
+
+def _keep(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, line.encode())
+
+
+async def _probe(daemon: DockerDaemon, image_id: str) -> str:
+    """Run the probe in a container of its own; gives what it printed, nothing when it could not run."""
+    api = daemon.api
+    config: Mapping[str, Any] = api.create_container_config(
+        image=image_id,
+        entrypoint=["/bin/sh", "-c"],
+        command=[_PROBE, "probe", PROBE_SOURCE],
+        labels={LABEL_PROBE: image_id},
+        environment={"NVIDIA_VISIBLE_DEVICES": "void"},
+        host_config=api.create_host_config(
+            network_mode="none", init=True, cap_drop=["ALL"], security_opt=["no-new-privileges"]
+        ),
+    )
+    name = f"runyard-probe-{secrets.token_hex(8)}"
+    try:
+        await daemon.call(api.create_container_from_config, config, name=name)
+        await daemon.call(api.start, name)
+        await daemon.call(api.wait, name, timeout=_PROBE_SECONDS_MAX)
+        return str((await daemon.call(api.logs, name, stdout=True, stderr=False)).decode("utf-8", "replace"))
+    except Unavailable:
+        raise
+    except RunyardError:
+        # No shell in the image, for instance: the attempt itself will say so.
+        return ""
+    finally:
+        with contextlib.suppress(NotFound, Unavailable):
+            await daemon.call(api.remove_container, name, force=True, v=True)

@@ -1,0 +1,393 @@
+"""Runs attempts in Docker containers: the daemon is the parent that outlives the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from docker.types import DeviceRequest, Healthcheck, Mount, Ulimit
+
+from runyard_agent import container_watch
+from runyard_agent.attempt_sampler import container_pids
+from runyard_agent.docker_daemon import DEFAULT_ADDRESS, DockerDaemon
+from runyard_agent.domain.command_script import is_executable
+from runyard_agent.durable_files import write_atomically
+from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
+from runyard_core.errors import Conflict, NotFound, RunyardError, Unavailable
+
+LABEL_RUN = "runyard.run"
+LABEL_ATTEMPT = "runyard.attempt"
+LABEL_EPOCH = "runyard.epoch"
+LABEL_NODE = "runyard.node"
+
+_LOOK_SECONDS = 5.0
+_DAEMON_LAG_SECONDS = 0.03
+_STATE = "/runyard"
+_CONTAINER_FILE = "container.json"
+_PROCESSES_MAX = 32_768
+_KILLED_EXIT_CODE = 128 + signal.SIGKILL
+# Output goes to files, as from a process, so that an agent that comes back goes on at a byte offset.
+_START = f"exec >>{_STATE}/stdout 2>>{_STATE}/stderr; cd /valohai/repository || exit 126; "
+# A shell without a trap dies of the signal at once, and the container with it, while its program still uses
+# its grace to save what it has. With one it waits for the program first; the program has the signal too.
+_SCRIPT = f"trap 'exit 143' TERM; trap 'exit 130' INT; . {_STATE}/command"
+_RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c "{_SCRIPT}"; fi; {_SCRIPT}'
+_RUN_EXECUTABLE = f"exec {_STATE}/command"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRules:
+    """What the operator of the node sets for all containers."""
+
+    network: str = "bridge"
+    """Docker network; "none" cuts programs off."""
+    capabilities: tuple[str, ...] = ()
+    """Given back after all are dropped: "CHOWN", "SETUID" and the like, for images that install packages."""
+    shared_memory_bytes: int = 0
+    """Size of /dev/shm, over which data loaders pass batches; 0 means half of the machine's memory."""
+
+
+class DockerRuntime:
+    """The ``Runtime`` of the container executor."""
+
+    def __init__(self, daemon: DockerDaemon, node_id: str, rules: ContainerRules | None = None) -> None:
+        """Use a daemon; ``node_id`` labels the containers."""
+        self._daemon = daemon
+        self._node_id = node_id
+        self._rules = rules or ContainerRules()
+        self._first_pids: dict[str, int] = {}
+
+    async def launch(self, plan: LaunchPlan) -> Handle:
+        """Create and start the container, at most once: its name is the attempt's."""
+        if plan.ends_on_lease_expiry and not plan.lease_file.exists():
+            raise RunyardError(
+                f"{plan.name} would end with its lease, but has none yet", code="LEASE_MISSING"
+            )
+        if (found := await self.find(plan)) is not None:
+            return found
+        await asyncio.to_thread(_open_folders, plan)
+        container_id = await self._create(plan)
+        write_atomically(plan.state / _CONTAINER_FILE, json.dumps({"id": container_id}).encode())
+        # Before the start: if the agent dies right after it, the limits are held all the same.
+        await _ensure_watch(plan, container_id)
+        try:
+            await self._daemon.call(self._daemon.api.start, container_id)
+        except Unavailable:
+            raise
+        except RunyardError as error:
+            await self._discard(container_id)
+            raise _cannot_start(plan, error) from error
+        return Handle(kind="container", id=container_id)
+
+    async def find(self, plan: LaunchPlan) -> Handle | None:
+        """Find the container by name; one that was created and never started does not count."""
+        try:
+            container = await self._inspect(plan.name)
+        except NotFound:
+            if plan.exit_file.exists():
+                return Handle(kind="container", id=_known_id(plan))
+            return None
+        labels = container["Config"]["Labels"] or {}
+        if (labels.get(LABEL_RUN), labels.get(LABEL_ATTEMPT)) != (plan.run_id, str(plan.attempt)):
+            raise Conflict(f"container {plan.name} exists, but is not of this attempt: remove or rename it")
+        if container["State"]["Status"] == "created":
+            return None
+        return Handle(kind="container", id=str(container["Id"]))
+
+    async def wait(self, handle: Handle, plan: LaunchPlan) -> Exit:
+        """Wait for the container's first process, then for the daemon to say how it ended."""
+        while not plan.exit_file.exists():
+            try:
+                state = (await self._inspect(handle.id))["State"]
+            except NotFound:
+                return _unseen_end()
+            except Unavailable:
+                # The daemon is being restarted; the container may be well.
+                await asyncio.sleep(1.0)
+                continue
+            if state["Running"] or state["Status"] == "created":
+                await _ensure_watch(plan, handle.id)
+                async with _end_of(int(state["Pid"])) as ended:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), _LOOK_SECONDS)
+                        # The daemon hears of it a little later than we do.
+                        await asyncio.sleep(_DAEMON_LAG_SECONDS)
+            else:
+                write_atomically(plan.exit_file, json.dumps(_exit_of(state, plan).to_json()).encode())
+        return Exit.from_json(json.loads(plan.exit_file.read_bytes()))
+
+    async def signal(self, handle: Handle, signal_number: int) -> None:
+        """Signal the script and everything in its process group (by the container's init)."""
+        await self._kill(handle, signal_number)
+
+    async def kill(self, handle: Handle) -> None:
+        """Kill the container's init, and with it every process of its pid namespace."""
+        await self._kill(handle, signal.SIGKILL)
+
+    async def remove(self, handle: Handle, plan: LaunchPlan) -> None:  # noqa: ARG002 - the name is in the handle
+        """Remove the container with its file system."""
+        self._first_pids.pop(handle.id, None)
+        with contextlib.suppress(NotFound):
+            await self._daemon.call(self._daemon.api.remove_container, handle.id, v=True, force=True)
+
+    async def pids(self, handle: Handle) -> Sequence[int]:
+        """Give the pids of the container's cgroup, its first process first."""
+        pid = self._first_pids.get(handle.id)
+        if pid is None:
+            with contextlib.suppress(NotFound, Unavailable):
+                pid = int((await self._inspect(handle.id))["State"]["Pid"])
+        if not pid:
+            return ()
+        found = container_pids(pid, handle.id)
+        if found:
+            self._first_pids[handle.id] = pid
+        return found
+
+    async def _inspect(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = await self._daemon.call(self._daemon.api.inspect_container, name)
+        return found
+
+    async def _kill(self, handle: Handle, signal_number: int) -> None:
+        try:
+            await self._daemon.call(self._daemon.api.kill, handle.id, signal_number)
+        except NotFound:
+            return
+        except RunyardError as error:
+            # The daemon refuses to signal what has ended; anything else is worth hearing about.
+            if "is not running" not in error.message:
+                raise
+
+    async def _discard(self, container_id: str) -> None:
+        with contextlib.suppress(RunyardError):
+            await self._daemon.call(self._daemon.api.remove_container, container_id, v=True, force=True)
+
+    async def _create(self, plan: LaunchPlan) -> str:
+        try:
+            created = await self._daemon.call(
+                self._daemon.api.create_container_from_config, self._config(plan), name=plan.name
+            )
+        except NotFound as error:
+            raise Unavailable(
+                f"image {plan.image!r} is not on this node: {error}", code="IMAGE_UNAVAILABLE"
+            ) from error
+        except Unavailable:
+            raise
+        except RunyardError as error:
+            # Left over from a launch that was cut short between create and start.
+            with contextlib.suppress(NotFound):
+                return str((await self._inspect(plan.name))["Id"])
+            raise _cannot_start(plan, error) from error
+        return str(created["Id"])
+
+    def _config(self, plan: LaunchPlan) -> Mapping[str, Any]:
+        api = self._daemon.api
+        start = _START + (_RUN_EXECUTABLE if is_executable(plan.command_lines) else _RUN_SCRIPT)
+        config: Mapping[str, Any] = api.create_container_config(
+            image=plan.image,
+            entrypoint=["/bin/sh", "-c"],
+            command=[start],
+            working_dir="/valohai/repository",
+            environment={**plan.environment, **_container_variables(plan)},
+            labels={
+                LABEL_RUN: plan.run_id,
+                LABEL_ATTEMPT: str(plan.attempt),
+                LABEL_EPOCH: str(plan.epoch),
+                LABEL_NODE: self._node_id,
+            },
+            healthcheck=Healthcheck(test=["NONE"]),
+            host_config=self._host_config(plan),
+        )
+        return config
+
+    def _host_config(self, plan: LaunchPlan) -> Mapping[str, Any]:
+        shared_memory_bytes = (
+            self._rules.shared_memory_bytes or plan.memory_bytes_max or _half_of_memory_bytes()
+        )
+        config: Mapping[str, Any] = self._daemon.api.create_host_config(
+            mounts=_mounts(plan),
+            network_mode=self._rules.network,
+            init=True,
+            cap_drop=["ALL"],
+            cap_add=list(self._rules.capabilities),
+            security_opt=["no-new-privileges"],
+            pids_limit=_PROCESSES_MAX,
+            mem_limit=plan.memory_bytes_max or None,
+            memswap_limit=plan.memory_bytes_max or None,
+            nano_cpus=plan.cpu_millicores_max * 1_000_000 or None,
+            shm_size=shared_memory_bytes,
+            # Pinned host memory, as the makers of the GPUs ask for.
+            ulimits=[Ulimit(name="memlock", soft=-1, hard=-1)] if plan.gpu_uuids else None,
+            device_requests=[DeviceRequest(device_ids=list(plan.gpu_uuids), capabilities=[["gpu"]])]
+            if plan.gpu_uuids
+            else None,
+            oom_score_adj=300,
+            log_config={"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
+        )
+        return config
+
+
+def _container_variables(plan: LaunchPlan) -> dict[str, str]:
+    variables = {
+        # The init passes signals to the whole group of the script, not to the shell alone.
+        "TINI_KILL_PROCESS_GROUP": "1",
+    }
+    if not plan.gpu_uuids:
+        # Many images ask for all GPUs of the machine; that is not theirs to decide.
+        variables["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return variables
+
+
+def _mounts(plan: LaunchPlan) -> list[Mount]:
+    folders = {
+        "/valohai/repository": plan.repository,
+        "/valohai/inputs": plan.inputs,
+        "/valohai/outputs": plan.outputs,
+        "/valohai/config": plan.config,
+        f"{_STATE}/stdout": plan.stdout,
+        f"{_STATE}/stderr": plan.stderr,
+        f"{_STATE}/command": plan.script,
+    }
+    read_only = {"/valohai/config", f"{_STATE}/command"}
+    return [
+        Mount(target=target, source=str(source), type="bind", read_only=target in read_only)
+        for target, source in folders.items()
+    ]
+
+
+def _open_folders(plan: LaunchPlan) -> None:
+    """Let the image's own user, whoever that is, write where the contract says; nobody else gets this far."""
+    plan.directory.chmod(0o700)
+    for folder in (plan.repository, plan.inputs, plan.outputs):
+        for directory, _, _ in os.walk(folder):
+            os.chmod(directory, 0o777)  # noqa: S103
+    plan.config.chmod(0o755)
+    for file in plan.config.iterdir():
+        file.chmod(0o644)
+    plan.script.chmod(0o755)
+    for file in (plan.stdout, plan.stderr):
+        file.touch()
+        file.chmod(0o666)
+
+
+async def _ensure_watch(plan: LaunchPlan, container_id: str) -> None:
+    """Start the container's watch when the plan has limits for it and it has none.
+
+    Raises:
+        RunyardError: ENVIRONMENT_UNAVAILABLE, it cannot be started: nobody would hold the limits.
+    """
+    has_limits = plan.time_limit_seconds or plan.no_output_timeout_seconds or plan.ends_on_lease_expiry
+    if not has_limits or _is_watched(plan):
+        return
+    address = os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
+    content = {
+        "container_id": container_id,
+        "docker_socket": address.removeprefix("unix://"),
+        "time_limit_seconds": plan.time_limit_seconds,
+        "no_output_timeout_seconds": plan.no_output_timeout_seconds,
+        "stop_grace_seconds": plan.stop_grace_seconds,
+        "ends_on_lease_expiry": plan.ends_on_lease_expiry,
+    }
+    write_atomically(plan.state / container_watch.PLAN_FILE, json.dumps(content).encode())
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", container_watch.__file__, str(plan.state),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL, env={},
+    )  # fmt: skip
+    if await starter.wait() != 0:
+        raise _cannot_start(plan, "its watch could not be started")
+
+
+def _is_watched(plan: LaunchPlan) -> bool:
+    """Say whether the watch lives: it holds its lock for life."""
+    try:
+        lock = os.open(plan.state / container_watch.LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+@contextlib.asynccontextmanager
+async def _end_of(pid: int) -> AsyncIterator[asyncio.Event]:
+    """Give an event that is set when a process has ended; the kernel tells, nobody polls."""
+    ended = asyncio.Event()
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        # Gone already, or not to be seen from here: then the next look at the daemon must do.
+        yield ended
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process, ended.set)
+    try:
+        yield ended
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
+
+
+def _exit_of(state: Mapping[str, Any], plan: LaunchPlan) -> Exit:
+    exit_code = int(state["ExitCode"])
+    # Set also when only a child was killed and the program went on: both together say what happened.
+    oom_killed = bool(state["OOMKilled"]) and exit_code == _KILLED_EXIT_CODE
+    ended_by, detail = EndedBy.ITSELF, str(state.get("Error") or "")
+    with contextlib.suppress(FileNotFoundError):
+        end = json.loads((plan.state / container_watch.END_FILE).read_bytes())
+        ended_by, detail = EndedBy(end["ended_by"]), str(end["detail"])
+    if oom_killed and ended_by is EndedBy.ITSELF and plan.memory_bytes_max:
+        ended_by, detail = EndedBy.MEMORY_LIMIT, f"used more than its limit of {plan.memory_bytes_max} bytes"
+    elif state["OOMKilled"] and exit_code and not detail:
+        detail = "the kernel killed a process of the container for its memory"
+    return Exit(
+        exit_code=exit_code,
+        signal=0,
+        oom_killed=oom_killed,
+        ended_at=datetime.fromisoformat(state["FinishedAt"]).astimezone(UTC),
+        ended_by=ended_by,
+        detail=detail,
+    )
+
+
+def _unseen_end() -> Exit:
+    return Exit(
+        exit_code=None,
+        signal=0,
+        oom_killed=False,
+        ended_at=datetime.now(UTC),
+        detail="the container was removed before anybody saw how it ended",
+        is_known=False,
+    )
+
+
+def _cannot_start(plan: LaunchPlan, reason: object) -> RunyardError:
+    text = str(reason)
+    if "could not select device driver" in text or "nvidia" in text.lower():
+        text = f"this node's Docker cannot give GPUs to containers; install the NVIDIA toolkit ({text})"
+    elif '"/bin/sh"' in text:
+        text = f"the image has no /bin/sh to run command lines with ({text})"
+    return RunyardError(f"{plan.name} could not be started: {text}", code="ENVIRONMENT_UNAVAILABLE")
+
+
+def _known_id(plan: LaunchPlan) -> str:
+    try:
+        return str(json.loads((plan.state / _CONTAINER_FILE).read_bytes())["id"])
+    except FileNotFoundError:
+        return plan.name
+
+
+def _half_of_memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

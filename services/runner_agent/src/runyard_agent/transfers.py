@@ -1,0 +1,236 @@
+"""Bytes to and from the object store and the web: requests sent as they stand, from and to files on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http
+import http.client
+import os
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urljoin
+
+from runyard_agent.blocking import BlockingPool
+from runyard_agent.http_connections import CHUNK_BYTES, Connections, Request, RequestRefused
+from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
+
+_REDIRECTS_MAX = 5
+_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a download gave."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to go on trying when the other side does not answer."""
+
+    retry_count_max: int = 8
+    delay_seconds_first: float = 0.1
+    delay_seconds_max: float = 10.0
+
+    def delay_seconds(self, retry_index: int) -> float:
+        """Give the pause before a retry: doubled each time, with jitter so that many do not come at once."""
+        full = min(self.delay_seconds_max, self.delay_seconds_first * 2.0 ** min(retry_index, 30))
+        return full * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class Transfers:
+    """Sends and fetches files in a bounded number of threads, with kept connections.
+
+    Retries what may pass (no connection, a cut, 429, 5xx) and goes on where a download broke off.
+    """
+
+    def __init__(
+        self, *, thread_count: int = 4, stall_seconds_max: float = 60.0, patience: Patience | None = None
+    ) -> None:
+        """Bound the threads; ``stall_seconds_max`` is the longest silence on a connection."""
+        self._pool = BlockingPool("transfers", thread_count=thread_count)
+        self._connections = Connections(stall_seconds_max)
+        self._patience = patience or Patience()
+
+    async def put(self, request: Request, descriptor: int, *, offset_bytes: int, size_bytes: int) -> str:
+        """Send a part of an open file as the body of a presigned request; gives the ETag of the answer.
+
+        The file is read by position, so parts of one file may go at the same time.
+
+        Raises:
+            RequestRefused: the store says no (expired, wrong checksum).
+            Unavailable: no answer after all retries.
+            Corrupt: FILE_CHANGED, the file became shorter.
+        """
+        return await self._retried(
+            lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes)
+        )
+
+    async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
+        """Fetch to a file, hashing while reading; nothing of it is left after an error.
+
+        Raises:
+            RequestRefused: the other side says no (not found, not allowed).
+            Unavailable: no whole answer after all retries.
+            Corrupt: CHECKSUM_MISMATCH, all bytes came, but not those of ``sha256``.
+            ResourceExhausted: DISK_UNAVAILABLE, the file cannot be written.
+        """
+        download = _Download(request, destination)
+        try:
+            fetched = await self._retried(lambda: self._pool.run(None, download.go_on, self._connections))
+            if sha256 and fetched.sha256 != sha256:
+                raise Corrupt(
+                    f"{request.shown}: the bytes have SHA-256 {fetched.sha256}, want {sha256}",
+                    code="CHECKSUM_MISMATCH",
+                )
+        except BaseException:
+            download.give_up()
+            raise
+        return fetched
+
+    def close(self) -> None:
+        """Take no more transfers and drop the kept connections."""
+        self._pool.close()
+        self._connections.close()
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for retry_index in range(self._patience.retry_count_max):
+            try:
+                return await attempt()
+            except Unavailable:
+                await asyncio.sleep(self._patience.delay_seconds(retry_index))
+        return await attempt()
+
+    def _put(self, request: Request, descriptor: int, offset_bytes: int, size_bytes: int) -> str:
+        # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.
+        own = os.dup(descriptor)
+        try:
+            with self._connections.borrowed(request) as connection:
+                connection.start(request, {"Content-Length": str(size_bytes)})
+                connection.send_file(own, offset_bytes, size_bytes)
+                answer = connection.answer()
+                body = answer.read()
+                if not 200 <= answer.status < 300:
+                    raise _refusal(request, answer.status, body)
+                return answer.getheader("ETag") or ""
+        finally:
+            os.close(own)
+
+
+class _Download:
+    """One download over all its tries: what is written and hashed so far."""
+
+    def __init__(self, request: Request, destination: Path) -> None:
+        self._request = request
+        self._destination = destination
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+        self._validator = ""
+        self._given_up = threading.Event()
+
+    def go_on(self, connections: Connections) -> Fetched:
+        """Fetch from the start, or from where the last try broke off."""
+        request = self._request
+        for _ in range(_REDIRECTS_MAX + 1):
+            with connections.borrowed(request) as connection:
+                connection.start(request, self._range_headers())
+                answer = connection.answer()
+                if answer.status not in _REDIRECT_STATUSES:
+                    self._take(request, answer)
+                    return Fetched(self._hash.hexdigest(), self._size_bytes)
+                answer.read()
+                location = answer.getheader("Location") or ""
+                # Headers were meant for the first address only: they may hold a credential.
+                request = Request("GET", urljoin(request.url, location))
+        raise RequestRefused(f"{self._request.shown}: more than {_REDIRECTS_MAX} redirects", 310)
+
+    def give_up(self) -> None:
+        """Remove what was written; a thread that still reads stops at its next chunk."""
+        self._given_up.set()
+        self._destination.unlink(missing_ok=True)
+
+    def _range_headers(self) -> dict[str, str]:
+        # Without a validator the file might have changed between two tries: then from the start again.
+        if not (self._size_bytes and self._validator):
+            return {}
+        return {"Range": f"bytes={self._size_bytes}-", "If-Range": self._validator}
+
+    def _take(self, request: Request, answer: http.client.HTTPResponse) -> None:
+        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
+            self._check_range(request, answer)
+        elif answer.status == http.HTTPStatus.OK:
+            self._hash = hashlib.sha256()
+            self._size_bytes = 0
+            self._validator = _strong_validator(answer)
+        else:
+            self._validator = ""
+            raise _refusal(request, answer.status, answer.read())
+        expected_bytes = None if answer.length is None else self._size_bytes + answer.length
+        self._write(answer)
+        if expected_bytes is not None and self._size_bytes != expected_bytes:
+            raise Unavailable(f"{request.shown}: cut off after {self._size_bytes} of {expected_bytes} bytes")
+
+    def _check_range(self, request: Request, answer: http.client.HTTPResponse) -> None:
+        if not (answer.getheader("Content-Range") or "").startswith(f"bytes {self._size_bytes}-"):
+            self._validator = ""
+            raise Unavailable(f"{request.shown}: answered with another range than asked for")
+
+    def _write(self, answer: http.client.HTTPResponse) -> None:
+        if self._given_up.is_set():
+            return
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        descriptor = self._open()
+        try:
+            while not self._given_up.is_set() and (count := answer.readinto(buffer)) > 0:
+                chunk = buffer[:count]
+                self._write_chunk(descriptor, chunk)
+                self._hash.update(chunk)
+                self._size_bytes += count
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            descriptor = os.open(self._destination, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(descriptor, self._size_bytes)
+            os.lseek(descriptor, self._size_bytes, os.SEEK_SET)
+        except OSError as error:
+            raise _disk_error(self._destination, error) from error
+        return descriptor
+
+    def _write_chunk(self, descriptor: int, chunk: memoryview) -> None:
+        try:
+            while chunk:
+                chunk = chunk[os.write(descriptor, chunk) :]
+        except OSError as error:
+            raise _disk_error(self._destination, error) from error
+
+
+def _strong_validator(answer: http.client.HTTPResponse) -> str:
+    etag = answer.getheader("ETag") or ""
+    if etag and not etag.startswith("W/"):
+        return etag
+    return "" if etag else answer.getheader("Last-Modified") or ""
+
+
+def _refusal(request: Request, status: int, body: bytes) -> RequestRefused | Unavailable:
+    reason = " ".join(body[:300].decode("utf-8", "replace").split())
+    sentence = f"{request.shown}: answered {status} {http.client.responses.get(status, '')}: {reason}"
+    # 416: what was resumed is not there any more; the next try starts anew.
+    if status in _PASSING_STATUSES or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return Unavailable(sentence)
+    return RequestRefused(sentence, status)
+
+
+def _disk_error(path: Path, error: OSError) -> ResourceExhausted:
+    return ResourceExhausted(f"cannot write {path}: {error.strerror}", code="DISK_UNAVAILABLE")

@@ -1,0 +1,166 @@
+"""Code snapshots rebuilt from manifests, also from hostile ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from runyard.run.v1.types_pb2 import CodeRef
+from runyard_agent import code
+from runyard_contracts.ids import Sha256
+from runyard_contracts.manifest import Entry, Mode, format_manifest
+from runyard_core.errors import Unavailable
+
+from .store_double import Yard, serving, sha256_of
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving(tmp_path) as yard:
+        yield yard
+
+
+def push_tree(yard: Yard, files: dict[str, tuple[Mode, bytes]]) -> CodeRef:
+    entries = [
+        Entry(path, mode, Sha256(yard.store.put(content)), len(content))
+        for path, (mode, content) in files.items()
+    ]
+    return CodeRef(tree_sha256=yard.store.put(format_manifest(entries)))
+
+
+TREE = {
+    "train.py": (Mode.FILE, b"print(1)\n"),
+    "bin/go": (Mode.EXECUTABLE, b"#!/bin/sh\n"),
+    "deep/er/empty": (Mode.FILE, b""),
+    "new\nline \\ é.txt": (Mode.FILE, b"odd"),
+    "deep/link": (Mode.SYMLINK, b"../train.py"),
+    "nowhere": (Mode.SYMLINK, b"deep/missing"),
+}
+
+
+async def test_a_tree_is_rebuilt_with_its_modes_and_symlinks(yard: Yard, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    await code.checkout(yard.client, push_tree(yard, TREE), root, cache=yard.cache)
+
+    assert (root / "train.py").read_bytes() == b"print(1)\n"
+    assert (root / "new\nline \\ é.txt").read_bytes() == b"odd"
+    assert os.readlink(root / "deep/link") == "../train.py"
+    assert os.readlink(root / "nowhere") == "deep/missing"
+    modes = {name: (root / name).stat().st_mode & 0o777 for name in ("train.py", "bin/go")}
+    assert modes == {"train.py": 0o644, "bin/go": 0o755}
+    assert (root / "deep/er/empty").read_bytes() == b""
+
+
+async def test_a_second_checkout_fetches_nothing_and_replaces_what_was_there(
+    yard: Yard, tmp_path: Path
+) -> None:
+    root = tmp_path / "repository"
+    ref = push_tree(yard, TREE)
+    await code.checkout(yard.client, ref, root, cache=yard.cache)
+    fetched_count = len(yard.store.requests)
+    (root / "train.py").write_text("changed")
+    (root / "extra").write_text("extra")
+
+    await code.checkout(yard.client, ref, root, cache=yard.cache)
+
+    assert len(yard.store.requests) == fetched_count
+    assert (root / "train.py").read_bytes() == b"print(1)\n"
+    assert not (root / "extra").exists()
+
+
+async def test_a_changed_cache_file_is_fetched_again(yard: Yard, tmp_path: Path) -> None:
+    ref = push_tree(yard, TREE)
+    await code.checkout(yard.client, ref, tmp_path / "first", cache=yard.cache)
+    sha256 = sha256_of(b"print(1)\n")
+    cached = tmp_path / "cache" / sha256[:2] / sha256
+    cached.chmod(0o644)
+    cached.write_text("poisoned")
+
+    await code.checkout(yard.client, ref, tmp_path / "second", cache=yard.cache)
+
+    assert (tmp_path / "second/train.py").read_bytes() == b"print(1)\n"
+    assert cached.read_bytes() == b"print(1)\n"
+
+
+async def test_no_code_is_an_empty_folder(yard: Yard, tmp_path: Path) -> None:
+    await code.checkout(yard.client, CodeRef(), tmp_path / "repository", cache=yard.cache)
+
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"link": (Mode.SYMLINK, b"/etc/passwd")}, "points out of the tree, to '/etc/passwd'"),
+        ({"a/link": (Mode.SYMLINK, b"../../x")}, "points out of the tree"),
+        # Harmless each, but one through the other leads out.
+        (
+            {"d/up": (Mode.SYMLINK, b".."), "out": (Mode.SYMLINK, b"d/up/../x")},
+            "'out': points out of the tree",
+        ),
+        ({"link": (Mode.SYMLINK, b"")}, "not a path"),
+    ],
+)
+async def test_symlinks_out_of_the_tree_are_refused(
+    yard: Yard, tmp_path: Path, files: dict[str, tuple[Mode, bytes]], reason: str
+) -> None:
+    with pytest.raises(Unavailable, match=reason) as error:
+        await code.checkout(yard.client, push_tree(yard, files), tmp_path / "repository", cache=yard.cache)
+
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "100644 {sha} 1 ../escape",
+        "100644 {sha} 1 /etc/cron.d/x",
+        "100644 {sha} 1 a//b",
+        "100644 {sha} 1 .git/hooks/post-checkout",
+        "100644 {sha} 1 d\n100644 {sha} 1 d/file",
+        "040000 {sha} 1 d",
+    ],
+)
+async def test_manifests_that_break_the_rules_write_nothing(yard: Yard, tmp_path: Path, line: str) -> None:
+    sha256 = yard.store.put(b"x")
+    tree = yard.store.put((line.format(sha=sha256) + "\n").encode())
+
+    with pytest.raises(Unavailable) as error:
+        await code.checkout(
+            yard.client, CodeRef(tree_sha256=tree), tmp_path / "r/epository", cache=yard.cache
+        )
+
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+    assert not (tmp_path / "r/escape").exists()
+
+
+async def test_bytes_that_are_not_those_of_the_hash_are_refused(yard: Yard, tmp_path: Path) -> None:
+    ref = push_tree(yard, TREE)
+    yard.store.objects[f"/blobs/{sha256_of(b'odd')}"] = b"evil"
+
+    with pytest.raises(Unavailable, match="SHA-256") as error:
+        await code.checkout(yard.client, ref, tmp_path / "repository", cache=yard.cache)
+
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+
+
+async def test_a_service_that_is_away_for_a_moment_costs_nothing(yard: Yard, tmp_path: Path) -> None:
+    yard.catalogue.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED]
+    yard.store.statuses = [403, 503]
+
+    await code.checkout(yard.client, push_tree(yard, TREE), tmp_path / "repository", cache=yard.cache)
+
+    assert (tmp_path / "repository/train.py").exists()
+
+
+async def test_a_missing_blob_is_named(yard: Yard, tmp_path: Path) -> None:
+    ref = push_tree(yard, TREE)
+    del yard.store.objects[f"/blobs/{sha256_of(b'odd')}"]
+
+    with pytest.raises(Unavailable, match=f"no blob {sha256_of(b'odd')}"):
+        await code.checkout(yard.client, ref, tmp_path / "repository", cache=yard.cache)

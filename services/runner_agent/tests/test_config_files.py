@@ -1,0 +1,146 @@
+"""The config folder and the variables, as the run contract says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard.run.v1.types_pb2 import Input
+from runyard_agent import config_files
+from runyard_agent.config_files import Directories
+
+yaml = pytest.importorskip("yaml")
+
+GRANT = ParseDict(
+    {
+        "run_id": "0198-run",
+        "project": "vision",
+        "number": 12,
+        "attempt": 2,
+        "gpu_uuids": ["GPU-a", "GPU-b"],
+        "submitted_by": "user:alice",
+        "title": "A: title",
+        "tags": ["night"],
+        "traceparent": "00-trace",
+        "spec": {
+            "step": "train",
+            "image": "pytorch:2",
+            "code": {"git_commit": "abc"},
+            "parameters": [
+                {"name": "epochs", "value": 3},
+                {"name": "rate", "value": 1e-5},
+                {"name": "name", "value": "yes"},
+                {"name": "empty", "value": ""},
+                {"name": "shuffle", "value": False},
+                {"name": "layers", "value": [1, 2.5, "x"]},
+                {"name": "missing", "value": None},
+            ],
+            "environment_variables": [
+                {"name": "MODE", "value": "fast"},
+                {"name": "PYTHONUNBUFFERED", "value": "0"},
+                {"name": "VH_JOB_ID", "value": "forged"},
+            ],
+        },
+    },
+    LeaseGrant(),
+)
+
+
+def fetched() -> Input:
+    one = Input(name="data")
+    one.files.add(uri="datum://x", path="sub/a.csv", sha256="ab" * 32, size_bytes=9)
+    return one
+
+
+def test_parameters_keep_explicit_values(tmp_path: Path) -> None:
+    config_files.write(tmp_path, GRANT, [])
+
+    assert json.loads((tmp_path / "parameters.json").read_text()) == {
+        "epochs": 3,
+        "rate": 1e-5,
+        "name": "yes",
+        "empty": "",
+        "shuffle": False,
+        "layers": [1, 2.5, "x"],
+        "missing": None,
+    }
+
+
+def test_inputs_name_their_files_where_the_program_sees_them(tmp_path: Path) -> None:
+    config_files.write(tmp_path, GRANT, [fetched(), Input(name="maybe")])
+
+    assert json.loads((tmp_path / "inputs.json").read_text()) == {
+        "data": {
+            "files": [
+                {
+                    "name": "a.csv",
+                    "path": "/valohai/inputs/data/sub/a.csv",
+                    "uri": "datum://x",
+                    "size": 9,
+                    "checksums": {"sha256": "ab" * 32},
+                    "metadata": [],
+                    "datum_id": "ab" * 32,
+                }
+            ]
+        },
+        "maybe": {"files": []},
+    }
+    config_files.write(tmp_path, GRANT, [fetched()], Directories.below(Path("/node/run-2")))
+    moved = json.loads((tmp_path / "inputs.json").read_text())
+    assert moved["data"]["files"][0]["path"] == "/node/run-2/inputs/data/sub/a.csv"
+
+
+def test_every_file_has_a_yaml_twin_with_the_same_content(tmp_path: Path) -> None:
+    config_files.write(tmp_path, GRANT, [fetched(), Input(name="maybe")])
+
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"execution", "inputs", "parameters", "runtime", "api"}
+    for name in names:
+        twin = yaml.safe_load((tmp_path / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert twin == json.loads((tmp_path / f"{name}.json").read_text())
+    execution = json.loads((tmp_path / "execution.json").read_text())
+    assert execution["valohai.execution-counter"] == 12
+    assert execution["valohai.execution-id"] == "0198-run"
+    assert execution["valohai.execution-title"] == "A: title"
+
+
+def test_variables_of_the_contract_cannot_be_overridden_and_others_can() -> None:
+    variables = config_files.variables(GRANT)
+
+    assert variables["VH_JOB_ID"] == "exec-0198-run"
+    assert variables["VH_INPUTS_DIR"] == "/valohai/inputs"
+    assert variables["VH_GPUS"] == "2"
+    assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert variables["PYTHONUNBUFFERED"] == "0"
+    assert variables["MODE"] == "fast"
+    assert variables["TRACEPARENT"] == "00-trace"
+
+
+def test_a_run_without_gpus_sees_none() -> None:
+    variables = config_files.variables(LeaseGrant(run_id="r"))
+
+    assert (variables["CUDA_VISIBLE_DEVICES"], variables["VH_GPUS"]) == ("", "0")
+    assert variables["PYTHONUNBUFFERED"] == "1"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), values, max_size=4))
+def test_block_yaml_is_read_back_as_what_was_written(value: dict[str, object]) -> None:
+    assert yaml.safe_load(config_files.block_yaml(value)) == value  # type: ignore[arg-type]
+
+
+def test_block_yaml_of_not_a_number() -> None:
+    assert math.isnan(yaml.safe_load(config_files.block_yaml({"loss": math.nan}))["loss"])

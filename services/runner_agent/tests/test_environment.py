@@ -1,0 +1,340 @@
+"""Virtual environments: shared, private on top, and safe from each other; with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from runyard_agent import environment
+from runyard_agent.environment import EnvironmentRequest, PreparedEnvironment
+from runyard_agent.environment.builder import BuildFailed, find_uv
+from runyard_agent.environment.record import is_secret
+from runyard_agent.environment.requirements import read_requirements
+from runyard_agent.environment.shared import SharedEnvironment, SharedEnvironments, site_packages
+from runyard_core.errors import Unavailable
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give one cache for the session: its empty environment takes seconds to build."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    return folder
+
+
+def request_of(repository: Path, name: str = "venv", requirements_path: str = "") -> EnvironmentRequest:
+    return EnvironmentRequest(
+        repository=repository,
+        private_dir=repository.parent / name,
+        requirements_path=requirements_path,
+        variables={"PIP_NO_INDEX": "1", "UV_NO_INDEX": "1", "PIP_FIND_LINKS": "", "UV_FIND_LINKS": ""},
+    )
+
+
+def run_in(prepared: PreparedEnvironment, program: str) -> str:
+    done = subprocess.run(
+        [str(prepared.interpreter), "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def make_package(folder: Path, name: str, version: str) -> None:
+    """Write a package that pip installs without a build backend from the network: a wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
+    }
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(path, content)
+
+
+async def test_no_requirements_give_an_empty_environment_that_is_not_the_agents(
+    repository: Path, cache_dir: Path
+) -> None:
+    prepared = await environment.prepare(request_of(repository), cache_dir)
+
+    assert run_in(prepared, "import sys; print(sys.prefix)") == str(repository.parent / "venv")
+    assert run_in(prepared, "import importlib.util as u; print(u.find_spec('grpc'))") == "None"
+    assert run_in(prepared, "import pip; print('yes')") == "yes"
+    assert prepared.requirements_sha256 == ""
+    assert prepared.contents.interpreter.startswith("CPython 3.")
+    assert "pip" in {package.name for package in prepared.contents.packages}
+    assert prepared.contents.kernel == os.uname().release
+
+
+async def test_the_second_attempt_finds_the_environment_cached(repository: Path, cache_dir: Path) -> None:
+    await environment.prepare(request_of(repository, "one"), cache_dir)
+    two = await environment.prepare(request_of(repository, "two"), cache_dir)
+
+    assert two.cached
+    again = await environment.prepare(request_of(repository, "two"), cache_dir)
+    assert again == two
+
+
+async def test_what_an_attempt_installs_is_its_own(repository: Path, cache_dir: Path, tmp_path: Path) -> None:
+    make_package(tmp_path / "wheels", "tinypackage", "1.0")
+    one = await environment.prepare(request_of(repository, "one"), cache_dir)
+    two = await environment.prepare(request_of(repository, "two"), cache_dir)
+
+    install = [
+        str(one.venv / "bin/pip"),
+        "install",
+        "--no-index",
+        "-f",
+        str(tmp_path / "wheels"),
+        "tinypackage",
+    ]
+    subprocess.run(  # noqa: ASYNC221 - nothing else is going on
+        install, check=True, capture_output=True, timeout=60, env={"PATH": os.environ["PATH"]}
+    )
+
+    assert run_in(one, "import tinypackage; print(tinypackage.version)") == "1.0"
+    find = "import importlib.util as u; print(u.find_spec('tinypackage'))"
+    assert run_in(two, find) == "None"
+    three = await environment.prepare(request_of(repository, "three"), cache_dir)
+    assert three.cached
+    assert run_in(three, find) == "None"
+
+
+async def test_requirements_are_installed_and_recorded(repository: Path, tmp_path: Path) -> None:
+    make_package(repository / "wheels", "tinypackage", "1.0")
+    (repository / "base.txt").write_text("tinypackage==1.0\n")
+    (repository / "requirements.txt").write_text("--no-index\n--find-links wheels\n-r base.txt\n")
+    told: list[str] = []
+
+    prepared = await environment.prepare(
+        request_of(repository, requirements_path="requirements.txt"), tmp_path / "cache", tell=told.append
+    )
+
+    assert run_in(prepared, "import tinypackage; print(tinypackage.version)") == "1.0"
+    versions = {package.name: package.version for package in prepared.contents.packages}
+    assert versions["tinypackage"] == "1.0"
+    assert any("tinypackage" in line for line in told)
+    record = environment.capture(prepared, {"MODE": "fast", "API_TOKEN": "secret"})
+    assert record.requirements_sha256 == prepared.requirements_sha256 != ""
+    assert {variable.name: variable.value for variable in record.variables} == {
+        "MODE": "fast",
+        "API_TOKEN": "",
+    }
+    assert b"secret" not in record.SerializeToString()
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+async def test_an_installer_that_fails_is_quoted(
+    repository: Path, cache_dir: Path, tmp_path: Path, has_uv: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = find_uv() or shutil.which("uv", path=str(Path(__file__).parents[3] / ".tools/bin"))
+    if has_uv and uv is None:
+        pytest.skip("uv is not on this machine")
+    monkeypatch.setattr(
+        "runyard_agent.environment.builder.find_uv", lambda: Path(str(uv)) if has_uv else None
+    )
+    (repository / "requirements.txt").write_text("--no-index\nno-such-package==9\n")
+    cache = tmp_path / "cache"
+
+    with pytest.raises(Unavailable, match="no-such-package") as error:
+        await environment.prepare(request_of(repository, requirements_path="requirements.txt"), cache)
+
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+    assert [path for path in (cache / "environments").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "reason"),
+    [
+        ("missing.txt", None, "there is no requirements file 'missing.txt'"),
+        ("../outside.txt", None, "outside the code snapshot"),
+        ("requirements.txt", "-r ../outside.txt\n", "'../outside.txt' is outside"),
+        ("requirements.txt", "-c gone.txt\n", "there is no requirements file 'gone.txt'"),
+    ],
+)
+async def test_requirements_must_be_in_the_snapshot(
+    repository: Path, cache_dir: Path, path: str, content: str | None, reason: str
+) -> None:
+    (repository.parent / "outside.txt").write_text("x\n")
+    if content is not None:
+        (repository / path).write_text(content)
+
+    with pytest.raises(Unavailable, match=reason) as error:
+        await environment.prepare(request_of(repository, requirements_path=path), cache_dir)
+
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+
+
+def test_what_is_installed_from_the_repository_is_not_shared(repository: Path) -> None:
+    lines = {
+        "torch==2.9": True,
+        "-r more.txt": True,
+        "./package": False,
+        "-e .": False,
+        "name @ file:///x": False,
+        "wheels/a-1.0-py3-none-any.whl": False,
+        "--extra-index-url https://host/simple": True,
+    }
+    (repository / "more.txt").write_text("numpy\n")
+    for line, is_shareable in lines.items():
+        (repository / "requirements.txt").write_text(f"# comment\n{line}\n")
+        assert read_requirements(repository, "requirements.txt").is_shareable is is_shareable, line
+
+
+def test_a_changed_include_changes_the_environment(repository: Path) -> None:
+    (repository / "requirements.txt").write_text("-r more.txt\n")
+    (repository / "more.txt").write_text("numpy==1\n")
+    before = read_requirements(repository, "requirements.txt")
+    (repository / "more.txt").write_text("numpy==2\n")
+    after = read_requirements(repository, "requirements.txt")
+
+    assert before.sha256 == after.sha256
+    assert before.closure_sha256 != after.closure_sha256
+
+
+def fake_environment(environments: SharedEnvironments, key: str) -> SharedEnvironment:
+    directory = environments.new_directory(key)
+    (directory / "lib/python3.11/site-packages/one-1.0.dist-info").mkdir(parents=True)
+    return environments.publish(key, directory, "{}")
+
+
+def test_an_environment_that_somebody_changed_is_not_given_out(tmp_path: Path) -> None:
+    environments = SharedEnvironments(tmp_path)
+    shared = fake_environment(environments, "key")
+    assert environments.find("key") == shared
+
+    (site_packages(shared.directory) / "__pycache__").mkdir()
+    assert environments.find("key") == shared
+    (site_packages(shared.directory) / "two-1.0.dist-info").mkdir()
+    assert environments.find("key") is None
+    shutil.rmtree(shared.directory)
+    assert environments.find("key") is None
+
+
+def test_the_least_recently_used_goes_first_and_nothing_in_use_goes(tmp_path: Path) -> None:
+    environments = SharedEnvironments(tmp_path)
+    for age, key in enumerate(("newest", "middle", "oldest", "used")):
+        shared = fake_environment(environments, key)
+        os.utime(tmp_path / f"{key}.json", (1e9 - age, 1e9 - age))
+        if key == "used":
+            (tmp_path / "attempt").mkdir()
+            environments.add_user(shared, tmp_path / "attempt")
+
+    environments.trim(2)
+    assert [key for key in ("newest", "middle", "oldest", "used") if environments.find(key)] == [
+        "newest",
+        "middle",
+        "used",
+    ]
+    (tmp_path / "attempt").rmdir()
+    os.utime(tmp_path / "used.json", (1, 1))
+    environments.trim(2)
+    assert environments.find("used") is None
+    assert len(list(tmp_path.glob("*-*"))) == 2
+
+
+async def test_two_builders_of_one_environment_wait_for_each_other(tmp_path: Path) -> None:
+    environments = SharedEnvironments(tmp_path)
+    order: list[str] = []
+    holds, let_go = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with environments.locked("key"):
+            holds.set()
+            await let_go.wait()
+            order.append("first")
+
+    async def second() -> None:
+        await holds.wait()
+        async with environments.locked("key"):
+            order.append("second")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(first())
+        waiting = group.create_task(second())
+        await holds.wait()
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        let_go.set()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_hidden"),
+    [
+        ("HF_TOKEN", "x", True),
+        ("AWS_SECRET_ACCESS_KEY", "x", True),
+        ("dbPassword", "x", True),
+        ("MYAPIKEY", "x", False),
+        ("API_KEY", "x", True),
+        ("TOKENIZERS_PARALLELISM", "false", False),
+        ("PATH", "/usr/bin", False),
+        ("PYTHONHASHSEED", "0", False),
+        ("DATABASE_URL", "postgresql://user:word@host/db", True),
+        ("DATABASE_URL", "postgresql://host/db", False),
+        ("ANYTHING", "AKIAIOSFODNN7EXAMPLE", True),
+        ("ANYTHING", "hf_abcdefghijklmnopqrst", True),
+        ("VH_JOB_ID", "exec-0198", False),
+    ],
+)
+def test_secrets_are_known_by_name_or_form(name: str, value: str, is_hidden: bool) -> None:
+    assert is_secret(name, value) is is_hidden
+
+
+def test_the_probe_runs_alone_and_prints_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", environment.PROBE_SOURCE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+
+    assert done.stdout.count("\n") == 1
+    found = environment.read_probe(done.stdout)
+    assert {"protobuf", "docker"} <= {package.name for package in found.packages}
+    assert found.interpreter == f"CPython {sys.version.split()[0]}"
+    with pytest.raises(ValueError, match="not what the probe prints"):
+        environment.read_probe(json.dumps({"interpreter": "x"}))
+
+
+@pytest.mark.engines
+async def test_a_package_of_the_index_is_installed(repository: Path, tmp_path: Path) -> None:
+    """Needs the package index that this machine is set up with."""
+    (repository / "requirements.txt").write_text("iniconfig==2.1.0\n")
+    request = EnvironmentRequest(repository, repository.parent / "venv", "requirements.txt")
+
+    prepared = await environment.prepare(request, tmp_path / "cache")
+
+    assert run_in(prepared, "import iniconfig; print(iniconfig.__name__)") == "iniconfig"
+
+
+async def test_a_cancelled_build_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    building = asyncio.ensure_future(environment.prepare(request_of(repository), tmp_path / "cache"))
+    folder = tmp_path / "cache/environments"
+    async with asyncio.timeout(20):
+        while not [path for path in folder.glob("*-*") if path.is_dir()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+
+    assert [path for path in folder.iterdir() if path.is_dir()] == []
+
+
+def test_build_failed_carries_its_code() -> None:
+    assert BuildFailed("x").code == "ENVIRONMENT_UNAVAILABLE"

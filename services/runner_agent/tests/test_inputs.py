@@ -1,0 +1,203 @@
+"""Inputs of every kind, laid out as the run contract says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard_agent import inputs
+from runyard_agent.inputs import InputRules
+from runyard_core.errors import Unavailable
+
+from .store_double import Yard, serving, sha256_of
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving(tmp_path) as yard:
+        yield yard
+
+
+async def fetch(
+    yard: Yard, tmp_path: Path, *wanted: Input, allows_file_uris: bool = False, told: list[str] | None = None
+) -> list[Input]:
+    said = told if told is not None else []
+    return await inputs.fetch(
+        yard.client,
+        wanted,
+        tmp_path / "inputs",
+        cache=yard.cache,
+        rules=InputRules(allows_file_uris=allows_file_uris),
+        tell=said.append,
+    )
+
+
+async def test_a_stored_file_lies_under_its_name_and_is_recorded(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.catalogue.push("models/a.bin", b"weights")
+
+    [found] = await fetch(yard, tmp_path, Input(name="model", uris=[f"datum://{sha256}"]))
+
+    assert (tmp_path / "inputs/model/a.bin").read_bytes() == b"weights"
+    assert list(found.files) == [
+        InputFile(uri=f"datum://{sha256}", path="a.bin", sha256=sha256, size_bytes=7)
+    ]
+
+
+async def test_files_resolved_at_submit_are_not_asked_for_again(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.store.put(b"weights")
+    wanted = Input(name="model", uris=["datum://0123abcd"])
+    wanted.files.add(uri="datum://0123abcd", path="a.bin", sha256=sha256)
+
+    [found] = await fetch(yard, tmp_path, wanted)
+
+    assert found.files[0].sha256 == sha256
+
+
+async def test_a_second_run_links_the_same_bytes_without_fetching(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.catalogue.push("a.bin", b"weights")
+    wanted = Input(name="model", uris=[f"datum://{sha256}"])
+    await fetch(yard, tmp_path / "1", wanted)
+    await fetch(yard, tmp_path / "2", wanted)
+
+    assert len(yard.store.requests) == 1
+    first, second = (tmp_path / run / "inputs/model/a.bin" for run in "12")
+    assert first.stat().st_ino == second.stat().st_ino
+    assert first.stat().st_mode & 0o777 == 0o444
+
+
+async def test_a_program_that_changed_its_input_does_not_change_it_for_others(
+    yard: Yard, tmp_path: Path
+) -> None:
+    sha256 = yard.catalogue.push("a.bin", b"weights")
+    wanted = Input(name="model", uris=[f"datum://{sha256}"])
+    await fetch(yard, tmp_path / "1", wanted)
+    changed = tmp_path / "1/inputs/model/a.bin"
+    changed.chmod(0o644)
+    changed.write_bytes(b"changed")
+
+    await fetch(yard, tmp_path / "2", wanted)
+
+    assert (tmp_path / "2/inputs/model/a.bin").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("keep_directories", "path"), [("none", "a.bin"), ("suffix", "x/y/a.bin"), ("full", "x/y/a.bin")]
+)
+async def test_folders_are_kept_when_asked_for(
+    yard: Yard, tmp_path: Path, keep_directories: str, path: str
+) -> None:
+    sha256 = yard.catalogue.push("x/y/a.bin", b"weights")
+
+    [found] = await fetch(
+        yard,
+        tmp_path,
+        Input(name="model", uris=[f"datum://{sha256}"], keep_directories=keep_directories),
+    )
+
+    assert found.files[0].path == path
+    assert (tmp_path / "inputs/model" / path).exists()
+
+
+async def test_a_filename_renames_the_only_file(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.catalogue.push("x/a.bin", b"weights")
+
+    await fetch(yard, tmp_path, Input(name="model", uris=[f"datum://{sha256}"], filename="best.pt"))
+
+    assert os.listdir(tmp_path / "inputs/model") == ["best.pt"]
+
+
+async def test_of_two_files_with_one_name_the_last_stays_and_somebody_is_told(
+    yard: Yard, tmp_path: Path
+) -> None:
+    uris = [f"datum://{yard.catalogue.push(f'{name}/a.bin', name.encode())}" for name in ("one", "two")]
+    told: list[str] = []
+
+    [found] = await fetch(yard, tmp_path, Input(name="model", uris=uris), told=told)
+
+    assert (tmp_path / "inputs/model/a.bin").read_bytes() == b"two"
+    assert [file.uri for file in found.files] == [uris[1]]
+    assert told == [f"input model: a.bin of {uris[1]} replaces that of {uris[0]}"]
+
+
+async def test_a_web_address_is_fetched_and_its_hash_recorded(yard: Yard, tmp_path: Path) -> None:
+    yard.store.objects["/data/my%20set.csv"] = b"1,2"
+    uri = f"{yard.store.address}/data/my%20set.csv?version=3"
+
+    [found] = await fetch(yard, tmp_path, Input(name="set", uris=[uri]))
+
+    assert (tmp_path / "inputs/set/my set.csv").read_bytes() == b"1,2"
+    assert found.files[0].sha256 == sha256_of(b"1,2")
+    assert sorted(os.listdir(tmp_path / "inputs/set")) == ["my set.csv"]
+
+
+async def test_a_web_file_that_is_not_what_it_was_is_refused(yard: Yard, tmp_path: Path) -> None:
+    yard.store.objects["/data.csv"] = b"new"
+    wanted = Input(name="set", uris=[f"{yard.store.address}/data.csv"])
+    wanted.files.add(uri=wanted.uris[0], path="data.csv", sha256=sha256_of(b"old"))
+
+    with pytest.raises(Unavailable, match=f"want {sha256_of(b'old')}"):
+        await fetch(yard, tmp_path, wanted)
+
+
+async def test_an_optional_input_without_files_is_an_empty_folder(yard: Yard, tmp_path: Path) -> None:
+    [found] = await fetch(yard, tmp_path, Input(name="maybe"))
+
+    assert list(found.files) == []
+    assert list((tmp_path / "inputs/maybe").iterdir()) == []
+
+
+async def test_files_of_the_node_need_the_permission_of_its_operator(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "big.bin").write_bytes(b"local")
+    wanted = Input(name="local", uris=[f"file://{tmp_path}/big.bin"])
+
+    with pytest.raises(Unavailable, match="does not allow file://"):
+        await fetch(yard, tmp_path, wanted)
+    [found] = await fetch(yard, tmp_path, wanted, allows_file_uris=True)
+
+    assert found.files[0].sha256 == sha256_of(b"local")
+    assert (tmp_path / "inputs/local/big.bin").read_bytes() == b"local"
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("datum://" + "0" * 64, "there is no artifact"),
+        ("s3://bucket/key", "there is no artifact"),
+        ("{store}/missing", "answered 404"),
+        ("file:///does/not/exist", "No such file"),
+        ("file:///", "Is a directory"),
+    ],
+)
+async def test_an_input_that_cannot_be_had_is_named(
+    yard: Yard, tmp_path: Path, uri: str, reason: str
+) -> None:
+    uri = uri.format(store=yard.store.address)
+
+    with pytest.raises(Unavailable, match=reason) as error:
+        await fetch(yard, tmp_path, Input(name="data", uris=[uri]), allows_file_uris=True)
+
+    assert error.value.code == "INPUT_UNAVAILABLE"
+    assert error.value.metadata == {"input": "data", "uri": uri}
+    assert "'data'" in error.value.message
+
+
+@pytest.mark.parametrize("path", ["../../escape", "/escape", "a/../../b", "x\0y"])
+@pytest.mark.parametrize("keep_directories", ["none", "full"])
+async def test_paths_that_escape_are_refused(
+    yard: Yard, tmp_path: Path, path: str, keep_directories: str
+) -> None:
+    wanted = Input(name="data", uris=["datum://x"], keep_directories=keep_directories)
+    wanted.files.add(uri="datum://x", path=path, sha256=yard.store.put(b"x"))
+
+    with pytest.raises(Unavailable, match="is refused"):
+        await fetch(yard, tmp_path, wanted)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "."])
+async def test_input_names_are_names_of_folders(yard: Yard, tmp_path: Path, name: str) -> None:
+    with pytest.raises(Unavailable, match="cannot be the name of a folder"):
+        await fetch(yard, tmp_path, Input(name=name))

@@ -1,0 +1,197 @@
+"""Outputs: everything that was left is stored, and nothing else is read."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path, PurePosixPath
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard.run.v1.types_pb2 import OutputFile
+from runyard_agent import outputs
+from runyard_agent.outputs import OutputsIncomplete
+from runyard_agent.safe_paths import relative_path
+from runyard_core.errors import InvalidInput, Unavailable
+
+from .store_double import PART_BYTES, Yard, serving, sha256_of
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving(tmp_path) as yard:
+        yield yard
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "outputs").mkdir()
+    return tmp_path / "outputs"
+
+
+async def collect(yard: Yard, folder: Path, told: list[str] | None = None) -> list[OutputFile]:
+    said = told if told is not None else []
+    return await outputs.collect(yard.client, folder, "run-1", 2, "vision", tell=said.append)
+
+
+def output(path: str, data: bytes) -> OutputFile:
+    return OutputFile(path=path, sha256=sha256_of(data), size_bytes=len(data))
+
+
+async def test_all_files_are_stored_with_their_origin(yard: Yard, folder: Path) -> None:
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"weights")
+    (folder / "a/b/log é.txt").write_bytes(b"")
+
+    found = await collect(yard, folder)
+
+    assert found == [output("a/b/log é.txt", b""), output("model.bin", b"weights")]
+    assert yard.store.objects[f"/blobs/{sha256_of(b'weights')}"] == b"weights"
+    origin = next(origin for origin in yard.catalogue.origins() if origin.path == "model.bin")
+    assert (origin.run_id, origin.attempt, origin.project) == ("run-1", 2, "vision")
+
+
+async def test_a_large_file_goes_in_parts(yard: Yard, folder: Path) -> None:
+    data = os.urandom(PART_BYTES * 3 + 17)
+    (folder / "large").write_bytes(data)
+
+    assert await collect(yard, folder) == [output("large", data)]
+
+    assert yard.store.objects[f"/blobs/{sha256_of(data)}"] == data
+    assert len(yard.store.parts) == 4
+
+
+async def test_collecting_again_sends_no_bytes_and_commits_the_same(yard: Yard, folder: Path) -> None:
+    (folder / "model.bin").write_bytes(b"weights")
+    first = await collect(yard, folder)
+    sent_count, committed = len(yard.store.requests), set(yard.catalogue.committed)
+
+    assert await collect(yard, folder) == first
+
+    assert len(yard.store.requests) == sent_count
+    assert set(yard.catalogue.committed) == committed
+
+
+async def test_services_that_are_away_for_a_moment_cost_no_output(yard: Yard, folder: Path) -> None:
+    (folder / "model.bin").write_bytes(b"weights")
+    yard.catalogue.failures = [grpc.StatusCode.UNAVAILABLE] * 3
+    yard.store.statuses = [403, 500, 503]
+
+    assert await collect(yard, folder) == [output("model.bin", b"weights")]
+
+
+async def test_a_file_that_somebody_else_has_just_stored_is_committed(yard: Yard, folder: Path) -> None:
+    (folder / "model.bin").write_bytes(b"weights")
+    yard.store.is_racing = True
+
+    assert await collect(yard, folder) == [output("model.bin", b"weights")]
+
+
+async def test_symlinks_to_files_inside_are_stored_as_those_files(yard: Yard, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub/epoch-9.bin").write_bytes(b"weights")
+    (folder / "latest.bin").symlink_to("sub/epoch-9.bin")
+    (folder / "seen-from-inside.bin").symlink_to("/valohai/outputs/sub/epoch-9.bin")
+    (folder / "folder").symlink_to("sub")
+    told: list[str] = []
+
+    found = await collect(yard, folder, told)
+
+    assert [file.path for file in found] == ["latest.bin", "seen-from-inside.bin", "sub/epoch-9.bin"]
+    assert len({file.sha256 for file in found}) == 1
+    assert told == ["output 'folder' is skipped: it is a symlink to a folder of the outputs"]
+
+
+async def test_symlinks_out_of_the_folder_are_refused_and_the_rest_is_stored(
+    yard: Yard, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "good").write_bytes(b"good")
+    (folder / "bad").symlink_to(tmp_path / "secret")
+    (folder / "worse").symlink_to("../secret")
+    (folder / "dangling").symlink_to("missing")
+
+    with pytest.raises(OutputsIncomplete, match=r"symlink to '\.\./secret', outside") as error:
+        await collect(yard, folder)
+
+    assert error.value.code == "OUTPUT_UNAVAILABLE"
+    assert error.value.stored == [output("good", b"good")]
+    assert len(error.value.reasons) == 3
+    assert b"secret" not in yard.store.objects.values()
+
+
+async def test_things_without_bytes_are_skipped_with_a_sentence(yard: Yard, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    listener = socket.socket(socket.AF_UNIX)
+    here = os.open(folder, os.O_RDONLY)
+    listener.bind(f"/proc/self/fd/{here}/socket")
+    told: list[str] = []
+
+    assert await collect(yard, folder, told) == []
+
+    assert told == [
+        "output 'pipe' is skipped: it is a named pipe",
+        "output 'socket' is skipped: it is a socket",
+    ]
+    listener.close()
+    os.close(here)
+
+
+async def test_a_name_that_is_not_text_is_refused(yard: Yard, folder: Path) -> None:
+    (folder / os.fsdecode(b"bad\xff")).write_bytes(b"x")
+    (folder / "good").write_bytes(b"good")
+
+    with pytest.raises(OutputsIncomplete, match="not valid UTF-8") as error:
+        await collect(yard, folder)
+    assert error.value.stored == [output("good", b"good")]
+
+
+async def test_a_file_that_is_swapped_for_a_symlink_meanwhile_is_not_followed(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "sub").mkdir()
+    (folder / "file").symlink_to(tmp_path / "secret")
+    (folder / "link").symlink_to(tmp_path)
+
+    for path in ("file", "link/secret"):
+        with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+            outputs.open_below(folder, PurePosixPath(path))
+    with pytest.raises(OSError, match="not a file any more"):
+        outputs.open_below(folder, PurePosixPath("sub"))
+
+
+async def test_a_missing_folder_has_no_outputs(yard: Yard, tmp_path: Path) -> None:
+    assert await collect(yard, tmp_path / "missing") == []
+
+
+async def test_a_store_that_refuses_is_named_and_the_rest_is_stored(yard: Yard, folder: Path) -> None:
+    (folder / "one").write_bytes(b"one")
+    yard.store.statuses = [400, 400]
+
+    with pytest.raises(OutputsIncomplete, match=r"'one' is not stored.*400"):
+        await collect(yard, folder)
+
+
+async def test_a_service_that_stays_away_ends_the_patience(folder: Path, yard: Yard) -> None:
+    (folder / "one").write_bytes(b"one")
+    yard.client._patience_seconds = 0.05
+    yard.catalogue.failures = [grpc.StatusCode.UNAVAILABLE] * 1000
+
+    with pytest.raises(Unavailable, match=r"gave no answer for 0\.05 s"):
+        await collect(yard, folder)
+
+
+@given(st.text(alphabet=st.sampled_from("ab./\0é\\ "), max_size=12))
+def test_a_relative_path_never_leaves_its_folder(text: str) -> None:
+    try:
+        path = relative_path(text)
+    except InvalidInput:
+        return
+    joined = os.path.normpath(os.path.join("/root/folder", path))
+    assert joined.startswith("/root/folder/")
+    assert str(path) == text

@@ -1,0 +1,432 @@
+"""The container runtime with a real daemon: the same promises as the process runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard_agent import container_environment
+from runyard_agent.attempt_sampler import AttemptSampler
+from runyard_agent.docker_daemon import DockerDaemon, Image, open_docker
+from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan, lease_text
+from runyard_agent.runtime_docker import LABEL_NODE, LABEL_RUN, DockerRuntime
+from runyard_core.errors import Conflict, RunyardError, Unavailable
+
+MakePlan = Callable[..., LaunchPlan]
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+async def daemon(docker_client: Any) -> AsyncIterator[DockerDaemon]:
+    found = await open_docker()
+    assert isinstance(found, DockerDaemon), found
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def image(daemon: DockerDaemon, test_image: str) -> Image:
+    return await daemon.image(test_image)
+
+
+@pytest.fixture
+async def runtime(daemon: DockerDaemon) -> AsyncIterator[DockerRuntime]:
+    yield DockerRuntime(daemon, "node-1")
+    # Whatever a test left, by the label of this session's plans.
+    for container in await daemon.call(
+        daemon.api.containers, all=True, filters={"label": f"{LABEL_NODE}=node-1"}
+    ):
+        if container["Labels"][LABEL_RUN].startswith(f"test-{os.getpid()}-"):
+            await daemon.call(daemon.api.remove_container, container["Id"], force=True)
+
+
+@pytest.fixture
+def plan_of(make_plan: MakePlan, image: Image) -> MakePlan:
+    def make(*command_lines: str, **changes: Any) -> LaunchPlan:
+        fields: dict[str, Any] = {
+            "run_id": f"test-{os.getpid()}-{uuid.uuid4()}",
+            "environment": {"MODE": "fast"},
+            "image": image.id,
+        }
+        return make_plan(*command_lines, **{**fields, **changes})
+
+    return make
+
+
+async def run(runtime: DockerRuntime, plan: LaunchPlan) -> Exit:
+    handle = await runtime.launch(plan)
+    async with asyncio.timeout(40):
+        ended = await runtime.wait(handle, plan)
+    await runtime.remove(handle, plan)
+    return ended
+
+
+async def until_printed(plan: LaunchPlan, text: str) -> None:
+    async with asyncio.timeout(30):
+        while text not in plan.stdout.read_text():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.01)
+
+
+def renew(plan: LaunchPlan, seconds: float) -> None:
+    plan.lease_file.write_text(lease_text(time.clock_gettime(time.CLOCK_BOOTTIME) + seconds))
+
+
+async def test_output_exit_status_and_environment_are_those_of_the_contract(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of(
+        "pwd; echo $MODE; echo err >&2",
+        "echo data > $PWD/../outputs/file; cat /valohai/inputs/a/b; cat /valohai/config/x.json",
+        "exit 3",
+    )
+    (plan.inputs / "a").mkdir()
+    (plan.inputs / "a/b").write_text("input\n")
+    (plan.config / "x.json").write_text("{}\n")
+
+    ended = await run(runtime, plan)
+
+    assert (ended.exit_code, ended.signal, ended.oom_killed, ended.ended_by) == (3, 0, False, EndedBy.ITSELF)
+    assert plan.stdout.read_text() == "/valohai/repository\nfast\ninput\n{}\n"
+    assert plan.stderr.read_text() == "err\n"
+    assert (plan.outputs / "file").read_text() == "data\n"
+    assert Exit.from_json(json.loads(plan.exit_file.read_text())) == ended
+
+
+async def test_a_shebang_chooses_the_interpreter(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of("#!/usr/bin/env python3", "print(6 * 7)")
+
+    assert (await run(runtime, plan)).exit_code == 0
+    assert plan.stdout.read_text() == "42\n"
+
+
+async def test_programs_are_confined(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of(
+        "grep -E '^(CapEff|NoNewPrivs)' /proc/self/status",
+        "echo x > /valohai/config/x || echo config is read-only",
+        "echo $NVIDIA_VISIBLE_DEVICES",
+    )
+
+    await run(runtime, plan)
+
+    assert plan.stdout.read_text() == (
+        "CapEff:\t0000000000000000\nNoNewPrivs:\t1\nconfig is read-only\nvoid\n"
+    )
+
+
+async def test_launching_again_gives_the_same_container(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of("echo once", "sleep 60")
+    first = await runtime.launch(plan)
+    assert await runtime.launch(plan) == first
+    assert await runtime.find(plan) == first
+
+    await until_printed(plan, "once")
+    await runtime.kill(first)
+    ended = await runtime.wait(first, plan)
+    assert ended.exit_code == 137
+    assert not ended.oom_killed
+    assert plan.stdout.read_text() == "once\n"
+    assert await runtime.find(plan) == first
+    await runtime.remove(first, plan)
+    assert await runtime.find(plan) == first
+    await runtime.kill(first)
+    assert await runtime.wait(first, plan) == ended
+
+
+async def test_a_container_that_was_created_but_not_started_is_started(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
+) -> None:
+    plan = plan_of("echo started")
+    plan.stdout.touch()
+    plan.stderr.touch()
+    created = await runtime._create(plan)
+    assert await runtime.find(plan) is None
+
+    handle = await runtime.launch(plan)
+
+    assert handle.id == created
+    assert (await runtime.wait(handle, plan)).exit_code == 0
+    await runtime.remove(handle, plan)
+
+
+async def test_a_name_taken_by_somebody_else_is_a_conflict(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of("true")
+    handle = await runtime.launch(plan)
+    with pytest.raises(Conflict, match="not of this attempt"):
+        await runtime.find(_alias(plan))
+    await runtime.remove(handle, plan)
+
+
+class _Alias(LaunchPlan):
+    """Another attempt that happens to have the name of this one."""
+
+    @property
+    def name(self) -> str:
+        return f"runyard-{self.run_id.removesuffix('x')}-1"
+
+
+def _alias(plan: LaunchPlan) -> LaunchPlan:
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    return _Alias(**{**fields, "run_id": plan.run_id + "x"})
+
+
+async def test_a_stop_signal_reaches_the_program_behind_the_shell(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "def stop(*_): print('saved', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop); print('ready', flush=True); time.sleep(60)"
+    )
+    plan = plan_of("python3 program.py")
+    (plan.repository / "program.py").write_text(program)
+    handle = await runtime.launch(plan)
+    await until_printed(plan, "ready")
+
+    await runtime.signal(handle, signal.SIGTERM)
+
+    async with asyncio.timeout(20):
+        ended = await runtime.wait(handle, plan)
+    assert ended.exit_code == 143
+    assert plan.stdout.read_text() == "ready\nsaved\n"
+    await runtime.remove(handle, plan)
+
+
+async def test_memory_over_the_limit_is_told_apart(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of("exec python3 -c 'x = bytearray(512 << 20)'", memory_bytes_max=64 << 20)
+
+    ended = await run(runtime, plan)
+
+    assert ended.oom_killed
+    assert ended.ended_by is EndedBy.MEMORY_LIMIT
+    assert "67108864" in ended.detail
+
+
+async def test_a_killed_child_of_a_program_that_went_on_is_no_end_by_memory(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("python3 -c 'x = bytearray(512 << 20)' || echo went on", memory_bytes_max=64 << 20)
+
+    ended = await run(runtime, plan)
+
+    assert (ended.exit_code, ended.oom_killed, ended.ended_by) == (0, False, EndedBy.ITSELF)
+
+
+async def test_the_time_limit_holds_without_the_agent(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of("echo ready; sleep 60", time_limit_seconds=1, stop_grace_seconds=5)
+    handle = await runtime.launch(plan)
+
+    # Nobody waits: what ends the container is its watch alone.
+    async with asyncio.timeout(30):
+        while (await runtime._inspect(handle.id))["State"]["Running"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    ended = await runtime.wait(handle, plan)
+    assert ended.ended_by is EndedBy.TIME_LIMIT
+    assert ended.detail == "ran for its time limit of 1 s"
+    await runtime.remove(handle, plan)
+
+
+async def test_silence_ends_a_program_and_talk_does_not(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    plan = plan_of(
+        "for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; sleep 60",
+        no_output_timeout_seconds=2,
+        stop_grace_seconds=1,
+    )
+
+    ended = await run(runtime, plan)
+
+    assert ended.ended_by is EndedBy.NO_OUTPUT_TIMEOUT
+    assert plan.stdout.read_text().split() == list("123456")
+
+
+async def test_an_expired_lease_ends_the_attempt_at_once_and_a_renewed_one_does_not(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("trap '' TERM; echo ready; sleep 60", ends_on_lease_expiry=True, stop_grace_seconds=60)
+    with pytest.raises(RunyardError, match="has none yet"):
+        await runtime.launch(plan)
+    renew(plan, 1.5)
+    handle = await runtime.launch(plan)
+    started_at = time.monotonic()
+    await until_printed(plan, "ready")
+    renew(plan, 3.0)
+    renewed_at = time.monotonic()
+
+    async with asyncio.timeout(30):
+        ended = await runtime.wait(handle, plan)
+
+    assert ended.ended_by is EndedBy.LEASE_EXPIRY
+    assert time.monotonic() - renewed_at > 2.5
+    assert time.monotonic() - started_at < 20
+    await runtime.remove(handle, plan)
+
+
+async def test_a_killed_watch_is_started_again_by_the_agent(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("sleep 60", time_limit_seconds=2, stop_grace_seconds=1)
+    handle = await runtime.launch(plan)
+    for pid in _watches_of(plan):
+        os.kill(pid, signal.SIGKILL)
+
+    async with asyncio.timeout(30):
+        ended = await runtime.wait(handle, plan)
+
+    assert ended.ended_by is EndedBy.TIME_LIMIT
+    await runtime.remove(handle, plan)
+
+
+def _watches_of(plan: LaunchPlan) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"container_watch" in command and os.fsencode(plan.state) in command:
+                found.append(int(entry.name))
+    assert found
+    return found
+
+
+async def test_the_programs_processes_are_known_and_sampled(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("echo ready; python3 -c 'while True: pass'")
+    handle = await runtime.launch(plan)
+    await until_printed(plan, "ready")
+    sampler = AttemptSampler(in_container=True)
+
+    pids = await runtime.pids(handle)
+    sampler.sample(pids)
+    async with asyncio.timeout(20):
+        while True:
+            await asyncio.sleep(0.3)
+            sample = sampler.sample(await runtime.pids(handle))
+            assert sample is not None
+            if sample.cpu_millicores > 100:
+                break
+
+    assert len(await runtime.pids(handle)) >= 3
+    assert not sample.network_is_host
+    assert 1 << 20 < sample.memory_used_bytes < 200 << 20
+    costs = []
+    for _ in range(20):
+        started_at = time.perf_counter()
+        sampler.sample(pids)
+        costs.append(time.perf_counter() - started_at)
+    assert min(costs) < 0.001
+    await runtime.kill(handle)
+    await runtime.wait(handle, plan)
+    assert await runtime.pids(handle) == ()
+    await runtime.remove(handle, plan)
+
+
+async def test_a_removed_container_has_an_unknown_end(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
+) -> None:
+    plan = plan_of("sleep 60")
+    handle = await runtime.launch(plan)
+    await daemon.call(daemon.api.remove_container, handle.id, force=True)
+
+    async with asyncio.timeout(20):
+        ended = await runtime.wait(handle, plan)
+
+    assert not ended.is_known
+    assert await runtime.find(plan) is None
+
+
+async def test_outputs_of_another_user_can_be_read_and_removed(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan, test_image: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can read what another user keeps to itself")
+    name = f"local/runyard-other-user:{os.getpid()}"
+    subprocess.run(  # noqa: ASYNC221 - nothing else is going on
+        ["docker", "build", "-q", "-t", name, "-"],
+        input=f"FROM {test_image}\nUSER 10001:10001\n".encode(),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    plan = plan_of(
+        "umask 077; mkdir ../outputs/d; echo own > ../outputs/d/file; id -u; touch here", image=name
+    )
+
+    ended = await run(runtime, plan)
+
+    assert ended.exit_code == 0
+    assert plan.stdout.read_text() == "10001\n"
+    assert (plan.outputs / "d/file").stat().st_uid == 10001
+    assert (plan.outputs / "d/file").read_text() == "own\n"
+    await daemon.call(daemon.api.remove_image, name, force=True)
+
+
+async def test_an_image_that_cannot_be_had_says_so(daemon: DockerDaemon) -> None:
+    told: list[str] = []
+    with pytest.raises(Unavailable, match=r"image 'registry\.invalid/no:1' cannot be had") as error:
+        await daemon.image("registry.invalid/no:1", tell=told.append)
+
+    assert error.value.code == "IMAGE_UNAVAILABLE"
+    assert told == ["pulling image registry.invalid/no:1"]
+
+
+async def test_starts_that_fail_leave_no_container(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    gpus = plan_of("true", gpu_uuids=("GPU-0",))
+    with pytest.raises(RunyardError, match="NVIDIA toolkit") as error:
+        await runtime.launch(gpus)
+    assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+    assert await runtime.find(gpus) is None
+
+    missing = plan_of("true", image="local/no-such-image:1")
+    with pytest.raises(Unavailable) as absent:
+        await runtime.launch(missing)
+    assert absent.value.code == "IMAGE_UNAVAILABLE"
+
+
+async def test_the_image_is_recorded_with_its_packages(
+    daemon: DockerDaemon, image: Image, tmp_path: Path
+) -> None:
+    variables = {"MODE": "fast", "HF_TOKEN": "secret"}
+    first = await container_environment.capture(daemon, image, variables, tmp_path)
+    started_at = time.perf_counter()
+    again = await container_environment.capture(daemon, image, variables, tmp_path)
+
+    assert again == first
+    assert time.perf_counter() - started_at < 0.1
+    assert first.image_id == image.id
+    assert first.image_id.startswith("sha256:")
+    assert first.interpreter.startswith("CPython 3.")
+    assert first.os.startswith("Debian")
+    assert {variable.name: variable.value for variable in first.variables} == {"MODE": "fast", "HF_TOKEN": ""}
+
+
+async def test_a_handle_of_nothing_is_quiet(runtime: DockerRuntime, plan_of: MakePlan) -> None:
+    nothing = Handle(kind="container", id="0" * 64)
+
+    await runtime.signal(nothing, signal.SIGTERM)
+    await runtime.kill(nothing)
+    await runtime.remove(nothing, plan_of("true"))
+    assert await runtime.pids(nothing) == ()
+
+
+async def test_a_daemon_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    assert "no daemon answers" in str(await open_docker())
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:2375")
+    assert "only a local daemon" in str(await open_docker())

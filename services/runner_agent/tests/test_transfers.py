@@ -1,0 +1,164 @@
+"""Transfers against an HTTP server that cuts, refuses and redirects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from runyard_agent.http_connections import Request, RequestRefused
+from runyard_agent.transfers import Transfers
+from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
+
+from .store_double import HASTE, Yard, serving, sha256_of
+
+DATA = os.urandom(3_000_000)
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with serving(tmp_path) as yard:
+        yard.store.objects["/data"] = DATA
+        yield yard
+
+
+def get_of(yard: Yard, path: str = "/data") -> Request:
+    return Request("GET", yard.store.address + path)
+
+
+async def test_a_download_is_hashed_while_it_is_read(yard: Yard, tmp_path: Path) -> None:
+    fetched = await yard.transfers.get(get_of(yard), tmp_path / "file", sha256=sha256_of(DATA))
+
+    assert (fetched.sha256, fetched.size_bytes) == (sha256_of(DATA), len(DATA))
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+async def test_a_cut_download_goes_on_where_it_broke_off(yard: Yard, tmp_path: Path) -> None:
+    yard.store.cuts = [1_500_000, 700_000]
+
+    fetched = await yard.transfers.get(get_of(yard), tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert fetched.sha256 == sha256_of(DATA)
+    ranges = [headers.get("Range") for _, _, headers in yard.store.requests]
+    assert ranges == [None, "bytes=1500000-", "bytes=2200000-"]
+
+
+async def test_a_file_that_changed_between_two_tries_is_read_from_the_start(
+    yard: Yard, tmp_path: Path
+) -> None:
+    yard.store.cuts = [1000]
+    yard.store.has_etags = False
+
+    await yard.transfers.get(get_of(yard), tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert all("Range" not in headers for _, _, headers in yard.store.requests)
+
+
+async def test_wrong_bytes_are_refused_and_leave_no_file(yard: Yard, tmp_path: Path) -> None:
+    with pytest.raises(Corrupt, match="want 0000"):
+        await yard.transfers.get(get_of(yard), tmp_path / "file", sha256="0" * 64)
+
+    assert not (tmp_path / "file").exists()
+
+
+async def test_server_errors_are_tried_again_and_refusals_are_not(yard: Yard, tmp_path: Path) -> None:
+    yard.store.statuses = [503, 429, 500]
+    await yard.transfers.get(get_of(yard), tmp_path / "file")
+    assert len(yard.store.requests) == 4
+
+    with pytest.raises(RequestRefused, match="answered 404") as refused:
+        await yard.transfers.get(get_of(yard, "/missing?signature=secret"), tmp_path / "file")
+    assert refused.value.status == 404
+    assert "secret" not in str(refused.value)
+    assert len(yard.store.requests) == 5
+
+
+async def test_a_server_that_never_answers_well_is_given_up(yard: Yard, tmp_path: Path) -> None:
+    yard.store.statuses = [503] * 100
+
+    with pytest.raises(Unavailable, match="503"):
+        await yard.transfers.get(get_of(yard), tmp_path / "file")
+
+    assert len(yard.store.requests) == HASTE.retry_count_max + 1
+
+
+async def test_a_dead_address_is_unavailable(tmp_path: Path) -> None:
+    transfers = Transfers(patience=HASTE)
+    with pytest.raises(Unavailable, match="ConnectionRefusedError"):
+        await transfers.get(Request("GET", "http://127.0.0.1:1/x"), tmp_path / "file")
+    transfers.close()
+
+
+async def test_redirects_are_followed_without_the_headers_of_the_first_request(
+    yard: Yard, tmp_path: Path
+) -> None:
+    yard.store.redirects = {"/old": "/data", "/loop": "/loop"}
+
+    request = Request("GET", yard.store.address + "/old", {"Authorization": "secret"})
+    await yard.transfers.get(request, tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert [headers.get("Authorization") for _, _, headers in yard.store.requests] == ["secret", None]
+    with pytest.raises(RequestRefused, match="redirects"):
+        await yard.transfers.get(get_of(yard, "/loop"), tmp_path / "other")
+
+
+async def test_other_schemes_are_refused(yard: Yard, tmp_path: Path) -> None:
+    with pytest.raises(RequestRefused, match="not an http"):
+        await yard.transfers.get(Request("GET", "ftp://127.0.0.1/x"), tmp_path / "file")
+
+
+async def test_a_folder_that_cannot_be_written_is_said_so(yard: Yard, tmp_path: Path) -> None:
+    with pytest.raises(ResourceExhausted, match="cannot write") as error:
+        await yard.transfers.get(get_of(yard), tmp_path / "missing" / "file")
+    assert error.value.code == "DISK_UNAVAILABLE"
+
+
+async def test_a_part_of_a_file_is_sent_with_exactly_the_headers_given(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    request = Request("PUT", yard.store.address + "/object?x=%2F", {"X-Signed": "a  b"})
+    with (tmp_path / "file").open("rb") as file:
+        etag = await yard.transfers.put(request, file.fileno(), offset_bytes=2, size_bytes=5)
+
+    assert yard.store.objects["/object"] == b"23456"
+    assert etag == f'"{sha256_of(b"23456")[:8]}"'
+    assert yard.store.requests[-1][2]["X-Signed"] == "a  b"
+
+
+async def test_connections_are_kept_and_many_transfers_share_them(yard: Yard, tmp_path: Path) -> None:
+    for index in range(3):
+        await yard.transfers.get(get_of(yard), tmp_path / f"file{index}")
+    idle = [connection for kept in yard.transfers._connections._idle.values() for connection in kept]
+    assert len(idle) == 1
+
+    yard.store.statuses = [500]
+    async with asyncio.TaskGroup() as group:
+        for index in range(12):
+            group.create_task(yard.transfers.get(get_of(yard), tmp_path / f"many{index}"))
+    idle = [connection for kept in yard.transfers._connections._idle.values() for connection in kept]
+    assert 1 <= len(idle) <= 4
+
+
+async def test_a_file_that_became_shorter_is_not_sent(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(Corrupt) as error:
+        await yard.transfers.put(
+            Request("PUT", yard.store.address + "/object"), file.fileno(), offset_bytes=0, size_bytes=50
+        )
+    assert error.value.code == "FILE_CHANGED"
+    assert "/object" not in yard.store.objects
+
+
+async def test_a_cancelled_download_leaves_no_file(yard: Yard, tmp_path: Path) -> None:
+    yard.store.statuses = [503] * 1000
+    download = asyncio.ensure_future(yard.transfers.get(get_of(yard), tmp_path / "file"))
+    await asyncio.sleep(0.005)
+    download.cancel()
+    with pytest.raises((asyncio.CancelledError, Unavailable)):
+        await download
+    assert not (tmp_path / "file").exists()
