@@ -26,10 +26,10 @@ test: setup ## The whole suite: style, types, contracts, unit tests, tests on re
 	@tests/tools/run-checks
 
 test-unit: setup ## The tests that need no engines
-	@$(PYTEST) -n $(WORKERS) -m "$(UNIT)"
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "$(UNIT)"
 
 test-engines: setup ## The tests on real engines, with Docker where there is a daemon
-	@$(PYTEST) -n $(WORKERS) -m "not ($(UNIT))"
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not ($(UNIT))"
 
 bench: setup ## Benchmarks; ONLY=name for one. Writes build/bench
 	@$(BIN)/python -m tests.bench $(ONLY)

@@ -1,0 +1,224 @@
+"""Whole yards on real engines, by the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard_embedded.home import Home, node_id_of_this_machine
+from runyard_embedded.state import read_state
+from runyard_engines import ProcessIdentity, agent_user
+from runyard_engines.process import wait_for_exit
+from runyard_testkit import Bucket, Bus, Database
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yards")]
+
+SERVICES = {"scheduler", "artifact", "metrics", "cost", "lineage", "relay", "agent"}
+ENGINES = {"postgres", "nats", "store"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RUNYARD_")}
+
+
+class Yard:
+    """A yard as a person at a terminal has it."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.home = Home(folder)
+        self.settings = settings
+
+    def runyard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "runyard_cli", *arguments],
+            env={**ENVIRONMENT, "RUNYARD_HOME": str(self.home.folder), **self.settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    def up(self) -> None:
+        done = self.runyard("up", "--background")
+        assert done.returncode == 0, done.stderr
+
+    def down(self) -> None:
+        done = self.runyard("down", "--force")
+        assert done.returncode == 0, done.stderr
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        done = self.runyard("status", "--output", "json")
+        return {process["state"]["name"]: process for process in json.loads(done.stdout)["processes"]}
+
+    def identities(self) -> dict[str, ProcessIdentity]:
+        state = read_state(self.home)
+        assert state is not None
+        processes = [state.supervisor, *state.processes.values()]
+        return {process.name: process.identity for process in processes if process.identity is not None}
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    running = Yard(tmp_path_factory.mktemp("embedded") / "home")
+    running.up()
+    yield running
+    running.down()
+
+
+async def gone(identities: dict[str, ProcessIdentity], seconds_max: float = 30) -> list[str]:
+    """Wait for processes to end; give the names of those that do not."""
+    ended = await asyncio.gather(*(wait_for_exit(one.pid, seconds_max) for one in identities.values()))
+    return [
+        name for (name, one), end in zip(identities.items(), ended, strict=True) if not end and one.is_alive()
+    ]
+
+
+def test_everything_is_up_and_reads_what_the_log_has(yard: Yard) -> None:
+    status = yard.status()
+    assert set(status) == SERVICES | ENGINES
+    assert {process["state"]["phase"] for process in status.values()} == {"up"}
+    assert all(status[name]["lag"] is not None for name in SERVICES - {"agent"})
+
+
+def test_a_second_up_says_that_it_is_up_and_changes_nothing(yard: Yard) -> None:
+    before = yard.identities()
+    done = yard.runyard("up", "--background")
+    assert (done.returncode, yard.identities()) == (0, before)
+    assert f"is up already (supervisor {before['supervisor'].pid})" in done.stderr
+
+
+def test_secrets_are_readable_by_their_owner_only(yard: Yard) -> None:
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in yard.home.folder.glob("*.json")}
+    assert {path.name for path in found} >= {"context.json", "credentials.json", "tokens.json", "yard.json"}
+    assert set(found.values()) == {0o600}
+
+
+def test_no_secret_is_in_a_log_or_on_a_command_line(yard: Yard) -> None:
+    credentials = json.loads(yard.home.credentials_file.read_text())
+    secrets = [
+        value for name, value in credentials.items() if name.endswith(("token", "password", "secret_key"))
+    ]
+    secrets += [*credentials["role_passwords"].values(), *credentials["nats_passwords"].values()]
+    texts = [path.read_text(errors="replace") for path in yard.home.logs.iterdir()]
+    texts += [
+        Path(f"/proc/{one.pid}/cmdline").read_text(errors="replace") for one in yard.identities().values()
+    ]
+    assert [secret for secret in secrets if any(secret in text for text in texts)] == []
+
+
+@pytest.mark.parametrize("name", ["cost", "nats", "postgres", "agent"])
+async def test_a_killed_process_comes_back(yard: Yard, name: str) -> None:
+    before = yard.identities()[name]
+    restarts = yard.status()[name]["state"]["restarts"]
+    os.kill(before.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while not came_back(now := yard.status()[name]["state"], restarts):
+        assert time.monotonic() < deadline, now
+    assert yard.identities()[name] != before
+
+
+def came_back(state: dict[str, Any], restarts: int) -> bool:
+    return state["phase"] == "up" and state["restarts"] == restarts + 1
+
+
+async def test_nothing_outlives_a_killed_supervisor_and_the_next_up_finds_everything(yard: Yard) -> None:
+    before = yard.identities()
+    ports = yard.home.ports_file.read_text()
+    os.kill(before["supervisor"].pid, signal.SIGKILL)
+    assert await gone(before) == []
+    assert yard.runyard("status").returncode == 4
+    yard.up()
+    assert yard.home.ports_file.read_text() == ports
+    assert {process["state"]["phase"] for process in yard.status().values()} == {"up"}
+
+
+async def test_two_yards_stand_side_by_side(yard: Yard, tmp_path: Path) -> None:
+    first = yard.identities()
+    other = Yard(tmp_path / "other")
+    other.up()
+    second = other.identities()
+    ports = [json.loads(one.home.ports_file.read_text()).values() for one in (yard, other)]
+    assert set(ports[0]).isdisjoint(ports[1])
+    other.down()
+    assert await gone(second) == []
+    assert other.runyard("status").returncode == 4
+    assert yard.identities() == first
+    assert {process["state"]["phase"] for process in yard.status().values()} == {"up"}
+
+
+def test_a_fixed_port_in_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = Yard(tmp_path / "yard", RUNYARD_PORT_METRICS=str(port))
+        done = refused.runyard("up", "--background")
+    assert done.returncode == 1
+    assert f"metrics cannot listen on 127.0.0.1:{port}: the port is in use [PORT_IN_USE]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert refused.runyard("status").returncode == 4
+
+
+def test_an_engine_that_does_not_start_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    broken = Yard(tmp_path / "yard")
+    broken.home.make()
+    (broken.home.data / "postgres").mkdir()
+    (broken.home.data / "postgres" / "PG_VERSION").write_text("9")
+    done = broken.runyard("up", "--background")
+    assert done.returncode == 1
+    assert "Error: postgres did not start" in done.stderr
+    assert "[ENGINE_FAILED]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {name for name, one in broken.identities().items() if one.is_alive()} == set()
+
+
+def test_programs_of_postgres_that_are_not_there_are_named(tmp_path: Path) -> None:
+    broken = Yard(tmp_path / "yard", RUNYARD_POSTGRES_BIN="/nowhere")
+    done = broken.runyard("up", "--background")
+    assert done.returncode == 1
+    assert "RUNYARD_POSTGRES_BIN=/nowhere is not a folder with initdb and postgres" in done.stderr
+
+
+def test_down_without_a_yard_is_no_error(tmp_path: Path) -> None:
+    done = Yard(tmp_path / "yard").runyard("down")
+    assert (done.returncode, done.stdout) == (0, f"No yard was up under {tmp_path / 'yard'}.\n")
+
+
+async def test_engines_that_somebody_else_runs_are_used(
+    empty_database: Database, bus: Bus, bucket: Bucket, tmp_path: Path
+) -> None:
+    node = agent_user(node_id_of_this_machine(), "agent-password")
+    bus.server.set_users([*bus.server.spec.users, node])
+    passwords = tmp_path / "passwords.json"
+    passwords.write_text(json.dumps({user.name: user.password for user in bus.server.spec.users}))
+    borrowing = Yard(
+        tmp_path / "yard",
+        RUNYARD_EXTERNAL_DATABASE_URL=empty_database.admin_url,
+        RUNYARD_EXTERNAL_NATS_URL=bus.url,
+        RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE=str(passwords),
+        RUNYARD_EXTERNAL_S3_ENDPOINT=bucket.endpoint,
+        RUNYARD_EXTERNAL_S3_REGION=bucket.region,
+        RUNYARD_EXTERNAL_S3_BUCKET=bucket.name,
+        RUNYARD_EXTERNAL_S3_ACCESS_KEY=bucket.access_key,
+        RUNYARD_EXTERNAL_S3_SECRET_KEY=bucket.secret_key,
+    )
+    await asyncio.to_thread(borrowing.up)
+    try:
+        status = await asyncio.to_thread(borrowing.status)
+        assert set(status) == SERVICES
+        assert {process["state"]["phase"] for process in status.values()} == {"up"}
+        assert bucket.secret_key not in environment_of(borrowing.identities()["cost"])
+    finally:
+        await asyncio.to_thread(borrowing.down)
+
+
+def environment_of(process: ProcessIdentity) -> str:
+    return Path(f"/proc/{process.pid}/environ").read_text()
