@@ -128,7 +128,7 @@ async def test_a_killed_process_comes_back(yard: Yard, name: str) -> None:
 
 
 def came_back(state: dict[str, Any], restarts: int) -> bool:
-    return state["phase"] == "up" and state["restarts"] == restarts + 1
+    return (state["phase"], state["restarts"]) == ("up", restarts + 1)
 
 
 async def test_nothing_outlives_a_killed_supervisor_and_the_next_up_finds_everything(yard: Yard) -> None:

@@ -15,7 +15,7 @@ from nats.js.errors import Error as JetStreamError
 from runyard_contracts import subjects
 from runyard_embedded.home import Home
 from runyard_embedded.plan import SERVICE_NAMES
-from runyard_embedded.readiness import serves
+from runyard_embedded.readiness import answers
 from runyard_embedded.sightings import Sightings, read_sightings
 from runyard_embedded.state import Phase, ProcessState, YardState, read_state
 from runyard_engines.nats import RELAY
@@ -54,34 +54,36 @@ async def inspect(home: Home) -> YardReport | None:
     if state is None or not state.is_alive:
         return None
     sightings = read_sightings(home)
-    answers, lags = await asyncio.gather(_answers(state), _lags(sightings))
+    answering, lags = await asyncio.gather(_answering(state), _lags(sightings))
     return YardReport(
         home=str(home.folder),
         supervisor_pid=state.supervisor.pid,
         phase=state.supervisor.phase,
         log_head=lags.get("log"),
         processes=tuple(
-            ProcessReport(_checked(process, answers.get(process.name, True)), lags.get(process.name))
+            ProcessReport(_checked(process, answering.get(process.name, True)), lags.get(process.name))
             for process in state.processes.values()
         ),
     )
 
 
-def _checked(process: ProcessState, answers: bool) -> ProcessState:
+def _checked(process: ProcessState, is_answering: bool) -> ProcessState:
     if process.phase is not Phase.UP:
         return process
     if process.identity is None or not process.identity.is_alive():
         return replace(process, phase=Phase.RESTARTING, detail="has just ended")
-    return process if answers else replace(process, phase=Phase.FAILED, detail="runs, but does not answer")
+    return (
+        process if is_answering else replace(process, phase=Phase.FAILED, detail="runs, but does not answer")
+    )
 
 
-async def _answers(state: YardState) -> Mapping[str, bool]:
+async def _answering(state: YardState) -> Mapping[str, bool]:
     ports = {
         name: process.port
         for name, process in state.processes.items()
         if name in SERVICE_NAMES and process.port is not None
     }
-    found = await asyncio.gather(*(serves(port)() for port in ports.values()))
+    found = await asyncio.gather(*(answers(port) for port in ports.values()))
     return dict(zip(ports, found, strict=True))
 
 

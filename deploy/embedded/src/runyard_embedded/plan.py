@@ -144,7 +144,7 @@ def _services(
             environment=environment,
             directory=home.folder,
             log_path=home.logs / f"{name}.log",
-            is_ready=runs() if port is None else serves(port),
+            when_ready=runs() if port is None else serves(port),
         )
         package = "runyard-eventlog" if name == RELAY else f"runyard-{name}"
         members.append(Member(service, ProcessState(name, version(package), port)))
@@ -170,7 +170,7 @@ def _agent(home: Home, settings: YardSettings, credentials: Credentials, address
         environment=environment,
         directory=home.folder,
         log_path=home.logs / "agent.log",
-        is_ready=node_attached(
+        when_ready=node_attached(
             int(scheduler.rpartition(":")[2]), credentials.client_token, credentials.node_id
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -12,67 +12,99 @@ from runyard.node.v1.types_pb2 import NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_engines import ChildProcess
-from runyard_engines.process import POLL_SECONDS
 
-CALL_SECONDS = 2.0
+LOOK_SECONDS = 0.1
+CALL_SECONDS = 5.0
 
-Question = Callable[[], Awaitable[bool]]
+# The default first waits a second before it tries a refused connection again.
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
+Ready = Callable[[], Awaitable[None]]
+"""Returns when something is ready, and else waits for ever."""
 
 
-async def until(process: ChildProcess, question: Question, timeout: float) -> None:
-    """Ask until the answer is yes.
+async def until(process: ChildProcess, ready: Ready, timeout: float) -> None:
+    """Wait until a process is ready.
 
     Raises:
-        EngineFailed: the process ended, or the answer stayed no for ``timeout`` seconds.
+        EngineFailed: it ended, or was not ready after ``timeout`` seconds.
     """
-    deadline = time.monotonic() + timeout
-    while not await question():
-        if await process.wait(POLL_SECONDS) is not None:
-            raise process.failed("did not start")
-        if time.monotonic() > deadline:
-            raise process.failed(f"was not ready within {timeout:.0f} s")
+    waiting = asyncio.ensure_future(ready())
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        ended.cancel()
+    if ended in done:
+        raise process.failed("did not start")
+    if waiting not in done:
+        raise process.failed(f"was not ready within {timeout:.0f} s")
+    waiting.result()
 
 
-def serves(port: int) -> Question:
-    """Ask a service's gRPC health whether it serves."""
+def serves(port: int) -> Ready:
+    """Wait until a service's gRPC health says that it serves."""
 
-    async def question() -> bool:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            try:
-                answer = await check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)
-            except grpc.aio.AioRpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    async def ready() -> None:
+        await _ask_until_yes(lambda: answers(port, wait=True))
 
-    return question
+    return ready
 
 
-def node_attached(port: int, token: str, node_id: str) -> Question:
-    """Ask the scheduler whether the node's agent is attached."""
-
-    async def question() -> bool:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            try:
-                answer = await SchedulerServiceStub(channel).ListNodes(
-                    ListNodesRequest(page_size=1000),
-                    timeout=CALL_SECONDS,
-                    metadata=(("authorization", f"Bearer {token}"),),
-                )
-            except grpc.aio.AioRpcError:
-                return False
-            return any(
-                node.node_id == node_id and node.state == NodeState.NODE_STATE_ATTACHED
-                for node in answer.nodes
-            )
-
-    return question
+async def answers(port: int, *, wait: bool = False) -> bool:
+    """Ask a service's gRPC health whether it serves; ``wait`` lets it start first, for a few seconds."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_OPTIONS) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        request = health_pb2.HealthCheckRequest()
+        try:
+            answer = await check(request, timeout=CALL_SECONDS, wait_for_ready=wait)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def runs() -> Question:
-    """Ask nothing: a process without an interface is ready when it has been started."""
+def node_attached(port: int, token: str, node_id: str) -> Ready:
+    """Wait until the scheduler says that the node's agent is attached."""
 
-    async def question() -> bool:
-        return True
+    async def ready() -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_OPTIONS) as channel:
+            scheduler = SchedulerServiceStub(channel)
+            await _ask_until_yes(lambda: _is_attached(scheduler, token, node_id))
 
-    return question
+    return ready
+
+
+def runs() -> Ready:
+    """Wait for nothing: a process without an interface is ready when it has been started."""
+
+    async def ready() -> None:
+        return
+
+    return ready
+
+
+async def _ask_until_yes(question: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        if await question():
+            return
+        await asyncio.sleep(LOOK_SECONDS)  # nothing announces it
+
+
+async def _is_attached(scheduler: SchedulerServiceStub, token: str, node_id: str) -> bool:
+    try:
+        answer = await scheduler.ListNodes(
+            ListNodesRequest(page_size=1000),
+            timeout=CALL_SECONDS,
+            wait_for_ready=True,
+            metadata=(("authorization", f"Bearer {token}"),),
+        )
+    except grpc.aio.AioRpcError:
+        return False
+    return any(
+        node.node_id == node_id and node.state == NodeState.NODE_STATE_ATTACHED for node in answer.nodes
+    )

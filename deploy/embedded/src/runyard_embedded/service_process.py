@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runyard_embedded.readiness import Question, until
+from runyard_embedded.readiness import Ready, until
 from runyard_engines import ChildProcess, ProcessSpec
 from runyard_engines.ports import require_free
 from runyard_engines.process import started
@@ -24,13 +24,13 @@ class ServiceProcess:
         environment: Mapping[str, str],
         directory: Path,
         log_path: Path,
-        is_ready: Question,
+        when_ready: Ready,
         stop_seconds_max: float = 10.0,
     ) -> None:
         self.name = name
         self.port = port
         self.process: ChildProcess | None = None
-        self._is_ready = is_ready
+        self._when_ready = when_ready
         self._spec = ProcessSpec(
             name=name,
             argv=(sys.executable, "-m", module),
@@ -56,7 +56,7 @@ class ServiceProcess:
         Raises:
             EngineFailed: it ended or did not answer in time.
         """
-        await until(started(self.process), self._is_ready, timeout)
+        await until(started(self.process), self._when_ready, timeout)
 
     async def stop(self) -> None:
         """End it in order, with force when it does not."""
