@@ -95,6 +95,9 @@ def test_cause_names_exit_code_signal_and_detail() -> None:
     user_error = CauseCode.CAUSE_CODE_USER_ERROR
     assert cause_words(Cause(code=user_error, exit_code=1)) == "exit code 1"
     assert cause_words(Cause(code=user_error, signal=9)) == "ended by signal 9"
+    told = Cause(code=user_error, exit_code=3, detail="the program exited with status 3")
+    assert cause_words(told) == "the program exited with status 3"
+    assert cause_words(Cause(code=user_error, exit_code=3, detail="no data")) == "exit code 3: no data"
     assert cause_words(Cause(code=CauseCode.CAUSE_CODE_TIME_LIMIT, detail="10 min")) == "time limit: 10 min"
     assert cause_words(Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED, exit_code=0)) == ""
 

@@ -97,7 +97,7 @@ async def test_every_call_carries_token_and_deadline(server: tuple[Server, Conte
         answer = await client.scheduler.GetRun(GetRunRequest(name="digits#1"))
     assert answer.run.run_id == "digits#1"
     assert handlers.seen[0]["authorization"] == "Bearer t0ken"
-    assert 5 < handlers.deadlines[0] <= 15
+    assert 5 < handlers.deadlines[0] < 16
 
 
 async def test_service_that_comes_back_is_called_again(server: tuple[Server, Context]) -> None:

@@ -63,5 +63,6 @@ def explain_client_error(error: ClientError) -> NoReturn:
     if error.code == "UNAUTHENTICATED":
         advice = "The token in context.json is not one of this yard: see `runyard context`."
     elif error.field_violations:
-        advice = "; ".join(f"{field}: {what}" for field, what in error.field_violations.items())
+        new = {field: what for field, what in error.field_violations.items() if what not in error.message}
+        advice = "; ".join(f"{field}: {what}" for field, what in new.items())
     fail(ExitCode.REFUSED, error.reason, error.message, advice)

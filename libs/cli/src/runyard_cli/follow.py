@@ -49,6 +49,8 @@ class Follower:
         self._times = times
         self._metrics: dict[str, MetricLatest] = {}
         self._last_state = ""
+        # Outages that were told; one that ends may be told again when it returns.
+        self._said: set[str] = set()
         self._is_over = asyncio.Event()
         self._shows_progress = is_terminal() and not is_json()
 
@@ -76,8 +78,15 @@ class Follower:
             raise failures.exceptions[0] from None
         finally:
             self._clear_progress()
-        self._run = await get_run(self._client, self._run.run_id)
-        return self._run
+        return await self._read_end()
+
+    async def _read_end(self) -> Run:
+        began = time.monotonic()
+        while True:
+            try:
+                return await get_run(self._client, self._run.run_id)
+            except Unreachable as error:
+                await self._wait_or_give_up(error, began)
 
     async def _watch_states(self) -> None:
         after_position = self._run.position
@@ -87,7 +96,7 @@ class Follower:
             try:
                 request = WatchRunsRequest(after_position=after_position, name=self._run.run_id)
                 async for response in self._client.scheduler.WatchRuns(request):
-                    last_answer = time.monotonic()
+                    last_answer = self._heard_from("scheduler")
                     if response.WhichOneof("item") == "event":
                         after_position = response.event.position
                         self._run = await get_run(
@@ -110,7 +119,7 @@ class Follower:
                     with_metrics=self._shows_progress,
                 )
                 async for response in self._client.metrics.WatchRun(request):
-                    last_answer = time.monotonic()
+                    last_answer = self._heard_from("metrics")
                     match response.WhichOneof("item"):
                         case "line":
                             self._line_number = response.line.number
@@ -127,11 +136,17 @@ class Follower:
             except Unreachable as error:
                 await self._wait_or_give_up(error, last_answer)
 
+    def _heard_from(self, service: str) -> float:
+        self._said = {told for told in self._said if not told.startswith(f"{service} ")}
+        return time.monotonic()
+
     async def _wait_or_give_up(self, error: Unreachable, last_answer: float) -> None:
         if time.monotonic() - last_answer > _GIVE_UP_SECONDS:
             raise error
-        self._clear_progress()
-        note(f"{error.message}; trying again")
+        if error.message not in self._said:
+            self._said.add(error.message)
+            self._clear_progress()
+            note(f"{error.message}; trying again for a minute")
         await asyncio.sleep(_RETRY_SECONDS)
 
     def _say_line(self, line: LogLine) -> None:
@@ -139,7 +154,8 @@ class Follower:
         say_line(line, times=self._times)
 
     def _say_state(self) -> None:
-        if is_json():
+        # How it ended is said at the end, by whoever follows.
+        if is_json() or self._run.state == RunState.RUN_STATE_FINISHED:
             return
         word, style = state_word(self._run)
         where = self._run.attempts[-1].node_id if self._run.attempts else ""

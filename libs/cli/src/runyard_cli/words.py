@@ -49,6 +49,9 @@ def cause_words(cause: Cause) -> str:
             words = f"ended by signal {cause.signal}"
         elif cause.HasField("exit_code"):
             words = f"exit code {cause.exit_code}"
+    # A detail that has the number already needs no introduction.
+    if cause.detail and words.rpartition(" ")[2] in cause.detail.split():
+        return cause.detail
     return f"{words}: {cause.detail}" if cause.detail else words
 
 

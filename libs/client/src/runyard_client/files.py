@@ -16,9 +16,9 @@ from runyard.artifact.v1.artifact_service_pb2 import (
 )
 from runyard.artifact.v1.types_pb2 import Artifact, Origin
 from runyard_client.client import Client
-from runyard_client.errors import LocalError
+from runyard_client.errors import ClientError, LocalError
 from runyard_client.store import FilePart, Progress, Store, no_progress, together
-from runyard_contracts.ids import uuid7
+from runyard_contracts.ids import is_sha256, uuid7
 
 # The service looks at every byte of a large upload before it says yes.
 _COMMIT_DEADLINE_SECONDS = 600.0
@@ -103,10 +103,19 @@ async def upload_file(
 async def find_artifact(client: Client, name: str) -> Artifact:
     """Look a file of the yard up by SHA-256, a prefix of at least 8 digits, or ``datum://`` reference.
 
+    A whole SHA-256 finds blobs too (files, manifests and patches of code), which have no name or origin.
+
     Raises:
         ClientError: there is none, or the prefix names several.
     """
-    return (await client.artifacts.GetArtifact(GetArtifactRequest(name=name))).artifact
+    try:
+        return (await client.artifacts.GetArtifact(GetArtifactRequest(name=name))).artifact
+    except ClientError as error:
+        sha256 = name.removeprefix("datum://")
+        if error.code != "NOT_FOUND" or not is_sha256(sha256):
+            raise
+        blob = await client.artifacts.GetDownload(GetDownloadRequest(sha256=sha256))
+        return Artifact(sha256=sha256, size_bytes=blob.size_bytes)
 
 
 async def download_file(

@@ -51,7 +51,7 @@ def _say_run(name: str, answer: GetRunCostResponse) -> None:
     running = ", still running" if any(term.running for term in cost.terms) else ""
     say(f"{name} {money_words(cost.micro_usd)}{running}")
     for term in cost.terms:
-        say(safe(f"  {money_words(term.micro_usd)}: {term.explanation}"))
+        say(safe(f"  {term.explanation}"))
     _say_times(cost.gpu_milliseconds, cost.node_milliseconds, has_unpriced_time=cost.has_unpriced_time)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 import click
@@ -19,6 +20,10 @@ from runyard_cli.table import cut
 from runyard_cli.words import moment
 from runyard_client import Client
 
+# Payloads can be long; --output json has them whole.
+_DATA_COLUMNS = 200
+# On a terminal: the category, and of an id the part that tells it from others.
+_STREAM_COLUMNS = 18
 _ACTOR_KINDS = {1: "user", 2: "service", 3: "agent"}
 
 
@@ -63,20 +68,18 @@ def say_event(view: EventView) -> None:
     if is_json():
         say_json_line(view)
         return
-    line = event_line(view)
     if is_terminal():
-        import shutil
+        say(cut(event_line(view, stream_columns=_STREAM_COLUMNS), shutil.get_terminal_size().columns))
+    else:
+        say(event_line(view))
 
-        line = cut(line, shutil.get_terminal_size().columns)
-    say(line)
 
-
-def event_line(view: EventView) -> str:
+def event_line(view: EventView, *, stream_columns: int = _DATA_COLUMNS) -> str:
     """Give position, time, type, stream, actor and payload of an event."""
     envelope = view.envelope
+    stream = cut(envelope.stream, stream_columns)
     actor = f"{_ACTOR_KINDS.get(envelope.actor.kind, 'unknown')}:{envelope.actor.id}"
     kind = envelope.type.removeprefix("runyard.")
     time = moment(envelope.recorded_at)
-    return safe(
-        f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<22} {envelope.stream} {actor} {view.data_json}"
-    )
+    data = cut(view.data_json, _DATA_COLUMNS)
+    return safe(f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<22} {stream} {actor} {data}")

@@ -32,7 +32,6 @@ _LABEL_COLUMNS = 20
 _SHORT_DIGITS = 16
 _PACKAGES_SHOWN = 6
 _LOG_LINES_SHOWN = 5
-_BYTE_STATISTICS = ("memory_used_bytes", "gpu_memory_used_bytes")
 
 
 @click.command("show")
@@ -118,7 +117,7 @@ def _code(code: CodeRef, whole: bool) -> Sequence[str]:
     files = f"{count_words(code.file_count, 'file')}, {size_words(code.size_bytes)}"
     lines.append(f"tree {_short(code.tree_sha256, whole)}, {files}")
     if code.patch_sha256:
-        lines.append(f"patch datum://{_short(code.patch_sha256, whole)}")
+        lines.append(f"patch SHA-256 {_short(code.patch_sha256, whole)}")
     return lines
 
 
@@ -173,9 +172,9 @@ def _cost(record: Record) -> Iterator[str]:
     cost = record.cost
     if not record.HasField("cost"):
         return
-    yield money_words(cost.micro_usd) + (", some time has no price" if cost.has_unpriced_time else "")
+    yield money_words(cost.micro_usd) + (" and time without a price" if cost.has_unpriced_time else "")
     for term in cost.terms:
-        yield f"  {money_words(term.micro_usd)}: {term.explanation}"
+        yield f"  {term.explanation}"
 
 
 def _outputs(record: Record, whole: bool) -> Iterator[str]:
@@ -202,7 +201,7 @@ def _results(record: Record) -> Iterator[str]:
 
 def _statistics(record: Record) -> Iterator[str]:
     for each in record.statistics:
-        write = _statistic_bytes if each.name in _BYTE_STATISTICS else number_words
+        write = _statistic_bytes if "_bytes" in each.name else number_words
         gpu = f" {each.gpu_uuid}" if each.gpu_uuid else ""
         values = f"min {write(each.min)}, mean {write(each.mean)}, max {write(each.max)}"
         yield f"{each.name}{gpu}: {values}  ({count_words(each.sample_count, 'sample')})"

@@ -35,7 +35,8 @@ _KIND_WORDS = {
     VertexKind.VERTEX_KIND_ENVIRONMENT: "environment",
     VertexKind.VERTEX_KIND_NODE: "node",
     VertexKind.VERTEX_KIND_GPU: "GPU",
-    VertexKind.VERTEX_KIND_ACTOR: "actor",
+    # An actor's name says what it is: "user:alice".
+    VertexKind.VERTEX_KIND_ACTOR: "",
     VertexKind.VERTEX_KIND_PARAMETERS: "parameters",
     VertexKind.VERTEX_KIND_EXTERNAL: "outside",
 }
@@ -86,7 +87,8 @@ def trace_lines(root: Vertex, edges: Sequence[Edge]) -> Iterator[str]:
         for index, edge in enumerate(children):
             is_last = index == len(children) - 1
             again = _key(edge.target) in shown and bool(below[_key(edge.target)])
-            role = f" as {edge.role}" if edge.role and edge.role not in edge.target.label else ""
+            is_new = edge.role not in f"{edge.source.label} {edge.target.label}"
+            role = f" as {edge.role}" if edge.role and is_new else ""
             words = f"{_RELATION_WORDS.get(edge.relation, 'from')} {vertex_words(edge.target)}{role}"
             yield safe(f"{indent}{'└─ ' if is_last else '├─ '}{words}{' (above)' if again else ''}")
             if not again:
@@ -100,7 +102,7 @@ def vertex_words(vertex: Vertex) -> str:
     """Name a vertex: its kind, its label, and the beginning of its hash where it has one."""
     label = vertex.label or vertex.id
     digest = f" {vertex.id[:12]}" if vertex.kind in _HASHED_KINDS and vertex.id[:12] not in label else ""
-    return f"{_KIND_WORDS.get(vertex.kind, 'thing')} {label}{digest}"
+    return f"{_KIND_WORDS.get(vertex.kind, 'thing')} {label}{digest}".lstrip()
 
 
 def _key(vertex: Vertex) -> tuple[int, str]:
