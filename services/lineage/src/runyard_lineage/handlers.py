@@ -5,9 +5,7 @@ from __future__ import annotations
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.lineage.v1.lineage_service_pb2 import ImpactResponse, TraceResponse
 from runyard_core.errors import InvalidInput
-from runyard_eventlog.port import EventLog
-from runyard_eventlog.projector import Projector
-from runyard_lineage.moment import shown_position
+from runyard_eventlog.moment import Moments
 from runyard_lineage.queries import GraphQueries
 from runyard_lineage.walk import find_vertex, walk_down, walk_up
 
@@ -15,21 +13,20 @@ from runyard_lineage.walk import find_vertex, walk_down, walk_up
 class GraphHandlers:
     """Walks up and down."""
 
-    def __init__(self, event_log: EventLog, queries: GraphQueries, projector: Projector) -> None:
-        """Walk the tables that this projector fills."""
-        self._event_log = event_log
+    def __init__(self, queries: GraphQueries, moments: Moments) -> None:
+        """Walk these tables, at the moments that they show."""
         self._queries = queries
-        self._projector = projector
+        self._moments = moments
 
     async def trace(self, name: str, depth_max: int, read: ReadOptions) -> TraceResponse:
         """Walk from a thing to everything that made it.
 
         Raises:
             InvalidInput, NotFound, Ambiguous: as ``find_vertex``; a negative depth.
-            OutOfRange, DeadlineExceeded: as ``shown_position``.
+            OutOfRange, DeadlineExceeded: as ``Moments.shown``.
         """
         _check_depth(depth_max)
-        position = await shown_position(self._event_log, self._projector, read)
+        position = await self._moments.shown(read)
         root = await find_vertex(self._queries, name, position)
         walk = await walk_up(self._queries, root, depth_max, position)
         return TraceResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
@@ -41,7 +38,7 @@ class GraphHandlers:
             InvalidInput, NotFound, Ambiguous, OutOfRange, DeadlineExceeded: as ``trace``.
         """
         _check_depth(depth_max)
-        position = await shown_position(self._event_log, self._projector, read)
+        position = await self._moments.shown(read)
         root = await find_vertex(self._queries, name, position)
         walk = await walk_down(self._queries, root, depth_max, position)
         return ImpactResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)

@@ -18,6 +18,7 @@ from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.moment import Moments
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_lineage.handlers import GraphHandlers
@@ -54,8 +55,9 @@ async def main(settings: LineageSettings) -> None:
         asyncio.TaskGroup() as tasks,
     ):
         projector = Projector(pool, event_log, EdgesProjection(), schema=SCHEMA, doorbell=doorbell)
-        graph = LineageServicer(GraphHandlers(event_log, GraphQueries(pool), projector))
-        record = RecordServicer(RecordHandlers(event_log, peers))
+        moments = Moments(event_log, projector)
+        graph = LineageServicer(GraphHandlers(GraphQueries(pool), moments))
+        record = RecordServicer(RecordHandlers(moments, peers))
         history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()))
 
         def register(server: grpc.aio.Server) -> None:

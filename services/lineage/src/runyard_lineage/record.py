@@ -28,9 +28,8 @@ from runyard.run.v1.scheduler_service_pb2 import GetRunRequest, GetRunResponse
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Run
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound, OutOfRange, RunyardError, Unavailable
-from runyard_eventlog.port import EventLog
+from runyard_eventlog.moment import Moments
 from runyard_lineage.domain.completeness import completeness, last_attempt
-from runyard_lineage.moment import as_of_position
 
 BOX_SECONDS_MAX = 2.0
 """How long a service may take for its boxes."""
@@ -68,9 +67,9 @@ class _Telemetry:
 class RecordHandlers:
     """Puts records together. A box whose service does not answer is named, never invented."""
 
-    def __init__(self, event_log: EventLog, peers: Peers) -> None:
-        """Ask these services; the log maps times to positions."""
-        self._event_log = event_log
+    def __init__(self, moments: Moments, peers: Peers) -> None:
+        """Ask these services; a time is mapped to a position once, for all of them."""
+        self._moments = moments
         self._peers = peers
 
     async def record(self, name: str, read: ReadOptions) -> GetRecordResponse:
@@ -112,7 +111,7 @@ class RecordHandlers:
         """Map a time to a position once, so that all boxes show the same moment."""
         if not read.HasField("as_of"):
             return read
-        position = await as_of_position(self._event_log, read.as_of)
+        position = await self._moments.shown(read)
         return ReadOptions(min_position=read.min_position, as_of=AsOf(position=position))
 
     async def _run(self, name: str, read: ReadOptions) -> GetRunResponse:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
-from runyard_core.errors import InvalidInput, NotFound, OutOfRange, ResourceExhausted
-from runyard_eventlog.port import EventLog, LogHead
+from runyard_core.errors import InvalidInput, NotFound, ResourceExhausted
+from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
+from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
 from runyard_metrics.domain.coverage import Coverage, coverage_of
 from runyard_metrics.domain.spools import SpoolKey
@@ -28,8 +28,6 @@ from runyard_metrics.tables import (
     RunProgressRow,
 )
 
-WAIT_SECONDS_MAX = 5.0
-"""How long a query waits for the tables to reach its position."""
 POINTS_DEFAULT = 2_000
 POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
@@ -106,6 +104,7 @@ class MetricHandlers:
         self.telemetry = telemetry
         self.runs = runs
         self._event_log = event_log
+        self._moments = Moments(event_log, runs)
         self._clock = clock
 
     async def moment(self, read: ReadOptions) -> Moment:
@@ -115,40 +114,26 @@ class MetricHandlers:
         waited for too.
 
         Raises:
-            InvalidInput: a position below 0 (BAD_POSITION).
-            OutOfRange: a position after the head of the log (POSITION_AHEAD).
-            DeadlineExceeded: the tables do not reach it in time.
+            InvalidInput, OutOfRange, DeadlineExceeded: as ``Moments.shown``.
         """
-        if read.min_position < 0 or read.as_of.position < 0:
-            raise InvalidInput("a position is 0 or more", code="BAD_POSITION")
-        if not read.HasField("as_of"):
-            if read.min_position:
-                await self.caught_up(read.min_position)
-            return Moment(self.runs.checkpoint, self.telemetry.checkpoint)
-        head = await self._event_log.head()
-        if read.as_of.HasField("time"):
-            domain: int = await self._event_log.position_at(read.as_of.time.ToDatetime(tzinfo=UTC))
-        else:
-            domain = read.as_of.position
-        _check_not_ahead(max(domain, read.min_position), head)
-        telemetry = await telemetry_position_at(self._event_log, domain, head.telemetry_position)
-        await self._wait(max(domain, read.min_position), telemetry)
+        domain = await self._moments.shown(read)
+        if not read.HasField("as_of") and not read.min_position:
+            return Moment(domain, self.telemetry.checkpoint)
+        telemetry = (await self._event_log.head()).telemetry_position
+        if read.HasField("as_of"):
+            telemetry = Position(await telemetry_position_at(self._event_log, domain, telemetry))
+        await self.telemetry.wait_for(telemetry, WAIT_SECONDS_MAX)
         return Moment(domain, telemetry)
 
-    async def caught_up(self, domain_position: int | None = None) -> Moment:
+    async def caught_up(self) -> Moment:
         """Wait until the tables show everything that is in the log now.
 
-        Args:
-            domain_position: wait for this position of the domain lane instead of its head.
-
         Raises:
-            OutOfRange: the position is after the head of the log (POSITION_AHEAD).
             DeadlineExceeded: they do not in time.
         """
         head = await self._event_log.head()
-        domain = head.domain_position if domain_position is None else domain_position
-        _check_not_ahead(domain, head)
-        await self._wait(domain, head.telemetry_position)
+        await self.runs.wait_for(head.domain_position, WAIT_SECONDS_MAX)
+        await self.telemetry.wait_for(head.telemetry_position, WAIT_SECONDS_MAX)
         return Moment(self.runs.checkpoint, self.telemetry.checkpoint)
 
     async def run(self, run_id: str, moment: Moment) -> RunProgressRow:
@@ -294,19 +279,6 @@ class MetricHandlers:
     async def _coverage(self, run_id: str, attempt: int, position: int) -> Coverage:
         row = await self.queries.log_progress(run_id, attempt, position)
         return coverage_of(row.range_firsts, row.range_lasts) if row else Coverage()
-
-    async def _wait(self, domain: int, telemetry: int) -> None:
-        await self.runs.wait_for(domain, WAIT_SECONDS_MAX)
-        await self.telemetry.wait_for(telemetry, WAIT_SECONDS_MAX)
-
-
-def _check_not_ahead(position: int, head: LogHead) -> None:
-    if position > head.domain_position:
-        raise OutOfRange(
-            f"position {position} is ahead of the log ({head.domain_position})",
-            code="POSITION_AHEAD",
-            metadata={"head": str(head.domain_position)},
-        )
 
 
 async def telemetry_position_at(event_log: EventLog, domain_position: int, head: int) -> int:
