@@ -34,7 +34,7 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@dataclass
+@dataclass(repr=False)
 class ObjectStore:
     """Objects by path, and the failures to come."""
 

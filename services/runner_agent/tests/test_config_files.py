@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import ParseDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
@@ -133,10 +133,12 @@ def test_a_run_without_gpus_sees_none() -> None:
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
+    max_leaves=8,
 )
 
 
+# The reader is slow; the values are small. "thorough" does more.
+@settings(max_examples=max(30, settings.default.max_examples // 4) if settings.default else 30)
 @given(st.dictionaries(st.text(), values, max_size=4))
 def test_block_yaml_is_read_back_as_what_was_written(value: dict[str, object]) -> None:
     assert yaml.safe_load(config_files.block_yaml(value)) == value  # type: ignore[arg-type]

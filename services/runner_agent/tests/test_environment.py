@@ -21,6 +21,9 @@ from runyard_agent.environment.requirements import read_requirements
 from runyard_agent.environment.shared import SharedEnvironment, SharedEnvironments, site_packages
 from runyard_core.errors import Unavailable
 
+# Each takes seconds of the processor: not part of the quick tests.
+building = pytest.mark.engines
+
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -66,6 +69,7 @@ def make_package(folder: Path, name: str, version: str) -> None:
             wheel.writestr(path, content)
 
 
+@building
 async def test_no_requirements_give_an_empty_environment_that_is_not_the_agents(
     repository: Path, cache_dir: Path
 ) -> None:
@@ -80,6 +84,7 @@ async def test_no_requirements_give_an_empty_environment_that_is_not_the_agents(
     assert prepared.contents.kernel == os.uname().release
 
 
+@building
 async def test_the_second_attempt_finds_the_environment_cached(repository: Path, cache_dir: Path) -> None:
     await environment.prepare(request_of(repository, "one"), cache_dir)
     two = await environment.prepare(request_of(repository, "two"), cache_dir)
@@ -89,6 +94,7 @@ async def test_the_second_attempt_finds_the_environment_cached(repository: Path,
     assert again == two
 
 
+@building
 async def test_what_an_attempt_installs_is_its_own(repository: Path, cache_dir: Path, tmp_path: Path) -> None:
     make_package(tmp_path / "wheels", "tinypackage", "1.0")
     one = await environment.prepare(request_of(repository, "one"), cache_dir)
@@ -114,6 +120,7 @@ async def test_what_an_attempt_installs_is_its_own(repository: Path, cache_dir: 
     assert run_in(three, find) == "None"
 
 
+@building
 async def test_requirements_are_installed_and_recorded(repository: Path, tmp_path: Path) -> None:
     make_package(repository / "wheels", "tinypackage", "1.0")
     (repository / "base.txt").write_text("tinypackage==1.0\n")
@@ -137,6 +144,7 @@ async def test_requirements_are_installed_and_recorded(repository: Path, tmp_pat
     assert b"secret" not in record.SerializeToString()
 
 
+@building
 @pytest.mark.parametrize("has_uv", [True, False])
 async def test_an_installer_that_fails_is_quoted(
     repository: Path, cache_dir: Path, tmp_path: Path, has_uv: bool, monkeypatch: pytest.MonkeyPatch
@@ -312,7 +320,7 @@ def test_the_probe_runs_alone_and_prints_one_line() -> None:
         environment.read_probe(json.dumps({"interpreter": "x"}))
 
 
-@pytest.mark.engines
+@building
 async def test_a_package_of_the_index_is_installed(repository: Path, tmp_path: Path) -> None:
     """Needs the package index that this machine is set up with."""
     (repository / "requirements.txt").write_text("iniconfig==2.1.0\n")

@@ -18,7 +18,7 @@ from runyard_agent.outputs import OutputsIncomplete
 from runyard_agent.safe_paths import relative_path
 from runyard_core.errors import InvalidInput, Unavailable
 
-from .store_double import PART_BYTES, Yard, serving, sha256_of
+from .store_double import HASTE, PART_BYTES, Yard, serving, sha256_of
 
 
 @pytest.fixture
@@ -175,6 +175,15 @@ async def test_a_store_that_refuses_is_named_and_the_rest_is_stored(yard: Yard, 
 
     with pytest.raises(OutputsIncomplete, match=r"'one' is not stored.*400"):
         await collect(yard, folder)
+
+
+async def test_a_store_that_is_down_for_longer_than_a_transfer_tries_costs_no_output(
+    yard: Yard, folder: Path
+) -> None:
+    (folder / "one").write_bytes(b"one")
+    yard.store.statuses = [503] * 3 * (HASTE.retry_count_max + 1)
+
+    assert await collect(yard, folder) == [output("one", b"one")]
 
 
 async def test_a_service_that_stays_away_ends_the_patience(folder: Path, yard: Yard) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +48,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
+Result = TypeVar("Result")
 RequestMessage = TypeVar("RequestMessage")
 ResponseMessage = TypeVar("ResponseMessage")
 
@@ -102,17 +103,7 @@ class ArtifactClient:
             Corrupt: CHECKSUM_MISMATCH, the store has other bytes.
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
-        for is_last in (False, True):
-            answer = await self._call(self._service.GetDownload, GetDownloadRequest(sha256=sha256))
-            try:
-                fetched = await self._transfers.get(_plain(answer.request), destination, sha256=sha256)
-            except RequestRefused as refused:
-                # The request may have expired while earlier ones took their time: ask for another, once.
-                if is_last or refused.status != 403:
-                    raise
-            else:
-                return fetched.size_bytes
-        raise AssertionError("unreachable")
+        return await self._patiently(lambda: self._download_once(sha256, destination))
 
     async def upload(self, descriptor: int, *, sha256: str, size_bytes: int, origin: Origin) -> None:
         """Store an open file and record where it came from. Idempotent.
@@ -122,26 +113,20 @@ class ArtifactClient:
             Corrupt: FILE_CHANGED, the file became shorter.
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
-        gives_up_at = time.monotonic() + self._patience_seconds
-        is_renewed = False
-        while True:
-            # A new id each time: its first answer may hold requests that have expired since.
-            begun = await self._call(
-                self._service.BeginUpload,
-                BeginUploadRequest(request_id=uuid7(), sha256=sha256, size_bytes=size_bytes, origin=origin),
-            )
-            try:
-                etags = [] if begun.already_stored else await self._put_parts(descriptor, begun)
-            except RequestRefused as refused:
-                if is_renewed or refused.status != 403:
-                    raise
-                is_renewed = True
-            except errors.Unavailable:
-                if time.monotonic() >= gives_up_at:
-                    raise
-            else:
-                break
-        is_multipart = bool(begun.upload_id)
+        await self._patiently(lambda: self._upload_once(descriptor, sha256, size_bytes, origin))
+
+    async def _download_once(self, sha256: str, destination: Path) -> int:
+        answer = await self._call(self._service.GetDownload, GetDownloadRequest(sha256=sha256))
+        fetched = await self._transfers.get(_plain(answer.request), destination, sha256=sha256)
+        return fetched.size_bytes
+
+    async def _upload_once(self, descriptor: int, sha256: str, size_bytes: int, origin: Origin) -> None:
+        # A new id each time: a first answer may hold requests that have expired since.
+        begun = await self._call(
+            self._service.BeginUpload,
+            BeginUploadRequest(request_id=uuid7(), sha256=sha256, size_bytes=size_bytes, origin=origin),
+        )
+        etags = [] if begun.already_stored else await self._put_parts(descriptor, begun)
         await self._call(
             self._service.CommitUpload,
             CommitUploadRequest(
@@ -152,7 +137,7 @@ class ArtifactClient:
                 size_bytes=size_bytes,
                 origin=origin,
                 upload_id=begun.upload_id,
-                part_etags=etags if is_multipart else [],
+                part_etags=etags if begun.upload_id else [],
             ),
         )
 
@@ -172,6 +157,23 @@ class ArtifactClient:
                 raise
 
         return await fan_out(_PARTS_AT_ONCE, put, list(begun.parts))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Do something again from its start while the store is away, and once when a part of it got stale."""
+        gives_up_at = time.monotonic() + self._patience_seconds
+        is_repeated = False
+        while True:
+            try:
+                return await attempt()
+            except errors.Unavailable:
+                if time.monotonic() >= gives_up_at:
+                    raise
+            except (RequestRefused, errors.Rejected) as refused:
+                # A request has expired, or what was stored is gone: anything else will not change.
+                is_stale = not isinstance(refused, RequestRefused) or refused.status == 403
+                if is_repeated or not is_stale:
+                    raise
+                is_repeated = True
 
     async def _call(
         self,

@@ -69,8 +69,10 @@ async def fetch(
                 tell(f"input {one.name}: {file.path.name} of {file.uri} replaces that of {former.uri}")
             wanted[file.path] = file
     fetcher = _Fetcher(artifact_client, cache, rules, inputs_dir)
-    found = await fan_out(_FILES_AT_ONCE, fetcher.fetch, list(wanted.values()))
-    fetcher.close()
+    try:
+        found = await fan_out(_FILES_AT_ONCE, fetcher.fetch, list(wanted.values()))
+    finally:
+        fetcher.close()
     await cache.trim()
     return [_with_files(one, wanted.values(), found) for one in inputs]
 
