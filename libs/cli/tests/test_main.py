@@ -142,6 +142,7 @@ def test_context_is_set_from_standard_input_and_shown_without_its_token(
 def test_command_that_people_type_often_imports_little() -> None:
     # Measured: each of these would add 50 to 250 ms to every `runyard ps`.
     heavy = {"rich", "typer", "pydantic", "valohai_yaml", "jsonschema", "yaml", "runyard_runspec"}
+    heavy |= {"importlib.metadata", "tempfile"}
     code = "import runyard_cli.main, runyard_cli.commands.ps, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert heavy.isdisjoint(done.stdout.split())

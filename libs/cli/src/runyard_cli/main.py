@@ -11,7 +11,6 @@ from typing import NoReturn
 import click
 
 from runyard_cli.failures import ExitCode, explain_client_error, fail
-from runyard_cli.plugins import BrokenPluginError, load_plugin, plugin_names
 
 # Help texts stand here so that listing the commands imports none of them.
 COMMANDS: Mapping[str, Mapping[str, str]] = {
@@ -46,11 +45,16 @@ class YardGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Name every command."""
+        from runyard_cli.plugins import plugin_names
+
         return [*_BUILT_IN, *(name for name in plugin_names() if name not in _BUILT_IN)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command."""
         if cmd_name not in _BUILT_IN:
+            # Looking for other packages costs 40 ms, which built-in commands need not pay.
+            from runyard_cli.plugins import load_plugin
+
             return load_plugin(cmd_name)
         command: click.Command = importlib.import_module(f"runyard_cli.commands.{cmd_name}").command
         return command
@@ -68,6 +72,8 @@ class YardGroup(click.Group):
 
 
 def _plugin_help(name: str) -> str:
+    from runyard_cli.plugins import BrokenPluginError, load_plugin
+
     try:
         command = load_plugin(name)
     except BrokenPluginError as error:
@@ -115,6 +121,7 @@ def _explain_usage(error: click.ClickException) -> NoReturn:
 
 def _explain(error: Exception) -> NoReturn:
     # Imported here: only what has failed pays for it.
+    from runyard_cli.plugins import BrokenPluginError
     from runyard_client.errors import ClientError
     from runyard_core.errors import RunyardError
 

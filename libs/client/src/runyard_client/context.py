@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +57,9 @@ def load_context(home: Path | None = None) -> Context:
 
 def save_context(context: Context, home: Path | None = None) -> Path:
     """Write ``context.json`` (mode 0600) in one step, and give its path."""
+    # Imported here: reading a context, which every command does, should not pay for it.
+    import tempfile
+
     directory = home or runyard_home()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     content = {"addresses": dict(context.addresses), "token": context.token}
