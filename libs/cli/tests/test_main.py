@@ -78,6 +78,7 @@ def with_context(folder: Path, address: str) -> None:
         (("run", "train", "--epoch", "1"), 2, "WRONG_USAGE"),
         (("ps", "--limit", "0"), 2, "WRONG_USAGE"),
         (("nonsense",), 2, "WRONG_USAGE"),
+        (("trace", "no-such-file"), 2, "FILE_UNREADABLE"),
         (("ps",), 4, "NO_CONTEXT"),
     ],
 )

@@ -16,7 +16,8 @@ from runyard.lineage.v1.lineage_service_pb2 import (
     Vertex,
     VertexKind,
 )
-from runyard_cli.names import full_run_name, looks_like_run, project_option
+from runyard_cli.failures import ExitCode, fail
+from runyard_cli.names import full_run_name, looks_like_run, may_be_id, project_option
 from runyard_cli.output import is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
 from runyard_client import Client
@@ -52,6 +53,10 @@ def command(name: str, project: str | None, depth: int | None) -> None:
     """Show where NAME came from: a file on disk (it is hashed), a datum:// reference, a SHA-256, or a run."""
     path = Path(name)
     is_file = path.is_file()
+    may_be_known = looks_like_run(name) or may_be_id(name.removeprefix("datum://"))
+    if not is_file and not may_be_known:
+        advice = "Give a file on disk, a datum:// reference, a SHA-256, or a run."
+        fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
 
     async def ask(client: Client) -> TraceResponse:
         wanted = name
