@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttachRequest,
     AttachResponse,
     AttemptReport,
+    ForeignProcess,
     HeldAttempt,
     Hello,
     LeaseGrant,
@@ -35,6 +36,8 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     BeginUploadResponse,
     CommitUploadRequest,
     CommitUploadResponse,
+    ResolveInputsRequest,
+    ResolveInputsResponse,
 )
 from runyard.artifact.v1.artifact_service_pb2_grpc import (
     ArtifactServiceServicer,
@@ -42,6 +45,7 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import (
 )
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
+from runyard.node.v1.types_pb2 import NodeInventory
 from runyard.run.v1.types_pb2 import Executor, RunSpec
 from runyard_contracts import subjects
 from runyard_contracts.envelope import unwrap
@@ -64,6 +68,9 @@ class ScriptedScheduler(AgentServiceServicer):
         self.reports: dict[str, AttemptReport] = {}
         self.acknowledges = True
         self.renews = True
+        self.is_silent = False
+        self.foreign: list[ForeignProcess] = []
+        self.inventories: list[NodeInventory] = []
         self.news = asyncio.Condition()
         self._to_send: asyncio.Queue[AttachResponse] = asyncio.Queue()
         self.held: list[HeldAttempt] = []
@@ -107,6 +114,8 @@ class ScriptedScheduler(AgentServiceServicer):
                         to_send.put_nowait(AttachResponse(lease_grant=grant))
                 for stop in self.stops:
                     to_send.put_nowait(AttachResponse(stop_order=stop))
+            case "lease_renewal" if self.is_silent:
+                pass
             case "lease_renewal":
                 self.held = list(request.lease_renewal.held_attempts)
                 leases = [one.lease_id for one in self.held] if self.renews else []
@@ -119,7 +128,13 @@ class ScriptedScheduler(AgentServiceServicer):
                 if self.acknowledges:
                     acknowledged = ReportAcknowledged(report_id=report.report_id)
                     to_send.put_nowait(AttachResponse(report_acknowledged=acknowledged))
-            case _:
+            case "foreign_process":
+                self.foreign.append(request.foreign_process)
+                acknowledged = ReportAcknowledged(report_id=request.foreign_process.report_id)
+                to_send.put_nowait(AttachResponse(report_acknowledged=acknowledged))
+            case "inventory":
+                self.inventories.append(request.inventory)
+            case None:
                 pass
 
     def is_finished(self, grant: LeaseGrant) -> bool:
@@ -132,7 +147,7 @@ class ScriptedScheduler(AgentServiceServicer):
             if report.run_id == grant.run_id and report.WhichOneof("fact") == fact
         )
 
-    def grant(self, *command_lines: str, **spec: object) -> LeaseGrant:
+    def grant(self, *command_lines: str, lease_milliseconds: int = 10_000, **spec: object) -> LeaseGrant:
         grant = LeaseGrant(
             run_id=uuid7(),
             project="test",
@@ -140,7 +155,7 @@ class ScriptedScheduler(AgentServiceServicer):
             attempt=1,
             epoch=1,
             lease_id=uuid7(),
-            lease_milliseconds=10_000,
+            lease_milliseconds=lease_milliseconds,
             spec=RunSpec(
                 step="train",
                 command_lines=command_lines,
@@ -169,11 +184,22 @@ class ScriptedScheduler(AgentServiceServicer):
         return next(iter(self.of(grant, fact)))
 
 
+ArtifactContext = grpc.aio.ServicerContext[ResolveInputsRequest, Awaitable[ResolveInputsResponse]]
+
+
 class ScriptedArtifacts(ArtifactServiceServicer):
     """Says that it has every file's bytes, and keeps what was committed."""
 
     def __init__(self) -> None:
         self.committed: list[CommitUploadRequest] = []
+        self.is_slow = False
+
+    async def ResolveInputs(
+        self, request: ResolveInputsRequest, context: ArtifactContext
+    ) -> ResolveInputsResponse:
+        if self.is_slow:
+            await asyncio.sleep(3600)
+        await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file")
 
     async def BeginUpload(self, request: BeginUploadRequest, context: object) -> BeginUploadResponse:
         return BeginUploadResponse(already_stored=True)

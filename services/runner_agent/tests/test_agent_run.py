@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from runyard.agent.v1.agent_service_pb2 import HeldAttempt, StopOrder
+from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
-from runyard.run.v1.types_pb2 import CauseCode
+from runyard.run.v1.types_pb2 import CauseCode, Input, OnLost
+from runyard_agent.shim import start_ticks
 from runyard_testkit import Bus
 
 from .scripted_yard import (
@@ -25,6 +29,11 @@ from .scripted_yard import (
     create_stream,
     serve,
 )
+
+
+def attempt_folder(yard: ScriptedYard, grant: LeaseGrant) -> Path:
+    return yard.agent.directory / "attempts" / f"{grant.run_id}-{grant.attempt}"
+
 
 STDOUT, STDERR, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR, LogStream.LOG_STREAM_STATUS
 
@@ -134,6 +143,100 @@ async def test_unwanted_attempt_is_ended(yard: ScriptedYard) -> None:
 
     finished = (await yard.finished(grant)).finished
     assert finished.cause.code == CauseCode.CAUSE_CODE_AGENT_LOST
+
+
+async def test_attempt_that_ends_with_its_lease_is_ended_by_its_shim_while_the_agent_is_dead(
+    yard: ScriptedYard,
+) -> None:
+    grant = yard.scheduler.grant("sleep 100", lease_milliseconds=2_000, on_lost=OnLost.ON_LOST_REQUEUE)
+    await yard.scheduler.report(grant, "started")
+    shim = json.loads((attempt_folder(yard, grant) / "state" / "shim.json").read_bytes())
+
+    yard.agent.kill()
+    async with asyncio.timeout(5):
+        while start_ticks(shim["pid"]) == shim["start_ticks"]:  # noqa: ASYNC110 - the shim brings it about
+            await asyncio.sleep(0.02)
+    yard.agent.start()
+
+    finished = (await yard.finished(grant)).finished
+    assert finished.cause.code == CauseCode.CAUSE_CODE_AGENT_LOST
+    assert "lease ran out" in finished.cause.detail
+
+
+async def test_renewed_lease_outlives_its_first_length(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant("sleep 3.5", lease_milliseconds=2_000, on_lost=OnLost.ON_LOST_REQUEUE)
+
+    finished = (await yard.finished(grant)).finished
+
+    assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+
+
+async def test_run_that_a_reboot_ended_says_so(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant("echo before; sleep 100")
+    await yard.scheduler.report(grant, "started")
+    yard.agent.kill()
+    folder = attempt_folder(yard, grant)
+    # What a reboot leaves: no process of the attempt, no exit file, and another boot id.
+    shim = json.loads((folder / "state" / "shim.json").read_bytes())
+    os.kill(shim["pid"], signal.SIGKILL)
+    state_file = folder / "record" / "state.json"
+    state = json.loads(state_file.read_bytes())
+    state_file.write_text(json.dumps({**state, "boot_id": "an earlier one"}), encoding="utf-8")
+
+    yard.agent.start()
+
+    finished = (await yard.finished(grant)).finished
+    assert finished.cause.code == CauseCode.CAUSE_CODE_NODE_REBOOT
+    assert not finished.cause.HasField("exit_code")
+    assert yard.ledger.lines(grant, STDOUT) == ["before"]
+
+
+async def test_agent_that_is_told_to_stop_leaves_its_attempts_running(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant("echo before", "until [ -e go ]; do sleep 0.05; done", "echo after")
+    await yard.scheduler.report(grant, "started")
+
+    assert yard.agent.terminate() == 0
+    yard.agent.start()
+    (attempt_folder(yard, grant) / "repository" / "go").touch()
+
+    finished = (await yard.finished(grant)).finished
+    assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+    assert yard.ledger.lines(grant, STDOUT) == ["before", "after"]
+
+
+async def test_stop_before_the_program_ran_is_reported_as_such(yard: ScriptedYard) -> None:
+    yard.artifacts.is_slow = True
+    grant = yard.scheduler.grant("echo never", inputs=[Input(name="data", uris=["datum://" + "0" * 64])])
+    await yard.scheduler.wait_for(lambda: bool(yard.scheduler.held))
+
+    yard.scheduler.stop(
+        StopOrder(run_id=grant.run_id, attempt=1, epoch=1, cause_code=CauseCode.CAUSE_CODE_STOPPED_BY_USER)
+    )
+
+    failed = (await yard.scheduler.report(grant, "failed")).failed
+    assert failed.code == CauseCode.CAUSE_CODE_STOPPED_BY_USER
+    finished = (await yard.finished(grant)).finished
+    assert finished.cause == failed
+    assert yard.ledger.lines(grant, STDOUT) == []
+    assert finished.telemetry.log_line_count == len(yard.ledger.lines(grant, STATUS)) > 0
+
+
+async def test_missing_input_is_its_own_cause(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant("echo never", inputs=[Input(name="data", uris=["datum://" + "0" * 64])])
+
+    failed = (await yard.scheduler.report(grant, "failed")).failed
+
+    assert failed.code == CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE
+    assert "data" in failed.detail
+
+
+async def test_second_agent_on_the_same_folder_refuses_to_start(yard: ScriptedYard) -> None:
+    second = AgentProcess(yard.agent.directory, yard.agent.environment)
+    second.start()
+    assert second.process is not None
+
+    assert second.process.wait(timeout=10) == 2
+    assert "another agent runs in" in second.log
 
 
 PROGRAM = """

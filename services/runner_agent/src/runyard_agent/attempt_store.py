@@ -164,6 +164,7 @@ class AttemptStore:
         """Hold a new attempt; it is held once this returns."""
         name = f"{grant.run_id}-{grant.attempt}"
         making = self._directory / f".making-{name}"
+        shutil.rmtree(making, ignore_errors=True)
         (making / "record" / "reports").mkdir(parents=True, mode=0o700)
         write_atomically(making / "record" / "grant.pb", grant.SerializeToString())
         write_atomically(making / "record" / "state.json", json.dumps(to_json(state)).encode())

@@ -47,6 +47,7 @@ class Attempts:
                     self._let_go(record, self._telemetry_of(record))
                 else:
                     self._take_on(record)
+            self._sweep_marks()
             ready.set()
             await asyncio.Event().wait()
 
@@ -134,8 +135,15 @@ class Attempts:
         cause = Cause(grant.correlation_id, grant.traceparent)
         return AttemptTelemetry(self._telemetry, grant.run_id, grant.attempt, cause)
 
+    def _sweep_marks(self) -> None:
+        """Forget the marks of attempts that were let go when the agent died."""
+        known = {f"{run_id}/{attempt}" for run_id, attempt in self._attempts}
+        if orphans := self._telemetry.spool.marks.keys() - known:
+            self._telemetry.record([], marks=dict.fromkeys(orphans))
+
     def _let_go(self, record: AttemptRecord, telemetry: AttemptTelemetry) -> None:
         logger.info("let go of attempt %s", record.directory.name)
-        # In this order: a mark without a folder is swept later, a folder without a mark would be read anew.
+        # In this order: a mark without a folder is swept at the next start, a folder without its mark would
+        # be read anew from the first line.
         record.remove()
         telemetry.forget()

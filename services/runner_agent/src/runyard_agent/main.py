@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 
@@ -22,6 +22,7 @@ from runyard_agent.attempt import Node
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
+from runyard_agent.foreign_watch import ForeignWatch
 from runyard_agent.loop import Attempts
 from runyard_agent.publisher import Publisher
 from runyard_agent.sampling import Sampling
@@ -82,26 +83,25 @@ async def run_agent(settings: Settings) -> None:
         )
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
         uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)
+        foreign_watch = ForeignWatch(
+            gpu_reader, sampling.watched_pids, uplink.tell_foreign, clock, node.boot_id
+        )
         attempts.reports_changed = uplink.reports_changed
         attempts.held_changed = uplink.held_changed
         publisher = Publisher(spool, settings.node_id, settings.bus)
-        await _run_until_stopped(attempts, uplink, publisher, sampling, spool)
+        others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]
+        await _run_until_stopped(attempts, uplink, others)
 
 
 async def _run_until_stopped(
-    attempts: Attempts, uplink: Uplink, publisher: Publisher, sampling: Sampling, spool: Spool
+    attempts: Attempts, uplink: Uplink, others: Sequence[Coroutine[None, None, None]]
 ) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        parts = [
-            group.create_task(spool.keep_synced()),
-            group.create_task(publisher.run()),
-            group.create_task(sampling.run()),
-            group.create_task(attempts.run(ready)),
-        ]
+        parts = [group.create_task(part) for part in (attempts.run(ready), *others)]
         # Before all held attempts are known, a Hello would give them up.
         await ready.wait()
         parts.append(group.create_task(uplink.run()))

@@ -22,6 +22,7 @@ from runyard_core.errors import RunyardError
 
 _START_SECONDS_MAX = 30.0
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 10.0
 
 
 class ProcessRuntime:
@@ -61,7 +62,7 @@ class ProcessRuntime:
         identity = json.loads(content)
         return Handle(kind="process", id=str(identity["pid"]), start_ticks=int(identity["start_ticks"]))
 
-    async def wait(self, handle: Handle, plan: LaunchPlan) -> Exit:  # noqa: ARG002 - the lock says more
+    async def wait(self, handle: Handle, plan: LaunchPlan) -> Exit:
         """Wait for the exit file, or for the shim to be gone without having written one."""
         while True:
             is_running = self._is_running(plan)
@@ -72,7 +73,7 @@ class ProcessRuntime:
             if not is_running:
                 _end_orphans(plan)
                 return _unseen_end(plan)
-            await asyncio.sleep(_POLL_SECONDS)
+            await _wait_for_end(int(handle.id))
 
     async def signal(self, handle: Handle, signal_number: int) -> None:
         """Signal every process below the shim."""
@@ -165,6 +166,26 @@ def _write_plan(plan: LaunchPlan) -> None:
 
 def _cannot_start(plan: LaunchPlan, reason: str) -> RunyardError:
     return RunyardError(f"{plan.name} could not be started: {reason}", code="ENVIRONMENT_UNAVAILABLE")
+
+
+async def _wait_for_end(pid: int) -> None:
+    """Wait without polling until a process has ended; for a bounded time, so that the caller looks again."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        await asyncio.sleep(_POLL_SECONDS)
+        return
+    has_ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, has_ended.set)
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            await has_ended.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _end_orphans(plan: LaunchPlan) -> None:

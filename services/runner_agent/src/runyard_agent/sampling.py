@@ -71,6 +71,10 @@ class Sampling:
         self._flush()
         self._watched.remove(watched)
 
+    async def watched_pids(self) -> set[int]:
+        """Give the pids of all attempts that are sampled."""
+        return {pid for watched in list(self._watched) for pid in await watched.find_pids()}
+
     async def run(self) -> None:
         """Sample until cancelled."""
         has_gpus = bool(await self._gpus.devices())

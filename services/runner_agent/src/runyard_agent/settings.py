@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
-        log_level=environment.get("RUNYARD_LOG_LEVEL", "INFO").upper(),
+        log_level=_log_level(environment.get("RUNYARD_LOG_LEVEL", "") or "INFO"),
         otlp_endpoint=environment.get("RUNYARD_OTLP_ENDPOINT", ""),
     )
 
@@ -72,6 +73,12 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise InvalidInput(f"{name} is not set; the agent cannot start without it")
     return value
+
+
+def _log_level(text: str) -> str:
+    if text.upper() not in logging.getLevelNamesMapping():
+        raise InvalidInput(f"RUNYARD_LOG_LEVEL is {text!r}; want DEBUG, INFO, WARNING or ERROR")
+    return text.upper()
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

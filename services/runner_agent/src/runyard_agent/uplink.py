@@ -38,6 +38,8 @@ _WELCOME_SECONDS_MAX = 15.0
 _WRITE_SECONDS_MAX = 15.0
 _SILENT_HEARTBEATS_MAX = 3
 _SILENT_SECONDS_MIN = 10.0
+_LASTING_SECONDS = 10.0
+_INVENTORY_SECONDS = 60.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -125,7 +127,9 @@ class Uplink:
         async with grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS) as channel:
             stub: AgentServiceStub = AgentServiceStub(channel)
             while True:
-                session = _Session(self._attempts, self._news, self._held_changed, self._foreign)
+                session = _Session(
+                    self._attempts, self._inventory, self._news, self._held_changed, self._foreign
+                )
                 try:
                     call = stub.Attach(metadata=self._metadata)
                     hello = Hello(
@@ -135,7 +139,8 @@ class Uplink:
                     )
                     await session.run(call, hello)
                 except* _BREAKS as errors:
-                    failure_count = 1 if session.was_welcome else failure_count + 1
+                    # A stream that ends at once counts as a failure: two agents of one name must not race.
+                    failure_count = 1 if session.lasted_seconds > _LASTING_SECONDS else failure_count + 1
                     logger.log(
                         logging.WARNING if failure_count == 1 else logging.DEBUG,
                         "not attached to the scheduler: %s",
@@ -154,11 +159,13 @@ class _Session:
     def __init__(
         self,
         attempts: Attempts,
+        inventory: Callable[[], Awaitable[NodeInventory]],
         news: asyncio.Event,
         held_changed: asyncio.Event,
         foreign: dict[str, ForeignProcess],
     ) -> None:
         self._attempts = attempts
+        self._inventory = inventory
         self._news = news
         self._held_changed = held_changed
         self._foreign = foreign
@@ -167,7 +174,12 @@ class _Session:
         self._renewed_from = _boottime()
         self._heard_at = time.monotonic()
         self._writing = asyncio.Lock()
-        self.was_welcome = False
+        self._welcome_at: float | None = None
+
+    @property
+    def lasted_seconds(self) -> float:
+        """For how long the scheduler has heard us."""
+        return 0.0 if self._welcome_at is None else time.monotonic() - self._welcome_at
 
     async def run(self, call: AttachCall, hello: Hello) -> None:
         """Speak until the stream breaks; always ends by an error."""
@@ -183,11 +195,12 @@ class _Session:
                 group.create_task(self._listen(call))
                 group.create_task(self._renew(call, first.welcome.heartbeat_milliseconds / 1000))
                 group.create_task(self._send_reports(call))
+                group.create_task(self._tell_inventory(call, hello.inventory))
         finally:
             call.cancel()
 
     def _take_welcome(self, welcome: Welcome) -> None:
-        self.was_welcome = True
+        self._welcome_at = time.monotonic()
         logger.info("attached to the scheduler")
         for fenced in welcome.fenced_attempts:
             self._attempts.fence(fenced)
@@ -250,6 +263,17 @@ class _Session:
                     self._sent_reports.add(process.report_id)
                     await self._write(call, AttachRequest(foreign_process=process))
             await self._news.wait()
+
+    async def _tell_inventory(self, call: AttachCall, told: NodeInventory) -> None:
+        """Tell when the machine has changed: a daemon that came up, a GPU that went away."""
+        while True:
+            await asyncio.sleep(_INVENTORY_SECONDS)
+            now = await self._inventory()
+            # Free space alone is no news: it changes with every byte.
+            now.disk_free_bytes = told.disk_free_bytes
+            if now != told:
+                told = now
+                await self._write(call, AttachRequest(inventory=now))
 
     async def _write(self, call: AttachCall, request: AttachRequest) -> None:
         # One at a time: the stream takes no second write before the first is through.

@@ -1,0 +1,189 @@
+"""Spool to a real bus: everything arrives, in order, whatever happens to the bus and to the marks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats.errors
+import pytest
+from nats.aio.client import Client
+
+from runyard.metric.v1.batches_pb2 import LogChunkRecorded
+from runyard_agent import publisher as publisher_module
+from runyard_agent.publisher import BusAddress, Publisher
+from runyard_agent.spool import Spool
+from runyard_agent.telemetry import Telemetry
+from runyard_core.clock import SystemClock
+from runyard_engines import NatsServer
+from runyard_engines.nats import agent_user_name
+from runyard_testkit import Bus
+
+from .scripted_yard import NODE_ID, Ledger, create_stream
+
+
+def open_spool(directory: Path) -> tuple[Spool, Telemetry]:
+    spool = Spool(directory, lambda *_: ("missing", b""), segment_bytes=20_000)
+    return spool, Telemetry(spool, NODE_ID, SystemClock())
+
+
+def write(telemetry: Telemetry, count: int) -> int:
+    for _ in range(count):
+        first = telemetry.spool.next_sequence
+        last = telemetry.record([LogChunkRecorded(first_line_number=first, lines=[f"line {first}"])])
+    return last
+
+
+@asynccontextmanager
+async def publishing(spool: Spool, bus: Bus) -> AsyncIterator[None]:
+    user = agent_user_name(NODE_ID)
+    publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, user, bus.password(user)))
+    tasks = [asyncio.ensure_future(spool.keep_synced()), asyncio.ensure_future(publisher.run())]
+    yield
+    for task in tasks:
+        assert not task.done(), task
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def listening(ledger: Ledger, client: Client) -> AsyncIterator[None]:
+    consuming = asyncio.ensure_future(ledger.run(client))
+    yield
+    consuming.cancel()
+    await asyncio.gather(consuming, return_exceptions=True)
+
+
+def segments(directory: Path) -> list[Path]:
+    return list(directory.glob("*.segment"))
+
+
+async def until_held(client: Client, count: int) -> None:
+    async with asyncio.timeout(10):
+        while (await client.jetstream().stream_info("TELEMETRY")).state.messages < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def until_trimmed(spool: Spool, sequence: int) -> None:
+    async with asyncio.timeout(30):
+        while spool.committed_sequence < sequence:  # noqa: ASYNC110 - the other side brings it about
+            await asyncio.sleep(0.01)
+
+
+async def test_every_batch_arrives_and_the_spool_is_trimmed_to_the_mark(bus: Bus, tmp_path: Path) -> None:
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    ledger = Ledger()
+
+    async with publishing(spool, bus), listening(ledger, client):
+        last = write(telemetry, 1_000)
+        await until_trimmed(spool, last)
+
+    assert len(ledger.batches) == 1_000
+    assert len(segments(tmp_path)) == 1
+    await client.close()
+
+
+async def test_batches_wait_until_there_is_a_stream_and_somebody_who_commits(
+    bus: Bus, tmp_path: Path
+) -> None:
+    client = await bus.connect("test")
+    spool, telemetry = open_spool(tmp_path)
+    ledger = Ledger()
+
+    async with publishing(spool, bus):
+        last = write(telemetry, 20)
+        await spool.wait_for_durable(last)
+        await create_stream(client)
+        async with listening(ledger, client):
+            await until_trimmed(spool, last)
+
+    assert len(ledger.batches) == 20
+    await client.close()
+
+
+async def test_killed_bus_loses_and_changes_nothing(own_nats: NatsServer, tmp_path: Path) -> None:
+    bus = Bus(own_nats)
+    client = await bus.connect("test", max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path / "spool")
+    ledger = Ledger()
+
+    async with publishing(spool, bus):
+        for _ in range(3):
+            last = write(telemetry, 300)
+            async with listening(ledger, client):
+                await ledger.wait_for(spool.spool_id, last - 150)
+            assert own_nats.process is not None
+            own_nats.process.kill()
+            await own_nats.process.wait(10)
+            last = write(telemetry, 50)
+            await own_nats.start()
+            await own_nats.ready()
+            await client.close()
+            client = await bus.connect("test")
+        async with listening(ledger, client):
+            await until_trimmed(spool, last)
+
+    assert sorted(sequence for _, sequence in ledger.batches) == list(range(1, last + 1))
+    await client.close()
+
+
+async def test_emptied_bus_is_filled_again_from_the_mark(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_RESEND_SECONDS_MIN", 0.3)
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    ledger = Ledger()
+
+    async with publishing(spool, bus):
+        last = write(telemetry, 30)
+        await until_held(client, 30)
+        # What the bus has acknowledged is gone before anybody committed it.
+        await client.jetstream().delete_stream("TELEMETRY")
+        await create_stream(client)
+        async with listening(ledger, client):
+            await until_trimmed(spool, last)
+
+    assert len(ledger.batches) == 30
+    await client.close()
+
+
+async def test_marks_of_other_spools_and_nonsense_trim_nothing(bus: Bus, tmp_path: Path) -> None:
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    ledger = Ledger()
+
+    async with publishing(spool, bus):
+        last = write(telemetry, 5)
+        await until_held(client, 5)
+        for nonsense in (b"", b"5", b"{}", b'{"spool_id": "other", "sequence": 5}', b"\xff"):
+            await client.publish(f"runyard.committed.{NODE_ID}", nonsense)
+        await client.flush()
+        async with listening(ledger, client):
+            await ledger.wait_for(spool.spool_id, last)
+            await until_trimmed(spool, last)
+    await client.close()
+
+
+async def test_agent_may_publish_for_its_own_node_only(bus: Bus) -> None:
+    refused: list[Exception] = []
+
+    async def on_error(error: Exception) -> None:
+        refused.append(error)
+
+    client = await bus.connect(agent_user_name(NODE_ID), error_cb=on_error)
+    await client.publish("runyard.telemetry.node-2.log", b"")
+    await client.flush()
+    async with asyncio.timeout(5):
+        while not refused:  # noqa: ASYNC110 - the server brings it about
+            await asyncio.sleep(0.01)
+
+    assert isinstance(refused[0], nats.errors.Error)
+    await client.close()

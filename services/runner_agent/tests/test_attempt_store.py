@@ -1,0 +1,110 @@
+"""What the agent wrote down before it died is what its next life finds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted, LeaseGrant
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Executor, Hardware
+from runyard_agent.attempt_store import AttemptRecord, AttemptStore
+from runyard_agent.domain.attempt import AttemptState, begun
+
+GRANT = LeaseGrant(run_id="0199-run", attempt=2, epoch=5, lease_id="lease-1", project="p")
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def create(directory: Path) -> AttemptRecord:
+    return AttemptStore(directory).create(GRANT, AttemptState())
+
+
+def found_again(directory: Path) -> AttemptRecord:
+    (record,) = AttemptStore(directory).load()
+    return record
+
+
+def test_held_attempt_is_found_again(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    record.save(begun(record.state, Executor.EXECUTOR_PROCESS, "boot-1"))
+
+    again = found_again(tmp_path)
+
+    assert (again.grant, again.state) == (GRANT, record.state)
+    assert (again.held.run_id, again.held.attempt, again.held.epoch) == ("0199-run", 2, 5)
+
+
+def test_reports_wait_in_order_until_acknowledged(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    record.report(AttemptFinished(), AT)
+    record.report(AttemptExited(), AT)
+    record.report(Environment(os="x"), AT)
+    record.report(AttemptStarted(), AT)
+
+    pending = list(found_again(tmp_path).pending_reports())
+
+    facts = [report.WhichOneof("fact") for report in pending]
+    assert facts == ["environment_captured", "started", "exited", "finished"]
+    assert len({report.report_id for report in pending}) == 4
+    assert record.acknowledge(pending[1].report_id)
+    assert list(found_again(tmp_path).pending_reports()) == [pending[0], *pending[2:]]
+
+
+def test_report_is_made_once_also_after_its_acknowledgement(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    assert record.report(Cause(code=CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE), AT)
+    (report,) = record.pending_reports()
+
+    assert not record.report(Cause(code=CauseCode.CAUSE_CODE_IMAGE_UNAVAILABLE), AT)
+    record.acknowledge(report.report_id)
+    assert not found_again(tmp_path).report(Cause(), AT)
+    assert list(record.pending_reports()) == []
+
+
+def test_report_ids_are_the_same_in_every_life(tmp_path: Path) -> None:
+    ids = []
+    for life in ("a", "b"):
+        record = create(tmp_path / life)
+        record.report(AttemptExited(), AT)
+        ids += [report.report_id for report in record.pending_reports()]
+
+    assert ids[0] == ids[1]
+
+
+def test_acknowledgement_of_another_attempt_is_not_taken(tmp_path: Path) -> None:
+    assert not create(tmp_path).acknowledge("somebody else's")
+
+
+def test_attempt_is_over_when_its_last_report_is_acknowledged(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    record.report(AttemptExited(), AT)
+    record.report(AttemptFinished(), AT)
+    exited, finished = record.pending_reports()
+
+    record.acknowledge(exited.report_id)
+    assert not record.is_over
+    record.acknowledge(finished.report_id)
+    assert found_again(tmp_path).is_over
+
+
+def test_prepared_start_survives(tmp_path: Path) -> None:
+    started = AttemptStarted(hardware=Hardware(node_id="node-1"))
+    create(tmp_path).save_prepared(started)
+
+    assert found_again(tmp_path).load_prepared() == started
+
+
+def test_half_made_and_half_removed_folders_are_swept(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    (tmp_path / ".making-x" / "record").mkdir(parents=True)
+    (tmp_path / ".removed-y").mkdir()
+
+    assert len(AttemptStore(tmp_path).load()) == 1
+    record.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grant_can_be_taken_after_a_try_that_was_cut_short(tmp_path: Path) -> None:
+    store = AttemptStore(tmp_path)
+    (tmp_path / ".making-0199-run-2").mkdir()
+
+    assert store.create(GRANT, AttemptState()).directory.name == "0199-run-2"

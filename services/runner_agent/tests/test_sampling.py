@@ -1,0 +1,212 @@
+"""What is sampled goes to the spool as batches that name their holder, or is said to be missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import Message
+
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded, HostSamplesRecorded, SamplesMissing
+from runyard.node.v1.types_pb2 import GpuDevice
+from runyard_agent.domain.foreign import GpuUser, Look, next_look
+from runyard_agent.gpus import GpuProcess, GpuSample
+from runyard_agent.sampling import Sampling
+from runyard_agent.spool import Spool
+from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
+from runyard_contracts.envelope import unwrap
+from runyard_core.clock import ManualClock
+from runyard_core.errors import DeadlineExceeded
+
+
+class TwoGpus:
+    """Two GPUs whose driver does as it is told."""
+
+    driver_version = "1"
+    cuda_version = "13.0"
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.lost: set[str] = set()
+        self.hangs = False
+
+    async def devices(self) -> Sequence[GpuDevice]:
+        return [GpuDevice(uuid="GPU-0"), GpuDevice(uuid="GPU-1")]
+
+    async def sample(self) -> Sequence[GpuSample | None]:
+        if self.hangs:
+            raise DeadlineExceeded("the driver hangs")
+        return [
+            None if uuid in self.lost else GpuSample(uuid, 50, 1_000, 200_000, 60, 7)
+            for uuid in ("GPU-0", "GPU-1")
+        ]
+
+    async def processes(self) -> Sequence[GpuProcess]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class Bench:
+    """A sampler over a spool."""
+
+    def __init__(self, directory: Path, bytes_max: int = 1 << 20) -> None:
+        self.spool = Spool(directory, lambda *_: ("missing", b""), bytes_max=bytes_max)
+        self.telemetry = Telemetry(self.spool, "node-1", ManualClock())
+        self.gpus = TwoGpus()
+        self.sampling = Sampling(self.telemetry, self.gpus)
+
+    def attempt(self, run_id: str = "run") -> AttemptTelemetry:
+        return AttemptTelemetry(self.telemetry, run_id, 1, Cause())
+
+    async def batches(self) -> list[Message]:
+        self.sampling._flush()
+        await self.spool.sync()
+        return [unwrap(Envelope.FromString(record.body)) for record in self.spool.read(0)]
+
+
+async def own_pids() -> list[int]:
+    return [os.getpid()]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_gpu_rows_name_the_attempt_that_holds_each_gpu(bench: Bench) -> None:
+    attempt = bench.attempt()
+    bench.sampling.watch(attempt, ["GPU-1"], own_pids, in_container=False)
+    await bench.sampling._sample()
+    await bench.sampling._sample()
+
+    (batch,) = [batch for batch in await bench.batches() if isinstance(batch, GpuSamplesRecorded)]
+
+    assert list(batch.gpu_uuids) == ["GPU-0", "GPU-1"]
+    assert [holder.run_id for holder in batch.holders] == ["", "run"]
+    assert len(batch.times_unix_milliseconds) == 2
+    assert list(batch.utilization_percents) == [50] * 4
+    assert list(batch.power_milliwatts) == [200_000] * 4
+
+
+async def test_attempt_counts_its_own_samples_and_the_spool_agrees(bench: Bench) -> None:
+    attempt = bench.attempt()
+    watched = bench.sampling.watch(attempt, ["GPU-1"], own_pids, in_container=False)
+    for _ in range(3):
+        await bench.sampling._sample()
+    bench.sampling.unwatch(watched)
+
+    batches = await bench.batches()
+
+    host = [batch for batch in batches if isinstance(batch, HostSamplesRecorded)]
+    assert sum(len(batch.times_unix_milliseconds) for batch in host) == 3
+    assert host[0].memory_used_bytes[0] > 1_000_000
+    mark = attempt.telemetry_mark()
+    assert mark.sample_count == 3 + 3
+    assert mark.last_sequence == len(batches)
+    assert bench.attempt().telemetry_mark() == mark
+
+
+async def test_batch_ends_where_the_holder_changes(bench: Bench) -> None:
+    await bench.sampling._sample()
+    bench.sampling.watch(bench.attempt(), ["GPU-0"], own_pids, in_container=False)
+    await bench.sampling._sample()
+
+    batches = [batch for batch in await bench.batches() if isinstance(batch, GpuSamplesRecorded)]
+
+    assert [[holder.run_id for holder in batch.holders] for batch in batches] == [["", ""], ["run", ""]]
+
+
+async def test_lost_gpu_is_missing_and_never_zero(bench: Bench) -> None:
+    await bench.sampling._sample()
+    bench.gpus.lost.add("GPU-0")
+    await bench.sampling._sample()
+
+    batches = await bench.batches()
+
+    gpu = [list(batch.gpu_uuids) for batch in batches if isinstance(batch, GpuSamplesRecorded)]
+    assert gpu == [["GPU-0", "GPU-1"], ["GPU-1"]]
+    (missing,) = [batch for batch in batches if isinstance(batch, SamplesMissing)]
+    assert (missing.kind, missing.sample_count) == ("gpu", 1)
+
+
+async def test_hanging_driver_does_not_stop_host_samples(bench: Bench) -> None:
+    bench.gpus.hangs = True
+    bench.sampling.watch(bench.attempt(), [], own_pids, in_container=False)
+    await bench.sampling._sample()
+
+    batches = await bench.batches()
+
+    assert [type(batch) for batch in batches] == [SamplesMissing, HostSamplesRecorded]
+    missing = batches[0]
+    assert isinstance(missing, SamplesMissing)
+    assert missing.reason == "the driver hangs"
+
+
+async def test_full_spool_takes_no_samples_and_later_says_how_many(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, bytes_max=300)
+    attempt = bench.attempt()
+    attempt.write_status("x" * 300)
+    bench.sampling.watch(attempt, [], own_pids, in_container=False)
+    for _ in range(3):
+        await bench.sampling._sample()
+        bench.sampling._flush()
+    assert len(await bench.batches()) == 1
+
+    bench.spool._bytes_max = 100_000
+    missing = [batch for batch in await bench.batches() if isinstance(batch, SamplesMissing)]
+
+    assert [(batch.kind, batch.sample_count) for batch in missing] == [("gpu", 3), ("host", 3)]
+
+
+async def test_loop_samples_at_once_when_an_attempt_begins(bench: Bench) -> None:
+    running = asyncio.ensure_future(bench.sampling.run())
+    attempt = bench.attempt()
+    await asyncio.sleep(0)
+    watched = bench.sampling.watch(attempt, [], own_pids, in_container=False)
+    async with asyncio.timeout(0.9):
+        while not watched.batch.times_unix_milliseconds:  # noqa: ASYNC110 - the loop brings it about
+            await asyncio.sleep(0.005)
+    bench.sampling.unwatch(watched)
+    running.cancel()
+
+    assert attempt.telemetry_mark().sample_count >= 1
+
+
+OURS = GpuUser("GPU-0", 10, 1, "python", 100)
+THEIRS = GpuUser("GPU-0", 20, 2, "game", 200)
+
+
+def test_foreign_process_is_told_at_its_second_look_and_once() -> None:
+    first, told = next_look(Look(), [OURS, THEIRS], {10})
+    assert told == []
+    second, told = next_look(first, [OURS, THEIRS], {10})
+    assert told == [(THEIRS, False)]
+    _, told = next_look(second, [OURS, THEIRS], {10})
+    assert told == []
+
+
+def test_foreign_process_that_left_is_told_once() -> None:
+    look = Look(frozenset({THEIRS.key}), (THEIRS,))
+
+    look, told = next_look(look, [OURS], {10})
+    assert told == [(THEIRS, True)]
+    assert next_look(look, [OURS], {10})[1] == []
+
+
+def test_attempt_that_is_just_starting_is_never_foreign() -> None:
+    first, _ = next_look(Look(), [OURS], set())
+    assert next_look(first, [OURS], {10})[1] == []
+
+
+def test_recycled_pid_is_another_process() -> None:
+    again = GpuUser("GPU-0", 20, 99, "game", 200)
+
+    look, told = next_look(Look(frozenset({THEIRS.key}), (THEIRS,)), [again], set())
+    assert told == [(THEIRS, True)]
+    assert next_look(look, [again], set())[1] == [(again, False)]
