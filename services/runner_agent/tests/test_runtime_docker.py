@@ -18,9 +18,10 @@ import pytest
 
 from runyard_agent import container_environment
 from runyard_agent.attempt_sampler import AttemptSampler
+from runyard_agent.container_config import LABEL_NODE, LABEL_RUN
 from runyard_agent.docker_daemon import DockerDaemon, Image, open_docker
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan, lease_text
-from runyard_agent.runtime_docker import LABEL_NODE, LABEL_RUN, DockerRuntime
+from runyard_agent.runtime_docker import DockerRuntime
 from runyard_core.errors import Conflict, RunyardError, Unavailable
 
 MakePlan = Callable[..., LaunchPlan]

@@ -11,7 +11,6 @@ from typing import ParamSpec, TypeVar
 
 import docker
 import docker.errors
-import requests.exceptions
 from docker.utils import parse_repository_tag
 
 from runyard_agent.blocking import BlockingPool
@@ -152,7 +151,8 @@ def _translated(function: Callable[P, T]) -> Callable[P, T]:
             raise NotFound(_explanation(error)) from error
         except docker.errors.APIError as error:
             raise RunyardError(_explanation(error), code="DOCKER_REFUSED") from error
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+        # Its transport's errors are OSErrors.
+        except (docker.errors.DockerException, OSError) as error:
             raise Unavailable(f"the Docker daemon does not answer: {error}") from error
 
     return translated

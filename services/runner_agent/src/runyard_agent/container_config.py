@@ -1,0 +1,139 @@
+"""What a container is created with: the contract's folders, limits, and as few rights as possible."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+from docker.types import DeviceRequest, Healthcheck, Mount, Ulimit
+
+from runyard_agent.domain.command_script import is_executable
+from runyard_agent.runtime import LaunchPlan
+
+LABEL_RUN = "runyard.run"
+LABEL_ATTEMPT = "runyard.attempt"
+LABEL_EPOCH = "runyard.epoch"
+LABEL_NODE = "runyard.node"
+
+_STATE = "/runyard"
+_PROCESSES_MAX = 32_768
+# Output goes to files, as from a process, so that an agent that comes back goes on at a byte offset.
+_START = f"exec >>{_STATE}/stdout 2>>{_STATE}/stderr; cd /valohai/repository || exit 126; "
+# A shell without a trap dies of the signal at once, and the container with it, while its program still uses
+# its grace to save what it has. With one it waits for the program first; the program has the signal too.
+_SCRIPT = f"trap 'exit 143' TERM; trap 'exit 130' INT; . {_STATE}/command"
+_RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c "{_SCRIPT}"; fi; {_SCRIPT}'
+_RUN_EXECUTABLE = f"exec {_STATE}/command"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRules:
+    """What the operator of the node sets for all containers."""
+
+    network: str = "bridge"
+    """Docker network; "none" cuts programs off."""
+    capabilities: tuple[str, ...] = ()
+    """Given back after all are dropped: "CHOWN", "SETUID" and the like, for images that install packages."""
+    shared_memory_bytes: int = 0
+    """Size of /dev/shm, over which data loaders pass batches; 0 means half of the machine's memory."""
+
+
+def container_config(
+    api: docker.APIClient, plan: LaunchPlan, node_id: str, rules: ContainerRules
+) -> Mapping[str, Any]:
+    """Give what the daemon creates the container of an attempt from."""
+    start = _START + (_RUN_EXECUTABLE if is_executable(plan.command_lines) else _RUN_SCRIPT)
+    config: Mapping[str, Any] = api.create_container_config(
+        image=plan.image,
+        entrypoint=["/bin/sh", "-c"],
+        command=[start],
+        working_dir="/valohai/repository",
+        environment={**plan.environment, **_container_variables(plan)},
+        labels={
+            LABEL_RUN: plan.run_id,
+            LABEL_ATTEMPT: str(plan.attempt),
+            LABEL_EPOCH: str(plan.epoch),
+            LABEL_NODE: node_id,
+        },
+        healthcheck=Healthcheck(test=["NONE"]),
+        host_config=_host_config(api, plan, rules),
+    )
+    return config
+
+
+def open_folders(plan: LaunchPlan) -> None:
+    """Let the image's own user, whoever that is, write where the contract says; nobody else gets this far."""
+    plan.directory.chmod(0o700)
+    for folder in (plan.repository, plan.inputs, plan.outputs):
+        for directory, _, _ in os.walk(folder):
+            # Another user's folder is one that an earlier start of this attempt made.
+            with contextlib.suppress(PermissionError):
+                os.chmod(directory, 0o777)  # noqa: S103
+    plan.config.chmod(0o755)
+    for file in plan.config.iterdir():
+        file.chmod(0o644)
+    plan.script.chmod(0o755)
+    for file in (plan.stdout, plan.stderr):
+        file.touch()
+        file.chmod(0o666)
+
+
+def _host_config(api: docker.APIClient, plan: LaunchPlan, rules: ContainerRules) -> Mapping[str, Any]:
+    shared_memory_bytes = rules.shared_memory_bytes or plan.memory_bytes_max or _half_of_memory_bytes()
+    config: Mapping[str, Any] = api.create_host_config(
+        mounts=_mounts(plan),
+        network_mode=rules.network,
+        init=True,
+        cap_drop=["ALL"],
+        cap_add=list(rules.capabilities),
+        security_opt=["no-new-privileges"],
+        pids_limit=_PROCESSES_MAX,
+        mem_limit=plan.memory_bytes_max or None,
+        memswap_limit=plan.memory_bytes_max or None,
+        nano_cpus=plan.cpu_millicores_max * 1_000_000 or None,
+        shm_size=shared_memory_bytes,
+        # Pinned host memory, as the makers of the GPUs ask for.
+        ulimits=[Ulimit(name="memlock", soft=-1, hard=-1)] if plan.gpu_uuids else None,
+        device_requests=[DeviceRequest(device_ids=list(plan.gpu_uuids), capabilities=[["gpu"]])]
+        if plan.gpu_uuids
+        else None,
+        oom_score_adj=300,
+        log_config={"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
+    )
+    return config
+
+
+def _container_variables(plan: LaunchPlan) -> dict[str, str]:
+    variables = {
+        # The init passes signals to the whole group of the script, not to the shell alone.
+        "TINI_KILL_PROCESS_GROUP": "1",
+    }
+    if not plan.gpu_uuids:
+        # Many images ask for all GPUs of the machine; that is not theirs to decide.
+        variables["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return variables
+
+
+def _mounts(plan: LaunchPlan) -> list[Mount]:
+    folders = {
+        "/valohai/repository": plan.repository,
+        "/valohai/inputs": plan.inputs,
+        "/valohai/outputs": plan.outputs,
+        "/valohai/config": plan.config,
+        f"{_STATE}/stdout": plan.stdout,
+        f"{_STATE}/stderr": plan.stderr,
+        f"{_STATE}/command": plan.script,
+    }
+    read_only = {"/valohai/config", f"{_STATE}/command"}
+    return [
+        Mount(target=target, source=str(source), type="bind", read_only=target in read_only)
+        for target, source in folders.items()
+    ]
+
+
+def _half_of_memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

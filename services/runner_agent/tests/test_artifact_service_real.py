@@ -1,0 +1,165 @@
+"""Outputs, inputs and code through the real artifact service, the real log and the real store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from runyard.artifact.v1.artifact_service_pb2 import BlobRef, FindMissingBlobsRequest
+from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.run.v1.types_pb2 import CodeRef, Input, OutputFile
+from runyard_agent import code, inputs, outputs
+from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.content_cache import ContentCache
+from runyard_agent.http_connections import Request
+from runyard_agent.transfers import Transfers
+from runyard_contracts.ids import Sha256
+from runyard_contracts.manifest import Entry, Mode, format_manifest
+from runyard_core.errors import Unauthenticated, Unavailable
+from runyard_engines import choose_port
+from runyard_testkit import Bucket, Database
+
+from .store_double import TOKEN, sha256_of
+
+# Over 64 MiB the service asks for parts.
+LARGE = os.urandom(1 << 20) * 70
+
+
+@pytest.fixture
+async def address(database: Database, bucket: Bucket, tmp_path: Path) -> AsyncIterator[str]:
+    """Run the service as the process that it is; gives where it listens."""
+    tokens = {"tokens": [{"sha256": sha256_of(TOKEN.encode()), "actor": "agent:node-1", "roles": ["agent"]}]}
+    tokens_file = tmp_path / "tokens.json"
+    tokens_file.write_text(json.dumps(tokens))
+    listen = f"127.0.0.1:{choose_port()}"
+    service = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runyard_artifact",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "RUNYARD_LISTEN": listen,
+            "RUNYARD_TOKENS_FILE": str(tokens_file),
+            "RUNYARD_DATABASE_URL": database.url("artifact"),
+            "RUNYARD_S3_ENDPOINT": bucket.endpoint,
+            "RUNYARD_S3_REGION": bucket.region,
+            "RUNYARD_S3_BUCKET": bucket.name,
+            "RUNYARD_S3_ACCESS_KEY": bucket.access_key,
+            "RUNYARD_S3_SECRET_KEY": bucket.secret_key,
+        },
+    )  # fmt: skip
+    async with grpc.aio.insecure_channel(listen) as channel, asyncio.timeout(30):
+        await channel.channel_ready()
+    yield listen
+    service.kill()
+    await service.wait()
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[ArtifactClient]:
+    transfers = Transfers()
+    found = ArtifactClient(address, TOKEN, transfers, patience_seconds=20)
+    yield found
+    await found.close()
+    transfers.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ContentCache:
+    return ContentCache(tmp_path / "cache")
+
+
+async def test_outputs_come_back_as_inputs_byte_for_byte(
+    client: ArtifactClient, cache: ContentCache, tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/small.txt").write_bytes(b"small")
+    (folder / "empty").write_bytes(b"")
+    (folder / "large.bin").write_bytes(LARGE)
+    (folder / "latest.bin").symlink_to("large.bin")
+
+    stored = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+
+    large = hashlib.sha256(LARGE).hexdigest()
+    assert stored == [
+        OutputFile(path="empty", sha256=sha256_of(b""), size_bytes=0),
+        OutputFile(path="large.bin", sha256=large, size_bytes=len(LARGE)),
+        OutputFile(path="latest.bin", sha256=large, size_bytes=len(LARGE)),
+        OutputFile(path="sub/small.txt", sha256=sha256_of(b"small"), size_bytes=5),
+    ]
+    uris = [f"datum://{large}", f"datum://{sha256_of(b'small')}"]
+    [found] = await inputs.fetch(
+        client,
+        [Input(name="data", uris=uris, keep_directories="full")],
+        tmp_path / "inputs",
+        cache=cache,
+    )
+    assert {file.sha256 for file in found.files} == {large, sha256_of(b"small")}
+    assert (tmp_path / "inputs/data/sub/small.txt").read_bytes() == b"small"
+    name = next(file.path for file in found.files if file.sha256 == large)
+    assert hashlib.sha256((tmp_path / "inputs/data" / name).read_bytes()).hexdigest() == large
+
+
+async def test_collecting_again_gives_the_same(client: ArtifactClient, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights")
+
+    first = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+
+    again = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+    assert again == first
+
+
+async def test_a_code_tree_is_rebuilt(
+    client: ArtifactClient, cache: ContentCache, address: str, tmp_path: Path
+) -> None:
+    content = b"print('hello')\n"
+    manifest = format_manifest([Entry("a/train.py", Mode.FILE, Sha256(sha256_of(content)), len(content))])
+    async with grpc.aio.insecure_channel(address) as channel:
+        answer = await ArtifactServiceStub(channel).FindMissingBlobs(
+            FindMissingBlobsRequest(
+                blobs=[BlobRef(sha256=sha256_of(data), size_bytes=len(data)) for data in (content, manifest)]
+            ),
+            metadata=(("authorization", f"Bearer {TOKEN}"),),
+        )
+    for missing in answer.missing:
+        data = content if missing.sha256 == sha256_of(content) else manifest
+        path = tmp_path / missing.sha256
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            request = Request(missing.put.method, missing.put.url, dict(missing.put.headers))
+            await client.transfers.put(request, file.fileno(), offset_bytes=0, size_bytes=len(data))
+
+    tree = CodeRef(tree_sha256=sha256_of(manifest))
+    await code.checkout(client, tree, tmp_path / "repository", cache=cache)
+
+    assert (tmp_path / "repository/a/train.py").read_bytes() == content
+
+
+async def test_a_file_that_nobody_has_is_named(
+    client: ArtifactClient, cache: ContentCache, tmp_path: Path
+) -> None:
+    with pytest.raises(Unavailable, match="00000000") as error:
+        await inputs.fetch(
+            client, [Input(name="data", uris=["datum://" + "0" * 64])], tmp_path / "inputs", cache=cache
+        )
+    assert error.value.code == "INPUT_UNAVAILABLE"
+
+
+async def test_a_wrong_token_is_refused(address: str, tmp_path: Path) -> None:
+    transfers = Transfers()
+    client = ArtifactClient(address, "wrong", transfers, patience_seconds=5)
+    with pytest.raises(Unauthenticated):
+        await client.download("0" * 64, tmp_path / "file")
+    await client.close()
+    transfers.close()
