@@ -27,12 +27,18 @@ def tokens_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def yard(tokens_file: Path) -> AsyncIterator[MemoryYard]:
+async def as_alice() -> None:
+    """Call handlers as if within an RPC of this user."""
+    set_current_caller(Caller(Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"), frozenset({"client"})))
+
+
+@pytest.fixture
+async def yard(tokens_file: Path, as_alice: None) -> AsyncIterator[MemoryYard]:
     async with memory_yard(tokens_file) as made:
-        # Handlers are called as if within an RPC of this user.
-        set_current_caller(Caller(Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"), frozenset({"client"})))
         yield made
 
+
+_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 50))
 
 RunScheduler = Callable[[], AbstractAsyncContextManager[str]]
 
@@ -54,7 +60,7 @@ def run_scheduler(database: Database, tokens_file: Path) -> RunScheduler:
         )
         task = asyncio.create_task(main(settings))
         try:
-            async with grpc.aio.insecure_channel(settings.listen) as channel:
+            async with grpc.aio.insecure_channel(settings.listen, options=_OPTIONS) as channel:
                 await asyncio.wait(
                     [task, asyncio.create_task(channel.channel_ready())],
                     return_when=asyncio.FIRST_COMPLETED,

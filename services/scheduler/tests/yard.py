@@ -91,6 +91,15 @@ class ScriptedAgent:
                     return received
                 self._kept.append(received)
 
+    async def read_to_the_end(self) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
+
+    def has(self, kind: str) -> bool:
+        """Say whether a message of a kind has come and was not asked for."""
+        return any(message.WhichOneof("message") == kind for message in self._kept)
+
     async def grant(self) -> agent_pb.LeaseGrant:
         return (await self.receive("lease_grant")).lease_grant
 

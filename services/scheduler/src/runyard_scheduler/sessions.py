@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 
 from runyard.agent.v1.agent_service_pb2 import AttachResponse, HeldAttempt
@@ -91,6 +92,10 @@ class Sessions:
     def ready(self) -> frozenset[NodeId]:
         """Give the nodes that can take a grant now."""
         return frozenset(node_id for node_id, session in self._open.items() if self._is_ready(session))
+
+    def streams(self) -> tuple[Session, ...]:
+        """Give every open stream."""
+        return tuple(self._open.values())
 
     def open(self, session: Session, replaced_by: RunyardError) -> None:
         """Make this the node's stream; a former one is ended with an error."""
@@ -183,7 +188,8 @@ class Sessions:
     def _lease_watch(self, entry: RunEntry, lease: Lease, now: float) -> LeaseWatch:
         session = self._open.get(lease.node_id)
         spec = entry.run.spec
-        node_silent_seconds = now - self._node_heard.get(lease.node_id, now)
+        # Forgotten once the node counts as detached: only a node that is heard can disown an attempt.
+        node_heard_at = self._node_heard.get(lease.node_id, -math.inf)
         return LeaseWatch(
             run_id=entry.run.run_id,
             node_id=lease.node_id,
@@ -196,7 +202,7 @@ class Sessions:
             requeues=entry.run.requeues_when_lost,
             disowned=session is not None
             and lease.lease_id not in session.held
-            and node_silent_seconds < self._unreachable_seconds,
+            and now - node_heard_at < self._unreachable_seconds,
         )
 
     def _disconnect(self, session: Session) -> None:

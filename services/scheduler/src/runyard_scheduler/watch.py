@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -60,7 +60,7 @@ class Watches:
         """Send every watcher away, because the scheduler stops."""
         self._ending = True
 
-    async def watch(self, watched: Watched) -> AsyncIterator[WatchRunsResponse]:
+    async def watch(self, watched: Watched) -> AsyncGenerator[WatchRunsResponse, None]:
         """Give events, bookmarks and one caught-up mark, for ever.
 
         Raises:
@@ -86,19 +86,16 @@ class Watches:
     async def _paced(
         self, watched: Watched, after: Position, head: Position
     ) -> AsyncIterator[WatchRunsResponse]:
-        position = after
-        given_at = self._clock.monotonic_seconds()
         async for response in self._responses(watched, after, head):
+            given_at = self._clock.monotonic_seconds()
             yield response
-            taken_at = self._clock.monotonic_seconds()
-            if taken_at - given_at > STALL_SECONDS_MAX + self._bookmark_seconds:
+            if self._clock.monotonic_seconds() - given_at > STALL_SECONDS_MAX:
+                position = _position_of(response)
                 raise ResourceExhausted(
                     f"this watcher is too slow; watch again from position {position}",
                     code="WATCHER_TOO_SLOW",
                     metadata={"position": str(position)},
                 )
-            given_at = taken_at
-            position = _position_of(response, position)
 
     async def _responses(
         self, watched: Watched, after: Position, head: Position
@@ -166,13 +163,7 @@ def _checked(after_position: int, head: Position) -> Position:
     return head if after_position == FROM_NOW_ON else Position(after_position)
 
 
-def _position_of(response: WatchRunsResponse, before: Position) -> Position:
-    match response.WhichOneof("item"):
-        case "event":
-            return Position(response.event.position)
-        case "bookmark_position":
-            return Position(response.bookmark_position)
-        case "caught_up_position":
-            return Position(response.caught_up_position)
-        case _:
-            return before
+def _position_of(response: WatchRunsResponse) -> int:
+    if response.WhichOneof("item") == "event":
+        return response.event.position
+    return response.bookmark_position or response.caught_up_position
