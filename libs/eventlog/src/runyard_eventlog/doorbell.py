@@ -40,7 +40,9 @@ class Doorbell:
         if self._rings != heard:
             return True
         try:
-            await asyncio.wait_for(self._rung.wait(), timeout_seconds)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the ring.
+            async with asyncio.timeout(timeout_seconds):
+                await self._rung.wait()
         except TimeoutError:
             return False
         return True

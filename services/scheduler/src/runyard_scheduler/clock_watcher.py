@@ -97,7 +97,9 @@ class ClockWatcher:
         longest = self._limits.unreachable_seconds
         timeout = longest if at is None else min(longest, max(0.0, at - now))
         try:
-            await asyncio.wait_for(self._woken.wait(), timeout)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the waking.
+            async with asyncio.timeout(timeout):
+                await self._woken.wait()
         except TimeoutError:
             late_seconds = self._clock.monotonic_seconds() - now - timeout
             if late_seconds > STALL_SECONDS:
