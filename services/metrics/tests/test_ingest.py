@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,11 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.metric.v1.batches_pb2 import AttemptRef, LogChunkRecorded, LogStream, MetricPointsRecorded
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.subjects import committed_subject, telemetry_subject
+from runyard_core.clock import ManualClock
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_metrics.domain.spools import SpoolKey
-from runyard_metrics.ingest import Ingest, mark_in_log
+from runyard_metrics.ingest import Ingest
+from runyard_metrics.marks import mark_in_log
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import LOG_CHUNK, LOG_PROGRESS, METRIC_SERIES
 
@@ -166,6 +169,21 @@ async def test_a_batch_that_the_log_can_never_take_is_refused_and_the_others_of_
     await ingest.handle([message(wire, SPOOLS[0], 3), hopeless, message(wire, SPOOLS[0], 1)])
     assert wire.answers() == {"ack.a.1.0": b"", "ack.hopeless": b"+TERM"}
     assert (await event_log.head()).telemetry_position == 1
+
+
+async def test_batches_of_a_stuck_spool_are_given_back_so_that_other_nodes_go_on() -> None:
+    wire, clock = Wire(), ManualClock()
+    ingest = Ingest(MemoryEventLog(), wire, clock=clock)
+    await ingest.handle([message(wire, SPOOLS[0], 2)])
+    clock.advance(timedelta(seconds=59))
+    await ingest.handle([message(wire, SPOOLS[0], 3)])
+    assert not wire.answers()
+    clock.advance(timedelta(seconds=1))
+    await ingest.handle([message(wire, SPOOLS[0], 4)])
+    assert sorted(wire.answers()) == ["ack.a.2.0", "ack.a.3.0", "ack.a.4.0"]
+    # The agent still has them: once the missing one comes, it sends them again.
+    await ingest.handle([message(wire, SPOOLS[0], sequence, 1) for sequence in (1, 2, 3, 4)])
+    assert wire.marks("node-1")[-1] == {"spool_id": "a", "sequence": 4}
 
 
 async def test_two_instances_on_one_consumer_append_each_batch_once() -> None:

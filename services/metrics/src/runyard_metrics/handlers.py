@@ -17,7 +17,7 @@ from runyard_eventlog.projector import Projector
 from runyard_metrics.domain.coverage import Coverage, coverage_of
 from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.domain.thinning import POINTS_MIN, thinned_indices
-from runyard_metrics.ingest import mark_in_log
+from runyard_metrics.marks import mark_in_log
 from runyard_metrics.queries import MetricQueries
 from runyard_metrics.tables import (
     GpuReadingRow,

@@ -18,30 +18,26 @@ from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
 
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard_contracts import subjects
-from runyard_contracts.ids import CommandId, EventId, deterministic_id
+from runyard_contracts.ids import CommandId, deterministic_id
+from runyard_core.clock import Clock, SystemClock
 from runyard_core.errors import Conflict, IdReused, InvalidInput, Unavailable
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
+from runyard_metrics.binding import CONSUMER, bind
 from runyard_metrics.domain.spools import RefusedBatchError, Spool, SpoolKey, moved, spool_of, take, without
+from runyard_metrics.marks import mark_in_log
 from runyard_metrics.pull import ContinuousPull, PullLimits
 
-CONSUMER = "metrics"
-STREAM_AGE_SECONDS_MAX = 48 * 3600
-"""How long JetStream buffers telemetry while this service is away. Agents keep their spools longer."""
-ACK_PENDING_MAX = 20_000
-ACK_WAIT_SECONDS = 5
-"""What a killed instance of this service had taken comes again after this."""
 TAKE_MAX = 1_000
 """Most messages handled together."""
 RUN_LENGTH_MAX = 500
 """Most batches of one append command."""
 WAITING_MAX = 2_000
 """Most batches of one spool that wait for their predecessor."""
+STUCK_SECONDS = 60.0
+"""How long a spool's batches may wait for one that does not come before they are given back to the agent."""
 SPOOLS_MAX = 10_000
 """Most spools whose marks are kept in memory."""
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -66,18 +62,27 @@ class IngestCounts:
     appended: int = 0
     duplicates: int = 0
     refused: int = 0
+    given_back: int = 0
     binds: int = 0
 
 
 class Ingest:
     """Consumes the TELEMETRY stream until cancelled."""
 
-    def __init__(self, event_log: EventLog, bus: Client, limits: PullLimits = PullLimits()) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        bus: Client,
+        limits: PullLimits = PullLimits(),
+        clock: Clock = SystemClock(),
+    ) -> None:
         """Prepare; nothing is asked of log or bus before ``run``."""
         self._event_log = event_log
         self._bus = bus
         self._limits = limits
+        self._clock = clock
         self._spools: dict[SpoolKey, Spool[Delivery]] = {}
+        self._waiting_since: dict[SpoolKey, float] = {}
         self.counts = IngestCounts()
 
     async def run(self) -> None:
@@ -85,7 +90,7 @@ class Ingest:
         failures = 0
         while True:
             try:
-                await self._bind()
+                await bind(self._bus)
                 self.counts.binds += 1
                 async with ContinuousPull(
                     self._bus, subjects.TELEMETRY_STREAM, CONSUMER, self._limits
@@ -120,6 +125,7 @@ class Ingest:
         spool = self._spools.get(key)
         if spool is None:
             spool = Spool(committed=await self._mark_in_log(key, 0))
+        before = spool.committed
         delivered = [(each.envelope.stream_version, each) for each in deliveries]
         while True:
             taken = take(spool, delivered, run_length_max=RUN_LENGTH_MAX, waiting_max=WAITING_MAX)
@@ -146,8 +152,29 @@ class Ingest:
                 log.error("the log has less than before", stream=key.stream, mark=mark, was=spool.committed)
             spool, done = moved(spool, mark)
             await self._acknowledge(done)
-        self._spools[key] = spool
+        self._spools[key] = await self._unstuck(key, before, spool)
         await self._publish_mark(key, spool.committed)
+
+    async def _unstuck(self, key: SpoolKey, before: int, spool: Spool[Delivery]) -> Spool[Delivery]:
+        """Let go of batches that wait for one that does not come.
+
+        What waits is unacknowledged, and at ``binding.ACK_PENDING_MAX`` the consumer stops for every node.
+        The agent keeps whatever is above the mark, so nothing is lost: it sends again once the mark moves.
+        """
+        now = self._clock.monotonic_seconds()
+        if not spool.waiting or spool.committed != before:
+            self._waiting_since.pop(key, None)
+        elif now - self._waiting_since.setdefault(key, now) >= STUCK_SECONDS:
+            log.error(
+                "a spool stands still: its next batch does not come",
+                stream=key.stream,
+                mark=spool.committed,
+                given_back=len(spool.waiting),
+            )
+            self.counts.given_back += len(spool.waiting)
+            await self._acknowledge(list(spool.waiting.values()))
+            return Spool(committed=spool.committed)
+        return spool
 
     async def _append(self, key: SpoolKey, mark: int, run: Sequence[Delivery]) -> int:
         """Append consecutive batches; gives the mark that the log has then.
@@ -195,24 +222,12 @@ class Ingest:
         with suppress(NatsError):
             await message.term()
 
-    async def _bind(self) -> None:
-        jetstream = self._bus.jetstream(timeout=5)
-        await _ensure_stream(jetstream)
-        config = ConsumerConfig(
-            durable_name=CONSUMER,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_SECONDS,
-            deliver_policy=DeliverPolicy.ALL,
-            max_ack_pending=ACK_PENDING_MAX,
-            filter_subject=subjects.TELEMETRY_WILDCARD,
-        )
-        await jetstream.add_consumer(subjects.TELEMETRY_STREAM, config)
-
     def _forget_idle_spools(self) -> None:
         for key in [key for key, spool in self._spools.items() if not spool.waiting]:
             if len(self._spools) <= SPOOLS_MAX:
                 return
             del self._spools[key]
+            self._waiting_since.pop(key, None)
 
 
 async def _until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -230,42 +245,3 @@ async def _until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 def _delay_seconds(failures: int) -> float:
     return _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
-
-
-async def mark_in_log(event_log: EventLog, key: SpoolKey, known: int) -> int:
-    """Find the last sequence that the log has of a spool, at or after a known one.
-
-    Event ids follow from node, spool and sequence, and a stream has no gaps, so doubling steps and halving
-    find the end in about 2 log2(n) look-ups, without a read model and without reading the stream.
-
-    Raises:
-        Unavailable: the log did not answer in time.
-    """
-
-    async def has(sequence: int) -> bool:
-        event_id = EventId(deterministic_id(key.node_id, key.spool_id, sequence))
-        return await event_log.find(event_id) is not None
-
-    low, step = known, 1
-    while await has(low + step):
-        low, step = low + step, step * 2
-    high = low + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if await has(middle) else (low, middle)
-    return low
-
-
-async def _ensure_stream(jetstream: JetStreamContext) -> None:
-    """Make the TELEMETRY stream when there is none; an operator's own settings of it are left alone."""
-    try:
-        await jetstream.stream_info(subjects.TELEMETRY_STREAM)
-    except NotFoundError:
-        config = StreamConfig(
-            name=subjects.TELEMETRY_STREAM,
-            subjects=[subjects.TELEMETRY_WILDCARD],
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            max_age=STREAM_AGE_SECONDS_MAX,
-        )
-        await jetstream.add_stream(config)
