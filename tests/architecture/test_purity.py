@@ -20,8 +20,8 @@ PURE_FILES = sorted(
 # Everything that a pure module may import; what is not here does I/O, keeps time or draws lots, or might.
 STANDARD_LIBRARY = """
     __future__ abc array base64 binascii bisect collections copy dataclasses datetime decimal enum fractions
-    functools graphlib hashlib heapq ipaddress itertools json math numbers operator posixpath re statistics
-    string struct textwrap types typing unicodedata urllib.parse zlib
+    functools graphlib hashlib heapq ipaddress itertools json math numbers operator pathlib.PurePosixPath
+    posixpath re statistics string struct textwrap types typing unicodedata urllib.parse zlib
 """
 OURS = """
     google.protobuf google.rpc runyard runyard_contracts runyard_runspec
@@ -81,7 +81,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def impure_calls(tree: ast.AST) -> Iterator[str]:
