@@ -42,7 +42,7 @@ async def _applied(clients: Clients, service: str, run_id: str, position: int) -
 async def test_a_dropped_read_model_comes_back_from_the_log_byte_for_byte(
     yard: Yard, clients: Clients, service: str
 ) -> None:
-    yard.cli("price", "set", "--node-hour", "1.25")
+    yard.cli("price", "set", "1.25", "--per", "node-hour")
     command = "echo hello > $VH_OUTPUTS_DIR/o"
     spec = RunSpec(step="x", command_lines=[command], executor=Executor.EXECUTOR_PROCESS)
     run = await clients.submit(spec)

@@ -11,14 +11,15 @@ import pytest
 from google.protobuf.message import Message
 
 from runyard.record.v1.record_service_pb2 import Record
-from runyard.run.v1.types_pb2 import CauseCode, Executor, Outcome, RunState
+from runyard.run.v1.scheduler_service_pb2 import SubmitRunRequest
+from runyard.run.v1.types_pb2 import CauseCode, Executor, Outcome, RunSpec, RunState
 from tests.e2e.yard import TINY, Clients, Yard
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180), pytest.mark.xdist_group("yard")]
 
 
 def _submitted(yard: Yard, *arguments: str) -> str:
-    answer = json.loads(yard.cli("--output", "json", "run", "count", *arguments).stdout)
+    answer = json.loads(yard.cli("run", "count", *arguments, "--output", "json").stdout)
     run_id = answer["run"]["run_id"]
     assert isinstance(run_id, str)
     return run_id
@@ -34,7 +35,7 @@ def _filled(message: Message, prefix: str = "") -> Iterator[str]:
             yield from _filled(element, f"{path}.")
 
 
-BOXES = ("code", "parameters", "hardware", "environment", "cost", "outputs", "logs", "results", "statistics")
+BOXES = ("code", "parameters", "hardware", "environment", "cost", "model", "logs", "results", "statistics")
 
 
 def assert_all_boxes(record: Record) -> None:
@@ -46,7 +47,7 @@ def assert_all_boxes(record: Record) -> None:
 
 
 async def test_every_box_of_a_process_run_is_filled_from_events(yard: Yard, clients: Clients) -> None:
-    pushed = json.loads(yard.cli("--output", "json", "put", str(TINY / "valohai.yaml")).stdout)
+    pushed = json.loads(yard.cli("put", str(TINY / "valohai.yaml"), "--output", "json").stdout)
     sha256 = pushed["artifact"]["sha256"]
     run_id = _submitted(
         yard, "--executor", "process", "--steps", "4", "--delay-milliseconds", "600", "--label", "",
@@ -131,7 +132,7 @@ async def test_a_stopped_run_ends_as_stopped_and_keeps_what_it_wrote(yard: Yard,
 async def test_show_logs_outputs_get_trace_and_cost_agree_with_the_record(
     yard: Yard, clients: Clients, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    yard.cli("price", "set", "--node-hour", "3.60")
+    yard.cli("price", "set", "3.60", "--per", "node-hour")
     run_id = _submitted(yard, "--executor", "process", "--steps", "2", "--delay-milliseconds", "1000")
     record = await clients.complete_record(run_id)
     folder = tmp_path_factory.mktemp("got")
@@ -155,27 +156,26 @@ async def test_show_logs_outputs_get_trace_and_cost_agree_with_the_record(
     assert sha256[:12] in yard.cli("outputs", run_id).stdout
     yard.cli("get", f"datum://{sha256}", "-o", str(folder / "model.txt"))
     assert (folder / "model.txt").read_text() == "model of 2 steps\n"
-    traced = json.loads(yard.cli("--output", "json", "trace", str(folder / "model.txt")).stdout)
+    traced = json.loads(yard.cli("trace", str(folder / "model.txt"), "--output", "json").stdout)
     targets = {(edge["target"]["kind"], edge["target"]["id"]) for edge in traced["edges"]}
     assert ("VERTEX_KIND_RUN", run_id) in targets
     assert ("VERTEX_KIND_CODE", record.code.tree_sha256) in targets
-    cost = json.loads(yard.cli("--output", "json", "cost", run_id).stdout)
+    cost = json.loads(yard.cli("cost", run_id, "--output", "json").stdout)
     assert int(cost["cost"]["micro_usd"]) > 0
     assert cost["cost"]["terms"][0]["event_ids"]
-    listed = json.loads(yard.cli("--output", "json", "ps").stdout)
+    listed = json.loads(yard.cli("ps", "--output", "json").stdout)
     assert any(run["run_id"] == run_id for run in listed["runs"])
-    assert run_id in yard.cli("--output", "json", "history", "tail").stdout
+    assert run_id in yard.cli("history", "tail", "--output", "json").stdout
     assert yard.cli("gpus").stdout
 
 
 async def test_submitting_again_with_the_same_request_id_gives_the_same_run(clients: Clients) -> None:
-    from runyard.run.v1.scheduler_service_pb2 import SubmitRunRequest
-    from runyard.run.v1.types_pb2 import RunSpec
-
     spec = RunSpec(step="x", command_lines=["true"], executor=Executor.EXECUTOR_PROCESS)
     request = SubmitRunRequest(request_id=str(uuid.uuid4()), project="e2e", spec=spec)
     first = await clients.scheduler.SubmitRun(request, timeout=20)
     again = await clients.scheduler.SubmitRun(request, timeout=20)
-    assert (first.run.run_id, first.run.number) == (again.run.run_id, again.run.number)
-    record = await clients.complete_record(first.run.run_id)
-    assert record.run.outcome == Outcome.OUTCOME_SUCCEEDED
+    assert (first.run.run_id, first.run.number, first.position) == (
+        again.run.run_id,
+        again.run.number,
+        again.position,
+    )

@@ -109,10 +109,12 @@ class Clients:
             await channel.close()
 
     async def submit(self, spec: RunSpec, project: str = "e2e") -> Run:
-        """Queue a run."""
+        """Queue a run; gives it once the read model shows it."""
         request = SubmitRunRequest(request_id=str(uuid.uuid4()), project=project, spec=spec)
         answer = await self.scheduler.SubmitRun(request, timeout=20)
-        return answer.run
+        shown = GetRunRequest(name=answer.run.run_id)
+        shown.read.min_position = answer.position
+        return (await self.scheduler.GetRun(shown, timeout=20)).run
 
     async def reached(self, name: str, state: RunState.ValueType, timeout_seconds: float = 60) -> Run:
         """Wait for a state of a run by following its events, over restarts of the scheduler too."""

@@ -67,7 +67,7 @@ async def test_a_killed_process_costs_a_training_run_nothing(
 ) -> None:
     submitted = json.loads(
         yard.cli(
-            "--output", "json", "run", "count", "--executor", "process", "--exit-code", str(EXIT_CODE),
+            "run", "count", "--output", "json", "--executor", "process", "--exit-code", str(EXIT_CODE),
             "--steps", str(STEPS), "--delay-milliseconds", "100",
         ).stdout
     )  # fmt: skip
@@ -85,7 +85,7 @@ async def test_killing_the_agent_again_and_again_loses_nothing(yard: Yard, clien
     moments = random.Random(seed)
     submitted = json.loads(
         yard.cli(
-            "--output", "json", "run", "count", "--executor", "process", "--exit-code", str(EXIT_CODE),
+            "run", "count", "--output", "json", "--executor", "process", "--exit-code", str(EXIT_CODE),
             "--steps", str(STEPS), "--delay-milliseconds", "150",
         ).stdout
     )  # fmt: skip

@@ -212,7 +212,7 @@ class MetricQueries:
                 yield connection
         except AWAY as error:
             raise Unavailable(
-                f"the read model's database does not answer: {error!r}", code="READ_MODELAWAY"
+                f"the read model's database does not answer: {error!r}", code="READ_MODEL_UNREACHABLE"
             ) from error
 
 

@@ -148,6 +148,7 @@ async def _submit_and_follow(client: Client, asked: Asked, *, follow: bool) -> E
 
 
 async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
+    from runyard.artifact.v1.artifact_service_pb2 import ResolveInputsRequest
     from runyard.run.v1.scheduler_service_pb2 import SubmitRunRequest
     from runyard_client.snapshot import take_snapshot, upload_snapshot
     from runyard_contracts.ids import uuid7
@@ -162,11 +163,16 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
     if snapshot.has_file(_REQUIREMENTS):
         options = replace(asked.options, default_requirements_path=_REQUIREMENTS)
         asked = replace(asked, options=options)
+    spec = asked.spec(snapshot.code, uris)
+    # A reference that names nothing is refused here, not after a wait in the queue.
+    resolved = await client.artifacts.ResolveInputs(ResolveInputsRequest(inputs=spec.inputs))
+    del spec.inputs[:]
+    spec.inputs.extend(resolved.inputs)
     return await client.scheduler.SubmitRun(
         SubmitRunRequest(
             request_id=uuid7(),
             project=asked.project,
-            spec=asked.spec(snapshot.code, uris),
+            spec=spec,
             title=asked.title,
             tags=asked.tags,
         )
