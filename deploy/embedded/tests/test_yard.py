@@ -19,6 +19,7 @@ import pytest
 
 from runyard_embedded.home import Home, node_id_of_this_machine
 from runyard_embedded.state import read_state
+from runyard_embedded.stopping import RunningAttempt, running_attempts
 from runyard_engines import ProcessIdentity, agent_user
 from runyard_engines.process import wait_for_exit
 from runyard_testkit import Bucket, Bus, Database
@@ -37,9 +38,10 @@ class Yard:
         self.home = Home(folder)
         self.settings = settings
 
-    def runyard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def runyard(self, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "runyard_cli", *arguments],
+            cwd=folder,
             env={**ENVIRONMENT, "RUNYARD_HOME": str(self.home.folder), **self.settings},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -140,6 +142,47 @@ async def test_nothing_outlives_a_killed_supervisor_and_the_next_up_finds_everyt
     yard.up()
     assert yard.home.ports_file.read_text() == ports
     assert {process["state"]["phase"] for process in yard.status().values()} == {"up"}
+
+
+PROJECT = """
+- step:
+    name: wait
+    image: none
+    command: echo waiting; exec sleep 600
+"""
+
+
+@pytest.fixture
+def training(yard: Yard, tmp_path: Path) -> RunningAttempt:
+    """A run that does not end by itself."""
+    (tmp_path / "valohai.yaml").write_text(PROJECT)
+    queued = yard.runyard("run", "wait", "--executor", "process", "--project", "waits", folder=tmp_path)
+    assert queued.returncode == 0, queued.stderr
+    deadline = time.monotonic() + 60
+    while "waiting" not in yard.runyard("logs", "latest", "--project", "waits").stdout:
+        assert time.monotonic() < deadline
+    (attempt,) = running_attempts(yard.home)
+    return attempt
+
+
+def test_down_asks_before_it_stops_what_trains_and_can_leave_it(yard: Yard, training: RunningAttempt) -> None:
+    refused = yard.runyard("down")
+    assert refused.returncode == 3
+    assert "1 attempt still trains" in refused.stderr
+    assert "--keep-runs" in refused.stderr
+    assert yard.identities()["supervisor"].is_alive()
+
+    kept = yard.runyard("down", "--keep-runs")
+    assert (kept.returncode, training.shim.is_alive()) == (0, True)
+    assert "1 attempt trains on" in kept.stdout
+    assert yard.runyard("status").returncode == 4
+
+    yard.up()
+    assert yard.runyard("ps", "--project", "waits", "--state", "running").stdout.count("waits#") == 1
+    yard.down()
+    assert running_attempts(yard.home) == []
+    yard.up()
+    assert yard.runyard("ps", "--project", "waits", "--state", "finished").stdout.count("waits#") == 1
 
 
 async def test_two_yards_stand_side_by_side(yard: Yard, tmp_path: Path) -> None:

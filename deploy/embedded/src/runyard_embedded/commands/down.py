@@ -26,7 +26,7 @@ def command(force: bool, keep_runs: bool) -> None:
     if attempts and not force and not keep_runs:
         _ask([attempt.label for attempt in attempts])
     if attempts and not keep_runs:
-        note(f"stopping {_count(len(attempts))}")
+        note(f"stopping {', '.join(attempt.label for attempt in attempts)}")
         stopping.stop_attempts(home, attempts)
     was_up = stopping.stop_supervisor(home)
     left = stopping.running_attempts(home)
@@ -35,13 +35,13 @@ def command(force: bool, keep_runs: bool) -> None:
     if is_json():
         say_json_object({"was_up": was_up, "kept_attempts": [a.label for a in left] if keep_runs else []})
     elif keep_runs and left:
-        say(f"The yard is down; {_count(len(left))} train on: `runyard up` takes them back.")
+        say(f"The yard is down. {_train(len(left))} on; the next `runyard up` takes that back.")
     else:
         say("The yard is down." if was_up else f"No yard was up under {home.folder}.")
 
 
 def _ask(labels: list[str]) -> None:
-    what = f"{_count(len(labels))} still train: {', '.join(labels)}"
+    what = f"{_train(len(labels), 'still ')}: {', '.join(labels)}"
     if not sys.stdin.isatty():
         fail(
             ExitCode.REFUSED,
@@ -52,5 +52,5 @@ def _ask(labels: list[str]) -> None:
     click.confirm(f"{what}. Stop them?", abort=True, err=True)
 
 
-def _count(number: int) -> str:
-    return f"{number} attempt{'' if number == 1 else 's'}"
+def _train(count: int, how: str = "") -> str:
+    return f"{count} attempt{' ' if count == 1 else 's '}{how}train{'s' if count == 1 else ''}"
