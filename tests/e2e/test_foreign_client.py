@@ -102,6 +102,7 @@ async def test_a_run_submitted_by_a_stranger_ends_with_the_same_record(yard: Yar
             "SubmitRun",
             {"request_id": str(uuid.uuid4()), "project": "strangers", "spec": spec},
         )
+    await clients.shown(submitted.run.run_id, submitted.position)
     record = await clients.complete_record(submitted.run.run_id)
 
     assert list(record.missing) == []

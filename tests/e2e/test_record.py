@@ -35,7 +35,7 @@ def _filled(message: Message, prefix: str = "") -> Iterator[str]:
             yield from _filled(element, f"{path}.")
 
 
-BOXES = ("code", "parameters", "hardware", "environment", "cost", "model", "logs", "results", "statistics")
+BOXES = ("code", "parameters", "hardware", "environment", "cost", "outputs", "logs", "results", "statistics")
 
 
 def assert_all_boxes(record: Record) -> None:
@@ -139,13 +139,13 @@ async def test_show_logs_outputs_get_trace_and_cost_agree_with_the_record(
 
     shown = yard.cli("show", run_id).stdout.lower()
     for box in (
-        "code",
+        "training code",
         "parameters",
-        "datasets",
-        "hardware",
+        "dataset",
+        "used hardware",
         "environment",
-        "cost",
-        "outputs",
+        "experiment cost",
+        "model",
         "logs",
         "results",
         "statistics",

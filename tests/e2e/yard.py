@@ -112,9 +112,13 @@ class Clients:
         """Queue a run; gives it once the read model shows it."""
         request = SubmitRunRequest(request_id=str(uuid.uuid4()), project=project, spec=spec)
         answer = await self.scheduler.SubmitRun(request, timeout=20)
-        shown = GetRunRequest(name=answer.run.run_id)
-        shown.read.min_position = answer.position
-        return (await self.scheduler.GetRun(shown, timeout=20)).run
+        return await self.shown(answer.run.run_id, answer.position)
+
+    async def shown(self, run_id: str, position: int) -> Run:
+        """Give a run once the read model shows a position."""
+        request = GetRunRequest(name=run_id)
+        request.read.min_position = position
+        return (await self.scheduler.GetRun(request, timeout=20)).run
 
     async def reached(self, name: str, state: RunState.ValueType, timeout_seconds: float = 60) -> Run:
         """Wait for a state of a run by following its events, over restarts of the scheduler too."""
