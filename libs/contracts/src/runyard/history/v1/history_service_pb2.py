@@ -22,32 +22,99 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from runyard.artifact.v1 import types_pb2 as runyard_dot_artifact_dot_v1_dot_types__pb2
+from runyard.cost.v1 import types_pb2 as runyard_dot_cost_dot_v1_dot_types__pb2
 from runyard.event.v1 import envelope_pb2 as runyard_dot_event_dot_v1_dot_envelope__pb2
+from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
+from runyard.node.v1 import events_pb2 as runyard_dot_node_dot_v1_dot_events__pb2
+from runyard.node.v1 import types_pb2 as runyard_dot_node_dot_v1_dot_types__pb2
+from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(runyard/history/v1/history_service.proto\x12\x12runyard.history.v1\x1a\x1frunyard/event/v1/envelope.proto\"S\n\x0b\x45ventFilter\x12\r\n\x05types\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"\xd2\x01\n\x11ListEventsRequest\x12$\n\x04lane\x18\x01 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\x12\x13\n\x0bto_position\x18\x03 \x01(\x03\x12/\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1f.runyard.history.v1.EventFilter\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x12\n\ndescending\x18\x07 \x01(\x08\"\\\n\x12ListEventsResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\tEventView\x12,\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x1a.runyard.event.v1.Envelope\x12\x11\n\tdata_json\x18\x02 \x01(\t\"\x83\x01\n\x12WatchEventsRequest\x12$\n\x04lane\x18\x01 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.runyard.history.v1.EventFilter\"\x88\x01\n\x13WatchEventsResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventViewH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x02 \x01(\x03H\x00\x12\x1c\n\x12\x63\x61ught_up_position\x18\x03 \x01(\x03H\x00\x42\x06\n\x04item\"\x13\n\x11GetLogHeadRequest\"Y\n\x12GetLogHeadResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64omain_position\x18\x02 \x01(\x03\x12\x1a\n\x12telemetry_position\x18\x03 \x01(\x03\x32\xac\x02\n\x0eHistoryService\x12[\n\nListEvents\x12%.runyard.history.v1.ListEventsRequest\x1a&.runyard.history.v1.ListEventsResponse\x12`\n\x0bWatchEvents\x12&.runyard.history.v1.WatchEventsRequest\x1a\'.runyard.history.v1.WatchEventsResponse0\x01\x12[\n\nGetLogHead\x12%.runyard.history.v1.GetLogHeadRequest\x1a&.runyard.history.v1.GetLogHeadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(runyard/history/v1/history_service.proto\x12\x12runyard.history.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1brunyard/cost/v1/types.proto\x1a\x1frunyard/event/v1/envelope.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1crunyard/node/v1/events.proto\x1a\x1brunyard/node/v1/types.proto\x1a\x1arunyard/run/v1/types.proto\"\xc8\x01\n\x0b\x45ventFilter\x12\r\n\x05types\x18\x01 \x03(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x31\n\rrecorded_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_to\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\x11ListEventsRequest\x12$\n\x04lane\x18\x01 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\x12\x13\n\x0bto_position\x18\x03 \x01(\x03\x12/\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1f.runyard.history.v1.EventFilter\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x12\n\ndescending\x18\x07 \x01(\x08\"\\\n\x12ListEventsResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\tEventView\x12,\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x1a.runyard.event.v1.Envelope\x12\x11\n\tdata_json\x18\x02 \x01(\t\"\x83\x01\n\x12WatchEventsRequest\x12$\n\x04lane\x18\x01 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1f.runyard.history.v1.EventFilter\"\x88\x01\n\x13WatchEventsResponse\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventViewH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x02 \x01(\x03H\x00\x12\x1c\n\x12\x63\x61ught_up_position\x18\x03 \x01(\x03H\x00\x42\x06\n\x04item\"\x13\n\x11GetLogHeadRequest\"Y\n\x12GetLogHeadResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64omain_position\x18\x02 \x01(\x03\x12\x1a\n\x12telemetry_position\x18\x03 \x01(\x03\"F\n\x07Subject\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.runyard.history.v1.SubjectKind\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xb9\x01\n\x13ReadTimelineRequest\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.runyard.history.v1.Subject\x12%\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\x12\x13\n\x0bwith_causes\x18\x04 \x01(\x08\x12\x13\n\x0b\x64omain_only\x18\x05 \x01(\x08\"H\n\x14ReadTimelineResponse\x12\x30\n\x05\x65ntry\x18\x01 \x01(\x0b\x32!.runyard.history.v1.TimelineEntry\"\xca\x01\n\rTimelineEntry\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12-\n\x06\x63\x61uses\x18\x03 \x03(\x0b\x32\x1d.runyard.history.v1.CauseLink\x12/\n\x05\x66lags\x18\x04 \x03(\x0b\x32 .runyard.history.v1.TimelineFlag\x12\x19\n\x11skew_milliseconds\x18\x05 \x01(\x03\"\x82\x01\n\tCauseLink\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12$\n\x04lane\x18\x04 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\"R\n\x0cTimelineFlag\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.runyard.history.v1.TimelineFlagKind\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"j\n\x13GetStateAsOfRequest\x12%\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\x12,\n\x07subject\x18\x02 \x01(\x0b\x32\x1b.runyard.history.v1.Subject\"\x90\x03\n\x14GetStateAsOfResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\x12/\n\x0brecorded_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x03run\x18\x03 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12#\n\x04node\x18\x04 \x01(\x0b\x32\x15.runyard.node.v1.Node\x12+\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12-\n\x05queue\x18\x06 \x01(\x0b\x32\x1e.runyard.history.v1.QueueState\x12*\n\x04gpus\x18\x07 \x01(\x0b\x32\x1c.runyard.history.v1.GpuState\x12\x32\n\x04\x63ost\x18\x08 \x01(\x0b\x32$.runyard.history.v1.ProjectCostState\x12\x32\n\x06prices\x18\t \x01(\x0b\x32\".runyard.history.v1.PriceBookState\"l\n\nQueueState\x12.\n\x07waiting\x18\x01 \x03(\x0b\x32\x1d.runyard.history.v1.QueuedRun\x12.\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x1e.runyard.history.v1.StateCount\"H\n\nStateCount\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.runyard.run.v1.RunState\x12\x11\n\trun_count\x18\x02 \x01(\x03\"\x81\x02\n\tQueuedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0c\n\x04step\x18\x04 \x01(\t\x12\x14\n\x0csubmitted_by\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x11\n\tgpu_count\x18\x07 \x01(\x05\x12-\n\tqueued_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13waited_milliseconds\x18\t \x01(\x03\x12\x15\n\rattempt_count\x18\n \x01(\x05\x12\x17\n\x0fqueued_position\x18\x0b \x01(\x03\"t\n\x08GpuState\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.runyard.node.v1.Node\x12\x42\n\x11\x66oreign_processes\x18\x02 \x03(\x0b\x32\'.runyard.node.v1.NodeForeignProcessSeen\"\xc9\x01\n\x10ProjectCostState\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tmicro_usd\x18\x02 \x01(\x03\x12\x18\n\x10gpu_milliseconds\x18\x03 \x01(\x03\x12\x19\n\x11node_milliseconds\x18\x04 \x01(\x03\x12\x11\n\trun_count\x18\x05 \x01(\x03\x12\x19\n\x11has_unpriced_time\x18\x06 \x01(\x08\x12.\n\x04runs\x18\x07 \x03(\x0b\x32 .runyard.history.v1.RunCostState\"B\n\x0cRunCostState\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tmicro_usd\x18\x02 \x01(\x03\x12\x0f\n\x07running\x18\x03 \x01(\x08\"8\n\x0ePriceBookState\x12&\n\x06prices\x18\x01 \x03(\x0b\x32\x16.runyard.cost.v1.Price\"W\n\x11\x45xplainRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12%\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\"m\n\x12\x45xplainRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x35\n\x0c\x65xplanations\x18\x03 \x03(\x0b\x32\x1f.runyard.history.v1.Explanation\"\xdb\x01\n\x0b\x45xplanation\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x30\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1f.runyard.history.v1.FieldChange\x12-\n\x06\x63\x61uses\x18\x04 \x03(\x0b\x32\x1d.runyard.history.v1.CauseLink\x12\x12\n\nroot_actor\x18\x05 \x01(\t\x12\x17\n\x0froot_command_id\x18\x06 \x01(\t\"D\n\x0b\x46ieldChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x65\x66ore_json\x18\x02 \x01(\t\x12\x12\n\nafter_json\x18\x03 \x01(\t\"\x8d\x01\n\x11\x44iffStatesRequest\x12%\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\x12#\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x16.runyard.event.v1.AsOf\x12,\n\x07subject\x18\x03 \x01(\x0b\x32\x1b.runyard.history.v1.Subject\"\xa2\x01\n\x12\x44iffStatesResponse\x12\x15\n\rfrom_position\x18\x01 \x01(\x03\x12\x13\n\x0bto_position\x18\x02 \x01(\x03\x12\x30\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1f.runyard.history.v1.FieldChange\x12.\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1e.runyard.history.v1.EventCount\"^\n\nEventCount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x15\n\rlast_position\x18\x04 \x01(\x03\"?\n\x12ListEffectsRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x65vent_count_max\x18\x02 \x01(\x05\"\xc4\x01\n\x13ListEffectsResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12+\n\x07\x65\x66\x66\x65\x63ts\x18\x03 \x03(\x0b\x32\x1a.runyard.history.v1.Effect\x12-\n\tfollowers\x18\x04 \x03(\x0b\x32\x1a.runyard.history.v1.Effect\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"W\n\x06\x45\x66\x66\x65\x63t\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.runyard.history.v1.EventView\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\x05\"\xab\x01\n\x11PriceAgainRequest\x12\x11\n\x07project\x18\x01 \x01(\tH\x00\x12\r\n\x03run\x18\x02 \x01(\tH\x00\x12&\n\x06prices\x18\x03 \x03(\x0b\x32\x16.runyard.cost.v1.Price\x12\x1c\n\x14keep_recorded_prices\x18\x04 \x01(\x08\x12%\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x16.runyard.event.v1.AsOfB\x07\n\x05scope\"\x8d\x01\n\x12PriceAgainResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\x12-\n\x04runs\x18\x02 \x03(\x0b\x32\x1f.runyard.history.v1.RepricedRun\x12\x1a\n\x12recorded_micro_usd\x18\x03 \x01(\x03\x12\x1a\n\x12repriced_micro_usd\x18\x04 \x01(\x03\"o\n\x0bRepricedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\'\n\x08recorded\x18\x02 \x01(\x0b\x32\x15.runyard.cost.v1.Cost\x12\'\n\x08repriced\x18\x03 \x01(\x0b\x32\x15.runyard.cost.v1.Cost*\xe5\x01\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SUBJECT_KIND_RUN\x10\x01\x12\x15\n\x11SUBJECT_KIND_NODE\x10\x02\x12\x15\n\x11SUBJECT_KIND_FILE\x10\x03\x12\x16\n\x12SUBJECT_KIND_QUEUE\x10\x04\x12\x15\n\x11SUBJECT_KIND_GPUS\x10\x05\x12\x15\n\x11SUBJECT_KIND_COST\x10\x06\x12\x17\n\x13SUBJECT_KIND_PRICES\x10\x07\x12\x15\n\x11SUBJECT_KIND_YARD\x10\x08*\xb8\x01\n\x10TimelineFlagKind\x12\"\n\x1eTIMELINE_FLAG_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17TIMELINE_FLAG_KIND_SKEW\x10\x01\x12\x1a\n\x16TIMELINE_FLAG_KIND_GAP\x10\x02\x12!\n\x1dTIMELINE_FLAG_KIND_INCOMPLETE\x10\x03\x12$\n TIMELINE_FLAG_KIND_CAUSE_UNKNOWN\x10\x04\x32\xeb\x06\n\x0eHistoryService\x12[\n\nListEvents\x12%.runyard.history.v1.ListEventsRequest\x1a&.runyard.history.v1.ListEventsResponse\x12`\n\x0bWatchEvents\x12&.runyard.history.v1.WatchEventsRequest\x1a\'.runyard.history.v1.WatchEventsResponse0\x01\x12[\n\nGetLogHead\x12%.runyard.history.v1.GetLogHeadRequest\x1a&.runyard.history.v1.GetLogHeadResponse\x12\x63\n\x0cReadTimeline\x12\'.runyard.history.v1.ReadTimelineRequest\x1a(.runyard.history.v1.ReadTimelineResponse0\x01\x12\x61\n\x0cGetStateAsOf\x12\'.runyard.history.v1.GetStateAsOfRequest\x1a(.runyard.history.v1.GetStateAsOfResponse\x12[\n\nExplainRun\x12%.runyard.history.v1.ExplainRunRequest\x1a&.runyard.history.v1.ExplainRunResponse\x12[\n\nDiffStates\x12%.runyard.history.v1.DiffStatesRequest\x1a&.runyard.history.v1.DiffStatesResponse\x12^\n\x0bListEffects\x12&.runyard.history.v1.ListEffectsRequest\x1a\'.runyard.history.v1.ListEffectsResponse\x12[\n\nPriceAgain\x12%.runyard.history.v1.PriceAgainRequest\x1a&.runyard.history.v1.PriceAgainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.history.v1.history_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTFILTER']._serialized_start=97
-  _globals['_EVENTFILTER']._serialized_end=180
-  _globals['_LISTEVENTSREQUEST']._serialized_start=183
-  _globals['_LISTEVENTSREQUEST']._serialized_end=393
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=395
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=487
-  _globals['_EVENTVIEW']._serialized_start=489
-  _globals['_EVENTVIEW']._serialized_end=565
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=568
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=699
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=702
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=838
-  _globals['_GETLOGHEADREQUEST']._serialized_start=840
-  _globals['_GETLOGHEADREQUEST']._serialized_end=859
-  _globals['_GETLOGHEADRESPONSE']._serialized_start=861
-  _globals['_GETLOGHEADRESPONSE']._serialized_end=950
-  _globals['_HISTORYSERVICE']._serialized_start=953
-  _globals['_HISTORYSERVICE']._serialized_end=1253
+  _globals['_SUBJECTKIND']._serialized_start=5122
+  _globals['_SUBJECTKIND']._serialized_end=5351
+  _globals['_TIMELINEFLAGKIND']._serialized_start=5354
+  _globals['_TIMELINEFLAGKIND']._serialized_end=5538
+  _globals['_EVENTFILTER']._serialized_start=309
+  _globals['_EVENTFILTER']._serialized_end=509
+  _globals['_LISTEVENTSREQUEST']._serialized_start=512
+  _globals['_LISTEVENTSREQUEST']._serialized_end=722
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=724
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=816
+  _globals['_EVENTVIEW']._serialized_start=818
+  _globals['_EVENTVIEW']._serialized_end=894
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=897
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1028
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1031
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1167
+  _globals['_GETLOGHEADREQUEST']._serialized_start=1169
+  _globals['_GETLOGHEADREQUEST']._serialized_end=1188
+  _globals['_GETLOGHEADRESPONSE']._serialized_start=1190
+  _globals['_GETLOGHEADRESPONSE']._serialized_end=1279
+  _globals['_SUBJECT']._serialized_start=1281
+  _globals['_SUBJECT']._serialized_end=1351
+  _globals['_READTIMELINEREQUEST']._serialized_start=1354
+  _globals['_READTIMELINEREQUEST']._serialized_end=1539
+  _globals['_READTIMELINERESPONSE']._serialized_start=1541
+  _globals['_READTIMELINERESPONSE']._serialized_end=1613
+  _globals['_TIMELINEENTRY']._serialized_start=1616
+  _globals['_TIMELINEENTRY']._serialized_end=1818
+  _globals['_CAUSELINK']._serialized_start=1821
+  _globals['_CAUSELINK']._serialized_end=1951
+  _globals['_TIMELINEFLAG']._serialized_start=1953
+  _globals['_TIMELINEFLAG']._serialized_end=2035
+  _globals['_GETSTATEASOFREQUEST']._serialized_start=2037
+  _globals['_GETSTATEASOFREQUEST']._serialized_end=2143
+  _globals['_GETSTATEASOFRESPONSE']._serialized_start=2146
+  _globals['_GETSTATEASOFRESPONSE']._serialized_end=2546
+  _globals['_QUEUESTATE']._serialized_start=2548
+  _globals['_QUEUESTATE']._serialized_end=2656
+  _globals['_STATECOUNT']._serialized_start=2658
+  _globals['_STATECOUNT']._serialized_end=2730
+  _globals['_QUEUEDRUN']._serialized_start=2733
+  _globals['_QUEUEDRUN']._serialized_end=2990
+  _globals['_GPUSTATE']._serialized_start=2992
+  _globals['_GPUSTATE']._serialized_end=3108
+  _globals['_PROJECTCOSTSTATE']._serialized_start=3111
+  _globals['_PROJECTCOSTSTATE']._serialized_end=3312
+  _globals['_RUNCOSTSTATE']._serialized_start=3314
+  _globals['_RUNCOSTSTATE']._serialized_end=3380
+  _globals['_PRICEBOOKSTATE']._serialized_start=3382
+  _globals['_PRICEBOOKSTATE']._serialized_end=3438
+  _globals['_EXPLAINRUNREQUEST']._serialized_start=3440
+  _globals['_EXPLAINRUNREQUEST']._serialized_end=3527
+  _globals['_EXPLAINRUNRESPONSE']._serialized_start=3529
+  _globals['_EXPLAINRUNRESPONSE']._serialized_end=3638
+  _globals['_EXPLANATION']._serialized_start=3641
+  _globals['_EXPLANATION']._serialized_end=3860
+  _globals['_FIELDCHANGE']._serialized_start=3862
+  _globals['_FIELDCHANGE']._serialized_end=3930
+  _globals['_DIFFSTATESREQUEST']._serialized_start=3933
+  _globals['_DIFFSTATESREQUEST']._serialized_end=4074
+  _globals['_DIFFSTATESRESPONSE']._serialized_start=4077
+  _globals['_DIFFSTATESRESPONSE']._serialized_end=4239
+  _globals['_EVENTCOUNT']._serialized_start=4241
+  _globals['_EVENTCOUNT']._serialized_end=4335
+  _globals['_LISTEFFECTSREQUEST']._serialized_start=4337
+  _globals['_LISTEFFECTSREQUEST']._serialized_end=4400
+  _globals['_LISTEFFECTSRESPONSE']._serialized_start=4403
+  _globals['_LISTEFFECTSRESPONSE']._serialized_end=4599
+  _globals['_EFFECT']._serialized_start=4601
+  _globals['_EFFECT']._serialized_end=4688
+  _globals['_PRICEAGAINREQUEST']._serialized_start=4691
+  _globals['_PRICEAGAINREQUEST']._serialized_end=4862
+  _globals['_PRICEAGAINRESPONSE']._serialized_start=4865
+  _globals['_PRICEAGAINRESPONSE']._serialized_end=5006
+  _globals['_REPRICEDRUN']._serialized_start=5008
+  _globals['_REPRICEDRUN']._serialized_end=5119
+  _globals['_HISTORYSERVICE']._serialized_start=5541
+  _globals['_HISTORYSERVICE']._serialized_end=6416
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,36 @@ class HistoryServiceStub:
                 request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadRequest.SerializeToString,
                 response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadResponse.FromString,
                 _registered_method=True)
+        self.ReadTimeline = channel.unary_stream(
+                '/runyard.history.v1.HistoryService/ReadTimeline',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineResponse.FromString,
+                _registered_method=True)
+        self.GetStateAsOf = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/GetStateAsOf',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfResponse.FromString,
+                _registered_method=True)
+        self.ExplainRun = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/ExplainRun',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunResponse.FromString,
+                _registered_method=True)
+        self.DiffStates = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/DiffStates',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesResponse.FromString,
+                _registered_method=True)
+        self.ListEffects = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/ListEffects',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsResponse.FromString,
+                _registered_method=True)
+        self.PriceAgain = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/PriceAgain',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
+                _registered_method=True)
 
 
 class HistoryServiceServicer:
@@ -77,6 +107,49 @@ class HistoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadTimeline(self, request, context):
+        """ReadTimeline streams everything that happened to a thing, both lanes merged, ordered by
+        (after_position, lane, position).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStateAsOf(self, request, context):
+        """GetStateAsOf shows a thing as the yard knew it at a moment, folded from the log and nothing else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRun(self, request, context):
+        """ExplainRun gives the events that changed a field of a run, each with its chain of causes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffStates(self, request, context):
+        """DiffStates compares a thing at two moments, field by field, and counts the events between them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEffects(self, request, context):
+        """ListEffects walks from an event to everything that it caused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PriceAgain(self, request, context):
+        """PriceAgain prices recorded leases with another price book. Nothing is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HistoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +167,36 @@ def add_HistoryServiceServicer_to_server(servicer, server):
                     servicer.GetLogHead,
                     request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadRequest.FromString,
                     response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadResponse.SerializeToString,
+            ),
+            'ReadTimeline': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadTimeline,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineResponse.SerializeToString,
+            ),
+            'GetStateAsOf': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStateAsOf,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfResponse.SerializeToString,
+            ),
+            'ExplainRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRun,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunResponse.SerializeToString,
+            ),
+            'DiffStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffStates,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesResponse.SerializeToString,
+            ),
+            'ListEffects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEffects,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsResponse.SerializeToString,
+            ),
+            'PriceAgain': grpc.unary_unary_rpc_method_handler(
+                    servicer.PriceAgain,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +281,168 @@ class HistoryService:
             '/runyard.history.v1.HistoryService/GetLogHead',
             runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadRequest.SerializeToString,
             runyard_dot_history_dot_v1_dot_history__service__pb2.GetLogHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/ReadTimeline',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ReadTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStateAsOf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/GetStateAsOf',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.GetStateAsOfResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/ExplainRun',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ExplainRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/DiffStates',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.DiffStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEffects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/ListEffects',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ListEffectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PriceAgain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/PriceAgain',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
             options,
             channel_credentials,
             insecure,
