@@ -10,11 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PURE_FOLDERS = ("domain", "process", "projections")
+REPLAY = ROOT / "libs/replay/src/runyard_replay"
 PURE_FILES = sorted(
-    path
-    for folder in PURE_FOLDERS
-    for package in ROOT.glob("services/*/src/*")
-    for path in (package / folder).rglob("*.py")
+    [
+        *(
+            path
+            for folder in PURE_FOLDERS
+            for package in ROOT.glob("services/*/src/*")
+            for path in (package / folder).rglob("*.py")
+        ),
+        *(REPLAY / "folding").rglob("*.py"),
+        *(REPLAY / "pricing").rglob("*.py"),
+    ]
 )
 
 # Everything that a pure module may import; what is not here does I/O, keeps time or draws lots, or might.
@@ -26,6 +33,7 @@ STANDARD_LIBRARY = """
 OURS = """
     google.protobuf google.rpc runyard runyard_contracts runyard_runspec
     runyard_core.decider runyard_core.errors runyard_core.money runyard_core.projection
+    runyard_replay.folding runyard_replay.pricing
 """
 ALLOWED_ROOTS = frozenset(STANDARD_LIBRARY.split() + OURS.split())
 # The names of signals; and the port of the ways to run an attempt, whose types decisions are about.

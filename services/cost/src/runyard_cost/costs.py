@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runyard_contracts.ids import Position
-from runyard_cost.domain.price_book import PriceBook
-from runyard_cost.domain.pricing import Lease, Term, price_node
 from runyard_cost.queries import CostQueries
+from runyard_replay.pricing.leases import Lease, Term, price_node
+from runyard_replay.pricing.price_book import PriceBook
 
 
 @dataclass(frozen=True, slots=True)

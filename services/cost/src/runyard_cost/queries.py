@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from runyard_contracts.ids import Position
 from runyard_core.errors import Unavailable
 from runyard_core.projection import TableSpec
-from runyard_cost.domain.price_book import PriceLine
-from runyard_cost.domain.pricing import HeldGpu, Lease
 from runyard_cost.projections.leases import COST_VERSION
 from runyard_cost.tables import LEASES, PRICES, PROJECT_RUNS, RUN_LEASES, RUNS
 from runyard_eventlog import readmodel
+from runyard_replay.pricing.leases import HeldGpu, Lease
+from runyard_replay.pricing.price_book import PriceLine
 
 SCHEMA = "cost"
 QUERY_SECONDS_MAX = 10.0

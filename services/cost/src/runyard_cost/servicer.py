@@ -15,11 +15,11 @@ from runyard.cost.v1.types_pb2 import Price
 from runyard_contracts.ids import Position, is_name
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_cost.costs import Costs, Moment
-from runyard_cost.domain.explanation import at, cost_of
-from runyard_cost.domain.totals import Totals, total
 from runyard_cost.handlers import Handlers, Request
 from runyard_cost.moment import PricedMoments
 from runyard_cost.queries import CostQueries, LeasedRun, NotedPrice
+from runyard_replay.pricing.explanation import at, cost_of
+from runyard_replay.pricing.totals import Totals, total
 from runyard_servicekit.auth import require_role
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runyard.cost.v1.types_pb2 import PriceUnit
-from runyard_cost.domain.price_book import PriceBook, PriceLine
+from runyard_replay.pricing.price_book import PriceBook, PriceLine
 
 WHOLE_PPM = 1_000_000
 HOUR_MS = 3_600_000

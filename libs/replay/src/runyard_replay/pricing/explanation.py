@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from runyard.cost.v1.types_pb2 import Cost, CostTerm
-from runyard_cost.domain.pricing import HOUR_MS, WHOLE_PPM, Term
-from runyard_cost.domain.totals import total
+from runyard_replay.pricing.leases import HOUR_MS, WHOLE_PPM, Term
+from runyard_replay.pricing.totals import total
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from runyard_cost.domain.pricing import Term
+from runyard_replay.pricing.leases import Term
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.cost.v1.types_pb2 import PriceUnit
-from runyard_cost.domain.explanation import cost_of, duration_text, money_text
-from runyard_cost.domain.price_book import PriceBook, PriceLine
-from runyard_cost.domain.pricing import (
+from runyard_replay.pricing.explanation import cost_of, duration_text, money_text
+from runyard_replay.pricing.leases import (
     HOUR_MS,
     WHOLE_PPM,
     HeldGpu,
@@ -21,6 +20,7 @@ from runyard_cost.domain.pricing import (
     divide_half_even,
     price_node,
 )
+from runyard_replay.pricing.price_book import PriceBook, PriceLine
 
 GPU_HOUR = PriceUnit.PRICE_UNIT_GPU_HOUR
 NODE_HOUR = PriceUnit.PRICE_UNIT_NODE_HOUR

@@ -1,0 +1,1 @@
+"""What the event log adds up to: pure folds, and questions to a log that are answered with them."""

@@ -1,0 +1,1 @@
+"""Events in, shown state out: pure functions, no I/O, clock or random."""

@@ -1,0 +1,1 @@
+"""What leases cost: pure functions, integers only."""
