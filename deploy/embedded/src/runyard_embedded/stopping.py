@@ -46,8 +46,8 @@ class RunningAttempt:
 
     @property
     def label(self) -> str:
-        """Name the attempt for people."""
-        return self.folder.name
+        """Name the attempt: run id and number of the attempt."""
+        return self.folder.parent.name
 
 
 def running_attempts(home: Home) -> list[RunningAttempt]:
