@@ -21,7 +21,7 @@ OpenLog = Callable[[str], Awaitable[EventLog]]
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.engines)])
 def log_database(request: pytest.FixtureRequest) -> Database | None:
     """The database of the log, or None for the log in memory."""
-    return None if request.param == "memory" else cast(Database, request.getfixturevalue("database"))
+    return None if request.param == "memory" else cast("Database", request.getfixturevalue("database"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ QUEUE_MAX = 4_000
 CALL_SECONDS_MAX = 10.0
 """How long the database may take for one batch, waiting for the log's lock included."""
 
-_APPEND = """
+APPEND = """
 select command, outcome, first_position, positions, stream, expected, actual, event_id
 from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 """
@@ -136,12 +136,12 @@ class Appender:
     ) -> list[Appended | RunyardError]:
         """Call the append function, again after a lost connection: ids make the repetition harmless."""
         loop = asyncio.get_running_loop()
-        arguments = _arguments(commands)
+        arguments = append_arguments(commands)
         for attempt in range(1_000_000):
             try:
                 if self._connection is None:
                     self._connection = await self._pool.acquire(timeout=CALL_SECONDS_MAX)
-                rows = await self._connection.fetch(_APPEND, *arguments, timeout=CALL_SECONDS_MAX)
+                rows = await self._connection.fetch(APPEND, *arguments, timeout=CALL_SECONDS_MAX)
                 return _answers(commands, rows)
             except AWAY as error:
                 await self._drop_connection()
@@ -164,7 +164,7 @@ class Appender:
             _log.debug("the appender's connection was gone already")
 
 
-def _arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
+def append_arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
     """Give the arguments of ``log.append`` in its order."""
     events = [(index, event) for index, command in enumerate(commands, start=1) for event in command.events]
     expected = [dict(command.streams) for command in commands]

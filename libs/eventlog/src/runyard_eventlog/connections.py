@@ -18,5 +18,7 @@ AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,
+    # What asyncpg says of a connection that was ended between two statements.
+    asyncpg.InternalClientError,
 )
 """Raised when the database is away, is going down, or does not answer in time: try again."""

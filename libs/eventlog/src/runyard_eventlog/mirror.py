@@ -5,13 +5,13 @@ Stream sequence = log position. Relay and auditor share this page, so that they 
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import PubAck, StorageType, StoreCompression, StreamConfig, StreamState
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
@@ -33,7 +33,7 @@ WRONG_LAST_SEQUENCE = 10071
 
 _ATOMIC_BATCH_MIN = 20
 _SUBJECTS_OVERLAP = 10065
-_ACK_SECONDS_MAX = 10.0
+_ACK_SECONDS_MAX = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -140,12 +140,12 @@ class Mirror:
             await self._jetstream.add_stream(config)
 
     async def event_id_at(self, sequence: int) -> str | None:
-        """Give the event id of a message, or None when it is not kept any more."""
+        """Give the event id of a message ("" when it has none), or None when it is not kept any more."""
         try:
             message = await self._jetstream.get_msg(self.name, sequence)
         except NotFoundError:
             return None
-        return (message.headers or {}).get("Nats-Msg-Id")
+        return str((message.headers or {}).get("Nats-Msg-Id", ""))
 
     async def publish(self, messages: Sequence[MirrorMessage]) -> int:
         """Publish consecutive events, each in its place; give the last position.
@@ -179,27 +179,21 @@ class Mirror:
             answer = await self._client.request(
                 message.subject, message.body, timeout=_ACK_SECONDS_MAX, headers=headers
             )
-        found = json.loads(answer.data)
-        if "error" in found:
-            APIError.from_error(found["error"])
-        return PubAck.from_response(found)
+        return _ack(answer)
 
     async def _publish_singly(self, messages: Sequence[MirrorMessage]) -> int:
-        waiting = []
-        for message in messages:
-            headers = {**message.headers, "Nats-Expected-Last-Sequence": str(message.position - 1)}
-            waiting.append(
-                await self._jetstream.publish_async(
-                    message.subject, message.body, wait_stall=_ACK_SECONDS_MAX, headers=headers
-                )
-            )
-        async with asyncio.timeout(_ACK_SECONDS_MAX):
-            # Each expects the one before it, so after a first failure there are only failures.
-            answers = await asyncio.gather(*waiting, return_exceptions=True)
-        for message, answer in zip(messages, answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            self._checked(answer, message)
+        # Not with publish_async of nats-py 2.16: its future never ends when the server refuses.
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox)
+        try:
+            for message in messages:
+                headers = {**message.headers, "Nats-Expected-Last-Sequence": str(message.position - 1)}
+                await self._client.publish(message.subject, message.body, reply=inbox, headers=headers)
+            # Each expects the one before it, so they are taken in order or refused from some one on.
+            for message in messages:
+                self._checked(_ack(await subscription.next_msg(timeout=_ACK_SECONDS_MAX)), message)
+        finally:
+            await subscription.unsubscribe()
         return messages[-1].position
 
     def _checked(self, ack: PubAck, message: MirrorMessage) -> int:
@@ -208,3 +202,10 @@ class Mirror:
                 f"position {message.position} ({message.event_id}) got sequence {ack.seq} of {self.name}"
             )
         return message.position
+
+
+def _ack(answer: Msg) -> PubAck:
+    found = json.loads(answer.data)
+    if "error" in found:
+        APIError.from_error(found["error"])  # raises
+    return PubAck.from_response(found)

@@ -68,7 +68,7 @@ class ProjectionStore:
             )
 
     async def show(self, connection: Connection) -> None:
-        """Point the unversioned views at this version, unless they are there already."""
+        """Point the unversioned views at this version, unless they show it or a newer one."""
         for spec in self._specs.values():
             shown = await connection.fetchval(
                 """
@@ -78,7 +78,7 @@ class ProjectionStore:
                 """,
                 f'"{self._schema}"."{spec.name}"',
             )
-            if shown is None or not shown.endswith(readmodel.table_name(spec, self._version)):
+            if shown is None or int(shown.rpartition("_v")[2].strip('"')) < self._version:
                 async with connection.transaction():
                     await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
 

@@ -13,33 +13,22 @@ import asyncpg
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.errors import Corrupt, DeadlineExceeded
+from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_core.projection import Projection
 from runyard_eventlog import projection_store as store
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.failure_limit import FailureLimit, ProjectionStopped
 from runyard_eventlog.folding import Folded, Parked, decoded, fold, wanted_rows
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.subscriber import follow
 
 BATCH_MAX = 1_000
 """Most events that one transaction holds."""
-PARKED_RATIO_MAX = 0.01
-"""Over this share of failing events (of the last 2,000) the projector stops."""
-PARKED_IN_A_ROW_MAX = 20
-"""With this many failing events in a row the projector stops."""
-
-_WINDOW = 2_000
 _IDLE_CHECKPOINT_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 _log = logging.getLogger(__name__)
-
-
-class ProjectionStopped(Corrupt):
-    """Too many events cannot be projected: the code or the log is wrong, and a person must look."""
-
-    default_code = "PROJECTION_STOPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +82,8 @@ class Projector:
         self._applied = Position(0)
         self._moved = asyncio.Condition()
         self._stopped: BaseException | None = None
-        self._failures: list[bool] = []
+        self._limit = FailureLimit()
+        self._is_shown = False
         self._time_lag_seconds = 0.0
         self._position_lag = 0
         self._parked_at: list[datetime] = []
@@ -143,7 +133,7 @@ class Projector:
                 await self._open()
                 attempt = 0
                 await self._follow()
-            except AWAY as error:
+            except (*AWAY, Unavailable) as error:
                 pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
                 _log.warning(
                     "projection %s: database away, again in %s s: %r", self._projection.name, pause, error
@@ -162,40 +152,41 @@ class Projector:
             await self._store.create(connection)
             self._place = await self._store.place(connection)
             self._parked_at = await self._store.parked_at(connection)
-        self._applied = self._place.position
+            head = (await self._log.head()).of(self._lane)
+            self._is_shown = self._place.position >= head
+            if self._is_shown:
+                await self._store.show(connection)
+        # Looked-at positions without wanted events are not stored each time, and stay looked at.
+        self._applied = max(self._applied, self._place.position)
         await self._announce()
 
     async def _follow(self) -> None:
-        wanted = EventFilter(types=sorted(self._projection.event_types))
-        shown = False
         async for page in follow(
             self._log,
             self._lane,
             after_position=self._place.position,
-            filter=wanted,
+            filter=EventFilter(types=sorted(self._projection.event_types)),
             doorbell=self._doorbell,
             page_size=self._batch_max,
         ):
             await self._apply(page)
-            if len(page.events) < self._batch_max:
-                self._position_lag = 0
-                if not shown:
-                    # Caught up: from here on this version is the one to look at.
-                    async with self._pool.acquire() as connection:
-                        await self._store.show(connection)
-                    shown = True
-            else:
-                self._position_lag = (await self._log.head()).of(self._lane) - page.scanned_to
+            is_behind = len(page.events) == self._batch_max
+            head = (await self._log.head()).of(self._lane) if is_behind else page.scanned_to
+            self._position_lag = head - page.scanned_to
 
     async def _apply(self, page: Page) -> None:
-        loop = asyncio.get_running_loop()
-        idle = not page.events and loop.time() - self._persisted_at < _IDLE_CHECKPOINT_SECONDS
-        if not idle:
+        has_caught_up = len(page.events) < self._batch_max and not self._is_shown
+        now = asyncio.get_running_loop().time()
+        if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
             async with self._pool.acquire() as connection, connection.transaction():
                 await self._store.lock(connection, self._place)
                 folded = await self._fold(connection, page.events)
                 await self._store.write(connection, folded, page.scanned_to)
-            self._persisted_at = loop.time()
+                if has_caught_up:
+                    # From here on this version is the one to look at.
+                    await self._store.show(connection)
+            self._is_shown = self._is_shown or has_caught_up
+            self._persisted_at = now
             self._place = store.Place(page.scanned_to, self._place.parked_streams | folded.parked_streams)
             self._count(page.events, folded.parked)
         self._applied = page.scanned_to
@@ -222,18 +213,8 @@ class Projector:
             self._parked_at.append(datetime.now(UTC))
         # What waits behind a parked event of its stream is not one more failure.
         failed = {letter.event.position for letter in parked if letter.reason != "BEHIND_PARKED"}
-        self._failures = (self._failures + [event.position in failed for event in events])[-_WINDOW:]
-        in_a_row = 0
-        for failure in self._failures:
-            in_a_row = in_a_row + 1 if failure else 0
-            if in_a_row >= PARKED_IN_A_ROW_MAX:
-                raise ProjectionStopped(
-                    f"{in_a_row} events in a row could not be projected; the last is parked"
-                )
-        if sum(self._failures) > PARKED_RATIO_MAX * _WINDOW:
-            raise ProjectionStopped(
-                f"{sum(self._failures)} of the last {_WINDOW} events could not be projected"
-            )
+        for event in events:
+            self._limit.record(has_failed=event.position in failed)
 
     async def _announce(self, stopped: BaseException | None = None) -> None:
         async with self._moved:

@@ -30,7 +30,6 @@ from runyard_eventlog.mirror import (
     BATCH_BYTES_MAX,
     BATCH_MAX,
     KEPT,
-    WRONG_LAST_SEQUENCE,
     Mirror,
     MirrorMessage,
     MirrorMismatch,
@@ -50,15 +49,15 @@ _log = logging.getLogger(__name__)
 class Relay:
     """One relay process's work."""
 
-    def __init__(self, pool: asyncpg.Pool, client: Client, *, replicas: int = 1) -> None:
+    def __init__(self, database_url: str, client: Client, *, replicas: int = 1) -> None:
         """Prepare.
 
         Args:
-            pool: connections of role runyard_relay.
+            database_url: the log's database, as role runyard_relay.
             client: a bus connection of the relay's user; it reconnects by itself.
             replicas: of the mirror's stream.
         """
-        self._pool = pool
+        self._database_url = database_url
         self._client = client
         self._replicas = replicas
         self._grown = asyncio.Event()
@@ -77,10 +76,9 @@ class Relay:
                     mirror = await self._open(connection)
                     await self._follow(connection, mirror)
             except APIError as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    _log.warning("relay: the bus refused, again soon: %r", error)
-                    await asyncio.sleep(_BACKOFF_SECONDS)
-                # Otherwise an acknowledgement was lost: looking at the mirror again tells what it has.
+                # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it.
+                _log.warning("relay: the bus refused, again soon: %r", error)
+                await asyncio.sleep(_BACKOFF_SECONDS)
             except (NatsError, *AWAY) as error:
                 _log.warning("relay: an engine is away, again soon: %r", error)
                 await asyncio.sleep(_BACKOFF_SECONDS)
@@ -88,14 +86,14 @@ class Relay:
     @asynccontextmanager
     async def _leading(self) -> AsyncIterator[Connection]:
         """Wait to become the one active relay; the connection is what makes it so."""
-        async with self._pool.acquire() as connection:
+        connection = await asyncpg.connect(self._database_url, timeout=10.0, command_timeout=60.0)
+        try:
             await _become_leader(connection)
             await connection.add_listener("runyard_log", self._on_notify)
-            try:
-                yield connection
-            finally:
-                # Whatever state it is in: closing it gives up the lock.
-                connection.terminate()
+            yield connection
+        finally:
+            # Whatever state it is in: ending it gives up the lock.
+            connection.terminate()
 
     def _on_notify(self, *_: object) -> None:
         self._grown.set()
@@ -134,6 +132,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         upkeep_at = loop.time()
         while True:
+            _end_if_cancelled()
             self._grown.clear()
             messages = await read_messages(connection, self.position, BATCH_MAX, mirror.log_id)
             for part in _parts(messages):
@@ -141,13 +140,24 @@ class Relay:
             if messages:
                 body = json.dumps({"log_id": mirror.log_id, "position": self.position}).encode()
                 await self._client.publish(subjects.HEAD, body)
-                await self._client.flush()
             if loop.time() >= upkeep_at:
                 await _add_partitions(connection)
                 upkeep_at = loop.time() + _UPKEEP_SECONDS
             if len(messages) < BATCH_MAX:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._grown.wait(), _LOOK_SECONDS)
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._grown.wait()
+
+
+def _end_if_cancelled() -> None:
+    """End the task when its cancellation was swallowed.
+
+    The bus client waits with wait_for, which in Python 3.11 forgets a cancellation that comes together with
+    the answer.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _parts(messages: list[MirrorMessage]) -> list[list[MirrorMessage]]:
@@ -209,17 +219,18 @@ async def connect_bus(url: str, user: str, password: str, name: str) -> Client:
 
 
 async def _main() -> None:
-    async with asyncpg.create_pool(os.environ["RUNYARD_DATABASE_URL"], min_size=0, max_size=2) as pool:
-        client = await connect_bus(
-            os.environ["RUNYARD_NATS_URL"],
-            os.environ.get("RUNYARD_NATS_USER", ""),
-            os.environ.get("RUNYARD_NATS_PASSWORD", ""),
-            "runyard-relay",
-        )
-        try:
-            await Relay(pool, client, replicas=int(os.environ.get("RUNYARD_NATS_REPLICAS", "1"))).run()
-        finally:
-            await client.close()
+    database_url = os.environ["RUNYARD_DATABASE_URL"]
+    replicas = int(os.environ.get("RUNYARD_NATS_REPLICAS", "1"))
+    client = await connect_bus(
+        os.environ["RUNYARD_NATS_URL"],
+        os.environ.get("RUNYARD_NATS_USER", ""),
+        os.environ.get("RUNYARD_NATS_PASSWORD", ""),
+        "runyard-relay",
+    )
+    try:
+        await Relay(database_url, client, replicas=replicas).run()
+    finally:
+        await client.close()
 
 
 async def _until_told_to_stop() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
@@ -31,7 +31,7 @@ async def follow(
     doorbell: Doorbell | None = None,
     page_size: int = 1_000,
     idle_page_seconds: float | None = None,
-) -> AsyncIterator[Page]:
+) -> AsyncGenerator[Page, None]:
     """Give every matching event of a lane once and in order, for ever.
 
     A page is given whenever ``scanned_to`` moved, so it may be empty. The log being away is waited out.

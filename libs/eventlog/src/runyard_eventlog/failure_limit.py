@@ -1,0 +1,43 @@
+"""Decides when a projection has failed too often to go on."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from runyard_core.errors import Corrupt
+
+WINDOW = 2_000
+"""Events over which the share of failures is taken."""
+FAILURES_MAX = 20
+"""Most failures in the window (1 %), and first forbidden number in a row."""
+
+
+class ProjectionStopped(Corrupt):
+    """Too many events cannot be projected: the code or the log is wrong, and a person must look."""
+
+    default_code = "PROJECTION_STOPPED"
+
+
+class FailureLimit:
+    """Counts what became of the last events."""
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=WINDOW)
+        self._in_a_row = 0
+
+    def record(self, *, has_failed: bool) -> None:
+        """Count one event.
+
+        Raises:
+            ProjectionStopped: over 1 % of the last events failed, or 20 in a row.
+        """
+        self._recent.append(has_failed)
+        if not has_failed:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._in_a_row >= FAILURES_MAX:
+            raise ProjectionStopped(f"{self._in_a_row} events in a row could not be projected")
+        failures = sum(self._recent)
+        if failures > FAILURES_MAX:
+            raise ProjectionStopped(f"{failures} of the last {WINDOW} events could not be projected")

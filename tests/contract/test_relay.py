@@ -1,0 +1,314 @@
+"""The mirror is exact, or the relay says that it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from nats.aio.client import Client
+
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard_contracts import subjects
+from runyard_contracts.ids import stream_name
+from runyard_engines import NatsServer, start_ready
+from runyard_eventlog.auditor import audit
+from runyard_eventlog.mirror import Mirror, MirrorMismatch, read_messages
+from runyard_eventlog.port import StreamAppend
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.relay import EXIT_MISMATCH, Relay, connect_bus
+from runyard_testkit import Bus, Database
+from tests.contract.events import DOMAIN, chunk, command, detail, details, fill, run_stream
+
+SECONDS_MAX = 20.0
+
+
+@pytest.fixture
+async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
+    async with await PostgresEventLog.connect(database.url("scheduler")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database.admin_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def client(bus: Bus) -> AsyncIterator[Client]:
+    """A bus connection that may do anything."""
+    opened = await bus.connect("test")
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def relaying(database: Database, bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a relay as its process does, with the relay's own credentials."""
+    client = await connect_bus(bus.url, "relay", bus.password("relay"), "test-relay")
+    task = asyncio.ensure_future(Relay(database.url("relay"), client).run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await client.close()
+
+
+async def mirrored(client: Client, log: PostgresEventLog, position: int) -> Mirror:
+    """Wait until the mirror has a position; the doorbell says when to look."""
+    mirror = Mirror(client, (await log.head()).log_id)
+    bell = await client.subscribe(subjects.HEAD)
+    async with asyncio.timeout(SECONDS_MAX):
+        while True:
+            state = await mirror.state()
+            if state is not None and state.last_seq >= position:
+                await bell.unsubscribe()
+                return mirror
+            try:
+                await bell.next_msg(timeout=0.2)
+            except TimeoutError:
+                continue
+
+
+@pytest.mark.parametrize("count", [1, 19, 20, 300])
+async def test_sequence_is_position_and_the_auditor_agrees(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection, count: int
+) -> None:
+    await asyncio.gather(*(log.append(details(run_stream(), 0, f"n{n}")) for n in range(count)))
+    async with relaying(database, bus):
+        await mirrored(client, log, count)
+        await fill(log, 3)
+        mirror = await mirrored(client, log, count + 3)
+    events = (await log.read(DOMAIN, limit=10_000)).events
+    for event in (events[0], events[-1]):
+        message = await client.jetstream().get_msg(mirror.name, event.position)
+        assert message.subject == subjects.event_subject(event.envelope.stream)
+        assert Envelope.FromString(message.data or b"") == event.envelope
+        assert (message.headers or {})["Nats-Msg-Id"] == event.envelope.event_id
+        assert (message.headers or {})[subjects.HEADER_TYPE] == event.type
+        assert (message.headers or {})[subjects.HEADER_POSITION] == str(event.position)
+    verdict = await audit(admin, client)
+    assert (verdict.verdict, verdict.log_count, verdict.mirror_count) == ("SAME", count + 3, count + 3)
+    assert verdict.log_sha256 == verdict.mirror_sha256
+
+
+async def test_telemetry_is_not_mirrored(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client
+) -> None:
+    stream = stream_name("telemetry", "node-1.spool")
+    async with await PostgresEventLog.connect(database.url("metrics")) as metrics:
+        await metrics.append(command(StreamAppend(stream, 0, [chunk(stream, "a")])))
+    await fill(log, 2)
+    async with relaying(database, bus):
+        mirror = await mirrored(client, log, 2)
+        state = await mirror.state()
+    assert state is not None
+    assert state.messages == 2
+
+
+async def test_the_bell_rings_after_the_event_is_mirrored(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client
+) -> None:
+    async with relaying(database, bus):
+        await fill(log, 1)
+        await mirrored(client, log, 1)
+        bell = await client.subscribe(subjects.HEAD)
+        await client.flush()
+        await fill(log, 1)
+        message = await bell.next_msg(timeout=5)
+    head = await log.head()
+    assert json.loads(message.data) == {"log_id": head.log_id, "position": 2}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_killed_bus_is_filled_again_without_gap_or_double(
+    own_nats: NatsServer, log: PostgresEventLog, database: Database, admin: asyncpg.Connection
+) -> None:
+    bus = Bus(own_nats)
+    async with relaying(database, bus):
+        for _ in range(2):
+            await _append_while_the_bus_dies(own_nats, log)
+            client = await bus.connect("test")
+        try:
+            await mirrored(client, log, (await log.head()).domain_position)
+            verdict = await audit(admin, client)
+        finally:
+            await client.close()
+    assert (verdict.verdict, verdict.mirror_count) == ("SAME", 240)
+    # The bus client leaves the socket of an attempt to reconnect that the server's end interrupted.
+    gc.collect()
+
+
+async def _append_while_the_bus_dies(server: NatsServer, log: PostgresEventLog) -> None:
+    writers = [asyncio.ensure_future(fill(log, 20)) for _ in range(6)]
+    await writers[0]
+    assert server.process is not None
+    server.process.kill()
+    await server.stop()
+    await asyncio.gather(*writers)
+    await start_ready(server)
+
+
+async def test_a_mirror_that_was_lost_is_made_again(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    async with relaying(database, bus):
+        await fill(log, 30)
+        mirror = await mirrored(client, log, 30)
+    await client.jetstream().delete_stream(mirror.name)
+    assert (await audit(admin, client)).verdict == "NO_MIRROR"
+    async with relaying(database, bus):
+        await fill(log, 1)
+        await mirrored(client, log, 31)
+    assert (await audit(admin, client)).verdict == "SAME"
+
+
+async def test_only_one_relay_is_active_and_another_takes_over(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    async with relaying(database, bus), relaying(database, bus):
+        await fill(log, 5)
+        await mirrored(client, log, 5)
+        for _ in range(3):
+            await admin.execute(
+                "select pg_terminate_backend(l.pid) from pg_locks l join pg_database d on d.oid = l.database "
+                "where l.locktype = 'advisory' and l.granted and d.datname = current_database() "
+                "and l.objid = $1",
+                0x52454C41,
+            )
+            await fill(log, 5)
+            await mirrored(client, log, (await log.head()).domain_position)
+    assert (await audit(admin, client)).verdict == "SAME"
+
+
+async def test_a_stray_message_in_the_mirror_halts_the_relay(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    async with relaying(database, bus) as task:
+        await fill(log, 3)
+        await mirrored(client, log, 3)
+        await client.jetstream().publish("runyard.event.run.forged", b"forged")
+        await fill(log, 1)
+        with pytest.raises(MirrorMismatch, match="sequence 4"):
+            await asyncio.wait_for(asyncio.shield(task), SECONDS_MAX)
+    verdict = await audit(admin, client)
+    assert (verdict.verdict, verdict.first_difference) == ("DIFFERENT", 4)
+
+
+async def test_a_mirror_ahead_of_the_log_halts_the_relay_with_its_exit_code(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client
+) -> None:
+    """As when the log was restored from a backup and kept its identity."""
+    async with relaying(database, bus):
+        await fill(log, 1)
+        await mirrored(client, log, 1)
+    await client.jetstream().publish("runyard.event.run.later", b"lost by the restore")
+    process = await _relay_process(database, bus)
+    errors = await asyncio.wait_for(_stderr(process), SECONDS_MAX)
+    assert await process.wait() == EXIT_MISMATCH
+    assert "relay halted" in errors
+    assert "change_identity" in errors
+
+
+async def test_a_restored_log_gets_a_new_mirror(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    async with relaying(database, bus):
+        await fill(log, 3)
+        before = await mirrored(client, log, 3)
+    await admin.execute("select log.change_identity()")
+    async with relaying(database, bus):
+        after = await mirrored(client, log, 3)
+    assert after.name != before.name
+    assert await before.state() is None
+    assert (await audit(admin, client)).verdict == "SAME"
+
+
+async def test_a_changed_message_is_found_by_the_auditor(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    """A mirror that was filled by somebody else: the second event has other bytes."""
+    await fill(log, 3)
+    log_id = (await log.head()).log_id
+    mirror = Mirror(client, log_id)
+    await mirror.create(1)
+    for message in await read_messages(admin, 0, 10, log_id):
+        body = message.body if message.position != 2 else message.body + b"\x20\x01"
+        await client.jetstream().publish(message.subject, body, headers=message.headers)
+    verdict = await audit(admin, client)
+    assert (verdict.verdict, verdict.first_difference) == ("DIFFERENT", 2)
+    code, output = await _auditor_process(database, bus)
+    assert code == 1
+    assert output["first_difference"] == 2
+
+
+async def test_the_relay_process_works_stops_on_sigterm_and_the_auditor_process_agrees(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client
+) -> None:
+    process = await _relay_process(database, bus)
+    await fill(log, 25)
+    await mirrored(client, log, 25)
+    code, output = await _auditor_process(database, bus)
+    assert (code, output["verdict"], output["mirror_count"]) == (0, "SAME", 25)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(_stderr(process), SECONDS_MAX)
+    assert await process.wait() == 0
+
+
+async def test_large_events_are_mirrored(
+    log: PostgresEventLog, database: Database, bus: Bus, client: Client, admin: asyncpg.Connection
+) -> None:
+    for _ in range(6):
+        stream = run_stream()
+        await log.append(command(StreamAppend(stream, 0, [detail(stream, "x" * 1_040_000)])))
+    async with relaying(database, bus):
+        await mirrored(client, log, 6)
+    assert (await audit(admin, client)).verdict == "SAME"
+
+
+def _environment(database: Database, bus: Bus) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "RUNYARD_DATABASE_URL": database.url("relay"),
+        "RUNYARD_NATS_URL": bus.url,
+        "RUNYARD_NATS_USER": "relay",
+        "RUNYARD_NATS_PASSWORD": bus.password("relay"),
+    }
+
+
+async def _relay_process(database: Database, bus: Bus) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "runyard_eventlog.relay",
+        env=_environment(database, bus),
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def _stderr(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    return (await process.stderr.read()).decode()
+
+
+async def _auditor_process(database: Database, bus: Bus) -> tuple[int, dict[str, object]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "runyard_eventlog.auditor",
+        env=_environment(database, bus),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), SECONDS_MAX)
+    assert process.returncode is not None
+    return process.returncode, json.loads(output)
