@@ -188,7 +188,7 @@ async def test_a_report_that_never_can_be_taken_is_acknowledged_with_the_reason(
     nameless = started(grant)
     nameless.report_id = "not-a-uuid"
     reasons = [(await agent.report(report)).rejected_reason for report in (unknown, ahead, nameless)]
-    assert [reason.partition(":")[0] for reason in reasons] == ["UNKNOWN_RUN", "UNKNOWN_LEASE", "BAD_ID"]
+    assert [reason.partition(":")[0] for reason in reasons] == ["RUN_NOT_FOUND", "UNKNOWN_LEASE", "BAD_ID"]
     status = a_report(grant, "status")
     status.status_detail = "one"
     await agent.report(status)

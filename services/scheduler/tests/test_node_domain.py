@@ -90,7 +90,7 @@ def test_no_more_attempts_than_slots() -> None:
 
 
 def test_a_node_that_never_came_can_do_nothing() -> None:
-    given(NODE).when(reserve()).then_rejected("UNKNOWN_NODE")
+    given(NODE).when(reserve()).then_rejected("NODE_NOT_FOUND")
 
 
 def test_a_foreign_process_is_recorded() -> None:

@@ -104,7 +104,7 @@ def test_a_new_run_is_queued_once() -> None:
 
 
 def test_nothing_can_be_asked_of_a_run_that_does_not_exist() -> None:
-    given(RUN).when(STOP).then_rejected("UNKNOWN_RUN")
+    given(RUN).when(STOP).then_rejected("RUN_NOT_FOUND")
 
 
 def test_only_a_queued_run_gets_a_lease_and_each_lease_a_higher_epoch() -> None:

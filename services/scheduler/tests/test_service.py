@@ -160,9 +160,9 @@ async def test_a_name_that_means_no_single_run_is_refused(client: Client) -> Non
     await client.submit()
     read = ReadOptions(min_position=(await client.submit()).position)
     for name, code, stable in (
-        ("0192ffff-0000-7000-8000-000000000000", grpc.StatusCode.NOT_FOUND, "UNKNOWN_RUN"),
-        ("digits#77", grpc.StatusCode.NOT_FOUND, "UNKNOWN_RUN"),
-        ("nothing#latest", grpc.StatusCode.NOT_FOUND, "UNKNOWN_RUN"),
+        ("0192ffff-0000-7000-8000-000000000000", grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"),
+        ("digits#77", grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"),
+        ("nothing#latest", grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"),
         ("0", grpc.StatusCode.INVALID_ARGUMENT, "AMBIGUOUS_NAME"),
         ("what?", grpc.StatusCode.INVALID_ARGUMENT, "BAD_RUN_NAME"),
         ("", grpc.StatusCode.INVALID_ARGUMENT, "BAD_RUN_NAME"),
@@ -269,7 +269,7 @@ async def test_a_wrong_list_request_is_refused(client: Client) -> None:
         ({"page_token": encode_page_token(PageToken(1, ("x",)), [""])}, "BROKEN_PAGE_TOKEN"),
         ({"read_mask": FieldMask(paths=["colour"])}, "BAD_READ_MASK"),
         ({"page_size": -1}, "INVALID_INPUT"),
-        ({"read": ReadOptions(min_position=-1)}, "INVALID_INPUT"),
+        ({"read": ReadOptions(min_position=-1)}, "BAD_POSITION"),
     )
     for request, stable in wrong:
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -313,7 +313,7 @@ async def test_a_node_shows_what_it_has_and_what_is_reserved(client: Client) -> 
     assert (reservation.run_id, list(reservation.gpu_uuids)) == (submitted.run.run_id, list(grant.gpu_uuids))
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.node("nobody")
-    assert reason(error) == "UNKNOWN_NODE"
+    assert reason(error) == "NODE_NOT_FOUND"
     for agent in agents:
         await agent.close()
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.scheduler_service_pb2 import StopRunRequest, SubmitRunRequest
 from runyard.run.v1.types_pb2 import CauseCode
@@ -16,8 +15,7 @@ from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_contracts.ids import Position, RunId, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
-from runyard_core.errors import Corrupt
-from runyard_eventlog.port import Appended
+from runyard_core.errors import Corrupt, Rejected
 from runyard_scheduler.changes import SERVICE, Change, change, run_changes
 from runyard_scheduler.domain import project as project_domain
 from runyard_scheduler.domain import run as run_domain
@@ -25,7 +23,7 @@ from runyard_scheduler.domain.placement import Requirement, Supply, check_possib
 from runyard_scheduler.domain.run_commands import Queue, RequestStop
 from runyard_scheduler.domain.run_state import Run
 from runyard_scheduler.domain.spec import check_request, with_defaults
-from runyard_scheduler.ledger import Ledger
+from runyard_scheduler.ledger import Committed, Ledger
 from runyard_scheduler.projections.run_document import document_after
 from runyard_servicekit.context import command_id, request_context
 
@@ -61,11 +59,15 @@ class Handlers:
         check_request(request.project, request.spec, request.title, tags)
         command = command_id(SERVICE, "SubmitRun", request.request_id)
         digest = _digest(request)
-        known = await self._ledger.log.find_command(command, digest)
-        if known is not None:
-            return await self._first_answer(known)
         spec = with_defaults(request.spec)
-        check_possible(Requirement.of(spec), self._supplies())
+        try:
+            check_possible(Requirement.of(spec), self._supplies())
+        except Rejected:
+            # It may have been possible when it was asked for the first time.
+            known = await self._ledger.committed(command, digest)
+            if known is None:
+                raise
+            return _queued(known)
         run_id = RunId(uuid7())
 
         async def decide() -> Sequence[Change]:
@@ -84,10 +86,10 @@ class Handlers:
             ]
 
         async with self._numbering.setdefault(request.project, asyncio.Lock()):
-            appended = await self._ledger.transact(command, decide, digest)
-        if appended is None:
+            committed = await self._ledger.transact(command, decide, digest)
+        if committed is None:
             raise AssertionError("queueing a new run always makes events")
-        return await self._first_answer(appended)
+        return _queued(committed)
 
     async def stop(self, run_id: RunId, request: StopRunRequest) -> Shown:
         """Ask for a run to end; asking again is not an error.
@@ -100,7 +102,7 @@ class Handlers:
         """
         command = command_id(SERVICE, "StopRun", request.request_id)
         digest = _digest(request)
-        known = await self._ledger.log.find_command(command, digest)
+        known = await self._ledger.committed(command, digest)
         if known is None:
             known = await self._ledger.transact(command, lambda: self._decide_stop(run_id, request), digest)
         history = await self._ledger.history(run_id)
@@ -115,23 +117,19 @@ class Handlers:
         decided = run_domain.decide(entry.run, stop)
         return run_changes(self._ledger.world, entry, decided, context, self._clock.now())
 
-    async def _first_answer(self, appended: Appended) -> Shown:
-        page = await self._ledger.log.read(
-            Lane.LANE_DOMAIN,
-            after_position=Position(appended.positions[0] - 1),
-            to_position=appended.position,
-        )
-        queued = [event for event in page.events if isinstance(event.message, ev.RunQueued)]
-        if not queued:
-            raise Corrupt(f"the command at position {appended.position} queued no run")
-        return _shown(queued)
-
     def _supplies(self) -> list[Supply]:
         return [Supply.of(entry.node, attached=True) for entry in self._ledger.world.nodes()]
 
 
 def _digest(request: SubmitRunRequest | StopRunRequest) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+def _queued(committed: Committed) -> Shown:
+    queued = [event for event in committed.events if isinstance(event.message, ev.RunQueued)]
+    if not queued:
+        raise Corrupt(f"the command at position {committed.position} queued no run")
+    return _shown(queued)
 
 
 def _shown(history: Sequence[RecordedEvent]) -> Shown:

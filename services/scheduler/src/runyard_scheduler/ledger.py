@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -28,6 +29,16 @@ log = structlog.get_logger("runyard.scheduler.ledger")
 Decide = Callable[[], Awaitable[Sequence[Change]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A command that the log has."""
+
+    position: Position
+    """Position of its last event."""
+    events: tuple[RecordedEvent, ...]
+    """Its events in order; of a repeated command those of the first time."""
+
+
 class Ledger:
     """The log and the world that follows it. Everything that this process appends goes through here."""
 
@@ -46,7 +57,7 @@ class Ledger:
         """Give a run: from the world while it is live, from the log after that.
 
         Raises:
-            NotFound: there is no such run (UNKNOWN_RUN).
+            NotFound: there is no such run (RUN_NOT_FOUND).
             Unavailable: the log did not answer.
         """
         entry = self.world.run(run_id)
@@ -56,7 +67,7 @@ class Ledger:
         """Give a run as the log has it, whatever the world knows.
 
         Raises:
-            NotFound: there is no such run (UNKNOWN_RUN).
+            NotFound: there is no such run (RUN_NOT_FOUND).
             Unavailable: the log did not answer.
         """
         entry = RunEntry()
@@ -68,7 +79,7 @@ class Ledger:
         """Give the events of a run.
 
         Raises:
-            NotFound: there is no such run (UNKNOWN_RUN).
+            NotFound: there is no such run (RUN_NOT_FOUND).
             Unavailable: the log did not answer.
         """
         try:
@@ -76,15 +87,15 @@ class Ledger:
         except ValueError:
             events = []
         if not events:
-            raise NotFound(f"there is no run {run_id!r}", code="UNKNOWN_RUN")
+            raise NotFound(f"there is no run {run_id!r}", code="RUN_NOT_FOUND")
         return events
 
     async def transact(
         self, command_id: CommandId, decide: Decide, request_digest: bytes = b""
-    ) -> Appended | None:
+    ) -> Committed | None:
         """Decide on the world and append; when somebody was faster, look again and decide again.
 
-        Gives None when the decision was that it is so already.
+        A repeated command gives what it came to the first time; None means that it was so already.
 
         Raises:
             Conflict: the streams kept changing.
@@ -104,9 +115,20 @@ class Ledger:
                 await self._refresh(StreamName(conflict.metadata["stream"]))
                 continue
             if not appended.repeated:
-                self._apply(changes, appended)
-            return appended
+                return self._apply(changes, appended)
+            # Its first time may have made other events than this one would have.
+            return await self.committed(command_id, request_digest)
         raise AssertionError("unreachable")
+
+    async def committed(self, command_id: CommandId, request_digest: bytes) -> Committed | None:
+        """Give what a command came to, or None when the log does not know it.
+
+        Raises:
+            IdReused: the command came before with another request.
+            Unavailable: the log did not answer.
+        """
+        appended = await self.log.find_command(command_id, request_digest)
+        return None if appended is None else await self._first_time(appended)
 
     async def catch_up(self) -> None:
         """Follow the log to its present head.
@@ -141,12 +163,25 @@ class Ledger:
         # Whoever was faster may be about to apply its own events.
         await asyncio.sleep(0)
 
-    def _apply(self, changes: Sequence[Change], appended: Appended) -> None:
+    async def _first_time(self, appended: Appended) -> Committed:
+        page = await self.log.read(
+            Lane.LANE_DOMAIN,
+            after_position=Position(appended.positions[0] - 1),
+            to_position=appended.position,
+        )
+        return Committed(appended.position, tuple(page.events))
+
+    def _apply(self, changes: Sequence[Change], appended: Appended) -> Committed:
         positions = iter(appended.positions)
-        for made in changes:
-            for version, envelope in enumerate(made.events, start=made.expected_version + 1):
-                self.world.apply(_recorded(envelope, version, next(positions)))
+        events = tuple(
+            _recorded(envelope, version, next(positions))
+            for made in changes
+            for version, envelope in enumerate(made.events, start=made.expected_version + 1)
+        )
+        for event in events:
+            self.world.apply(event)
         self._tell()
+        return Committed(appended.position, events)
 
     def _tell(self) -> None:
         for listener in self._listeners:

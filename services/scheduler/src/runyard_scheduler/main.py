@@ -6,11 +6,12 @@ import asyncio
 
 import asyncpg
 import grpc
+import structlog
 
 from runyard.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runyard.run.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
 from runyard_core.clock import SystemClock
-from runyard_core.errors import Unavailable
+from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.postgres import PostgresEventLog
@@ -39,6 +40,10 @@ SERVICE_NAMES = (
 
 CONNECTIONS_MAX = 12
 CONNECT_SECONDS_MAX = 10.0
+CATCH_UP_SECONDS_MAX = 20.0
+"""How long the start waits for the read model; a rebuild takes longer, and runs need not wait for it."""
+
+log = structlog.get_logger("runyard.scheduler")
 
 
 async def main(settings: SchedulerSettings) -> None:
@@ -89,9 +94,18 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         if settings.nats_url:
             password = settings.nats_password.get_secret_value()
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
+        await _read_model_shows(ledger, projector)
         async with serving(settings, SERVICE_NAMES, register):
             try:
                 await asyncio.Event().wait()
             finally:
                 sessions.end_all()
                 watches.end_all()
+
+
+async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
+    """Wait until queries show what was there at the start, so that a restart shows nobody the past."""
+    try:
+        await projector.wait_for(ledger.world.position, CATCH_UP_SECONDS_MAX)
+    except DeadlineExceeded as error:
+        log.warning("serving while the read model is behind", reason=error.message)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
 
 import asyncpg
 
@@ -15,15 +14,13 @@ from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run, RunState
 from runyard_contracts.ids import Position, RunId
-from runyard_core.errors import Ambiguous, InvalidInput, NotFound, OutOfRange, Unavailable
+from runyard_core.errors import Ambiguous, InvalidInput, NotFound, Unavailable
 from runyard_eventlog.connections import AWAY
+from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
 from runyard_scheduler.run_filter import RunFilter
 from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
-
-WAIT_SECONDS_MAX = 10.0
-"""How long a query waits for the read model to show a position."""
 
 _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
 _NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
@@ -45,36 +42,18 @@ class Queries:
         """Read through a pool of the role that owns the read model."""
         self._pool = pool
         self._projector = projector
-        self._log = log
+        self._moments = Moments(log, projector)
 
     async def position(self, read: ReadOptions) -> Position:
         """Give the position that an answer shows, once the read model shows it.
 
         Raises:
-            InvalidInput: a negative position.
-            OutOfRange: ``as_of`` is a position that the log does not have.
+            InvalidInput: a position below 0 (BAD_POSITION).
+            OutOfRange: a position that the log does not have (POSITION_AHEAD).
             DeadlineExceeded: the read model did not come to it in time.
             Unavailable: the log did not answer.
         """
-        as_of = read.as_of
-        if read.min_position < 0 or as_of.position < 0:
-            raise InvalidInput("a position is below 0", field_violations={"read": "negative position"})
-        await self._projector.wait_for(read.min_position, WAIT_SECONDS_MAX)
-        if as_of.WhichOneof("at") is None:
-            return self._projector.checkpoint
-        if as_of.WhichOneof("at") == "time":
-            position = await self._log.position_at(as_of.time.ToDatetime(UTC))
-        else:
-            position = Position(as_of.position)
-            head = (await self._log.head()).domain_position
-            if position > head:
-                raise OutOfRange(
-                    f"the log ends at position {head}, before {position}",
-                    code="POSITION_NOT_REACHED",
-                    metadata={"head": str(head)},
-                )
-        await self._projector.wait_for(position, WAIT_SECONDS_MAX)
-        return position
+        return await self._moments.shown(read)
 
     async def latest(self, min_position: Position) -> Position:
         """Give the newest position that can be shown, at least this one."""
@@ -86,7 +65,7 @@ class Queries:
 
         Raises:
             InvalidInput: it is not a name (BAD_RUN_NAME).
-            NotFound: it names nothing (UNKNOWN_RUN).
+            NotFound: it names nothing (RUN_NOT_FOUND).
             Ambiguous: it is a prefix of several ids.
         """
         numbered = _NUMBERED.fullmatch(name)
@@ -100,7 +79,7 @@ class Queries:
                 f"{name!r} cannot name a run: {what}", code="BAD_RUN_NAME", field_violations={"name": what}
             )
         if not found:
-            raise NotFound(f"there is no run {name!r}", code="UNKNOWN_RUN")
+            raise NotFound(f"there is no run {name!r}", code="RUN_NOT_FOUND")
         if len(found) > 1:
             raise Ambiguous(
                 f"{name!r} begins several runs: {', '.join(found)}; give more of the id",
@@ -112,7 +91,7 @@ class Queries:
         """Give a run as it was at a position.
 
         Raises:
-            NotFound: it was not queued yet (UNKNOWN_RUN).
+            NotFound: it was not queued yet (RUN_NOT_FOUND).
         """
         rows = await self._fetch(
             f"select document from {RUN_TABLE} where run_id = $1 and position <= $2 "
@@ -121,7 +100,7 @@ class Queries:
             position,
         )
         if not rows:
-            raise NotFound(f"there is no run {run_id!r} at position {position}", code="UNKNOWN_RUN")
+            raise NotFound(f"there is no run {run_id!r} at position {position}", code="RUN_NOT_FOUND")
         return Run.FromString(rows[0]["document"])
 
     async def runs(
@@ -143,7 +122,7 @@ class Queries:
         """Give a node as it was at a position.
 
         Raises:
-            NotFound: it had not enrolled yet (UNKNOWN_NODE).
+            NotFound: it had not enrolled yet (NODE_NOT_FOUND).
         """
         rows = await self._fetch(
             f"select document from {NODE_TABLE} where node_id = $1 and position <= $2 "
@@ -152,7 +131,7 @@ class Queries:
             position,
         )
         if not rows:
-            raise NotFound(f"there is no node {node_id!r}", code="UNKNOWN_NODE")
+            raise NotFound(f"there is no node {node_id!r}", code="NODE_NOT_FOUND")
         return Node.FromString(rows[0]["document"])
 
     async def nodes(self, position: Position, *, after: str, limit: int) -> list[Node]:
@@ -204,7 +183,10 @@ class Queries:
 @dataclass(slots=True)
 class _Statement:
     arguments: list[object] = field(default_factory=list)
-    conditions: list[str] = field(default_factory=list)
+    of_first: list[str] = field(default_factory=list)
+    """Conditions on a run's first row, which holds what never changes."""
+    of_newest: list[str] = field(default_factory=list)
+    """Conditions on its newest row."""
 
     def put(self, argument: object) -> str:
         self.arguments.append(argument)
@@ -216,35 +198,40 @@ def _list_statement(
 ) -> tuple[str, list[object]]:
     made = _Statement()
     at = made.put(position)
+    made.of_first.append(f"version = 1 and queued_position <= {at}")
     if before is not None:
-        made.conditions.append(f"first.queued_position < {made.put(before)}")
+        made.of_first.append(f"queued_position < {made.put(before)}")
     if wanted.project:
-        made.conditions.append(f"first.project = {made.put(wanted.project)}")
+        made.of_first.append(f"project = {made.put(wanted.project)}")
     if wanted.step:
-        made.conditions.append(f"first.step = {made.put(wanted.step)}")
+        made.of_first.append(f"step = {made.put(wanted.step)}")
     if wanted.tags:
-        made.conditions.append(f"first.tags @> {made.put(list(wanted.tags))}::text[]")
+        made.of_first.append(f"tags @> {made.put(list(wanted.tags))}::text[]")
     if wanted.node:
         node = made.put(wanted.node)
-        made.conditions.append(f"newest.node_id = {node}")
-        made.conditions.append(_some_row(f"x.node_id = {node} and x.position <= {at}"))
+        made.of_newest.append(f"newest.node_id = {node}")
+        made.of_first.append(_some_row(f"x.node_id = {node} and x.position <= {at}"))
+    is_open = wanted.state not in (None, RunState.RUN_STATE_FINISHED)
     if wanted.state is not None:
-        made.conditions.append(f"newest.state = {made.put(wanted.state)}")
+        made.of_newest.append(f"newest.state = {made.put(wanted.state)}")
         ended = _some_row(f"x.state = {RunState.RUN_STATE_FINISHED} and x.position <= {at}")
-        # Finished runs are most of them, and have an index of their own.
-        made.conditions.append(ended if wanted.state == RunState.RUN_STATE_FINISHED else f"not {ended}")
-    conditions = "".join(f" and {condition}" for condition in made.conditions)
+        made.of_first.append(f"not {ended}" if is_open else ended)
+    # Few runs are open: finding them all at once is one anti-join over two indexes, where walking the list
+    # from its end would look every run that has ended up, one by one.
     return (
         f"""
-        select newest.document, first.queued_position from {RUN_TABLE} first cross join lateral (
+        with first as {"" if is_open else "not "}materialized (
+          select run_id, queued_position from {RUN_TABLE} f where {" and ".join(made.of_first)}
+        )
+        select newest.document, first.queued_position from first cross join lateral (
           select document, state, node_id from {RUN_TABLE} r
           where r.run_id = first.run_id and r.position <= {at} order by r.position desc limit 1
         ) newest
-        where first.version = 1 and first.queued_position <= {at}{conditions}
+        where {" and ".join(made.of_newest) or "true"}
         order by first.queued_position desc limit {made.put(limit)}""",
         made.arguments,
     )
 
 
 def _some_row(condition: str) -> str:
-    return f"exists (select from {RUN_TABLE} x where x.run_id = first.run_id and {condition})"
+    return f"exists (select from {RUN_TABLE} x where x.run_id = f.run_id and {condition})"

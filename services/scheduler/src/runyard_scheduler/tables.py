@@ -39,8 +39,9 @@ PROJECT_TABLE = name_of(PROJECTS)
 # The first row of a stream (version 1) holds everything of it that never changes, so lists are driven by
 # first rows and look the newest row up only for what they show.
 _INDEXES: Mapping[str, str] = {
-    "run_queued": f"{RUN_TABLE} (queued_position desc) where version = 1",
     "run_of_project": f"{RUN_TABLE} (project, queued_position desc) where version = 1",
+    "run_of_step": f"{RUN_TABLE} (step, queued_position desc) where version = 1",
+    "run_queued": f"{RUN_TABLE} (queued_position desc) include (run_id) where version = 1",
     "run_number": f"{RUN_TABLE} (project, number desc) where version = 1",
     "run_prefix": f"{RUN_TABLE} (run_id text_pattern_ops) where version = 1",
     "run_tags": f"{RUN_TABLE} using gin (tags) where version = 1",

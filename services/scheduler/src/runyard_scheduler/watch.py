@@ -157,7 +157,7 @@ def _checked(after_position: int, head: Position) -> Position:
     if after_position > head:
         raise OutOfRange(
             f"the log ends at position {head}, before {after_position}",
-            code="POSITION_NOT_REACHED",
+            code="POSITION_AHEAD",
             metadata={"head": str(head)},
         )
     return head if after_position == FROM_NOW_ON else Position(after_position)

@@ -113,12 +113,12 @@ def decide(node: Node, command: NodeCommand) -> list[Message]:
     """Give the events that a command makes; an empty list when it is already so.
 
     Raises:
-        Rejected: the domain says no (UNKNOWN_NODE, GPU_TAKEN, NO_FREE_SLOT).
+        Rejected: the domain says no (NODE_NOT_FOUND, GPU_TAKEN, NO_FREE_SLOT).
     """
     if isinstance(command, Attach):
         return _attach(node, command)
     if node.inventory is None:
-        raise Rejected("the node has not enrolled", code="UNKNOWN_NODE")
+        raise Rejected("the node has not enrolled", code="NODE_NOT_FOUND")
     match command:
         case ChangeInventory(inventory):
             return _change_inventory(node, node.inventory, inventory)

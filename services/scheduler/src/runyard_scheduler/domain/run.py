@@ -30,12 +30,12 @@ def decide(run: Run, command: RunCommand) -> list[Message]:
     """Give the events that a command makes; an empty list when it is already so.
 
     Raises:
-        Rejected: the domain says no (RUN_EXISTS, UNKNOWN_RUN, NOT_QUEUED, and those of reports).
+        Rejected: the domain says no (RUN_EXISTS, RUN_NOT_FOUND, NOT_QUEUED, and those of reports).
     """
     if isinstance(command, Queue):
         return _queue(run, command)
     if run.phase == RunState.RUN_STATE_UNSPECIFIED:
-        raise Rejected("there is no such run", code="UNKNOWN_RUN")
+        raise Rejected("there is no such run", code="RUN_NOT_FOUND")
     match command:
         case Grant():
             return _grant(run, command)
