@@ -48,7 +48,7 @@ async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     entry = {"sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "actor": "user:alice", "roles": ["client"]}
     tokens.write_text(json.dumps({"tokens": [entry]}))
     settings = ServiceSettings(tokens_file=tokens, stop_grace_seconds=0)
-    register = lambda server: rpc.add_HistoryServiceServicer_to_server(_Servicer(), server)  # noqa: E731
+    register = lambda server: rpc.add_HistoryServiceServicer_to_server(_Servicer(), server)  # type: ignore[abstract]  # noqa: E731
     async with (
         serving(settings, [SERVICE], register) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,

@@ -121,6 +121,14 @@ class Projector:
         if self._applied < position:
             raise ProjectionStopped(f"read model {self._projection.name} has stopped: {self._stopped}")
 
+    async def caught_up(self) -> None:
+        """Wait until the tables have shown the log's head once since the start.
+
+        A service answers queries only from then on: a restart or a rebuild must not look like a loss.
+        """
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._is_shown or self._stopped is not None)
+
     async def run(self) -> None:
         """Project for ever; a lost database is waited for.
 

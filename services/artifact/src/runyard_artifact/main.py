@@ -81,6 +81,7 @@ async def main(settings: ArtifactSettings) -> None:
                         settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()
                     )
                 )
+            await projector.caught_up()
             async with serving(settings, [SERVICE_NAME], register):
                 await asyncio.Event().wait()
 

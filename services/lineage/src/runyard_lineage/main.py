@@ -70,6 +70,7 @@ async def main(settings: LineageSettings) -> None:
             doorbell.serve(settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()),
             name="doorbell",
         )
+        await projector.caught_up()
         async with serving(settings, SERVICES, register):
             await asyncio.Event().wait()
 

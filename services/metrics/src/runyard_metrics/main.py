@@ -54,6 +54,8 @@ async def main(settings: MetricsSettings) -> None:
         tasks.create_task(runs.run(), name="runs-projector")
         tasks.create_task(_take_in(settings, event_log, doorbell), name="ingest")
         servicer = MetricServicer(handlers, SystemClock())
+        await telemetry.caught_up()
+        await runs.caught_up()
         async with serving(
             settings, [SERVICE], lambda server: add_MetricServiceServicer_to_server(servicer, server)
         ):

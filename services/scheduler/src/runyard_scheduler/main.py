@@ -95,6 +95,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
             password = settings.nats_password.get_secret_value()
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
         await _read_model_shows(ledger, projector)
+        await projector.caught_up()
         async with serving(settings, SERVICE_NAMES, register):
             try:
                 await asyncio.Event().wait()
