@@ -24,7 +24,8 @@ from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
 
 _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
 _NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
-_ID_LENGTH = 36
+RUN_ID_LENGTH = 36
+"""Characters of a whole run id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Queries:
         return [row["run_id"] for row in rows]
 
     async def _by_prefix(self, prefix: str, position: Position) -> list[str]:
-        comparison = "run_id = $1" if len(prefix) == _ID_LENGTH else "run_id like $1 || '%'"
+        comparison = "run_id = $1" if len(prefix) == RUN_ID_LENGTH else "run_id like $1 || '%'"
         rows = await self._fetch(
             f"select run_id from {RUN_TABLE} where version = 1 and {comparison} and position <= $2 "
             "order by run_id limit 3",

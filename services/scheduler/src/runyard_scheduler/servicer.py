@@ -19,7 +19,7 @@ from runyard_core.errors import InvalidInput
 from runyard_scheduler.handlers import Handlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.planner import Planner
-from runyard_scheduler.queries import Queries
+from runyard_scheduler.queries import RUN_ID_LENGTH, Queries
 from runyard_scheduler.run_filter import parse_filter
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.watch import Watched, Watches
@@ -132,8 +132,11 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def _run_id(self, name: str) -> RunId:
         if self._ledger.world.run(name) is not None:
             return RunId(name)
+        if len(name) == RUN_ID_LENGTH and "#" not in name:
+            # Whoever has a whole id was told it: the log has the run, whoever else is behind.
+            return (await self._ledger.run_in_log(name)).run.run_id
         # What this process knows the caller may know too, also when the read model is a moment behind.
-        position = await self._queries.latest(self._ledger.world.position)
+        position = await self._queries.latest(self._ledger.known_position)
         return await self._queries.run_id(name, position)
 
     async def _pinned(self, token: PageToken | None, read: ReadOptions) -> Position:
