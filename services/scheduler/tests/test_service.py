@@ -371,6 +371,13 @@ async def test_stopping_a_running_run_reaches_its_agent(client: Client) -> None:
     await agent.close()
 
 
+async def test_what_has_just_ended_can_be_stopped_again_by_any_name(client: Client) -> None:
+    for number in range(1, 6):
+        run = (await client.submit()).run
+        for name in (run.run_id, run.run_id, f"digits#{number}", "digits#latest"):
+            assert (await client.stop(name)).run.state == RunState.RUN_STATE_FINISHED
+
+
 async def test_silence_is_noticed_without_anybody_asking(client: Client) -> None:
     agent = await attach(client)
     run = (await client.submit(a_submit(spec=a_spec(on_lost=OnLost.ON_LOST_REQUEUE)))).run

@@ -43,6 +43,16 @@ async def test_events_are_applied_once_however_often_they_are_told(yard: MemoryY
     assert once.queue == often.queue
 
 
+async def test_names_are_looked_up_no_earlier_than_what_a_client_was_told(yard: MemoryYard) -> None:
+    request = a_submit()
+    shown = await yard.handlers.submit(request)
+    await yard.stop(shown.run.run_id)
+    last = (await yard.ledger.history(shown.run.run_id))[-1]
+    # The world has not followed the log yet, and has let go of the run.
+    assert yard.ledger.world.position == 0
+    assert yard.ledger.known_position == last.position
+
+
 async def test_two_schedulers_never_give_a_run_or_a_number_twice(as_alice: None) -> None:
     log, clock = MemoryEventLog(), ManualClock()
     first, second = (Handlers(Ledger(log, World()), clock) for _ in range(2))

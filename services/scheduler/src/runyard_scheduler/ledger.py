@@ -48,6 +48,12 @@ class Ledger:
         self.world = world
         self._doorbell = doorbell
         self._listeners: list[Callable[[], None]] = []
+        self._appended_position = Position(0)
+
+    @property
+    def known_position(self) -> Position:
+        """The newest position that anybody may have heard of from this process."""
+        return max(self.world.position, self._appended_position)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call a function, which must return at once, whenever the world may have changed."""
@@ -180,6 +186,7 @@ class Ledger:
         )
         for event in events:
             self.world.apply(event)
+        self._appended_position = max(self._appended_position, appended.position)
         self._tell()
         return Committed(appended.position, events)
 
