@@ -52,7 +52,7 @@ def _starts(yard: Yard) -> Iterator[Result]:
 def _idle(yard: Yard) -> Iterator[Result]:
     # The first seconds after a start are not idle: caches fill, checkpoints are written.
     time.sleep(10)
-    pids = _pids(yard)
+    pids = pids_of(yard)
     before, started = sum(map(_cpu_seconds, pids)), time.monotonic()
     time.sleep(20)
     percent = 100 * (sum(map(_cpu_seconds, pids)) - before) / (time.monotonic() - started)
@@ -141,7 +141,7 @@ def _peak_reset(pid: int) -> Iterator[None]:
     yield
 
 
-def _pids(yard: Yard) -> list[int]:
+def pids_of(yard: Yard) -> list[int]:
     """Every process of the yard: the supervisor's descendants and itself."""
     root = json.loads((yard.home / "yard.json").read_text())["supervisor"]["pid"]
     children: dict[int, list[int]] = {}

@@ -1,0 +1,298 @@
+"""Benchmarks of the event log: append beside a raw insert, replay beside a raw COPY, projection lag."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import io
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.run.v1.events_pb2 import RunQueued
+from runyard_contracts.ids import Position
+from runyard_eventlog.admission import admit
+from runyard_eventlog.append_call import append_arguments
+from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.port import READ_LIMIT_MAX, AppendCommand
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projector import Projector
+from runyard_testkit import Bus, Database
+from tests.bench.eventlog_setup import commands, fresh_bus, fresh_database
+from tests.bench.result import Result, measured
+from tests.contract.stories import Stories
+
+ROUNDS = 5
+PRODUCERS = 64
+COMMANDS_EACH = 60
+REPLAYED = 100_000
+LAG_EVENTS_PER_SECOND = 1_000
+LAG_SECONDS = 8
+_TICK_SECONDS = 0.01
+
+
+def benchmarks() -> list[Result]:
+    """Measure on engines of their own, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="runyard-bench-") as folder:
+        return asyncio.run(_benchmarks(Path(folder)))
+
+
+async def _benchmarks(folder: Path) -> list[Result]:
+    async with fresh_database(folder) as database, fresh_bus(folder / "nats") as bus:
+        return [*await _append(database), *await _replay(database), *await _lag(database, bus)]
+
+
+async def _append(database: Database) -> list[Result]:
+    """64 producers, each waiting for its answer, beside batches of 64 rows inserted without any check."""
+    ours, p99s, raws = [], [], []
+    async with await PostgresEventLog.connect(database.url("scheduler")) as log:
+        await _append_round(log, 5)  # warm: connections, plans
+        await _create_raw_tables(database)
+        for _ in range(ROUNDS):
+            rate, p99 = await _append_round(log, COMMANDS_EACH)
+            ours.append(rate)
+            p99s.append(p99 * 1_000)
+            raws.append(await _raw_round(database, COMMANDS_EACH))
+    raw = ("raw batched insert", raws)
+    return [
+        measured("log: append, 64 producers", ours, "commands/s", "higher", target=10_000, baseline=raw),
+        measured("log: append p99", p99s, "ms", "lower", target=20),
+        measured(
+            "log: append over raw insert",
+            [mine / other for mine, other in zip(ours, raws, strict=True)],
+            "x",
+            "higher",
+            target=0.6,
+        ),
+    ]
+
+
+async def _append_round(log: PostgresEventLog, count: int) -> tuple[float, float]:
+    work = [list(commands(count)) for _ in range(PRODUCERS)]
+    seconds: list[float] = []
+
+    async def produce(mine: Sequence[AppendCommand]) -> None:
+        for command in mine:
+            asked = time.perf_counter()
+            await log.append(command)
+            seconds.append(time.perf_counter() - asked)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for mine in work:
+            group.create_task(produce(mine))
+    rate = len(seconds) / (time.perf_counter() - started)
+    return rate, statistics.quantiles(seconds, n=100)[98]
+
+
+async def _create_raw_tables(database: Database) -> None:
+    admin = await asyncpg.connect(database.admin_url)
+    await admin.execute("create schema raw")
+    for table in ("event", "event_id", "stream", "command"):
+        await admin.execute(f"create table raw.{table} (like log.{table} including all)")
+    await admin.close()
+
+
+_RAW_INSERT = """
+with placed as materialized (
+  select $16::bigint + o as position, u.*
+  from unnest($5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::bytea[], $12::text[],
+    $13::uuid[], $14::text[], $15::bytea[]) with ordinality
+    u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
+), heads as (
+  insert into raw.stream (stream, version) select stream, version from placed
+), ids as (
+  insert into raw.event_id (event_id, position, lane, digest) select event_id, position, $1::smallint, digest from placed
+), known as (
+  insert into raw.command (command_id, first_position, event_count, lane, digest)
+  select command_id, $16 + o, n, $1, digest
+  from unnest($2::uuid[], $3::bytea[], $4::int[]) with ordinality u(command_id, digest, n, o)
+)
+insert into raw.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream, type,
+  correlation_id, actor, payload)
+select $1, position, version, 0, now(), event_id, causation_id, stream, type, correlation_id, actor, payload from placed
+"""
+
+
+async def _raw_round(database: Database, count: int) -> float:
+    """Insert the same rows into tables of the same shape, 64 at a time, positions given, nothing checked."""
+    connection = await asyncpg.connect(database.admin_url)
+    head = await connection.fetchval("select coalesce(max(position), 0) from raw.event")
+    batches = [list(commands(PRODUCERS)) for _ in range(count)]
+    started = time.perf_counter()
+    for batch in batches:
+        await connection.execute(_RAW_INSERT, *append_arguments([admit(command) for command in batch]), head)
+        head += PRODUCERS
+    rate = count * PRODUCERS / (time.perf_counter() - started)
+    await connection.close()
+    return rate
+
+
+async def _replay(database: Database) -> list[Result]:
+    """Read the lane in pages, decode every message and fold it, beside a COPY of the same bytes."""
+    ours, raws = [], []
+    async with await PostgresEventLog.connect(database.url("scheduler")) as log:
+        head = (await log.head()).domain_position
+        for command in commands((REPLAYED - head) // 1_000 + 1, 1_000):
+            await log.append(command)
+        admin = await asyncpg.connect(database.admin_url)
+        await admin.execute("vacuum analyze")
+        for _ in range(ROUNDS):
+            ours.append(await _replay_round(log))
+            raws.append(await _copy_round(admin))
+        await admin.close()
+    return [
+        measured(
+            "log: replay, decoded and folded",
+            ours,
+            "events/s",
+            "higher",
+            target=150_000,
+            baseline=("raw COPY, not decoded", raws),
+        )
+    ]
+
+
+async def _replay_round(log: PostgresEventLog) -> float:
+    counts: Counter[str] = Counter()
+    position, seen = Position(0), 0
+    started = time.perf_counter()
+    while True:
+        page = await log.read(Lane.LANE_DOMAIN, after_position=position, limit=READ_LIMIT_MAX)
+        for event in page.events:
+            message = event.message
+            assert isinstance(message, RunQueued)
+            counts[message.run_id] += message.number
+        seen += len(page.events)
+        position = page.scanned_to
+        if len(page.events) < READ_LIMIT_MAX:
+            return seen / (time.perf_counter() - started)
+
+
+async def _copy_round(connection: asyncpg.Connection) -> float:
+    out = io.BytesIO()
+    started = time.perf_counter()
+    done = await connection.copy_from_query(
+        "select position, after_position, recorded_at, payload from log.domain_event order by position",
+        output=out,
+        format="binary",
+    )
+    return int(done.split()[1]) / (time.perf_counter() - started)
+
+
+async def _lag(database: Database, bus: Bus) -> list[Result]:
+    """1,000 events/s; from the append's answer to the rows being visible, over relay, bus and doorbell."""
+    bell = Doorbell()
+    appended: list[tuple[int, float]] = []
+    visible: list[tuple[int, float]] = []
+    rung: list[float] = []
+    async with (
+        _relay_process(database, bus),
+        await PostgresEventLog.connect(database.url("scheduler")) as log,
+        asyncpg.create_pool(database.url("scheduler"), min_size=2, max_size=6) as pool,
+        PostgresEventLog(pool) as reading,
+    ):
+        projector = Projector(pool, reading, Stories(), schema="scheduler", doorbell=bell)
+        background = [
+            asyncio.ensure_future(bell.serve(bus.url, "scheduler", bus.password("scheduler"))),
+            asyncio.ensure_future(projector.run()),
+        ]
+        await projector.wait_for((await log.head()).domain_position, 120)
+        await _until_mirrored(bus, log)
+        background.append(asyncio.ensure_future(_note_visible(projector, visible)))
+        background.append(asyncio.ensure_future(_note_rings(bell, rung)))
+        await _produce(log, appended)
+        await projector.wait_for(appended[-1][0], 30)
+        await asyncio.sleep(0.1)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+    positions = [position for position, _ in visible]
+    lags = [
+        max(0.0, visible[bisect.bisect_left(positions, position)][1] - at) * 1_000
+        for position, at in appended
+    ]
+    rings = [(rung[i] - at) * 1_000 for _, at in appended if (i := bisect.bisect_left(rung, at)) < len(rung)]
+    return [
+        measured("log: projection lag p99 at 1,000/s", [_p99(lags)], "ms", "lower", target=150),
+        measured("log: projection lag p50 at 1,000/s", [statistics.median(lags)], "ms", "lower"),
+        measured("log: doorbell after append p99", [_p99(rings)], "ms", "lower"),
+    ]
+
+
+async def _produce(log: PostgresEventLog, appended: list[tuple[int, float]]) -> None:
+    per_tick = int(LAG_EVENTS_PER_SECOND * _TICK_SECONDS)
+    work = list(commands(LAG_EVENTS_PER_SECOND * LAG_SECONDS))
+
+    async def append(command: AppendCommand) -> None:
+        answer = await log.append(command)
+        appended.append((answer.position, time.perf_counter()))
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for tick, first in enumerate(range(0, len(work), per_tick)):
+            await asyncio.sleep(max(0.0, started + tick * _TICK_SECONDS - time.perf_counter()))
+            for command in work[first : first + per_tick]:
+                group.create_task(append(command))
+    appended.sort()
+
+
+async def _note_visible(projector: Projector, visible: list[tuple[int, float]]) -> None:
+    while True:
+        await projector.wait_for(projector.checkpoint + 1, 3600)
+        visible.append((projector.checkpoint, time.perf_counter()))
+
+
+async def _note_rings(bell: Doorbell, rung: list[float]) -> None:
+    while True:
+        await bell.wait(bell.rings, 3600)
+        rung.append(time.perf_counter())
+
+
+async def _until_mirrored(bus: Bus, log: PostgresEventLog) -> None:
+    """Wait until the relay has published what is there."""
+    client = await bus.connect("test")
+    head = (await log.head()).domain_position
+    async with asyncio.timeout(300):
+        while True:
+            streams = await client.jetstream().streams_info()
+            if streams and streams[0].state.last_seq >= head:
+                break
+            await asyncio.sleep(0.2)
+    await client.close()
+
+
+@asynccontextmanager
+async def _relay_process(database: Database, bus: Bus) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "runyard_eventlog.relay",
+        env={
+            **os.environ,
+            "RUNYARD_DATABASE_URL": database.url("relay"),
+            "RUNYARD_NATS_URL": bus.url,
+            "RUNYARD_NATS_USER": "relay",
+            "RUNYARD_NATS_PASSWORD": bus.password("relay"),
+            "RUNYARD_LOG_LEVEL": "WARNING",
+        },
+    )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+def _p99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]

@@ -1,0 +1,136 @@
+"""Nothing of a yard answers without a credential, and nothing of it listens beyond this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import nats
+import nats.errors
+import pytest
+
+from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
+from runyard_contracts.subjects import inbox_prefix, telemetry_subject
+from runyard_engines.nats import agent_user_name
+from tests.bench.yard import pids_of
+from tests.e2e.yard import Yard
+from tests.faults.processes import process_of
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(120), pytest.mark.xdist_group("yard")]
+
+LISTEN = "0A"
+"""State of a listening socket in /proc/net/tcp."""
+
+METHODS = {
+    "scheduler": "/runyard.run.v1.SchedulerService/ListRuns",
+    "artifact": "/runyard.artifact.v1.ArtifactService/ListArtifacts",
+    "metrics": "/runyard.metric.v1.MetricService/ListGpuReadings",
+    "cost": "/runyard.cost.v1.CostService/ListPrices",
+    "lineage": "/runyard.history.v1.HistoryService/GetLogHead",
+}
+
+
+@pytest.mark.parametrize(("service", "method"), METHODS.items())
+async def test_every_service_wants_a_token(yard: Yard, service: str, method: str) -> None:
+    async with grpc.aio.insecure_channel(yard.context["addresses"][service]) as channel:
+        call: Any = channel.unary_unary(method, request_serializer=ListRunsRequest.SerializeToString)
+        for metadata in ((), (("authorization", "Bearer guessed"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(ListRunsRequest(), metadata=metadata, timeout=10)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_secrets_are_readable_by_their_owner_only(yard: Yard) -> None:
+    files = [path for path in yard.home.glob("*.json") if path.name != "ports.json"]
+    assert {"credentials.json", "context.json", "tokens.json"} <= {path.name for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {
+        path.name: "0o600" for path in files
+    }
+
+
+async def test_the_database_wants_a_password(yard: Yard) -> None:
+    port = process_of(yard, "postgres")["port"]
+    for user in ("postgres", "runyard_scheduler"):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(
+                host="127.0.0.1", port=port, user=user, password="guessed", database="runyard"
+            )
+
+
+def test_the_store_wants_a_signature(yard: Yard) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", process_of(yard, "store")["port"], timeout=10)
+    for method, path in (("GET", "/"), ("PUT", "/artifacts/stray"), ("GET", "/artifacts/")):
+        connection.request(method, path, body=b"x" if method == "PUT" else None)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 403, (method, path)
+    connection.close()
+
+
+async def _no_news(error: Exception) -> None:
+    """Keep the client from printing what the test expects."""
+
+
+async def test_an_agent_can_publish_its_own_telemetry_and_nothing_else(yard: Yard) -> None:
+    credentials = json.loads((yard.home / "credentials.json").read_text())
+    node, url = credentials["node_id"], f"nats://127.0.0.1:{process_of(yard, 'nats')['port']}"
+    with pytest.raises(nats.errors.Error):
+        await nats.connect(url, allow_reconnect=False, error_cb=_no_news, connect_timeout=5)
+
+    refusals: list[str] = []
+
+    async def refused(error: Exception) -> None:
+        refusals.append(str(error))
+
+    user = agent_user_name(node)
+    client = await nats.connect(
+        url,
+        user=user,
+        password=credentials["nats_passwords"][user],
+        inbox_prefix=inbox_prefix(node).encode(),
+        error_cb=refused,
+    )
+    try:
+        await client.publish(telemetry_subject(node, "probe"), b"")
+        await client.flush()
+        assert refusals == []
+        for subject in (
+            telemetry_subject("another-node", "log"),
+            "runyard.event.run.x",
+            "runyard.log.head",
+            f"runyard.committed.{node}",
+            "$JS.API.STREAM.DELETE.TELEMETRY",
+        ):
+            await client.publish(subject, b"stray")
+        await client.flush()
+        # The refusals come on the same connection before the answer to the flush.
+        assert len(refusals) == 5
+        assert all("permissions violation" in refusal.lower() for refusal in refusals)
+    finally:
+        await client.close()
+
+
+def test_everything_listens_on_loopback(yard: Yard) -> None:
+    inodes = set()
+    for pid in pids_of(yard):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(descriptor.readlink())
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    listening = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN and fields[9] in inodes:
+                listening.append(fields[1].partition(":")[0])
+    assert len(listening) > 10
+    # 127.0.0.1 in the kernel's byte order, as IPv4 and mapped into IPv6.
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert set(listening) <= loopback
