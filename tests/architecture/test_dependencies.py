@@ -73,6 +73,14 @@ def test_constraints_name_no_place_and_no_path() -> None:
     assert not re.search(r"://|^-|/", constraints(), flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize("path", PACKAGES, ids=ids)
+def test_every_package_is_checked_for_types_and_imports(path: Path) -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    (package,) = (path.parent / "src").glob("runyard_*")
+    assert str(package.parent.relative_to(ROOT)) in tools["mypy"]["mypy_path"]
+    assert package.name in tools["importlinter"]["root_packages"]
+
+
 def test_the_agent_and_the_demo_need_no_tool_of_development() -> None:
     runs = constraints().split("# Tools of development")[0]
     for tool in ("pytest", "mypy", "ruff", "grpcio-tools", "buf-bin", "hypothesis", "uv"):

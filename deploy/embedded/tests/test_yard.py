@@ -20,7 +20,7 @@ import pytest
 from runyard_embedded.home import Home, node_id_of_this_machine
 from runyard_embedded.state import read_state
 from runyard_embedded.stopping import RunningAttempt, running_attempts
-from runyard_engines import ProcessIdentity, agent_user
+from runyard_engines import Postgres, ProcessIdentity, agent_user
 from runyard_engines.process import wait_for_exit
 from runyard_testkit import Bucket, Bus, Database
 
@@ -228,6 +228,15 @@ def test_programs_of_postgres_that_are_not_there_are_named(tmp_path: Path) -> No
     done = broken.runyard("up", "--background")
     assert done.returncode == 1
     assert "RUNYARD_POSTGRES_BIN=/nowhere is not a folder with initdb and postgres" in done.stderr
+
+
+def test_an_external_database_that_refuses_us_is_one_line(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.spec.url(password="wrong")
+    done = Yard(tmp_path / "yard", RUNYARD_EXTERNAL_DATABASE_URL=url).runyard("up", "--background")
+    assert done.returncode == 1
+    assert f"Error: PostgreSQL at 127.0.0.1:{postgres.spec.port} does not serve us as postgres" in done.stderr
+    assert "[ENGINE_UNAVAILABLE]" in done.stderr
+    assert "wrong" not in done.stderr
 
 
 def test_down_without_a_yard_is_no_error(tmp_path: Path) -> None:

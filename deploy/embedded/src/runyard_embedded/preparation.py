@@ -26,7 +26,10 @@ async def prepare(addresses: Addresses, role_passwords: Mapping[str, str]) -> No
         Unavailable: one of them does not answer, or refuses us.
     """
     await _create_database(addresses.database_url)
-    await migrate(addresses.database_url, role_passwords)
+    try:
+        await migrate(addresses.database_url, role_passwords)
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        raise _refused(addresses.database_url, error) from error
     await _check_nats(addresses.nats)
     await asyncio.to_thread(_ensure_bucket, addresses.store)
 
@@ -46,11 +49,16 @@ async def _create_database(url: str) -> None:
             await administrative.close(timeout=10)
         return
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise Unavailable(
-            f"PostgreSQL at {parts.hostname}:{parts.port or 5432} does not let us in: {error}",
-            code="ENGINE_UNAVAILABLE",
-        ) from error
+        raise _refused(url, error) from error
     await connection.close(timeout=10)
+
+
+def _refused(url: str, error: Exception) -> Unavailable:
+    parts = urlsplit(url)
+    return Unavailable(
+        f"PostgreSQL at {parts.hostname}:{parts.port or 5432} does not serve us as {parts.username}: {error}",
+        code="ENGINE_UNAVAILABLE",
+    )
 
 
 async def _check_nats(nats: ExternalNats) -> None:

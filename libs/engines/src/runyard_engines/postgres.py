@@ -29,7 +29,8 @@ from runyard_engines.rootless import WayToRun, way_to_run
 
 ADMIN = "postgres"
 PREDECESSOR_SECONDS_MAX = 20.0
-NOT_YET = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError)
+NOT_YET = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a server says that starts, recovers, stops, or lets nobody in: only time tells them apart."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
@@ -111,14 +112,9 @@ class Postgres:
                 raise process.failed("did not start")
             try:
                 connection = await asyncpg.connect(self.spec.url(), timeout=5)
-            except (
-                OSError,
-                TimeoutError,
-                asyncpg.CannotConnectNowError,
-                asyncpg.ConnectionDoesNotExistError,
-            ):
+            except NOT_YET as reason:
                 if time.monotonic() > deadline:
-                    raise process.failed(f"did not answer within {timeout:.0f} s") from None
+                    raise process.failed(f"did not answer within {timeout:.0f} s ({reason})") from None
                 continue
             try:
                 await connection.execute("select 1")
