@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,15 +83,16 @@ class ScriptedScheduler(AgentServiceServicer):
         to_send: asyncio.Queue[AttachResponse] = asyncio.Queue()
         self._to_send = to_send
         listening = asyncio.ensure_future(self._listen(request_iterator, to_send))
+        sending = asyncio.ensure_future(to_send.get())
         try:
             while True:
-                sending = asyncio.ensure_future(to_send.get())
                 await asyncio.wait([sending, listening], return_when=asyncio.FIRST_COMPLETED)
                 if not sending.done():
-                    sending.cancel()
                     return
                 yield sending.result()
+                sending = asyncio.ensure_future(to_send.get())
         finally:
+            sending.cancel()
             listening.cancel()
 
     async def _listen(
@@ -216,6 +218,7 @@ class Ledger:
         self.batches: dict[tuple[str, int], bytes] = {}
         self.committed: dict[str, int] = {}
         self.duplicate_count = 0
+        self.is_over = False
         self.news = asyncio.Condition()
 
     async def run(self, client: Client) -> None:
@@ -224,13 +227,26 @@ class Ledger:
             subjects.TELEMETRY_WILDCARD, "ledger", stream=subjects.TELEMETRY_STREAM,
             config=ConsumerConfig(max_ack_pending=20_000),
         )  # fmt: skip
-        while True:
+        while not self.is_over:
             try:
                 messages = await subscription.fetch(200, timeout=0.5)
             except TimeoutError:
                 continue
             for message in messages:
                 await self._take(client, message)
+
+    @asynccontextmanager
+    async def listening(self, client: Client) -> AsyncIterator[None]:
+        """Take telemetry while the block runs."""
+        self.is_over = False
+        consuming = asyncio.ensure_future(self.run(client))
+        try:
+            yield
+        finally:
+            # The client may swallow a cancellation; then it ends with its next fetch.
+            self.is_over = True
+            consuming.cancel()
+            await asyncio.gather(consuming, return_exceptions=True)
 
     async def _take(self, client: Client, message: Msg) -> None:
         envelope = Envelope.FromString(message.data)

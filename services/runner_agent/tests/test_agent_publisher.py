@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from runyard_agent.publisher import BusAddress, Publisher
 from runyard_agent.spool import Spool
 from runyard_agent.telemetry import Telemetry
 from runyard_core.clock import SystemClock
+from runyard_core.errors import Corrupt
 from runyard_engines import NatsServer
 from runyard_engines.nats import agent_user_name
 from runyard_testkit import Bus
@@ -48,14 +50,6 @@ async def publishing(spool: Spool, bus: Bus) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@asynccontextmanager
-async def listening(ledger: Ledger, client: Client) -> AsyncIterator[None]:
-    consuming = asyncio.ensure_future(ledger.run(client))
-    yield
-    consuming.cancel()
-    await asyncio.gather(consuming, return_exceptions=True)
-
-
 def segments(directory: Path) -> list[Path]:
     return list(directory.glob("*.segment"))
 
@@ -78,7 +72,7 @@ async def test_every_batch_arrives_and_the_spool_is_trimmed_to_the_mark(bus: Bus
     spool, telemetry = open_spool(tmp_path)
     ledger = Ledger()
 
-    async with publishing(spool, bus), listening(ledger, client):
+    async with publishing(spool, bus), ledger.listening(client):
         last = write(telemetry, 1_000)
         await until_trimmed(spool, last)
 
@@ -98,7 +92,7 @@ async def test_batches_wait_until_there_is_a_stream_and_somebody_who_commits(
         last = write(telemetry, 20)
         await spool.wait_for_durable(last)
         await create_stream(client)
-        async with listening(ledger, client):
+        async with ledger.listening(client):
             await until_trimmed(spool, last)
 
     assert len(ledger.batches) == 20
@@ -115,7 +109,7 @@ async def test_killed_bus_loses_and_changes_nothing(own_nats: NatsServer, tmp_pa
     async with publishing(spool, bus):
         for _ in range(3):
             last = write(telemetry, 300)
-            async with listening(ledger, client):
+            async with ledger.listening(client):
                 await ledger.wait_for(spool.spool_id, last - 150)
             assert own_nats.process is not None
             own_nats.process.kill()
@@ -125,7 +119,7 @@ async def test_killed_bus_loses_and_changes_nothing(own_nats: NatsServer, tmp_pa
             await own_nats.ready()
             await client.close()
             client = await bus.connect("test")
-        async with listening(ledger, client):
+        async with ledger.listening(client):
             await until_trimmed(spool, last)
 
     assert sorted(sequence for _, sequence in ledger.batches) == list(range(1, last + 1))
@@ -147,7 +141,7 @@ async def test_emptied_bus_is_filled_again_from_the_mark(
         # What the bus has acknowledged is gone before anybody committed it.
         await client.jetstream().delete_stream("TELEMETRY")
         await create_stream(client)
-        async with listening(ledger, client):
+        async with ledger.listening(client):
             await until_trimmed(spool, last)
 
     assert len(ledger.batches) == 30
@@ -166,9 +160,29 @@ async def test_marks_of_other_spools_and_nonsense_trim_nothing(bus: Bus, tmp_pat
         for nonsense in (b"", b"5", b"{}", b'{"spool_id": "other", "sequence": 5}', b"\xff"):
             await client.publish(f"runyard.committed.{NODE_ID}", nonsense)
         await client.flush()
-        async with listening(ledger, client):
+        async with ledger.listening(client):
             await ledger.wait_for(spool.spool_id, last)
             await until_trimmed(spool, last)
+    await client.close()
+
+
+async def test_mark_beyond_the_spool_ends_the_publisher(bus: Bus, tmp_path: Path) -> None:
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    write(telemetry, 1)
+    await spool.sync()
+    user = agent_user_name(NODE_ID)
+    publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, user, bus.password(user)))
+    running = asyncio.ensure_future(publisher.run())
+    mark = json.dumps({"spool_id": spool.spool_id, "sequence": 7}).encode()
+
+    # Once a batch has come, it listens to marks.
+    await until_held(client, 1)
+    await client.publish(f"runyard.committed.{NODE_ID}", mark)
+
+    with pytest.raises(Corrupt, match="old copy"):
+        await asyncio.wait_for(running, 5)
     await client.close()
 
 

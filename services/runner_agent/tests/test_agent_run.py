@@ -9,13 +9,14 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
-from runyard.run.v1.types_pb2 import CauseCode, Input, OnLost
+from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, OnLost
 from runyard_agent.shim import start_ticks
 from runyard_testkit import Bus
 
@@ -46,26 +47,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def yard(bus: Bus, tmp_path: Path, cache: Path) -> AsyncIterator[ScriptedYard]:
-    client = await bus.connect("test")
-    await create_stream(client)
-    ledger = Ledger()
-    consuming = asyncio.ensure_future(ledger.run(client))
-    scheduler = ScriptedScheduler()
-    artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
-    server, address = await serve(scheduler, artifacts)
-    directory = tmp_path / "agent"
-    directory.mkdir()
-    (directory / "cache").symlink_to(cache)
-    environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
-    agent = AgentProcess(directory, environment)
-    agent.start()
-    await scheduler.wait_for(lambda: bool(scheduler.hellos))
-    yield ScriptedYard(scheduler, artifacts, ledger, agent)
-    agent.kill()
-    print(agent.log)
-    await server.stop(0)
-    consuming.cancel()
-    await client.close()
+    async with AsyncExitStack() as stack:
+        client = await bus.connect("test")
+        stack.push_async_callback(client.close)
+        await create_stream(client)
+        ledger = Ledger()
+        await stack.enter_async_context(ledger.listening(client))
+        scheduler = ScriptedScheduler()
+        artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
+        server, address = await serve(scheduler, artifacts)
+        stack.push_async_callback(server.stop, 0)
+        directory = tmp_path / "agent"
+        directory.mkdir()
+        (directory / "cache").symlink_to(cache)
+        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
+        agent = AgentProcess(directory, environment)
+        agent.start()
+        stack.callback(lambda: print(agent.log))
+        stack.callback(agent.kill)
+        await scheduler.wait_for(lambda: bool(scheduler.hellos))
+        yield ScriptedYard(scheduler, artifacts, ledger, agent)
 
 
 async def test_run_leaves_its_whole_record(yard: ScriptedYard) -> None:
@@ -252,17 +253,53 @@ exit 9
 """
 
 
+async def test_container_outlives_the_agent_and_leaves_the_same_record(
+    yard: ScriptedYard, test_image: str
+) -> None:
+    grant = yard.scheduler.grant(
+        "for n in $(seq 40); do echo line $n; echo warning $n >&2; sleep 0.05; done",
+        "printf model > /valohai/outputs/model.bin",
+        "exit 9",
+        executor=Executor.EXECUTOR_DOCKER,
+        image=test_image,
+    )
+    await yard.scheduler.report(grant, "started")
+    for _ in range(3):
+        yard.scheduler.hellos.clear()
+        yard.agent.kill()
+        yard.agent.start()
+        await yard.scheduler.wait_for(lambda: bool(yard.scheduler.hellos))
+
+    finished = (await yard.finished(grant)).finished
+
+    assert (finished.cause.code, finished.cause.exit_code) == (CauseCode.CAUSE_CODE_USER_ERROR, 9)
+    assert [file.path for file in finished.outputs] == ["model.bin"]
+    assert yard.ledger.lines(grant, STDOUT) == [f"line {n}" for n in range(1, 41)]
+    assert yard.ledger.lines(grant, STDERR) == [f"warning {n}" for n in range(1, 41)]
+    environment = (await yard.scheduler.report(grant, "environment_captured")).environment_captured
+    assert environment.executor == Executor.EXECUTOR_DOCKER
+    assert environment.image_id.startswith("sha256:")
+    await yard.scheduler.wait_for(lambda: not yard.scheduler.held)
+    assert attempt_folder(yard, grant).exists() is False
+
+
 async def test_agent_killed_again_and_again_loses_and_doubles_nothing(yard: ScriptedYard) -> None:
     chance = random.Random(2026)
+    # Once before, so that the environment is there and the kills meet everything else.
+    await yard.finished(yard.scheduler.grant("true"))
     grant = yard.scheduler.grant(PROGRAM)
     kill_count = 0
     while not yard.scheduler.is_finished(grant) and kill_count < 12:
         try:
             await yard.scheduler.wait_for(lambda: yard.scheduler.is_finished(grant), chance.uniform(0.1, 1.5))
         except TimeoutError:
+            yard.scheduler.hellos.clear()
             yard.agent.kill()
             kill_count += 1
             yard.agent.start()
+            # Some kills meet it while it starts, most while it works.
+            if chance.random() < 0.8:
+                await yard.scheduler.wait_for(lambda: bool(yard.scheduler.hellos))
 
     finished = (await yard.finished(grant)).finished
 
@@ -274,5 +311,6 @@ async def test_agent_killed_again_and_again_loses_and_doubles_nothing(yard: Scri
     assert yard.ledger.lines(grant, STDERR) == [f"warning {step}" for step in range(400)]
     assert yard.ledger.points(grant) == [("step", float(step)) for step in range(400)]
     assert finished.telemetry.log_line_count == len(yard.ledger.lines(grant))
-    facts = sorted(str(report.WhichOneof("fact")) for report in yard.scheduler.reports.values())
+    reports = [report for report in yard.scheduler.reports.values() if report.run_id == grant.run_id]
+    facts = sorted(str(report.WhichOneof("fact")) for report in reports)
     assert facts == ["environment_captured", "exited", "finished", "started"]

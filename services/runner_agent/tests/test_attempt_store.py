@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted, LeaseGrant
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Executor, Hardware
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, begun
+from runyard_core.errors import Corrupt
 
 GRANT = LeaseGrant(run_id="0199-run", attempt=2, epoch=5, lease_id="lease-1", project="p")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -101,6 +104,15 @@ def test_half_made_and_half_removed_folders_are_swept(tmp_path: Path) -> None:
     assert len(AttemptStore(tmp_path).load()) == 1
     record.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"phase": "unheard of"}'])
+def test_unreadable_attempt_is_named_and_never_started_again(tmp_path: Path, content: str) -> None:
+    record = create(tmp_path)
+    (record.directory / "record" / "state.json").write_text(content, encoding="utf-8")
+
+    with pytest.raises(Corrupt, match=str(record.directory)):
+        AttemptStore(tmp_path).load()
 
 
 def test_grant_can_be_taken_after_a_try_that_was_cut_short(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord, decode_frames, encode_frame
 from runyard_contracts.ids import SpoolId
+from runyard_core.errors import Corrupt
 
 Body = tuple[str, bytes]
 
@@ -124,6 +125,19 @@ async def test_damage_in_the_middle_is_filled_so_that_no_sequence_is_missing(tmp
     assert again == records
 
 
+async def test_spool_behind_the_log_begins_anew(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path / "spool")
+    spool.append([("log", b"x")], {"run-1": {"line": 1}})
+    await spool.sync()
+
+    with pytest.raises(Corrupt, match="old copy"):
+        spool.commit(2)
+    anew = open_spool(tmp_path / "spool")
+
+    assert anew.spool_id != spool.spool_id
+    assert (anew.next_sequence, anew.marks) == (1, {})
+
+
 async def test_append_that_finds_no_space_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +218,8 @@ class Life:
         self.durable = len(self.appended)
 
     def commit(self, part: int) -> None:
-        self.spool.commit(self.spool.committed_sequence + part)
+        # The log can only have what was sent, and only what is durable is ever sent.
+        self.spool.commit(min(self.spool.committed_sequence + part, self.durable))
 
     def kill(self, cut: int, garbage: bytes) -> None:
         """Lose any number of bytes that were not synced, and leave any torn ones."""

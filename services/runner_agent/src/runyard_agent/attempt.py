@@ -33,12 +33,13 @@ from runyard_agent.sampling import Sampling
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
 from runyard_core.clock import Clock
-from runyard_core.errors import RunyardError
+from runyard_core.errors import RunyardError, Unavailable
 
 logger = logging.getLogger(__name__)
 
 _KILL_AGAIN_SECONDS = 5.0
 _LAUNCH_AGAIN_SECONDS = 2.0
+_LOOK_AGAIN_SECONDS = 10.0
 _LAUNCH_SECONDS_MAX = 120.0
 _CAUSES_BY_ERROR = {
     "INPUT_UNAVAILABLE": CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE,
@@ -121,12 +122,10 @@ class Attempt:
     async def _start(self) -> None:
         state = self.record.state
         try:
+            if state.executor and await self._find_launched():
+                return
             chosen = state.executor or await self._node.executors.choose(self._grant.spec.executor)
             executor = await self._node.executors.get(chosen)
-            if state.executor and (found := await executor.runtime.find(self._plan())) is not None:
-                # The agent died between starting the program and writing that down.
-                self.record.save(domain.launched(state, found))
-                return
             self.record.save(domain.begun(state, chosen, self._node.boot_id))
             plan = await self._prepare_unless_stopped(executor)
             handle = await self._launch(executor.runtime, plan)
@@ -139,6 +138,21 @@ class Attempt:
             error = next(_leaves(errors))
             code_of_cause = _CAUSES_BY_ERROR.get(error.code, CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE)
             await self._fail(Cause(code=code_of_cause, detail=error.message))
+
+    async def _find_launched(self) -> bool:
+        """Look for a program that was started by an agent that died before it could write that down."""
+        while True:
+            try:
+                executor = await self._node.executors.get(self.record.state.executor)
+                found = await executor.runtime.find(self._plan())
+            except Unavailable as error:
+                # As long as nobody can say, nothing may be started, and nothing be called failed.
+                self._tell(f"waiting to see whether it was started: {error.message}")
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                continue
+            if found is not None:
+                self.record.save(domain.launched(self.record.state, found))
+            return found is not None
 
     async def _prepare_unless_stopped(self, executor: ExecutorOnNode) -> LaunchPlan:
         async def watch_for_stop() -> None:

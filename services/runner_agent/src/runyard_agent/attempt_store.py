@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from runyard.agent.v1.agent_service_pb2 import (
     AttemptExited,
     AttemptFinished,
@@ -24,6 +26,7 @@ from runyard.run.v1.types_pb2 import Cause, Environment
 from runyard_agent.domain.attempt import AttemptState, from_json, to_json
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_contracts.ids import deterministic_id
+from runyard_core.errors import Corrupt
 
 Fact = Environment | AttemptStarted | AttemptExited | AttemptFinished | Cause
 
@@ -152,13 +155,12 @@ class AttemptStore:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def load(self) -> list[AttemptRecord]:
-        """Give the attempts that an earlier life of the agent held."""
-        found = []
-        for path in sorted(self._directory.glob("*/record/state.json")):
-            record = path.parent
-            grant = LeaseGrant.FromString((record / "grant.pb").read_bytes())
-            found.append(AttemptRecord(record.parent, grant, from_json(json.loads(path.read_bytes()))))
-        return found
+        """Give the attempts that an earlier life of the agent held.
+
+        Raises:
+            Corrupt: ATTEMPT_UNREADABLE. Its program may be running, so nobody may start it again.
+        """
+        return [_load(path.parent) for path in sorted(self._directory.glob("*/record/state.json"))]
 
     def create(self, grant: LeaseGrant, state: AttemptState) -> AttemptRecord:
         """Hold a new attempt; it is held once this returns."""
@@ -172,3 +174,15 @@ class AttemptStore:
         making.rename(directory)
         sync_folder(self._directory)
         return AttemptRecord(directory, grant, state)
+
+
+def _load(record: Path) -> AttemptRecord:
+    try:
+        grant = LeaseGrant.FromString((record / "grant.pb").read_bytes())
+        state = from_json(json.loads((record / "state.json").read_bytes()))
+    except (ValueError, KeyError, TypeError, OSError, DecodeError) as error:
+        raise Corrupt(
+            f"{record} cannot be read ({error}); when no program of it runs, move {record.parent} away",
+            code="ATTEMPT_UNREADABLE",
+        ) from error
+    return AttemptRecord(record.parent, grant, state)

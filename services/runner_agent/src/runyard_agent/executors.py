@@ -71,6 +71,8 @@ class ProcessExecutor:
 
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
         """Make the virtual environment."""
+        if grant.spec.resources.cpu_millicores_max:
+            tell("the CPU limit does not hold for a process; run it in a container for that")
         asked = config_files.variables(grant, self.directories(attempt_directory))
         prepared = await environment.prepare(
             environment.EnvironmentRequest(

@@ -28,6 +28,7 @@ from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord
 from runyard_contracts import subjects
 from runyard_contracts.ids import deterministic_id
+from runyard_core.errors import Corrupt
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +64,23 @@ class Publisher:
         self._in_flight: deque[tuple[int, float, asyncio.Future[PubAck]]] = deque()
         self._sent_sequence = 0
         self._mark_moved_at = 0.0
+        self._ended = asyncio.Event()
+        self._spool_error: Corrupt | None = None
         self._resend_seconds = _RESEND_SECONDS_MIN
 
     async def run(self) -> None:
-        """Send for ever: over one connection after the other, until cancelled."""
+        """Send for ever: over one connection after the other, until cancelled.
+
+        Raises:
+            Corrupt: SPOOL_IS_OLD, see ``Spool.commit``.
+        """
         failure_count = 0
         while True:
             sent_before = self._sent_sequence
             try:
                 await self._run_connection()
             except (nats.errors.Error, PublishingStalledError, OSError, TimeoutError) as error:
+                _end_when_cancelled()
                 failure_count = 1 if self._sent_sequence > sent_before else failure_count + 1
                 pause = backoff_seconds(failure_count, random.random())  # noqa: S311 - not a secret
                 level = logging.WARNING if failure_count == 1 else logging.DEBUG
@@ -80,10 +88,10 @@ class Publisher:
                 await asyncio.sleep(pause)
 
     async def _run_connection(self) -> None:
-        closed = asyncio.Event()
+        self._ended = asyncio.Event()
 
         async def on_closed() -> None:
-            closed.set()
+            self._ended.set()
 
         async def on_error(error: Exception) -> None:
             logger.debug("bus: %r", error)
@@ -106,7 +114,7 @@ class Publisher:
             await client.subscribe(subjects.committed_subject(self._node_id), cb=self._take_mark)
             await client.flush(timeout=5)
             self._begin_again()
-            await self._publish(client, closed)
+            await self._publish(client)
         finally:
             self._begin_again()
             await _close(client)
@@ -119,9 +127,10 @@ class Publisher:
         self._sent_sequence = self._spool.committed_sequence
         self._mark_moved_at = time.monotonic()
 
-    async def _publish(self, client: Client, closed: asyncio.Event) -> None:
-        jetstream = client.jetstream(publish_async_max_pending=_IN_FLIGHT_MAX)
-        while not closed.is_set():
+    async def _publish(self, client: Client) -> None:
+        # We hold the bound ourselves: its own wait for room turns a cancellation into another error.
+        jetstream = client.jetstream(publish_async_max_pending=2 * _IN_FLIGHT_MAX)
+        while not self._ended.is_set():
             self._check_acknowledgements()
             self._resend_when_the_mark_stands_still()
             records = self._spool.read(self._sent_sequence) if len(self._in_flight) < _IN_FLIGHT_MAX else []
@@ -129,7 +138,6 @@ class Publisher:
                 future = await jetstream.publish_async(
                     subjects.telemetry_subject(self._node_id, record.kind),
                     record.body,
-                    wait_stall=_ACKNOWLEDGE_SECONDS_MAX,
                     headers=self._headers(record),
                 )
                 self._in_flight.append((record.sequence, time.monotonic(), future))
@@ -137,8 +145,8 @@ class Publisher:
                     self._mark_moved_at = time.monotonic()
                 self._sent_sequence = record.sequence
             if not records:
-                await self._wait_for_work(closed)
-        raise PublishingStalledError("the connection was closed")
+                await self._wait_for_work()
+        raise self._spool_error or PublishingStalledError("the connection was closed")
 
     def _headers(self, record: SpoolRecord) -> dict[str, str]:
         spool_id = self._spool.spool_id
@@ -173,9 +181,9 @@ class Publisher:
             self._resend_seconds = min(self._resend_seconds * 2, _RESEND_SECONDS_MAX)
             self._begin_again()
 
-    async def _wait_for_work(self, closed: asyncio.Event) -> None:
+    async def _wait_for_work(self) -> None:
         """Wait for a record that can be sent, an acknowledgement, the end, or the time to send again."""
-        own: list[asyncio.Future[Any]] = [asyncio.ensure_future(closed.wait())]
+        own: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._ended.wait())]
         if len(self._in_flight) < _IN_FLIGHT_MAX:
             following = self._spool.wait_for_durable(self._sent_sequence + 1)
             own.append(asyncio.ensure_future(following))
@@ -203,7 +211,19 @@ class Publisher:
             return
         self._mark_moved_at = time.monotonic()
         self._resend_seconds = _RESEND_SECONDS_MIN
-        self._spool.commit(sequence)
+        try:
+            self._spool.commit(sequence)
+        except Corrupt as error:
+            # The client would swallow it here; it must end the agent.
+            self._spool_error = error
+            self._ended.set()
+
+
+def _end_when_cancelled() -> None:
+    """Raise a cancellation that the client has swallowed."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _close(client: Client) -> None:

@@ -22,11 +22,13 @@ from pathlib import Path
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_agent.spool_file import FRAME_BYTES_MAX, Frame, Mark, SpoolRecord, decode_frames, encode_frame
 from runyard_contracts.ids import SpoolId
+from runyard_core.errors import Corrupt
 
 logger = logging.getLogger(__name__)
 
 SPOOL_BYTES_MAX = 1024 * 1024 * 1024
 SEGMENT_BYTES = 4 * 1024 * 1024
+_STALE_FILE = "stale"
 _READ_BYTES = 1024 * 1024
 _SYNC_SECONDS_MIN = 0.05
 _CHECKPOINT_SECONDS_MIN = 10.0
@@ -47,6 +49,8 @@ class Spool:
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Open the spool of this folder, or begin one. A torn end is cut off, damage in between is filled."""
+        if (directory / _STALE_FILE).exists():
+            directory.rename(directory.with_name(f"{directory.name}.old-{time.time_ns()}"))
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._bytes_max = bytes_max
@@ -148,10 +152,22 @@ class Spool:
         return records
 
     def commit(self, sequence: int) -> None:
-        """Take note that the log has everything up to here; segments that nobody needs any more go."""
+        """Take note that the log has everything up to here; segments that nobody needs any more go.
+
+        Raises:
+            Corrupt: SPOOL_IS_OLD, the log has more than was ever written here: new batches would be taken
+                for known ones. Open the spool again; it begins anew, and logs are read again from the start.
+        """
         if sequence <= self.committed_sequence:
             return
-        self.committed_sequence = min(sequence, self.next_sequence - 1)
+        if sequence >= self.next_sequence:
+            (self._directory / _STALE_FILE).touch()
+            raise Corrupt(
+                f"the log has batch {sequence} of spool {self.spool_id}, but {self._directory} ends at"
+                f" {self.next_sequence - 1}: it is an old copy. The next start begins a new spool",
+                code="SPOOL_IS_OLD",
+            )
+        self.committed_sequence = sequence
         ends = sorted(self._segments)[1:]
         needless = [
             first
