@@ -38,14 +38,6 @@ def server_span(name: str, metadata: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def continued_span(name: str, traceparent: str) -> Iterator[None]:
-    """Run a block as a span that continues the trace of an event."""
-    parent = _propagator.extract({"traceparent": traceparent} if traceparent else {})
-    with trace.get_tracer("runyard").start_as_current_span(name, context=parent):
-        yield
-
-
 def current_traceparent() -> str:
     """Give the W3C trace context of this moment; empty outside of a trace."""
     carrier: dict[str, str] = {}
