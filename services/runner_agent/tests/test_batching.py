@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, LogStream
@@ -69,6 +69,7 @@ def test_points_carry_name_time_line_and_value() -> None:
     assert dict(batch.json_values) == {"note": '"x"'}
 
 
+@settings(max_examples=25)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), min_size=1), max_size=15)
 )
