@@ -34,7 +34,9 @@ class _SubjectKind:
 class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUBJECT_KIND_UNSPECIFIED: _SubjectKind.ValueType  # 0
-    """A name that begins a run id or a file, a whole node id, or "project#12": whichever it is."""
+    """A name that begins a run id or a file, a whole node id, or "project#12": whichever it is. Without a name
+    a state or a difference is the whole yard's.
+    """
     SUBJECT_KIND_RUN: _SubjectKind.ValueType  # 1
     SUBJECT_KIND_NODE: _SubjectKind.ValueType  # 2
     SUBJECT_KIND_FILE: _SubjectKind.ValueType  # 3
@@ -54,7 +56,9 @@ class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
     """SubjectKind is what sort of thing a question is about."""
 
 SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
-"""A name that begins a run id or a file, a whole node id, or "project#12": whichever it is."""
+"""A name that begins a run id or a file, a whole node id, or "project#12": whichever it is. Without a name
+a state or a difference is the whole yard's.
+"""
 SUBJECT_KIND_RUN: SubjectKind.ValueType  # 1
 SUBJECT_KIND_NODE: SubjectKind.ValueType  # 2
 SUBJECT_KIND_FILE: SubjectKind.ValueType  # 3
@@ -936,7 +940,7 @@ class FieldChange(_message.Message):
     BEFORE_JSON_FIELD_NUMBER: _builtins.int
     AFTER_JSON_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """"attempts[0].cause.code"."""
+    """"attempts[1].cause.code": items of a list go by what tells them apart."""
     before_json: _builtins.str
     after_json: _builtins.str
     def __init__(
