@@ -1,23 +1,26 @@
-"""The log itself, read-only: pages, live events, heads."""
+"""The log itself, read-only: pages, live events, heads, and what a library folds of it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-
-from google.protobuf.json_format import MessageToJson
+from contextlib import aclosing
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1 import history_service_pb2 as pb
-from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.ids import Position
-from runyard_contracts.recorded import RecordedEvent
-from runyard_contracts.registry import UnknownEventTypeError
-from runyard_contracts.upcasting import NoUpcasterError
 from runyard_core.clock import Clock
-from runyard_core.errors import OutOfRange
+from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_eventlog.doorbell import Doorbell
-from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.port import EventLog
 from runyard_eventlog.subscriber import follow
+from runyard_replay.reading.causes import effects_of
+from runyard_replay.reading.comparing import diff_states
+from runyard_replay.reading.explaining import explain_run
+from runyard_replay.reading.repricing import price_again
+from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
+from runyard_replay.reading.states import state_as_of
+from runyard_replay.reading.timelines import read_timeline
+from runyard_replay.views import event_view
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
 BOOKMARK_SECONDS = 5.0
@@ -37,11 +40,12 @@ class HistoryHandlers:
         """Give one page; every page of a walk ends at the head of the first.
 
         Raises:
-            InvalidInput: a broken page size or token.
+            InvalidInput: a broken page size, filter or token.
             OutOfRange: a position that the log does not have.
         """
         lane = request.lane or Lane.LANE_DOMAIN
         size = page_size(request.page_size)
+        selection = selection_of(request.filter)
         query = (
             str(lane),
             str(request.after_position),
@@ -54,20 +58,17 @@ class HistoryHandlers:
             head = (await self._event_log.head()).of(lane)
             low, high = request.after_position, request.to_position or head
             _check_range(low, high, head)
+            first, last = await bounds_of(self._event_log, lane, request.filter, head)
+            low, high = max(low, first), min(high, last)
         else:
             low, high = (int(bound) for bound in token.after)
-        page = await self._event_log.read(
-            lane,
-            after_position=Position(low),
-            to_position=Position(high),
-            filter=_filter_of(request.filter),
-            limit=size,
-            descending=request.descending,
+        page = await select_page(
+            self._event_log, lane, selection, after=low, to=high, limit=size, descending=request.descending
         )
         answer = pb.ListEventsResponse(events=[event_view(event) for event in page.events])
         if len(page.events) == size:
-            last = page.events[-1].position
-            low, high = (low, last - 1) if request.descending else (last, high)
+            position = page.events[-1].position
+            low, high = (low, position - 1) if request.descending else (position, high)
             if low < high:
                 answer.next_page_token = encode_page_token(PageToken(high, (low, high)), query)
         return answer
@@ -76,9 +77,13 @@ class HistoryHandlers:
         """Stream events after a position; a caught-up mark once, bookmarks at least every 5 s.
 
         Raises:
+            InvalidInput: a filter that cannot be.
             OutOfRange: a position that the log does not have.
         """
         lane = request.lane or Lane.LANE_DOMAIN
+        selection = selection_of(request.filter)
+        if request.filter.HasField("recorded_from") or request.filter.HasField("recorded_to"):
+            raise InvalidInput("a watch begins at a position, not at a time", code="BAD_FILTER")
         head = (await self._event_log.head()).of(lane)
         start = head if request.after_position == FROM_NOW_ON else request.after_position
         _check_range(start, head, head)
@@ -90,11 +95,11 @@ class HistoryHandlers:
             self._event_log,
             lane,
             after_position=Position(start),
-            filter=_filter_of(request.filter),
+            filter=selection.log_filter,
             doorbell=self._doorbell,
             idle_page_seconds=BOOKMARK_SECONDS,
         ):
-            for event in page.events:
+            for event in filter(selection.has, page.events):
                 yield pb.WatchEventsResponse(event=event_view(event))
             if not caught_up and page.scanned_to >= head:
                 caught_up = True
@@ -113,23 +118,31 @@ class HistoryHandlers:
             telemetry_position=head.telemetry_position,
         )
 
+    async def timeline(self, request: pb.ReadTimelineRequest) -> AsyncIterator[pb.ReadTimelineResponse]:
+        """Stream everything that happened to a thing; raises as ``read_timeline``."""
+        async with aclosing(read_timeline(self._event_log, request, self._clock)) as entries:
+            async for entry in entries:
+                yield pb.ReadTimelineResponse(entry=entry)
 
-def event_view(event: RecordedEvent) -> pb.EventView:
-    """Write an event with its payload as JSON; without, when this version does not know its type."""
-    try:
-        data = MessageToJson(event.message, preserving_proto_field_name=True, indent=None)
-    except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError):
-        data = ""
-    return pb.EventView(envelope=event.envelope, data_json=data)
+    async def state_as_of(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
+        """Show a thing as it was; raises as ``state_as_of`` of the library."""
+        return await state_as_of(self._event_log, request, self._clock)
 
+    async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
+        """Say which events changed a field of a run; raises as ``explain_run``."""
+        return await explain_run(self._event_log, request, self._clock)
 
-def _filter_of(wanted: pb.EventFilter) -> EventFilter:
-    return EventFilter(
-        types=tuple(wanted.types),
-        streams=(wanted.stream,) if wanted.stream else (),
-        correlation_id=wanted.correlation_id,
-        actor=wanted.actor,
-    )
+    async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
+        """Compare a thing at two moments; raises as ``diff_states``."""
+        return await diff_states(self._event_log, request, self._clock)
+
+    async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
+        """Walk to everything that an event caused; raises as ``effects_of``."""
+        return await effects_of(self._event_log, request)
+
+    async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
+        """Price recorded leases with another price book; raises as ``price_again`` of the library."""
+        return await price_again(self._event_log, request, self._clock)
 
 
 def _check_range(low: int, high: int, head: int) -> None:

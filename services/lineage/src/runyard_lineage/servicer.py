@@ -6,14 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from runyard.history.v1.history_service_pb2 import (
-    GetLogHeadRequest,
-    GetLogHeadResponse,
-    ListEventsRequest,
-    ListEventsResponse,
-    WatchEventsRequest,
-    WatchEventsResponse,
-)
+from runyard.history.v1 import history_service_pb2 as history_pb
 from runyard.history.v1.history_service_pb2_grpc import HistoryServiceServicer
 from runyard.lineage.v1.lineage_service_pb2 import (
     ImpactRequest,
@@ -68,20 +61,67 @@ class HistoryServicer(HistoryServiceServicer):
         """Serve these handlers."""
         self._handlers = handlers
 
-    async def ListEvents(self, request: ListEventsRequest, context: object) -> ListEventsResponse:
+    async def ListEvents(
+        self, request: history_pb.ListEventsRequest, context: object
+    ) -> history_pb.ListEventsResponse:
         """Page through events in position order."""
         require_role("client", "service")
         return await self._handlers.events(request)
 
     async def WatchEvents(
-        self, request: WatchEventsRequest, context: object
-    ) -> AsyncIterator[WatchEventsResponse]:
+        self, request: history_pb.WatchEventsRequest, context: object
+    ) -> AsyncIterator[history_pb.WatchEventsResponse]:
         """Stream events after a position."""
         require_role("client", "service")
         async for item in self._handlers.watch(request):
             yield item
 
-    async def GetLogHead(self, request: GetLogHeadRequest, context: object) -> GetLogHeadResponse:
+    async def GetLogHead(
+        self, request: history_pb.GetLogHeadRequest, context: object
+    ) -> history_pb.GetLogHeadResponse:
         """Give the newest positions of both lanes."""
         require_role("client", "service")
         return await self._handlers.head()
+
+    async def ReadTimeline(
+        self, request: history_pb.ReadTimelineRequest, context: object
+    ) -> AsyncIterator[history_pb.ReadTimelineResponse]:
+        """Stream everything that happened to a thing."""
+        require_role("client", "service")
+        async for item in self._handlers.timeline(request):
+            yield item
+
+    async def GetStateAsOf(
+        self, request: history_pb.GetStateAsOfRequest, context: object
+    ) -> history_pb.GetStateAsOfResponse:
+        """Show a thing as it was."""
+        require_role("client", "service")
+        return await self._handlers.state_as_of(request)
+
+    async def ExplainRun(
+        self, request: history_pb.ExplainRunRequest, context: object
+    ) -> history_pb.ExplainRunResponse:
+        """Say which events changed a field of a run."""
+        require_role("client", "service")
+        return await self._handlers.explain(request)
+
+    async def DiffStates(
+        self, request: history_pb.DiffStatesRequest, context: object
+    ) -> history_pb.DiffStatesResponse:
+        """Compare a thing at two moments."""
+        require_role("client", "service")
+        return await self._handlers.diff(request)
+
+    async def ListEffects(
+        self, request: history_pb.ListEffectsRequest, context: object
+    ) -> history_pb.ListEffectsResponse:
+        """Walk to everything that an event caused."""
+        require_role("client", "service")
+        return await self._handlers.effects(request)
+
+    async def PriceAgain(
+        self, request: history_pb.PriceAgainRequest, context: object
+    ) -> history_pb.PriceAgainResponse:
+        """Price recorded leases with another price book."""
+        require_role("client", "service")
+        return await self._handlers.price_again(request)

@@ -1,4 +1,4 @@
-"""``runyard history``: the event log as it is."""
+"""``runyard history``: the event log, and what it says about any moment."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from collections.abc import Sequence
 import click
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
     EventFilter,
     EventView,
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.history.lines import actor, short_type
+from runyard_cli.history.moments import MOMENT
+from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
+from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.output import is_json, is_terminal, output_option, safe, say, say_json_line
-from runyard_cli.session import converse
 from runyard_cli.table import cut
 from runyard_cli.words import moment
-from runyard_client import Client
 
 # Payloads can be long; --output json has them whole.
 _DATA_COLUMNS = 200
 # On a terminal: the category, and of an id the part that tells it from others.
 _STREAM_COLUMNS = 18
-_ACTOR_KINDS = {1: "user", 2: "service", 3: "agent"}
 
 
 @click.group("history")
@@ -39,28 +41,72 @@ def command() -> None:
     "--type", "types", multiple=True, metavar="TYPE", help="Only this type, or those below it (runyard.run.)."
 )
 @click.option("--stream", default="", metavar="STREAM", help="Only this stream (run-0198...).")
-@click.option("--actor", default="", metavar="ACTOR", help="Only what this actor did (user:alice).")
+@click.option("--node", default="", metavar="NODE", help="Only events of this machine and its agent.")
+@click.option(
+    "--actor", "actor_name", default="", metavar="ACTOR", help="Only what this actor did (user:alice)."
+)
+@click.option(
+    "--correlation", default="", metavar="ID", help="Only what one request set off (a run: its id)."
+)
+@click.option(
+    "--from", "begin", type=MOMENT, metavar="MOMENT", help="Recorded from this position or time on."
+)
+@click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Recorded up to this position or time.")
 @click.option("--telemetry", is_flag=True, help="The telemetry lane instead of the domain lane.")
+@direct_option
 @output_option
-def tail(limit: int, follow: bool, types: Sequence[str], stream: str, actor: str, telemetry: bool) -> None:
+def tail(
+    limit: int,
+    follow: bool,
+    types: Sequence[str],
+    stream: str,
+    node: str,
+    actor_name: str,
+    correlation: str,
+    begin: AsOf | None,
+    end: AsOf | None,
+    telemetry: bool,
+    direct: bool,
+) -> None:
     """Show the newest events, oldest first. With --output json: one JSON object a line."""
+    if follow and end is not None:
+        raise click.UsageError("--follow and --to do not go together")
     lane = Lane.LANE_TELEMETRY if telemetry else Lane.LANE_DOMAIN
-    wanted = EventFilter(types=types, stream=stream, actor=actor)
+    wanted = EventFilter(
+        types=types, stream=stream, node_id=node, actor=actor_name, correlation_id=correlation
+    )
+    request = ListEventsRequest(lane=lane, filter=wanted, page_size=limit, descending=True)
+    _bound(request, begin, end)
 
-    async def show(client: Client) -> None:
-        after_position = -1
-        if limit:
-            request = ListEventsRequest(lane=lane, filter=wanted, page_size=limit, descending=True)
-            for view in reversed((await client.history.ListEvents(request)).events):
-                after_position = view.envelope.position
+    async def show(source: Source) -> None:
+        head = await source.head()
+        # What comes between the list and the watch belongs to the watch.
+        last = head.telemetry_position if telemetry else head.domain_position
+        request.to_position = request.to_position or last
+        if limit and last:
+            for view in reversed((await source.list_events(request)).events):
                 say_event(view)
         if follow:
-            watch = WatchEventsRequest(lane=lane, after_position=after_position, filter=wanted)
-            async for response in client.history.WatchEvents(watch):
-                if response.WhichOneof("item") == "event":
-                    say_event(response.event)
+            watch = WatchEventsRequest(lane=lane, after_position=last, filter=wanted)
+            async for view in source.watch_events(watch):
+                say_event(view)
 
-    converse(show)
+    ask(show, direct=direct)
+
+
+for _question in (timeline, as_of, explain, diff, effects):
+    command.add_command(_question)
+
+
+def _bound(request: ListEventsRequest, begin: AsOf | None, end: AsOf | None) -> None:
+    if begin is not None and begin.WhichOneof("at") == "time":
+        request.filter.recorded_from.CopyFrom(begin.time)
+    elif begin is not None:
+        request.after_position = max(0, begin.position - 1)
+    if end is not None and end.WhichOneof("at") == "time":
+        request.filter.recorded_to.CopyFrom(end.time)
+    elif end is not None:
+        request.to_position = end.position
 
 
 def say_event(view: EventView) -> None:
@@ -78,8 +124,7 @@ def event_line(view: EventView, *, stream_columns: int = _DATA_COLUMNS) -> str:
     """Give position, time, type, stream, actor and payload of an event."""
     envelope = view.envelope
     stream = cut(envelope.stream, stream_columns)
-    actor = f"{_ACTOR_KINDS.get(envelope.actor.kind, 'unknown')}:{envelope.actor.id}"
-    kind = envelope.type.removeprefix("runyard.")
+    kind = short_type(envelope.type)
     time = moment(envelope.recorded_at)
     data = cut(view.data_json, _DATA_COLUMNS)
-    return safe(f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<22} {stream} {actor} {data}")
+    return safe(f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<22} {stream} {actor(envelope)} {data}")

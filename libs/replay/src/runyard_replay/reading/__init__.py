@@ -1,1 +1,1 @@
-"""Questions to an event log: reads what a fold needs, in bounded pages, and answers with the contract's messages."""
+"""Questions to an event log: reads what folds need, in pages, answers in the messages of the contract."""

@@ -1,0 +1,1 @@
+"""What ``runyard history`` asks and shows; imported only by it."""

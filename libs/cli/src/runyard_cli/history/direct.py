@@ -1,0 +1,95 @@
+"""The same answers as HistoryService gives, from the log itself. ``source`` imports it when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1 import history_service_pb2 as pb
+from runyard_contracts.ids import Position
+from runyard_core.clock import SystemClock
+from runyard_eventlog.port import EventLog
+from runyard_eventlog.subscriber import follow
+from runyard_replay.reading.causes import effects_of
+from runyard_replay.reading.comparing import diff_states
+from runyard_replay.reading.explaining import explain_run
+from runyard_replay.reading.repricing import price_again
+from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
+from runyard_replay.reading.states import state_as_of
+from runyard_replay.reading.timelines import read_timeline
+from runyard_replay.views import event_view
+
+
+class DirectSource:
+    """Fills ``Source`` from an event log."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        """Read this log."""
+        self._log = event_log
+        self._clock = SystemClock()
+
+    async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        """See ``Source``; the next page is asked for by position, so there is no page token."""
+        lane = request.lane or Lane.LANE_DOMAIN
+        head = (await self._log.head()).of(lane)
+        selection = selection_of(request.filter)
+        first, last = await bounds_of(self._log, lane, request.filter, head)
+        page = await select_page(
+            self._log,
+            lane,
+            selection,
+            after=max(first, request.after_position),
+            to=min(last, request.to_position or head),
+            limit=request.page_size,
+            descending=request.descending,
+        )
+        return pb.ListEventsResponse(events=[event_view(event) for event in page.events])
+
+    async def watch_events(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.EventView]:
+        """See ``Source``."""
+        lane = request.lane or Lane.LANE_DOMAIN
+        selection = selection_of(request.filter)
+        start = request.after_position
+        if start < 0:
+            start = (await self._log.head()).of(lane)
+        pages = follow(self._log, lane, after_position=Position(start), filter=selection.log_filter)
+        async with aclosing(pages):
+            async for page in pages:
+                for event in filter(selection.has, page.events):
+                    yield event_view(event)
+
+    async def head(self) -> pb.GetLogHeadResponse:
+        """See ``Source``."""
+        head = await self._log.head()
+        return pb.GetLogHeadResponse(
+            log_id=head.log_id,
+            domain_position=head.domain_position,
+            telemetry_position=head.telemetry_position,
+        )
+
+    async def timeline(self, request: pb.ReadTimelineRequest) -> AsyncIterator[pb.TimelineEntry]:
+        """See ``Source``."""
+        async with aclosing(read_timeline(self._log, request, self._clock)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def state(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
+        """See ``Source``."""
+        return await state_as_of(self._log, request, self._clock)
+
+    async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
+        """See ``Source``."""
+        return await explain_run(self._log, request, self._clock)
+
+    async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
+        """See ``Source``."""
+        return await diff_states(self._log, request, self._clock)
+
+    async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
+        """See ``Source``."""
+        return await effects_of(self._log, request)
+
+    async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
+        """See ``Source``."""
+        return await price_again(self._log, request, self._clock)

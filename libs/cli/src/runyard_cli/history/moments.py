@@ -1,0 +1,77 @@
+"""How people name moments and things on the command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
+from runyard_cli.names import full_run_name
+
+_KEYWORDS = {
+    "queue": SubjectKind.SUBJECT_KIND_QUEUE,
+    "gpus": SubjectKind.SUBJECT_KIND_GPUS,
+    "cost": SubjectKind.SUBJECT_KIND_COST,
+    "prices": SubjectKind.SUBJECT_KIND_PRICES,
+    "run": SubjectKind.SUBJECT_KIND_RUN,
+    "node": SubjectKind.SUBJECT_KIND_NODE,
+    "file": SubjectKind.SUBJECT_KIND_FILE,
+}
+_NAMED = ("cost", "run", "node", "file")
+
+
+class MomentType(click.ParamType[AsOf]):
+    """A position of the domain lane, a time in ISO 8601 (this machine's zone unless it says), or "now"."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AsOf:
+        """Read one."""
+        if isinstance(value, AsOf):
+            return value
+        text = str(value).strip()
+        if text == "now":
+            return AsOf()
+        if text.isdecimal() and len(text) <= 18:
+            return AsOf(position=int(text))
+        return time_of(text) or self.fail(
+            f'{value!r}: want a position, a time like 2026-11-22T13:50:00 (or with +00:00) or "now"',
+            param,
+            ctx,
+        )
+
+
+MOMENT = MomentType()
+
+
+def time_of(text: str) -> AsOf | None:
+    """Read a time; None when it is none."""
+    try:
+        time = datetime.fromisoformat(text).astimezone()
+        moment = AsOf()
+        moment.time.FromDatetime(time)
+    except (ValueError, OverflowError):
+        return None
+    return moment
+
+
+def subject_of(words: tuple[str, ...], project: str | None) -> Subject:
+    """Read what a question is about: "digits#3", "n1", "queue", "cost digits", "node n1", a SHA-256.
+
+    Raises:
+        click.UsageError: too many words, or one too few.
+    """
+    if not words:
+        return Subject(kind=SubjectKind.SUBJECT_KIND_YARD)
+    kind = _KEYWORDS.get(words[0], SubjectKind.SUBJECT_KIND_UNSPECIFIED)
+    rest = words[1:] if kind else words
+    if len(rest) > 1 or (words[0] in _NAMED and not rest):
+        want = "RUN, NODE, FILE, queue [PROJECT], gpus, prices or cost PROJECT"
+        raise click.UsageError(f"{' '.join(words)!r}: want {want}")
+    name = rest[0] if rest else ""
+    if kind in (SubjectKind.SUBJECT_KIND_UNSPECIFIED, SubjectKind.SUBJECT_KIND_RUN):
+        name = full_run_name(name, project)
+    return Subject(kind=kind, name=name)

@@ -1,0 +1,131 @@
+"""``history timeline, as-of, explain, diff, effects``: one question each."""
+
+from __future__ import annotations
+
+import click
+
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.history.lines import diff_lines, effects_lines, explain_lines, timeline_lines
+from runyard_cli.history.moments import MOMENT, subject_of
+from runyard_cli.history.source import Source, ask, direct_option
+from runyard_cli.history.states import say_state
+from runyard_cli.names import full_run_name, project_option
+from runyard_cli.output import is_json, output_option, say, say_json, say_json_line
+
+
+@click.command("timeline")
+@click.argument("name", metavar="RUN|NODE|FILE")
+@click.option("--with-causes", is_flag=True, help="Below each event its chain of causes.")
+@click.option("--from", "begin", type=MOMENT, metavar="MOMENT", help="From this position or time on.")
+@click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Up to this position or time.")
+@click.option("--domain-only", is_flag=True, help="Without samples, metrics and log lines.")
+@project_option
+@direct_option
+@output_option
+def timeline(
+    name: str,
+    with_causes: bool,
+    begin: AsOf | None,
+    end: AsOf | None,
+    domain_only: bool,
+    project: str | None,
+    direct: bool,
+) -> None:
+    """Show everything that happened to RUN, NODE or FILE (a SHA-256), in one order over both lanes.
+
+    A place like 41/t7 is batch 7 of the telemetry lane, which came when 41 was the newest event. Times are
+    the log's clock; the next column is how much earlier, by the producer's own clock, it happened.
+    """
+    request = pb.ReadTimelineRequest(
+        subject=subject_of((name,), project), with_causes=with_causes, domain_only=domain_only
+    )
+    if begin is not None:
+        request.begin.CopyFrom(begin)
+    if end is not None:
+        request.end.CopyFrom(end)
+
+    async def show(source: Source) -> None:
+        async for entry in source.timeline(request):
+            if is_json():
+                say_json_line(entry)
+                continue
+            for line in timeline_lines(entry):
+                say(line)
+
+    ask(show, direct=direct)
+
+
+@click.command("as-of")
+@click.argument("at", type=MOMENT, metavar="TIME|POSITION")
+@click.argument("words", nargs=-1, metavar="[RUN|NODE|FILE|queue|gpus|prices|cost PROJECT]")
+@project_option
+@direct_option
+@output_option
+def as_of(at: AsOf, words: tuple[str, ...], project: str | None, direct: bool) -> None:
+    """Show RUN, NODE, FILE, queue, gpus, prices or cost PROJECT as they were at TIME or POSITION.
+
+    Nothing named: queue and GPUs. It is what the yard knew at that moment, folded from the log.
+    """
+    request = pb.GetStateAsOfRequest(as_of=at, subject=subject_of(words, project))
+    answer = ask(lambda source: source.state(request), direct=direct)
+    if is_json():
+        say_json(answer)
+    else:
+        say_state(answer)
+
+
+@click.command("explain")
+@click.argument("name", metavar="RUN")
+@click.option(
+    "--field", default="", metavar="FIELD", help="state, outcome, cause.code, attempts; default: all."
+)
+@click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
+@project_option
+@direct_option
+@output_option
+def explain(name: str, field: str, at: AsOf | None, project: str | None, direct: bool) -> None:
+    """Show the events that changed a field of RUN, each with its causes up to the command and who asked."""
+    request = pb.ExplainRunRequest(name=full_run_name(name, project), field=field, as_of=at or AsOf())
+    answer = ask(lambda source: source.explain(request), direct=direct)
+    if is_json():
+        say_json(answer)
+        return
+    for line in explain_lines(answer):
+        say(line)
+
+
+@click.command("diff")
+@click.option("--from", "begin", type=MOMENT, required=True, metavar="MOMENT", help="Position or time.")
+@click.option("--to", "end", type=MOMENT, default="now", show_default=True, metavar="MOMENT")
+@click.argument("words", nargs=-1, metavar="[RUN|NODE|FILE|queue|gpus|prices|cost PROJECT]")
+@project_option
+@direct_option
+@output_option
+def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, direct: bool) -> None:
+    """Show what differs between two moments, field by field, and the events between them by type."""
+    request = pb.DiffStatesRequest(begin=begin, end=end, subject=subject_of(words, project))
+    answer = ask(lambda source: source.diff(request), direct=direct)
+    if is_json():
+        say_json(answer)
+        return
+    for line in diff_lines(answer):
+        say(line)
+
+
+@click.command("effects")
+@click.argument("event_id", metavar="EVENT_ID")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="How many."
+)
+@direct_option
+@output_option
+def effects(event_id: str, limit: int, direct: bool) -> None:
+    """Show everything that an event caused, and what else its request did later."""
+    request = pb.ListEffectsRequest(event_id=event_id, event_count_max=limit)
+    answer = ask(lambda source: source.effects(request), direct=direct)
+    if is_json():
+        say_json(answer)
+        return
+    for line in effects_lines(answer):
+        say(line)

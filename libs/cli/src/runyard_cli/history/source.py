@@ -1,0 +1,164 @@
+"""Where history comes from: the service, or the log itself when no service answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.output import note
+from runyard_client import Client, load_context, runyard_home
+from runyard_client.errors import ClientError, LocalError, Unreachable
+
+PROBE_SECONDS_MAX = 5.0
+ANSWER_SECONDS_MAX = 60.0
+PAGE_SIZE = 1_000
+
+Result = TypeVar("Result")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Source(Protocol):
+    """Answers every question about history."""
+
+    async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        """Give one page of events."""
+        ...
+
+    def watch_events(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.EventView]:
+        """Give events as they come, for ever."""
+        ...
+
+    async def head(self) -> pb.GetLogHeadResponse:
+        """Give the newest positions."""
+        ...
+
+    def timeline(self, request: pb.ReadTimelineRequest) -> AsyncIterator[pb.TimelineEntry]:
+        """Give the entries of a timeline."""
+        ...
+
+    async def state(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
+        """Show a thing as it was."""
+        ...
+
+    async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
+        """Say which events changed a field."""
+        ...
+
+    async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
+        """Compare two moments."""
+        ...
+
+    async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
+        """Walk to everything that an event caused."""
+        ...
+
+    async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
+        """Price leases with another price book."""
+        ...
+
+
+def direct_option(command: Command) -> Command:
+    """Add ``--direct`` to a command."""
+    return click.option(
+        "--direct", is_flag=True, help="Read the log itself, read-only, also when services answer."
+    )(command)
+
+
+def ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool = False) -> Result:
+    """Run a command's work with the service, or straight on the log when it does not answer.
+
+    Raises:
+        ClientError: what the service says, or that neither it nor the log can be reached.
+    """
+    return asyncio.run(_ask(work, direct=direct))
+
+
+async def _ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool) -> Result:
+    unanswered: ClientError | None = None
+    if not direct:
+        try:
+            async with Client.connect(load_context()) as client:
+                await client.history.GetLogHead(pb.GetLogHeadRequest(), timeout=PROBE_SECONDS_MAX)
+                return await work(ServiceSource(client))
+        except Unreachable as error:
+            unanswered = error
+        except LocalError as error:
+            if error.reason != "NO_CONTEXT":
+                raise
+            unanswered = error
+    return await _ask_log(work, unanswered)
+
+
+async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: ClientError | None) -> Result:
+    # Imported here: with the service up, nobody pays for a database driver.
+    from runyard_cli.history.direct import DirectSource
+    from runyard_core.errors import RunyardError, Unavailable
+    from runyard_replay.direct import open_log, reader_database_url
+
+    try:
+        url = reader_database_url(runyard_home(), os.environ)
+    except RunyardError as error:
+        if unanswered is not None:
+            raise unanswered from None
+        raise LocalError(error.code, error.message) from None
+    try:
+        async with open_log(url) as event_log:
+            if unanswered is not None:
+                note(f"{unanswered.message}; reading the log itself, read-only")
+            return await work(DirectSource(event_log))
+    except Unavailable as error:
+        raise Unreachable("UNAVAILABLE", error.code, error.message) from None
+    except RunyardError as error:
+        raise ClientError("REFUSED", error.code, error.message, metadata=error.metadata) from None
+
+
+class ServiceSource:
+    """HistoryService."""
+
+    def __init__(self, client: Client) -> None:
+        """Ask this yard."""
+        self._stub = client.history
+
+    async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        """See ``Source``."""
+        return await self._stub.ListEvents(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def watch_events(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.EventView]:
+        """See ``Source``."""
+        async for item in self._stub.WatchEvents(request):
+            if item.WhichOneof("item") == "event":
+                yield item.event
+
+    async def head(self) -> pb.GetLogHeadResponse:
+        """See ``Source``."""
+        return await self._stub.GetLogHead(pb.GetLogHeadRequest())
+
+    async def timeline(self, request: pb.ReadTimelineRequest) -> AsyncIterator[pb.TimelineEntry]:
+        """See ``Source``."""
+        async for item in self._stub.ReadTimeline(request):
+            yield item.entry
+
+    async def state(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
+        """See ``Source``."""
+        return await self._stub.GetStateAsOf(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
+        """See ``Source``."""
+        return await self._stub.ExplainRun(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
+        """See ``Source``."""
+        return await self._stub.DiffStates(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
+        """See ``Source``."""
+        return await self._stub.ListEffects(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
+        """See ``Source``."""
+        return await self._stub.PriceAgain(request, timeout=ANSWER_SECONDS_MAX)

@@ -1,0 +1,66 @@
+"""Opens the log of a yard read-only and without any of its services: for when they are down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+
+from runyard_core.errors import Rejected, Unavailable
+from runyard_eventlog.connections import AWAY
+from runyard_eventlog.port import EventLog
+from runyard_eventlog.postgres import READ_SECONDS_MAX, PostgresEventLog
+
+DATABASE_URL_VARIABLE = "RUNYARD_READER_DATABASE_URL"
+"""Names a database that is not the embedded one: postgresql://runyard_reader:...@host:port/database."""
+ROLE = "runyard_reader"
+_DATABASE = "runyard"
+
+
+def reader_database_url(home: Path, environment: Mapping[str, str]) -> str:
+    """Give the address of a yard's log for its read-only role.
+
+    Raises:
+        Rejected: this machine does not know one (LOG_UNKNOWN).
+    """
+    named = environment.get(DATABASE_URL_VARIABLE, "")
+    if named:
+        return named
+    try:
+        password = json.loads((home / "credentials.json").read_bytes())["role_passwords"][ROLE]
+        port = int(json.loads((home / "ports.json").read_bytes())["postgres"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Rejected(
+            f"the services do not answer, and {home} is not the home of a yard on this machine ({error!r}): "
+            f"set {DATABASE_URL_VARIABLE} to read another yard's log",
+            code="LOG_UNKNOWN",
+        ) from None
+    return f"postgresql://{ROLE}:{quote(password, safe='')}@127.0.0.1:{port}/{_DATABASE}"
+
+
+@asynccontextmanager
+async def open_log(database_url: str) -> AsyncIterator[EventLog]:
+    """Open a log for reading while the block runs; the sessions refuse every write, whoever the role is.
+
+    Raises:
+        Unavailable: the database does not answer, or does not let this role in (LOGAWAY).
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            database_url,
+            min_size=1,
+            max_size=4,
+            timeout=10.0,
+            command_timeout=READ_SECONDS_MAX,
+            server_settings={"default_transaction_read_only": "on"},
+        )
+    except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise Unavailable(
+            f"the log's database does not answer either: {error}; `runyard up` starts it", code="LOGAWAY"
+        ) from error
+    async with PostgresEventLog(pool, owns_pool=True) as event_log:
+        yield event_log

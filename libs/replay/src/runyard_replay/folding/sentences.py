@@ -1,0 +1,196 @@
+"""Every event in a sentence for people."""
+
+from __future__ import annotations
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from runyard.artifact.v1 import events_pb2 as artifact_events
+from runyard.cost.v1 import events_pb2 as cost_events
+from runyard.cost.v1.types_pb2 import PriceUnit
+from runyard.metric.v1 import batches_pb2 as batches
+from runyard.node.v1 import events_pb2 as node_events
+from runyard.run.v1 import events_pb2 as run_events
+from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, Outcome
+from runyard_contracts.envelope import UndecodableEventError
+from runyard_contracts.recorded import RecordedEvent
+from runyard_contracts.registry import UnknownEventTypeError
+from runyard_contracts.upcasting import NoUpcasterError
+from runyard_replay.pricing.explanation import duration_text, money_text
+
+ID_CHARACTERS = 8
+"""Of a run id or a checksum, as people see it."""
+LINE_CHARACTERS_MAX = 80
+_OTHER_CHARACTERS_MAX = 120
+
+
+def sentence_of(event: RecordedEvent) -> str:
+    """Say what an event says; of one that this version cannot read, that it cannot."""
+    try:
+        message = event.message
+    except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError) as error:
+        return f"cannot be read here: {error}"
+    return (
+        _of_run(message)
+        or _of_attempt(message)
+        or _of_node(message)
+        or _of_files_and_prices(message)
+        or _of_telemetry(message)
+        or _of_other(message)
+    )
+
+
+def cause_text(cause: Cause) -> str:
+    """Say why something ended: "user error, exit code 1: ..."."""
+    words = CauseCode.Name(cause.code).removeprefix("CAUSE_CODE_").lower().replace("_", " ")
+    if cause.HasField("exit_code") and cause.exit_code:
+        words += f", exit code {cause.exit_code}"
+    if cause.signal:
+        words += f", signal {cause.signal}"
+    return f"{words}: {cause.detail}" if cause.detail else words
+
+
+def _of_run(message: Message) -> str:
+    match message:
+        case run_events.RunQueued():
+            gpu_count = message.spec.resources.gpu_count
+            wants = f", wants {gpu_count} GPU{'s' * (gpu_count != 1)}" if gpu_count else ""
+            return f"queued as {message.project}#{message.number}: step {message.spec.step}{wants}"
+        case run_events.RunRequeued():
+            return f"queued again for attempt {message.next_attempt}: {message.reason}"
+        case run_events.RunStopRequested():
+            return f"stop requested: {message.reason or 'no reason given'}"
+        case run_events.RunFinished():
+            outcome = Outcome.Name(message.outcome).removeprefix("OUTCOME_").lower()
+            outputs = f", {len(message.outputs)} outputs" if message.outputs else ""
+            why = "" if message.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED else cause_text(message.cause)
+            return f"finished, {outcome}{f' ({why})' if why else ''}{outputs}"
+        case run_events.ProjectCreated():
+            return f"project {message.project} created"
+        case run_events.ProjectRunNumbered():
+            return f"run {_short(message.run_id)} is {message.project}#{message.number}"
+        case _:
+            return ""
+
+
+def _of_attempt(message: Message) -> str:
+    match message:
+        case run_events.RunLeaseGranted():
+            gpus = f" with {', '.join(message.gpu_uuids)}" if message.gpu_uuids else ""
+            return f"attempt {message.attempt} leased to {message.node_id}{gpus} (epoch {message.epoch})"
+        case run_events.RunStarted():
+            return f"attempt {message.attempt} started on {message.hardware.node_id}"
+        case run_events.EnvironmentCaptured():
+            environment = message.environment
+            what = environment.image or environment.interpreter
+            return f"environment captured: {what}, {len(environment.packages)} packages"
+        case run_events.RunStatusDetailSet():
+            return f"status: {_cut(message.status_detail)}"
+        case run_events.RunUnreachable():
+            silent = duration_text(message.silent_milliseconds)
+            return f"attempt {message.attempt} not heard from: {message.node_id} silent for {silent}"
+        case run_events.RunReachableAgain():
+            return f"attempt {message.attempt} heard from again on {message.node_id}"
+        case run_events.RunLeaseExpired():
+            then = "queued again" if message.on_lost == OnLost.ON_LOST_REQUEUE else "waiting for its node"
+            return f"lease of attempt {message.attempt} on {message.node_id} ran out, {then}"
+        case run_events.RunAttemptExited():
+            return f"attempt {message.attempt} exited: {cause_text(message.cause)}"
+        case run_events.RunAttemptFailed():
+            return f"attempt {message.attempt} failed: {cause_text(message.cause)}"
+        case run_events.RunStaleReportReceived():
+            return (
+                f'late report "{message.report}" of attempt {message.attempt} from {message.node_id}: '
+                f"epoch {message.epoch} is older than {message.current_epoch}, nothing changed"
+            )
+        case _:
+            return ""
+
+
+def _of_node(message: Message) -> str:
+    match message:
+        case node_events.NodeEnrolled():
+            inventory = message.inventory
+            return f"enrolled with {len(inventory.gpus)} GPUs and {inventory.slot_count} slots"
+        case node_events.NodeAttached():
+            return f"agent {message.agent_version} attached"
+        case node_events.NodeDetached():
+            silent = duration_text(message.silent_milliseconds)
+            return f"agent detached: {message.reason}, silent for {silent}"
+        case node_events.NodeInventoryChanged():
+            return f"inventory changed: {len(message.inventory.gpus)} GPUs"
+        case node_events.NodeGpusReserved():
+            what = ", ".join(message.gpu_uuids) or "a slot"
+            return f"reserved {what} for run {_short(message.run_id)} attempt {message.attempt}"
+        case node_events.NodeGpusReleased():
+            what = ", ".join(message.gpu_uuids) or "a slot"
+            return f"released {what} of run {_short(message.run_id)} attempt {message.attempt}"
+        case node_events.NodeForeignProcessSeen():
+            what = f"foreign process {message.process_name} ({message.pid}) on {message.gpu_uuid}"
+            held = f"holds {message.memory_bytes / 2**30:.1f} GiB"
+            return f"{what} {'is gone' if message.gone else held}"
+        case _:
+            return ""
+
+
+def _of_files_and_prices(message: Message) -> str:
+    match message:
+        case artifact_events.ArtifactUploadBegun():
+            return f"upload of {message.origin.path} ({_short(message.sha256)}) begun"
+        case artifact_events.ArtifactWritten():
+            origin = message.origin
+            source = f" by run {_short(origin.run_id)}" if origin.run_id else ""
+            return f"{origin.path} ({_short(message.sha256)}, {message.size_bytes} B) stored{source}"
+        case artifact_events.CodeSnapshotRecorded():
+            code = message.code
+            return f"code {_short(code.tree_sha256)} recorded: {code.file_count} files"
+        case cost_events.PriceSet():
+            price = message.price
+            scope = price.node_id or price.gpu_model or "everything"
+            unit = "node" if price.unit == PriceUnit.PRICE_UNIT_NODE_HOUR else "GPU"
+            since = price.effective_from.ToJsonString()
+            return f"{scope} costs {money_text(price.micro_usd_per_hour)} a {unit}-hour from {since}"
+        case _:
+            return ""
+
+
+def _of_telemetry(message: Message) -> str:
+    match message:
+        case batches.LogChunkRecorded():
+            first, count = message.first_line_number, len(message.lines)
+            last_line = _cut(message.lines[-1]) if count else ""
+            return f"{_numbered('log line', first, count)}: {last_line}"
+        case batches.MetricPointsRecorded():
+            return f"{len(message.values)} points of {', '.join(message.names)}"
+        case batches.GpuSamplesRecorded():
+            rows = len(message.times_unix_milliseconds)
+            percents = message.utilization_percents
+            mean = f", {sum(percents) / len(percents):.0f} % used" if percents else ""
+            return f"{rows} samples of {len(message.gpu_uuids)} GPUs{mean}"
+        case batches.HostSamplesRecorded():
+            rows = len(message.times_unix_milliseconds)
+            memory = max(message.memory_used_bytes, default=0)
+            return f"{rows} samples of processes, up to {memory / 2**20:.0f} MiB"
+        case batches.SamplesMissing():
+            return f"{message.sample_count} {message.kind} samples are missing: {message.reason}"
+        case _:
+            return ""
+
+
+def _of_other(message: Message) -> str:
+    """Say what an event of later versions says, by its fields."""
+    content = MessageToDict(message, preserving_proto_field_name=True)
+    said = ", ".join(f"{name} {value}" for name, value in content.items())
+    return _cut(said, _OTHER_CHARACTERS_MAX) or message.DESCRIPTOR.name
+
+
+def _numbered(what: str, first: int, count: int) -> str:
+    return f"{what} {first}" if count == 1 else f"{what}s {first} to {first + count - 1}"
+
+
+def _short(identity: str) -> str:
+    return identity[:ID_CHARACTERS]
+
+
+def _cut(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "\u2026"

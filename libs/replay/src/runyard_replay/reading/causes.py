@@ -1,0 +1,116 @@
+"""From an event back to what caused it, and forward to what it caused."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1.history_service_pb2 import Effect, ListEffectsRequest, ListEffectsResponse
+from runyard_contracts.ids import EventId
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import InvalidInput, NotFound
+from runyard_eventlog.port import EventFilter, EventLog
+from runyard_replay.folding.sentences import sentence_of
+from runyard_replay.reading.event_ids import checked_event_id
+from runyard_replay.reading.pages import read_lane
+from runyard_replay.views import event_view
+
+CHAIN_EVENTS_MAX = 64
+"""A chain of causes that is longer is cut here; the cut shows, as its last event names a cause."""
+EFFECTS_DEFAULT = 1_000
+EFFECTS_MAX = 10_000
+
+
+class Causes:
+    """Finds chains of causes; remembers the events that it has met."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        """Look causes up in this log."""
+        self._log = event_log
+        self._known: dict[str, RecordedEvent | None] = {}
+
+    def remember(self, event: RecordedEvent) -> None:
+        """Keep an event that may be a cause of later ones."""
+        self._known[event.envelope.event_id] = event
+
+    async def chain(self, event: RecordedEvent) -> list[RecordedEvent]:
+        """Give the causes of an event, direct cause first; it ends where the log knows no more."""
+        links: list[RecordedEvent] = []
+        seen = {event.envelope.event_id}
+        cause_id = event.envelope.causation_id
+        while cause_id and cause_id not in seen and len(links) < CHAIN_EVENTS_MAX:
+            seen.add(cause_id)
+            cause = await self._find(cause_id)
+            if cause is None:
+                break
+            links.append(cause)
+            cause_id = cause.envelope.causation_id
+        return links
+
+    async def _find(self, event_id: str) -> RecordedEvent | None:
+        if event_id not in self._known:
+            self._known[event_id] = await self._log.find(EventId(event_id))
+        return self._known[event_id]
+
+
+async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEffectsResponse:
+    """Walk from an event to everything that it caused, breadth first.
+
+    Raises:
+        InvalidInput: not an event id (BAD_EVENT_ID), or a negative count.
+        NotFound: the log has no such event (EVENT_NOT_FOUND).
+        Unavailable: the log did not answer in time.
+    """
+    if request.event_count_max < 0:
+        raise InvalidInput(
+            f"event_count_max is {request.event_count_max}", field_violations={"event_count_max": "negative"}
+        )
+    count_max = min(request.event_count_max or EFFECTS_DEFAULT, EFFECTS_MAX)
+    event_id = checked_event_id(request.event_id)
+    event = await event_log.find(event_id)
+    if event is None:
+        raise NotFound(f"the log has no event {event_id}", code="EVENT_NOT_FOUND")
+    answer = ListEffectsResponse(event=event_view(event), sentence=sentence_of(event))
+    head = await event_log.head()
+    reached = {event.envelope.event_id}
+    level = deque([(event, 0)])
+    while level and not answer.truncated:
+        cause, depth = level.popleft()
+        wanted = EventFilter(causation_id=cause.envelope.event_id)
+        for lane in (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY):
+            async for effect in read_lane(event_log, lane, after=0, to=head.of(lane), wanted=wanted):
+                if effect.envelope.event_id in reached:
+                    continue
+                if len(answer.effects) == count_max:
+                    answer.truncated = True
+                    break
+                reached.add(effect.envelope.event_id)
+                answer.effects.append(_effect(effect, depth + 1))
+                level.append((effect, depth + 1))
+    await _add_followers(event_log, event, reached, count_max, head.domain_position, answer)
+    return answer
+
+
+async def _add_followers(
+    event_log: EventLog,
+    event: RecordedEvent,
+    reached: set[str],
+    count_max: int,
+    head: int,
+    answer: ListEffectsResponse,
+) -> None:
+    after: int = event.position
+    if event.envelope.lane == Lane.LANE_TELEMETRY:
+        after = event.envelope.after_position
+    wanted = EventFilter(correlation_id=event.envelope.correlation_id)
+    async for follower in read_lane(event_log, Lane.LANE_DOMAIN, after=after, to=head, wanted=wanted):
+        if follower.envelope.event_id in reached:
+            continue
+        if len(answer.followers) == count_max:
+            answer.truncated = True
+            return
+        answer.followers.append(_effect(follower, 0))
+
+
+def _effect(event: RecordedEvent, depth: int) -> Effect:
+    return Effect(event=event_view(event), sentence=sentence_of(event), depth=depth)

@@ -1,0 +1,97 @@
+"""From "as of" to a position of the log; refuses moments that the log does not have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.read_pb2 import AsOf
+from runyard_core.clock import Clock
+from runyard_core.errors import InvalidInput, OutOfRange
+from runyard_eventlog.port import EventLog
+from runyard_replay.folding.leases import milliseconds_of
+from runyard_replay.reading.pages import event_at
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an answer shows."""
+
+    position: int
+    """Of the domain lane; later events are not looked at."""
+    recorded_at: Timestamp
+    """When that position was recorded."""
+    time: Timestamp
+    """Up to when leases and waits are counted: the time asked for, or of the position, or now."""
+
+    @property
+    def horizon_ms(self) -> int:
+        """The time in milliseconds since 1970."""
+        return milliseconds_of(self.time)
+
+
+async def moment_of(event_log: EventLog, as_of: AsOf, clock: Clock) -> Moment:
+    """Find the moment that is meant; nothing set means now.
+
+    Raises:
+        InvalidInput: a position below 0 (BAD_POSITION).
+        OutOfRange: a position that the log does not have (POSITION_AHEAD), a time in the future
+            (TIME_AHEAD), a moment before the first event (BEFORE_FIRST_EVENT).
+        Unavailable: the log did not answer in time.
+    """
+    now = clock.now()
+    time = Timestamp()
+    head = (await event_log.head()).domain_position
+    match as_of.WhichOneof("at"):
+        case "position":
+            position = _checked_position(as_of.position, head)
+        case "time":
+            position = await _position_at(event_log, as_of.time, now)
+            time = as_of.time
+        case _:
+            position = head
+            time.FromDatetime(now)
+    if position == 0:
+        raise await _before_first(event_log, head)
+    event = await event_at(event_log, Lane.LANE_DOMAIN, position)
+    if event is None:
+        raise AssertionError(f"the log has a head of {head} and no position {position}")
+    recorded_at = event.envelope.recorded_at
+    return Moment(position, recorded_at, recorded_at if as_of.WhichOneof("at") == "position" else time)
+
+
+def _checked_position(position: int, head: int) -> int:
+    if position < 0:
+        raise InvalidInput("a position is 1 or more", code="BAD_POSITION")
+    if position > head:
+        raise OutOfRange(
+            f"position {position} is ahead of the log, whose newest is {head}",
+            code="POSITION_AHEAD",
+            metadata={"head": str(head)},
+        )
+    return position
+
+
+async def _position_at(event_log: EventLog, time: Timestamp, now: datetime) -> int:
+    wanted = time.ToDatetime(tzinfo=UTC)
+    if wanted > now:
+        raise OutOfRange(
+            f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
+            code="TIME_AHEAD",
+        )
+    return await event_log.position_at(wanted)
+
+
+async def _before_first(event_log: EventLog, head: int) -> OutOfRange:
+    first = await event_at(event_log, Lane.LANE_DOMAIN, 1) if head else None
+    if first is None:
+        return OutOfRange("the log has no events yet", code="BEFORE_FIRST_EVENT")
+    began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="milliseconds")
+    return OutOfRange(
+        f"that is before the first event of the log, which was recorded at {began}",
+        code="BEFORE_FIRST_EVENT",
+        metadata={"first_recorded_at": began},
+    )

@@ -1,0 +1,90 @@
+"""What recorded leases would have cost with another price book. Nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.history.v1.history_service_pb2 import PriceAgainRequest, PriceAgainResponse, RepricedRun
+from runyard_contracts.ids import is_name
+from runyard_core.clock import Clock
+from runyard_core.errors import InvalidInput
+from runyard_eventlog.port import EventLog
+from runyard_replay.folding.leases import price_line
+from runyard_replay.pricing.price_book import PriceLine
+from runyard_replay.reading.moments import moment_of
+from runyard_replay.reading.states import lease_fold
+from runyard_replay.reading.subjects import find_run
+
+PRICES_MAX = 1_000
+
+
+async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Clock) -> PriceAgainResponse:
+    """Price the leases of a run or project twice: as recorded, and with other prices.
+
+    Raises:
+        InvalidInput: no prices, or one that cannot be (BAD_PRICE); no project's name (BAD_PROJECT).
+        NotFound, Ambiguous: as ``find_run``.
+        OutOfRange: as ``moment_of``.
+        Unavailable: the log did not answer in time.
+    """
+    _check_prices(request.prices)
+    moment = await moment_of(event_log, request.as_of, clock)
+    fold = await lease_fold(event_log, moment.position)
+    run_ids: Sequence[str]
+    if request.WhichOneof("scope") == "run":
+        run_ids = [await find_run(event_log, request.run, moment.position)]
+    elif is_name(request.project):
+        run_ids = fold.runs_of(request.project)
+    else:
+        raise InvalidInput(
+            f"{request.project!r} is not a project's name",
+            code="BAD_PROJECT",
+            field_violations={"project": "not a name"},
+        )
+    recorded_lines = fold.lines()
+    other = _lines(request.prices, moment.position)
+    if request.keep_recorded_prices:
+        other = [*recorded_lines, *other]
+    recorded = fold.costs(run_ids, recorded_lines, moment.horizon_ms)
+    repriced = fold.costs(run_ids, other, moment.horizon_ms)
+    return PriceAgainResponse(
+        position=moment.position,
+        runs=[
+            RepricedRun(run_id=run_id, recorded=recorded[run_id], repriced=repriced[run_id])
+            for run_id in run_ids
+            if run_id in recorded
+        ],
+        recorded_micro_usd=sum(cost.micro_usd for cost in recorded.values()),
+        repriced_micro_usd=sum(cost.micro_usd for cost in repriced.values()),
+    )
+
+
+def _lines(prices: Sequence[Price], position: int) -> list[PriceLine]:
+    """Give lines that stand behind every recorded one, in their order."""
+    lines = []
+    for index, price in enumerate(prices, start=1):
+        named = Price()
+        named.CopyFrom(price)
+        named.price_id = price.price_id or f"what-if-{index}"
+        lines.append(price_line(named, position=position + index))
+    return lines
+
+
+def _check_prices(prices: Sequence[Price]) -> None:
+    if not 1 <= len(prices) <= PRICES_MAX:
+        raise _bad_price("prices", f"{len(prices)} of them, want 1 to {PRICES_MAX}")
+    for index, price in enumerate(prices):
+        field = f"prices[{index}]"
+        if price.node_id and price.gpu_model:
+            raise _bad_price(field, "it is for a node or a GPU model, not for both")
+        if price.unit not in (PriceUnit.PRICE_UNIT_GPU_HOUR, PriceUnit.PRICE_UNIT_NODE_HOUR):
+            raise _bad_price(field, "its unit is neither PRICE_UNIT_GPU_HOUR nor PRICE_UNIT_NODE_HOUR")
+        if price.gpu_model and price.unit == PriceUnit.PRICE_UNIT_NODE_HOUR:
+            raise _bad_price(field, "a GPU model has GPU-hours, not node-hours")
+        if price.micro_usd_per_hour < 0:
+            raise _bad_price(field, "it is below 0")
+
+
+def _bad_price(field: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {problem}", code="BAD_PRICE", field_violations={field: problem})

@@ -1,0 +1,174 @@
+"""Anything that has state, as it was at a moment."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+from google.protobuf.message import Message
+
+from runyard.artifact.v1.types_pb2 import Artifact
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1.history_service_pb2 import (
+    GetStateAsOfRequest,
+    GetStateAsOfResponse,
+    GpuState,
+    PriceBookState,
+    QueueState,
+    SubjectKind,
+)
+from runyard.node.v1.types_pb2 import Node
+from runyard.run.v1.types_pb2 import Run
+from runyard_contracts.ids import stream_id, stream_name
+from runyard_core.clock import Clock
+from runyard_core.errors import NotFound
+from runyard_eventlog.port import EventFilter, EventLog
+from runyard_replay.folding import leases, queue
+from runyard_replay.folding.files import file_after
+from runyard_replay.folding.nodes import ForeignProcesses, foreign_after, node_after
+from runyard_replay.folding.runs import run_after
+from runyard_replay.reading.moments import Moment, moment_of
+from runyard_replay.reading.pages import read_lane, read_stream
+from runyard_replay.reading.subjects import Thing, find_thing, or_yard
+from runyard_replay.views import readable
+
+State = TypeVar("State", bound=Message)
+
+
+async def state_as_of(
+    event_log: EventLog, request: GetStateAsOfRequest, clock: Clock
+) -> GetStateAsOfResponse:
+    """Give a thing as it was.
+
+    Raises:
+        InvalidInput, NotFound, Ambiguous: as ``find_thing``.
+        OutOfRange: as ``moment_of``.
+        Unavailable: the log did not answer in time.
+    """
+    moment = await moment_of(event_log, request.as_of, clock)
+    thing = await find_thing(event_log, or_yard(request.subject), moment.position)
+    return await thing_as_of(event_log, thing, moment)
+
+
+async def thing_as_of(event_log: EventLog, thing: Thing, moment: Moment) -> GetStateAsOfResponse:
+    """Give a thing that was found, as it was at a moment.
+
+    Raises:
+        NotFound: it was not there yet.
+        Unavailable: the log did not answer in time.
+    """
+    shown = GetStateAsOfResponse(position=moment.position, recorded_at=moment.recorded_at)
+    match thing.kind:
+        case SubjectKind.SUBJECT_KIND_RUN:
+            shown.run.CopyFrom(await run_as_of(event_log, thing.id, moment.position))
+        case SubjectKind.SUBJECT_KIND_NODE:
+            shown.node.CopyFrom(await _node_as_of(event_log, thing.id, moment.position))
+        case SubjectKind.SUBJECT_KIND_FILE:
+            shown.file.CopyFrom(await _file_as_of(event_log, thing.id, moment.position))
+        case SubjectKind.SUBJECT_KIND_QUEUE:
+            shown.queue.CopyFrom(await _queue_as_of(event_log, thing.id, moment))
+        case SubjectKind.SUBJECT_KIND_GPUS:
+            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
+        case SubjectKind.SUBJECT_KIND_COST:
+            fold = await lease_fold(event_log, moment.position)
+            shown.cost.CopyFrom(fold.project_cost(thing.id, moment.horizon_ms))
+        case SubjectKind.SUBJECT_KIND_PRICES:
+            fold = await lease_fold(event_log, moment.position)
+            shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
+        case SubjectKind.SUBJECT_KIND_YARD:
+            shown.queue.CopyFrom(await _queue_as_of(event_log, "", moment))
+            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
+        case _ as unknown:
+            raise AssertionError(f"no state of subject kind {unknown}")
+    return shown
+
+
+def state_of(shown: GetStateAsOfResponse) -> Message:
+    """Give the state within an answer; both parts of the yard are one message with nothing else in it."""
+    parts = [value for field, value in shown.ListFields() if field.name not in _MOMENT]
+    if len(parts) == 1:
+        return cast("Message", parts[0])
+    both = GetStateAsOfResponse()
+    both.CopyFrom(shown)
+    both.ClearField("position")
+    both.ClearField("recorded_at")
+    return both
+
+
+_MOMENT = ("position", "recorded_at")
+
+
+async def run_as_of(event_log: EventLog, run_id: str, position: int) -> Run:
+    """Give a run as it was at a position.
+
+    Raises:
+        NotFound: it was not queued yet (RUN_NOT_FOUND).
+        Unavailable: the log did not answer in time.
+    """
+    run: Run | None = None
+    async for event in read_stream(event_log, stream_name("run", run_id), to=position):
+        if readable(event) is not None:
+            run = run_after(run, event)
+    return _there(run, "run", run_id, position)
+
+
+async def lease_fold(event_log: EventLog, position: int) -> leases.LeaseFold:
+    """Fold the price book and all leases up to a position.
+
+    Raises:
+        Unavailable: the log did not answer in time.
+    """
+    fold = leases.LeaseFold()
+    wanted = EventFilter(types=leases.EVENT_TYPES)
+    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=position, wanted=wanted):
+        if readable(event) is not None:
+            fold.apply(event)
+    return fold
+
+
+async def _node_as_of(event_log: EventLog, node_id: str, position: int) -> Node:
+    node: Node | None = None
+    async for event in read_stream(event_log, stream_name("node", node_id), to=position):
+        if readable(event) is not None:
+            node = node_after(node, event)
+    return _there(node, "node", node_id, position)
+
+
+async def _file_as_of(event_log: EventLog, sha256: str, position: int) -> Artifact:
+    file: Artifact | None = None
+    async for event in read_stream(event_log, stream_name("artifact", sha256), to=position):
+        if readable(event) is not None:
+            file = file_after(file, event)
+    return _there(file, "file", sha256, position)
+
+
+async def _queue_as_of(event_log: EventLog, project: str, moment: Moment) -> QueueState:
+    fold = queue.QueueFold(project)
+    wanted = EventFilter(types=queue.EVENT_TYPES)
+    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=moment.position, wanted=wanted):
+        if readable(event) is not None:
+            fold.apply(event)
+    return fold.shown(moment.time)
+
+
+async def _gpus_as_of(event_log: EventLog, position: int) -> GpuState:
+    nodes: dict[str, Node] = {}
+    foreign: dict[str, ForeignProcesses] = {}
+    wanted = EventFilter(types=("runyard.node.",))
+    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=position, wanted=wanted):
+        if readable(event) is not None:
+            node_id = stream_id(event.envelope.stream)
+            nodes[node_id] = node_after(nodes.get(node_id), event)
+            foreign[node_id] = foreign_after(foreign.get(node_id, {}), event)
+    names = sorted(nodes)
+    return GpuState(
+        nodes=[nodes[name] for name in names],
+        foreign_processes=[process for name in names for process in foreign[name].values()],
+    )
+
+
+def _there(state: State | None, what: str, name: str, position: int) -> State:
+    if state is None:
+        raise NotFound(
+            f"there is no {what} {name!r} at position {position}", code=f"{what.upper()}_NOT_FOUND"
+        )
+    return state

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from google.protobuf.message import Message
+
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import (
+    DiffStatesRequest,
+    ExplainRunRequest,
+    GetStateAsOfRequest,
+    GetStateAsOfResponse,
+    ListEffectsRequest,
+    PriceAgainRequest,
+    Subject,
+    SubjectKind,
+)
+from runyard.run.v1.types_pb2 import RunState
+from runyard_contracts.ids import uuid7
+from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
+from runyard_replay.reading.causes import effects_of
+from runyard_replay.reading.comparing import diff_states
+from runyard_replay.reading.explaining import explain_run
+from runyard_replay.reading.repricing import price_again
+from runyard_replay.reading.states import state_as_of
+
+from .yard import LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
+
+QUEUE, GPUS = SubjectKind.SUBJECT_KIND_QUEUE, SubjectKind.SUBJECT_KIND_GPUS
+COST, ANY = SubjectKind.SUBJECT_KIND_COST, SubjectKind.SUBJECT_KIND_UNSPECIFIED
+
+
+async def shown(
+    yard: Yard,
+    position: int,
+    name: str = "",
+    kind: SubjectKind.ValueType = SubjectKind.SUBJECT_KIND_UNSPECIFIED,
+) -> GetStateAsOfResponse:
+    as_of = AsOf(position=position) if position else AsOf()
+    request = GetStateAsOfRequest(as_of=as_of, subject=Subject(kind=kind, name=name))
+    return await state_as_of(yard.log, request, yard.clock)
+
+
+async def test_a_run_is_shown_as_it_was_after_each_of_its_events() -> None:
+    yard = await yard_with_a_finished_run()
+    states = [(await shown(yard, position, RUN)).run.state for position in (5, 6, 8, 9, 12)]
+    assert states == [
+        RunState.RUN_STATE_QUEUED,
+        RunState.RUN_STATE_STARTING,
+        RunState.RUN_STATE_RUNNING,
+        RunState.RUN_STATE_FINISHING,
+        RunState.RUN_STATE_FINISHED,
+    ]
+    with pytest.raises(NotFound) as early:
+        await shown(yard, 3, RUN)
+    assert early.value.code == "NOT_FOUND"
+
+
+async def test_the_queue_stands_in_the_order_of_placement() -> None:
+    yard = Yard()
+    await yard.enroll()
+    first = await yard.queue(RUN, 1)
+    await yard.queue(LATER_RUN, 2, priority=5)
+    queue = (await shown(yard, 0, kind=QUEUE)).queue
+    assert [(run.number, run.waited_milliseconds) for run in queue.waiting] == [(2, 0), (1, 2000)]
+    await yard.lease(first)
+    queue = (await shown(yard, 0, "digits", QUEUE)).queue
+    assert [run.number for run in queue.waiting] == [2]
+    assert {count.state: count.run_count for count in queue.counts} == {
+        RunState.RUN_STATE_QUEUED: 1,
+        RunState.RUN_STATE_STARTING: 1,
+    }
+    assert not (await shown(yard, 0, "other", QUEUE)).queue.waiting
+
+
+async def test_gpus_are_shown_with_their_holders_and_foreign_processes() -> None:
+    yard = Yard()
+    await yard.enroll()
+    await yard.foreign()
+    await yard.lease(await yard.queue())
+    gpus = (await shown(yard, 0, kind=GPUS)).gpus
+    assert [held.run_id for held in gpus.nodes[0].reservations] == [RUN]
+    assert [process.process_name for process in gpus.foreign_processes] == ["miner"]
+    await yard.foreign(gone=True)
+    assert not (await shown(yard, 0, kind=GPUS)).gpus.foreign_processes
+    assert not (await shown(yard, 4, kind=GPUS)).gpus.nodes[0].reservations
+
+
+async def test_a_projects_cost_counts_what_ran_at_that_moment() -> None:
+    yard = await yard_with_a_finished_run()
+    # $3,600 an hour is $1 a second; the GPU was held from position 7 on.
+    running = (await shown(yard, 8, "digits", COST)).cost
+    assert (running.micro_usd, running.run_count, running.runs[0].running) == (1_000_000, 1, True)
+    whole = (await shown(yard, 0, "digits", COST)).cost
+    assert (whole.micro_usd, whole.runs[0].running) == (7_000_000, False)
+    assert (await shown(yard, 6, "digits", COST)).cost.run_count == 0
+
+
+async def test_a_file_and_a_node_are_shown_by_name() -> None:
+    yard = await yard_with_a_finished_run()
+    assert (await shown(yard, 0, f"datum://{MODEL}")).file.origins[0].origin.run_id == RUN
+    assert (await shown(yard, 7, NODE)).node.reservations[0].run_id == RUN
+    everything = await shown(yard, 0)
+    assert (everything.HasField("queue"), everything.HasField("gpus")) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "error", "code"),
+    [
+        (AsOf(position=99), OutOfRange, "POSITION_AHEAD"),
+        (AsOf(position=-1), InvalidInput, "BAD_POSITION"),
+        (AsOf(position=0), OutOfRange, "BEFORE_FIRST_EVENT"),
+    ],
+)
+async def test_a_moment_that_the_log_does_not_have_is_refused(
+    as_of: AsOf, error: type[RunyardError], code: str
+) -> None:
+    yard = await yard_with_a_finished_run()
+    with pytest.raises(error) as refused:
+        await state_as_of(yard.log, GetStateAsOfRequest(as_of=as_of), yard.clock)
+    assert refused.value.code == code
+
+
+async def test_a_time_means_what_was_recorded_by_then() -> None:
+    yard = await yard_with_a_finished_run()
+    request = GetStateAsOfRequest(subject=Subject(name=RUN))
+    request.as_of.time.FromDatetime(START + timedelta(seconds=6, milliseconds=500))
+    assert (await state_as_of(yard.log, request, yard.clock)).position == 6
+    for seconds, code in ((0, "BEFORE_FIRST_EVENT"), (9_999, "TIME_AHEAD")):
+        request.as_of.time.FromDatetime(START + timedelta(seconds=seconds))
+        with pytest.raises(OutOfRange) as refused:
+            await state_as_of(yard.log, request, yard.clock)
+        assert refused.value.code == code
+
+
+async def test_an_explanation_names_the_events_that_changed_a_field_and_who_asked() -> None:
+    yard = await yard_with_a_finished_run()
+    request = ExplainRunRequest(name="digits#latest", field="state")
+    answer = await explain_run(yard.log, request, yard.clock)
+    changed = [(each.changes[0].before_json, each.changes[0].after_json) for each in answer.explanations]
+    assert changed[0] == ("", '"RUN_STATE_QUEUED"')
+    assert changed[-1] == ('"RUN_STATE_FINISHING"', '"RUN_STATE_FINISHED"')
+    assert {each.root_actor for each in answer.explanations} == {"user:alice"}
+    assert len({each.root_command_id for each in answer.explanations}) == 1
+    below = ExplainRunRequest(name=RUN, field="attempts[1].cause")
+    assert len((await explain_run(yard.log, below, yard.clock)).explanations) == 1
+    with pytest.raises(InvalidInput) as refused:
+        await explain_run(yard.log, ExplainRunRequest(name=RUN, field="stat"), yard.clock)
+    assert refused.value.code == "NO_SUCH_FIELD"
+
+
+async def test_two_moments_differ_field_by_field_and_by_events() -> None:
+    yard = await yard_with_a_finished_run()
+    begin, end = AsOf(position=6), AsOf(position=12)
+    request = DiffStatesRequest(begin=begin, end=end, subject=Subject(name=RUN))
+    answer = await diff_states(yard.log, request, yard.clock)
+    changes = {change.path: (change.before_json, change.after_json) for change in answer.changes}
+    assert changes["state"] == ('"RUN_STATE_STARTING"', '"RUN_STATE_FINISHED"')
+    assert "position" not in changes
+    assert {count.type for count in answer.events} == {
+        "runyard.run.started",
+        "runyard.run.attempt_exited",
+        "runyard.run.finished",
+    }
+    back = DiffStatesRequest(begin=end, end=begin, subject=Subject(name=RUN))
+    with pytest.raises(InvalidInput) as refused:
+        await diff_states(yard.log, back, yard.clock)
+    assert refused.value.code == "BAD_SPAN"
+
+
+async def test_before_a_thing_was_there_every_field_is_new() -> None:
+    yard = await yard_with_a_finished_run()
+    request = DiffStatesRequest(begin=AsOf(position=1), subject=Subject(name=RUN))
+    answer = await diff_states(yard.log, request, yard.clock)
+    assert not any(change.before_json for change in answer.changes)
+    everything = await diff_states(yard.log, DiffStatesRequest(begin=AsOf(position=1)), yard.clock)
+    assert sum(count.event_count for count in everything.events) == 11
+
+
+async def test_effects_go_forward_and_followers_are_of_the_same_request() -> None:
+    yard = await yard_with_a_finished_run()
+    queued = yard.ids[4]
+    answer = await effects_of(yard.log, ListEffectsRequest(event_id=queued))
+    caused = [(effect.depth, effect.event.envelope.type.split(".", 1)[1]) for effect in answer.effects]
+    assert caused[0] == (1, "run.lease_granted")
+    assert caused[-1][1] == "run.finished"
+    assert {kind for _, kind in caused} >= {"node.gpus_reserved", "node.gpus_released"}
+    assert not answer.followers
+    numbered = await effects_of(yard.log, ListEffectsRequest(event_id=yard.ids[3]))
+    assert not numbered.effects
+    assert numbered.followers[0].event.envelope.event_id == queued
+    short = await effects_of(yard.log, ListEffectsRequest(event_id=queued, event_count_max=2))
+    assert (len(short.effects), short.truncated) == (2, True)
+    with pytest.raises(NotFound):
+        await effects_of(yard.log, ListEffectsRequest(event_id=uuid7()))
+    with pytest.raises(InvalidInput):
+        await effects_of(yard.log, ListEffectsRequest(event_id="0198"))
+
+
+async def test_other_prices_give_other_costs_and_change_nothing() -> None:
+    yard = await yard_with_a_finished_run()
+    head = await yard.log.head()
+    half = Price(unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=1_800_000_000)
+    answer = await price_again(yard.log, PriceAgainRequest(project="digits", prices=[half]), yard.clock)
+    assert (answer.recorded_micro_usd, answer.repriced_micro_usd) == (7_000_000, 3_500_000)
+    dearer = Price(gpu_model="H100", unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=7_200_000_000)
+    kept = PriceAgainRequest(run="digits#1", prices=[dearer], keep_recorded_prices=True)
+    assert (await price_again(yard.log, kept, yard.clock)).repriced_micro_usd == 14_000_000
+    assert await yard.log.head() == head
+    bad: list[Message] = [
+        PriceAgainRequest(project="digits"),
+        PriceAgainRequest(project="digits", prices=[Price()]),
+        PriceAgainRequest(project="No", prices=[half]),
+    ]
+    for request in bad:
+        assert isinstance(request, PriceAgainRequest)
+        with pytest.raises(InvalidInput):
+            await price_again(yard.log, request, yard.clock)

@@ -1,0 +1,100 @@
+"""History folds runs and nodes as the scheduler's read model does: whatever the events, in whatever order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
+from runyard.node.v1 import events_pb2 as node_ev
+from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.types_pb2 import (
+    Cause,
+    CauseCode,
+    Environment,
+    Hardware,
+    Outcome,
+    OutputFile,
+    Run,
+    RunSpec,
+)
+from runyard_contracts.recorded import RecordedEvent
+from runyard_contracts.registry import event_type_of
+from runyard_replay.folding.nodes import node_after
+from runyard_replay.folding.runs import run_after
+from runyard_scheduler.projections.nodes import NodeRow, node_row
+from runyard_scheduler.projections.run_document import document_after
+
+LOST = Cause(code=CauseCode.CAUSE_CODE_AGENT_LOST)
+RUN_EVENTS: Sequence[Message] = (
+    ev.RunQueued(run_id="r", project="p", number=1, spec=RunSpec(step="s"), tags=["t"]),
+    ev.RunLeaseGranted(attempt=1, node_id="n1", epoch=1, gpu_uuids=["g"]),
+    ev.RunLeaseGranted(attempt=2, node_id="n2", epoch=2),
+    ev.RunStarted(attempt=1, epoch=1, hardware=Hardware(node_id="n1")),
+    ev.RunStarted(attempt=2, epoch=2),
+    ev.EnvironmentCaptured(attempt=1, environment=Environment(interpreter="x")),
+    ev.RunStatusDetailSet(attempt=1, status_detail="half"),
+    ev.RunStopRequested(reason="enough"),
+    ev.RunUnreachable(attempt=1),
+    ev.RunReachableAgain(attempt=1),
+    ev.RunLeaseExpired(attempt=1),
+    ev.RunAttemptExited(attempt=2, cause=Cause(exit_code=1), exited_at=Timestamp(seconds=9)),
+    ev.RunAttemptFailed(attempt=1, cause=LOST),
+    ev.RunRequeued(next_attempt=2),
+    ev.RunFinished(attempt=2, outcome=Outcome.OUTCOME_FAILED, cause=LOST, outputs=[OutputFile(path="o")]),
+    ev.RunStaleReportReceived(attempt=1, epoch=1),
+)
+NODE_EVENTS: Sequence[Message] = (
+    node_ev.NodeEnrolled(inventory=NodeInventory(hostname="h", gpus=[GpuDevice(uuid="g")])),
+    node_ev.NodeAttached(boot_id="b", agent_version="1"),
+    node_ev.NodeDetached(reason="silent"),
+    node_ev.NodeInventoryChanged(inventory=NodeInventory(hostname="i")),
+    node_ev.NodeGpusReserved(lease_id="l1", run_id="r", gpu_uuids=["g"]),
+    node_ev.NodeGpusReserved(lease_id="l2", run_id="r2"),
+    node_ev.NodeGpusReleased(lease_id="l1"),
+    node_ev.NodeForeignProcessSeen(gpu_uuid="g", pid=1),
+)
+
+
+def test_every_event_of_runs_and_nodes_is_tried() -> None:
+    known = {type(message).DESCRIPTOR.name for message in (*RUN_EVENTS, *NODE_EVENTS)}
+    files = (ev.DESCRIPTOR, node_ev.DESCRIPTOR)
+    declared = {name for file in files for name in file.message_types_by_name}
+    assert {name for name in declared - known if not name.startswith("Project")} == set()
+
+
+@given(st.lists(st.sampled_from(RUN_EVENTS), max_size=12))
+def test_runs_fold_alike(messages: list[Message]) -> None:
+    ours: Run | None = None
+    theirs: Run | None = None
+    for position, message in enumerate(messages, start=1):
+        event = recorded(message, position, "run-r")
+        ours, theirs = run_after(ours, event), document_after(theirs, event)
+        assert ours == theirs
+
+
+@given(st.lists(st.sampled_from(NODE_EVENTS), max_size=12))
+def test_nodes_fold_alike(messages: list[Message]) -> None:
+    ours: Node | None = None
+    theirs: NodeRow | None = None
+    for position, message in enumerate(messages, start=1):
+        event = recorded(message, position, "node-n1")
+        ours, theirs = node_after(ours, event), node_row(theirs, "n1", event)
+        assert ours == Node.FromString(theirs.document)
+
+
+def recorded(message: Message, position: int, stream: str) -> RecordedEvent:
+    envelope = Envelope(
+        type=event_type_of(message).name,
+        stream=stream,
+        stream_version=position,
+        position=position,
+        occurred_at=Timestamp(seconds=position),
+        actor=Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"),
+    )
+    return RecordedEvent(envelope, message)
