@@ -62,7 +62,7 @@ class ArtifactServicer(ArtifactServiceServicer):
         check_origin(request.origin)
         command = BeginUpload(sha256=request.sha256, size_bytes=request.size_bytes, origin=request.origin)
         plan = await self._handlers.begin_upload(
-            command, _request("BeginUpload", request.request_id, request)
+            command, _request("BeginUpload", request.request_id, request, run_id=request.origin.run_id)
         )
         return pb.BeginUploadResponse(
             already_stored=not plan.parts,
@@ -96,7 +96,7 @@ class ArtifactServicer(ArtifactServiceServicer):
             part_etags=request.part_etags,
         )
         artifact, position = await self._handlers.commit_upload(
-            finished, _request("CommitUpload", request.request_id, request)
+            finished, _request("CommitUpload", request.request_id, request, run_id=request.origin.run_id)
         )
         return pb.CommitUploadResponse(artifact=artifact, position=position)
 
@@ -175,11 +175,12 @@ class ArtifactServicer(ArtifactServiceServicer):
         return pb.ListArtifactsResponse(artifacts=shown, next_page_token=following, position=at)
 
 
-def _request(method: str, request_id: str, message: Message) -> Request:
+def _request(method: str, request_id: str, message: Message, *, run_id: str = "") -> Request:
+    """Make the context of a command; what a run leaves behind belongs to the run's own group of events."""
     return Request(
         command_id=command_id(_SERVICE, method, request_id),
         digest=hashlib.sha256(message.SerializeToString(deterministic=True)).digest(),
-        context=request_context(_SERVICE),
+        context=request_context(_SERVICE, correlation_id=run_id),
     )
 
 
