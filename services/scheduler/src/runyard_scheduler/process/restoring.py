@@ -93,6 +93,6 @@ def _lease(row: RunRow, document: RunDocument) -> Lease | None:
         started=latest.HasField("started_at"),
         failed=ended and not latest.HasField("exited_at"),
         reachable=latest.reachable,
-        expired=latest.lease_expired and not latest.reachable,
+        expired=row.lease_expired,
         cause=latest.cause if ended else None,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from google.protobuf.message import Message
+
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.recorded import RecordedEvent
@@ -34,6 +36,8 @@ class RunRow:
     last_event_id: str
     lease_milliseconds: int
     """Length of the latest lease; 0 before the first."""
+    lease_expired: bool
+    """The latest lease ran out and its node has not come back since; the document keeps that it ever did."""
     stop_cause: int
     """Code that a requested stop gives; 0 when none was requested."""
     stop_reason: str
@@ -70,7 +74,18 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         lease_milliseconds=(
             lease.lease_milliseconds if lease else 0 if before is None else before.lease_milliseconds
         ),
+        lease_expired=_lease_expired(before, message),
         stop_cause=stop.cause_code if stop else 0 if before is None else before.stop_cause,
         stop_reason=stop.reason if stop else "" if before is None else before.stop_reason,
         document=document.SerializeToString(deterministic=True),
     )
+
+
+def _lease_expired(before: RunRow | None, message: Message) -> bool:
+    match message:
+        case ev.RunLeaseExpired():
+            return True
+        case ev.RunLeaseGranted() | ev.RunReachableAgain():
+            return False
+        case _:
+            return before is not None and before.lease_expired

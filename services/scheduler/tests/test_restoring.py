@@ -1,0 +1,51 @@
+"""The world that the read model gives is the world that the log gives: after any event of a lease."""
+
+from __future__ import annotations
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.run.v1.types_pb2 import RunState
+from runyard_core.projection import RowKey, TableSpec
+from runyard_scheduler.process.restoring import run_entry
+from runyard_scheduler.process.world import World
+from runyard_scheduler.projections.runs import RunRow
+from runyard_scheduler.projections.scheduler import SchedulerProjection
+
+from .yard import MemoryYard, a_spec, held, started
+
+
+class Newest:
+    """The newest rows, as ``Rows``."""
+
+    def __init__(self) -> None:
+        self.rows: dict[RowKey, object] = {}
+
+    def get(self, table: TableSpec[object], *key: str | int) -> object | None:
+        return self.rows.get(RowKey(table.name, key))
+
+
+async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    await yard.submit(a_spec(gpu_count=1))
+    grant = await agent.grant()
+    await agent.report(started(grant))
+    await yard.pass_time(61)
+    await agent.renew(held(grant))
+    await yard.until(lambda: any(lease.reachable for _, lease in yard.ledger.world.leases()))
+    await yard.pass_time(11)
+    await agent.close()
+
+    types, newest, world = [], Newest(), World()
+    projection = SchedulerProjection()
+    for event in (await yard.ledger.log.read(Lane.LANE_DOMAIN)).events:
+        world.apply(event)
+        types.append(event.type.removeprefix("runyard.run."))
+        for put in projection.apply(event, newest):  # type: ignore[arg-type] # holds every table's rows
+            newest.rows[RowKey(put.table.name, put.table.key_of(put.row))] = put.row
+        restored = [
+            run_entry(row)
+            for row in newest.rows.values()
+            if isinstance(row, RunRow) and row.state != RunState.RUN_STATE_FINISHED
+        ]
+        assert restored == list(world.runs()), event
+    told = [name for name in types if name in ("unreachable", "lease_expired", "reachable_again")]
+    assert told == ["unreachable", "lease_expired", "reachable_again", "unreachable"]
