@@ -121,6 +121,10 @@ class Attempt:
 
     async def _start(self) -> None:
         state = self.record.state
+        if (failed := self.record.failed_cause()) is not None:
+            # The agent died before it could let go: the GPUs may be somebody else's by now.
+            await self._finish(failed, [])
+            return
         try:
             if state.executor and await self._find_launched():
                 return

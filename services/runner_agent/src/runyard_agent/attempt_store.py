@@ -109,6 +109,14 @@ class AttemptRecord:
         write_atomically(self._path(name), report.SerializeToString(deterministic=True))
         return True
 
+    def failed_cause(self) -> Cause | None:
+        """Give why the program could not be started, once that was reported: nothing may start it then."""
+        for acknowledged in (False, True):
+            path = self._path(_FAILED, acknowledged=acknowledged)
+            if path.exists():
+                return AttemptReport.FromString(path.read_bytes()).failed
+        return None
+
     def pending_reports(self) -> Iterator[AttemptReport]:
         """Give the reports that are not acknowledged, in order."""
         for path in sorted(self._reports.glob("*.pb")):

@@ -97,15 +97,13 @@ class Attempts:
 
     def acknowledge(self, report_id: str, rejected_reason: str) -> None:
         """The log has a report, or will never take it; an attempt whose last one it was is let go."""
-        for key, attempt in list(self._attempts.items()):
+        for attempt in list(self._attempts.values()):
             if not attempt.record.acknowledge(report_id):
                 continue
             if rejected_reason:
                 name = attempt.record.directory.name
                 logger.error("a report of attempt %s was refused: %s", name, rejected_reason)
-            if attempt.record.is_over and attempt.record.state.phase is Phase.REPORTING:
-                del self._attempts[key]
-                self._let_go(attempt.record, attempt.telemetry)
+            self._let_go_when_over(attempt)
 
     def _take_on(self, record: AttemptRecord) -> Attempt:
         attempt = Attempt(self._node, record, self._telemetry_of(record), lambda: self.reports_changed())
@@ -128,7 +126,15 @@ class Attempts:
                     await attempt.give_up("the agent failed to prepare it; see the agent's own log")
                 await asyncio.sleep(backoff_seconds(failure_count, 1.0, first_seconds=1.0, seconds_max=60.0))
             else:
+                # The last acknowledgement may have come before the attempt itself was through.
+                self._let_go_when_over(attempt)
                 return
+
+    def _let_go_when_over(self, attempt: Attempt) -> None:
+        record = attempt.record
+        if record.is_over and record.state.phase is Phase.REPORTING:
+            del self._attempts[record.key]
+            self._let_go(record, attempt.telemetry)
 
     def _telemetry_of(self, record: AttemptRecord) -> AttemptTelemetry:
         grant = record.grant
