@@ -13,20 +13,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.events_pb2 import RunQueued
-from runyard_contracts.ids import Position
 from runyard_eventlog.admission import admit
 from runyard_eventlog.append_call import append_arguments
 from runyard_eventlog.doorbell import Doorbell
-from runyard_eventlog.port import READ_LIMIT_MAX, AppendCommand
+from runyard_eventlog.port import AppendCommand
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.subscriber import follow
 from runyard_testkit import Bus, Database
 from tests.bench.eventlog_setup import commands, fresh_bus, fresh_database
 from tests.bench.result import Result, measured
@@ -106,21 +106,24 @@ async def _create_raw_tables(database: Database) -> None:
 _RAW_INSERT = """
 with placed as materialized (
   select $16::bigint + o as position, u.*
-  from unnest($5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::bytea[], $12::text[],
-    $13::uuid[], $14::text[], $15::bytea[]) with ordinality
-    u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
+  from unnest($5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::bytea[],
+    $12::text[], $13::uuid[], $14::text[], $15::bytea[]) with ordinality
+    u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor,
+      payload, o)
 ), heads as (
   insert into raw.stream (stream, version) select stream, version from placed
 ), ids as (
-  insert into raw.event_id (event_id, position, lane, digest) select event_id, position, $1::smallint, digest from placed
+  insert into raw.event_id (event_id, position, lane, digest)
+  select event_id, position, $1::smallint, digest from placed
 ), known as (
   insert into raw.command (command_id, first_position, event_count, lane, digest)
   select command_id, $16 + o, n, $1, digest
   from unnest($2::uuid[], $3::bytea[], $4::int[]) with ordinality u(command_id, digest, n, o)
 )
-insert into raw.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream, type,
-  correlation_id, actor, payload)
-select $1, position, version, 0, now(), event_id, causation_id, stream, type, correlation_id, actor, payload from placed
+insert into raw.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream,
+  type, correlation_id, actor, payload)
+select $1, position, version, 0, now(), event_id, causation_id, stream, type, correlation_id, actor, payload
+from placed
 """
 
 
@@ -165,18 +168,19 @@ async def _replay(database: Database) -> list[Result]:
 
 async def _replay_round(log: PostgresEventLog) -> float:
     counts: Counter[str] = Counter()
-    position, seen = Position(0), 0
+    head = (await log.head()).domain_position
+    seen = 0
     started = time.perf_counter()
-    while True:
-        page = await log.read(Lane.LANE_DOMAIN, after_position=position, limit=READ_LIMIT_MAX)
-        for event in page.events:
-            message = event.message
-            assert isinstance(message, RunQueued)
-            counts[message.run_id] += message.number
-        seen += len(page.events)
-        position = page.scanned_to
-        if len(page.events) < READ_LIMIT_MAX:
-            return seen / (time.perf_counter() - started)
+    async with aclosing(follow(log, Lane.LANE_DOMAIN, page_size=5_000)) as pages:
+        async for page in pages:
+            for event in page.events:
+                message = event.message
+                assert isinstance(message, RunQueued)
+                counts[message.run_id] += message.number
+            seen += len(page.events)
+            if page.scanned_to == head:
+                break
+    return seen / (time.perf_counter() - started)
 
 
 async def _copy_round(connection: asyncpg.Connection) -> float:

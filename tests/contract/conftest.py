@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import cast
 
@@ -16,6 +18,16 @@ from runyard_testkit import Database
 
 OpenLog = Callable[[str], Awaitable[EventLog]]
 """Opens the one log of a test as a role: "scheduler"."""
+
+
+@pytest.fixture(autouse=True)
+def sockets_of_interrupted_reconnects(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what the bus client drops: the socket of an attempt that the server's death interrupted."""
+    yield
+    if "own_nats" in request.fixturenames:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.engines)])

@@ -15,7 +15,7 @@ from runyard_contracts.ids import Position, uuid7
 from runyard_core.errors import Conflict, IdReused, Unavailable
 from runyard_engines import Postgres, start_ready
 from runyard_eventlog.admission import CATEGORY_LANES, ROLE_CATEGORIES, admit
-from runyard_eventlog.appender import APPEND, append_arguments
+from runyard_eventlog.append_call import APPEND, append_arguments
 from runyard_eventlog.migrate import NEWEST_REVISION, ROLES, migrate
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog

@@ -28,7 +28,6 @@ class _Batch:
     def fits(self, command: AdmittedCommand) -> bool:
         return not self.indexes or (
             command.lane == self.lane
-            and len(self.indexes) < COMMANDS_MAX
             and self.event_count + len(command.events) <= EVENTS_MAX
             and self.size_bytes + command.size_bytes <= BYTES_MAX
         )
@@ -52,15 +51,21 @@ class _Batch:
         self.size_bytes += command.size_bytes
 
 
-def next_batch(waiting: Sequence[AdmittedCommand]) -> list[int]:
-    """Give the indexes of the commands to send now, at least one when any waits.
+def next_batch(
+    waiting: Sequence[AdmittedCommand],
+    under_way: Sequence[AdmittedCommand] = (),
+    commands_max: int = COMMANDS_MAX,
+) -> list[int]:
+    """Give the indexes of the commands to send now.
 
-    No two of them name the same stream, command id or event id, and a command never overtakes an earlier
-    one that it shares any of these with.
+    No two of them, and none of them and one under way, name the same stream, command id or event id; and
+    a command never overtakes an earlier one that it shares any of these with.
     """
     batch = _Batch()
+    for command in under_way:
+        batch.reserve(command)
     for index, command in enumerate(waiting):
-        if len(batch.indexes) >= COMMANDS_MAX:
+        if len(batch.indexes) >= commands_max:
             break
         if batch.fits(command) and not batch.touches(command):
             batch.take(index, command)

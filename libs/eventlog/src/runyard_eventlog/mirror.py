@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -21,6 +21,7 @@ from runyard_contracts import subjects
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import Corrupt
 from runyard_eventlog.connections import Connection
+from runyard_eventlog.rows import recorded
 
 KEPT = timedelta(days=14)
 """How long the mirror keeps an event; older ones are in the log."""
@@ -34,7 +35,6 @@ WRONG_LAST_SEQUENCE = 10071
 _ATOMIC_BATCH_MIN = 20
 _SUBJECTS_OVERLAP = 10065
 _ACK_SECONDS_MAX = 5.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MirrorMismatch(Corrupt):
@@ -67,10 +67,6 @@ async def read_messages(connection: Connection, after: int, limit: int, log_id: 
     )
     messages = []
     for position, recorded_at, event_id, type_name, stream, payload in found:
-        given = Envelope(position=position)
-        since = recorded_at - _EPOCH
-        given.recorded_at.seconds = since.days * 86_400 + since.seconds
-        given.recorded_at.nanos = since.microseconds * 1_000
         headers = {
             "Nats-Msg-Id": event_id,
             subjects.HEADER_TYPE: type_name,
@@ -79,7 +75,7 @@ async def read_messages(connection: Connection, after: int, limit: int, log_id: 
             subjects.HEADER_LOG_ID: log_id,
         }
         # Two serialised messages one after the other parse as their merge.
-        body = payload + given.SerializeToString(deterministic=True)
+        body = payload + recorded(recorded_at, position=position).SerializeToString(deterministic=True)
         messages.append(MirrorMessage(position, event_id, subjects.event_subject(stream), headers, body))
     return messages
 

@@ -156,11 +156,11 @@ class Projector:
                 raise
 
     async def _open(self) -> None:
+        head = (await self._log.head()).of(self._lane)
         async with self._pool.acquire() as connection:
             await self._store.create(connection)
             self._place = await self._store.place(connection)
             self._parked_at = await self._store.parked_at(connection)
-            head = (await self._log.head()).of(self._lane)
             self._is_shown = self._place.position >= head
             if self._is_shown:
                 await self._store.show(connection)

@@ -89,16 +89,25 @@ def stream(
 def events(rows: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
     """Bring rows back into events."""
     parse = Envelope.FromString
+    given: tuple[datetime, int] | None = None
+    tail = b""
     for position, after_position, recorded_at, payload in rows:
-        envelope = parse(payload)
+        if (recorded_at, after_position) != given:
+            # The events of one batch share these, and two serialised messages parse as their merge.
+            given = (recorded_at, after_position)
+            tail = recorded(recorded_at, after_position).SerializeToString()
+        envelope = parse(payload + tail)
         envelope.position = position
-        if after_position:
-            envelope.after_position = after_position
-        since = recorded_at - _EPOCH
-        time = envelope.recorded_at
-        time.seconds = since.days * 86_400 + since.seconds
-        time.nanos = since.microseconds * 1_000
         yield RecordedEvent(envelope)
+
+
+def recorded(recorded_at: datetime, after_position: int = 0, position: int = 0) -> Envelope:
+    """Give an envelope with nothing but what the log adds on read."""
+    since = recorded_at - _EPOCH
+    added = Envelope(position=position, after_position=after_position)
+    added.recorded_at.seconds = since.days * 86_400 + since.seconds
+    added.recorded_at.nanos = since.microseconds * 1_000
+    return added
 
 
 def is_selective(wanted: EventFilter) -> bool:

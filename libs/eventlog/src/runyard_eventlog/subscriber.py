@@ -50,22 +50,38 @@ async def follow(
     position = after_position
     given_at = loop.time()
     failures = 0
-    while True:
-        heard = bell.rings
-        try:
-            page = await log.read(lane, after_position=position, filter=filter, limit=page_size)
-        except Unavailable as error:
-            _log.warning("the log does not answer, waiting: %s", error)
-            await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
-            failures += 1
-            continue
-        failures = 0
-        if page.scanned_to > position:
-            position = page.scanned_to
-            yield page
-            given_at = loop.time()
-            continue
-        if idle_page_seconds is not None and loop.time() - given_at >= idle_page_seconds:
-            yield Page([], position)
-            given_at = loop.time()
-        await bell.wait(heard, LOOK_SECONDS_MAX)
+    heard = bell.rings
+    ahead: asyncio.Task[Page] | None = None
+
+    async def read() -> Page:
+        return await log.read(lane, after_position=position, filter=filter, limit=page_size)
+
+    try:
+        while True:
+            try:
+                page = await (ahead or read())
+            except Unavailable as error:
+                _log.warning("the log does not answer, waiting: %s", error)
+                await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
+                failures += 1
+                continue
+            finally:
+                ahead = None
+            failures = 0
+            if page.scanned_to > position:
+                position = page.scanned_to
+                heard = bell.rings
+                if len(page.events) == page_size:
+                    # In history the database reads the next page while the caller works on this one.
+                    ahead = asyncio.create_task(read())
+                yield page
+                given_at = loop.time()
+                continue
+            if idle_page_seconds is not None and loop.time() - given_at >= idle_page_seconds:
+                yield Page([], position)
+                given_at = loop.time()
+            await bell.wait(heard, LOOK_SECONDS_MAX)
+            heard = bell.rings
+    finally:
+        if ahead is not None:
+            ahead.cancel()

@@ -1,0 +1,71 @@
+"""The call of the log's append function: commands to its arguments, its rows to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from runyard_contracts.ids import Position
+from runyard_core.errors import RunyardError
+from runyard_eventlog import refusals
+from runyard_eventlog.admission import AdmittedCommand
+from runyard_eventlog.port import Appended
+
+APPEND = """
+select command, outcome, first_position, positions, stream, expected, actual, event_id
+from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+"""
+
+
+def append_arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
+    """Give the arguments of ``log.append`` in its order."""
+    events = [(index, event) for index, command in enumerate(commands, start=1) for event in command.events]
+    expected = [dict(command.streams) for command in commands]
+    return (
+        int(commands[0].lane),
+        [command.command_id for command in commands],
+        [command.digest for command in commands],
+        [len(command.events) for command in commands],
+        [index for index, _ in events],
+        [event.stream for _, event in events],
+        [expected[index - 1][event.stream] for index, event in events],
+        [event.version for _, event in events],
+        [event.type for _, event in events],
+        [event.event_id for _, event in events],
+        [event.digest for _, event in events],
+        [event.correlation_id for _, event in events],
+        [event.causation_id for _, event in events],
+        [event.actor for _, event in events],
+        [event.payload for _, event in events],
+    )
+
+
+def append_answers(
+    commands: Sequence[AdmittedCommand], rows: list[asyncpg.Record]
+) -> list[Appended | RunyardError]:
+    """Bring the rows of ``log.append`` back into answers, in the order of the commands."""
+    by_command = {row["command"]: row for row in rows}
+    return [_answer(command, by_command[index]) for index, command in enumerate(commands, start=1)]
+
+
+def _answer(command: AdmittedCommand, row: asyncpg.Record) -> Appended | RunyardError:
+    command_id = command.command_id
+    match row["outcome"]:
+        case "appended" | "repeated" as outcome:
+            first = row["first_position"]
+            positions = row["positions"] or range(first, first + len(command.events))
+            found = tuple(Position(position) for position in positions)
+            return Appended(found[-1], found, repeated=outcome == "repeated")
+        case "conflict":
+            return refusals.conflict(row["stream"], row["expected"], row["actual"])
+        case "denied":
+            return refusals.denied(row["stream"])
+        case "command_reused":
+            return refusals.command_reused(command_id, row["first_position"])
+        case "event_reused":
+            return refusals.event_reused(str(row["event_id"]), row["first_position"], command_id)
+        case "partly_known":
+            return refusals.events_partly_known(command_id, len(row["positions"]), len(command.events))
+        case outcome:
+            raise AssertionError(f"the append function said {outcome!r}")
