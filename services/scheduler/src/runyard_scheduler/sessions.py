@@ -30,6 +30,8 @@ class Session:
         self.node_id = node_id
         self.held: frozenset[LeaseId] = frozenset()
         """Leases that the agent said it holds when it was last heard."""
+        self.left_out_since_seconds: dict[LeaseId, float] = {}
+        """Leases of its node that it has not named since then."""
         self.granted: set[LeaseId] = set()
         """Leases whose grant was sent on this stream."""
         self.overrun_since_seconds: float | None = None
@@ -141,6 +143,9 @@ class Sessions:
         elif session.overrun_since_seconds is None:
             session.overrun_since_seconds = now
         session.held = frozenset(LeaseId(attempt.lease_id) for attempt in held)
+        known = session.left_out_since_seconds
+        leased = self._world.leases_of(session.node_id).keys() - session.held
+        session.left_out_since_seconds = {lease_id: known.get(lease_id, now) for lease_id in leased}
         self._node_heard[session.node_id] = now
         for lease_id in renewed:
             self._lease_heard[lease_id] = now
@@ -182,14 +187,20 @@ class Sessions:
         self._node_heard = {node_id: at + seconds for node_id, at in self._node_heard.items()}
 
     def _is_ready(self, session: Session) -> bool:
+        now = self._clock.monotonic_seconds()
+        if now - self._node_heard.get(session.node_id, -math.inf) >= self._unreachable_seconds:
+            # Its stream may be open only because nobody has noticed yet.
+            return False
         since = session.overrun_since_seconds
-        return since is None or self._clock.monotonic_seconds() - since >= OVERRUN_SECONDS_MAX
+        return since is None or now - since >= OVERRUN_SECONDS_MAX
 
     def _lease_watch(self, entry: RunEntry, lease: Lease, now: float) -> LeaseWatch:
         session = self._open.get(lease.node_id)
         spec = entry.run.spec
         # Forgotten once the node counts as detached: only a node that is heard can disown an attempt.
         node_heard_at = self._node_heard.get(lease.node_id, -math.inf)
+        # What a stream says may be as old as the network likes, so that once is not enough.
+        left_out_since = now if session is None else session.left_out_since_seconds.get(lease.lease_id, now)
         return LeaseWatch(
             run_id=entry.run.run_id,
             node_id=lease.node_id,
@@ -200,9 +211,7 @@ class Sessions:
             reachable=lease.reachable,
             expired=lease.expired,
             requeues=entry.run.requeues_when_lost,
-            disowned=session is not None
-            and lease.lease_id not in session.held
-            and now - node_heard_at < self._unreachable_seconds,
+            disowned=now - left_out_since >= self._unreachable_seconds > now - node_heard_at,
         )
 
     def _disconnect(self, session: Session) -> None:
