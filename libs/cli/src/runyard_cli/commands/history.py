@@ -15,10 +15,12 @@ from runyard.history.v1.history_service_pb2 import (
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.history.exchange import export, import_
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
 from runyard_cli.history.source import Source, ask, direct_option
+from runyard_cli.history.whatif import what_if
 from runyard_cli.output import is_json, is_terminal, output_option, safe, say, say_json_line
 from runyard_cli.table import cut
 from runyard_cli.words import moment
@@ -94,7 +96,7 @@ def tail(
     ask(show, direct=direct)
 
 
-for _question in (timeline, as_of, explain, diff, effects):
+for _question in (timeline, as_of, explain, diff, effects, what_if, export, import_):
     command.add_command(_question)
 
 

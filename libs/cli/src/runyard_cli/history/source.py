@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -99,7 +100,11 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
     from runyard_cli.history.direct import DirectSource
     from runyard_core.errors import RunyardError, Unavailable
     from runyard_replay.direct import open_log, reader_database_url
+    from runyard_replay.imported import FILE, ImportedLog
 
+    if (runyard_home() / FILE).exists():
+        with closing(ImportedLog(runyard_home() / FILE)) as imported:
+            return await _answered(work(DirectSource(imported)))
     try:
         url = reader_database_url(runyard_home(), os.environ)
     except RunyardError as error:
@@ -110,9 +115,19 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
         async with open_log(url) as event_log:
             if unanswered is not None:
                 note(f"{unanswered.message}; reading the log itself, read-only")
-            return await work(DirectSource(event_log))
+            return await _answered(work(DirectSource(event_log)))
     except Unavailable as error:
         raise Unreachable("UNAVAILABLE", error.code, error.message) from None
+
+
+async def _answered(answer: Awaitable[Result]) -> Result:
+    """Wait for an answer; a refusal looks as it does when a service says it."""
+    from runyard_core.errors import RunyardError, Unavailable
+
+    try:
+        return await answer
+    except Unavailable:
+        raise
     except RunyardError as error:
         raise ClientError("REFUSED", error.code, error.message, metadata=error.metadata) from None
 

@@ -1,0 +1,63 @@
+"""``history what-if``: recorded leases with another price book."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from google.protobuf.json_format import ParseDict, ParseError
+
+from runyard.cost.v1.types_pb2 import Price
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import PriceAgainRequest
+from runyard_cli.history.moments import MOMENT
+from runyard_cli.history.source import ask, direct_option
+from runyard_cli.history.states import say_repriced
+from runyard_cli.names import default_project, full_run_name, looks_like_run, may_be_id, project_option
+from runyard_cli.output import is_json, output_option, say_json
+
+
+@click.command("what-if")
+@click.argument("name", metavar="[RUN|PROJECT]", required=False)
+@click.option(
+    "--prices",
+    "book",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help='JSON as `runyard price list --output json` writes it: {"prices": [...]}.',
+)
+@click.option("--keep", is_flag=True, help="Add the file's lines to the recorded book.")
+@click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
+@project_option
+@direct_option
+@output_option
+def what_if(
+    name: str | None, book: Path, keep: bool, at: AsOf | None, project: str | None, direct: bool
+) -> None:
+    """Show what RUN or PROJECT (this folder's by default) would have cost with other prices."""
+    request = PriceAgainRequest(prices=read_prices(book), keep_recorded_prices=keep, as_of=at or AsOf())
+    if name is not None and (looks_like_run(name) or may_be_id(name)):
+        request.run = full_run_name(name, project)
+    else:
+        request.project = name or default_project(project)
+    answer = ask(lambda source: source.price_again(request), direct=direct)
+    if is_json():
+        say_json(answer)
+    else:
+        say_repriced(answer)
+
+
+def read_prices(path: Path) -> list[Price]:
+    """Read a price book from a file.
+
+    Raises:
+        click.UsageError: it is not one.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        lines = content["prices"] if isinstance(content, dict) else content
+        return [ParseDict(line, Price()) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
+        raise click.UsageError(f"{path} is not a price book: {error}") from None

@@ -1,0 +1,273 @@
+"""``runyard history`` on an imported log: every command, no engine and no service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import Message
+
+from runyard.cost.v1.events_pb2 import PriceSet
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Lane
+from runyard.metric.v1.batches_pb2 import AttemptRef, LogChunkRecorded, LogStream
+from runyard.node.v1.events_pb2 import NodeEnrolled, NodeGpusReleased, NodeGpusReserved
+from runyard.node.v1.types_pb2 import GpuDevice, NodeInventory
+from runyard.run.v1.events_pb2 import ProjectRunNumbered, RunFinished, RunLeaseGranted, RunQueued
+from runyard.run.v1.types_pb2 import Outcome, RunSpec
+from runyard_cli import output
+from runyard_cli.commands.history import command
+from runyard_cli.main import main
+from runyard_contracts.envelope import Context, wrap
+from runyard_contracts.ids import EventId, deterministic_id, stream_name
+from runyard_contracts.recorded import RecordedEvent
+from runyard_replay.exports import FORMAT, LaneWriter, Manifest, write_manifest
+
+RUN = "0198aaaa-0000-7000-8000-000000000001"
+START_SECONDS = 1_767_225_600
+ALICE = Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice")
+PRICE = Price(price_id="p", unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=3_600_000_000)
+INVENTORY = NodeInventory(gpus=[GpuDevice(uuid="G", model="H")])
+STORY: tuple[tuple[str, str, Message], ...] = (
+    (
+        "node",
+        "n1",
+        NodeEnrolled(node_id="n1", inventory=NodeInventory(gpus=[GpuDevice(uuid="G", model="H")])),
+    ),
+    ("price", "p", PriceSet(price=PRICE)),
+    ("project", "digits", ProjectRunNumbered(project="digits", run_id=RUN, number=1)),
+    ("run", RUN, RunQueued(run_id=RUN, project="digits", number=1, spec=RunSpec(step="train"))),
+    (
+        "run",
+        RUN,
+        RunLeaseGranted(run_id=RUN, attempt=1, lease_id="l", epoch=1, node_id="n1", gpu_uuids=["G"]),
+    ),
+    (
+        "node",
+        "n1",
+        NodeGpusReserved(
+            node_id="n1",
+            lease_id="l",
+            run_id=RUN,
+            attempt=1,
+            gpu_uuids=["G"],
+            gpu_models=["H"],
+            project="digits",
+        ),
+    ),
+    ("node", "n1", NodeGpusReleased(node_id="n1", lease_id="l", run_id=RUN, attempt=1, gpu_uuids=["G"])),
+    ("run", RUN, RunFinished(run_id=RUN, attempt=1, epoch=1, outcome=Outcome.OUTCOME_SUCCEEDED)),
+)
+LINES = LogChunkRecorded(
+    attempt=AttemptRef(run_id=RUN, attempt=1),
+    first_line_number=1,
+    lines=["hello"],
+    streams=[LogStream.LOG_STREAM_STDOUT],
+)
+
+
+def event_id(position: int) -> EventId:
+    return EventId(deterministic_id("cli", position))
+
+
+def recorded(category: str, name: str, message: Message, position: int, version: int) -> RecordedEvent:
+    group = RUN if RUN in str(message) else ""
+    cause = event_id(position - 1) if position in (5, 6, 7, 8) else ""
+    context = Context(ALICE, group or event_id(position), "/test", causation_id=cause)
+    at = datetime.fromtimestamp(START_SECONDS + position, UTC)
+    envelope = wrap(message, stream_name(category, name), context, at, event_id=event_id(position))
+    envelope.position, envelope.stream_version = position, version
+    envelope.recorded_at.FromDatetime(at)
+    return RecordedEvent(envelope)
+
+
+def export_of(folder: Path) -> Path:
+    folder.mkdir()
+    versions: dict[str, int] = {}
+    with LaneWriter(folder, Lane.LANE_DOMAIN, cloudevents=False) as domain:
+        for position, (category, name, message) in enumerate(STORY, start=1):
+            versions[name] = versions.get(name, 0) + 1
+            domain.write(recorded(category, name, message, position, versions[name]))
+    batch = recorded("telemetry", "n1.s", LINES, 1, 1)
+    batch.envelope.event_id, batch.envelope.after_position = event_id(99), 6
+    with LaneWriter(folder, Lane.LANE_TELEMETRY, cloudevents=False) as telemetry:
+        telemetry.write(batch)
+    write_manifest(folder, Manifest(FORMAT, "log-1", (domain.entry(), telemetry.entry())))
+    return folder
+
+
+class Terminal:
+    """Runs commands in a home of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        """Give standard output, or standard error of a failure."""
+        output._Mode.is_json = False
+        self._monkeypatch.setattr(sys, "argv", ["runyard", "history", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capsys.readouterr()
+        assert int(ended.value.code or 0) == expect, f"{out}\n{err}"
+        output._Mode.is_json = False
+        return err if expect else out
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    monkeypatch.setenv("RUNYARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RUNYARD_OUTPUT", raising=False)
+    monkeypatch.delenv("RUNYARD_READER_DATABASE_URL", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    return Terminal(monkeypatch, capsys)
+
+
+@pytest.fixture
+def terminal(empty: Terminal, tmp_path: Path) -> Terminal:
+    empty.run("import", str(export_of(tmp_path / "export")))
+    return empty
+
+
+def test_a_timeline_has_both_lanes_and_causes(terminal: Terminal) -> None:
+    lines = terminal.run("timeline", "digits#1", "--with-causes").splitlines()
+    places = [line.split()[0] for line in lines if "<-" not in line]
+    assert places == ["3", "4", "5", "6", "6/t1", "7", "8"]
+    assert "log line 1: hello" in "\n".join(lines)
+    assert lines[-1].strip().startswith("<- run.queued at 4 by user:alice")
+    entries = [json.loads(line) for line in terminal.run("timeline", RUN, "--output", "json").splitlines()]
+    assert entries[1]["event"]["envelope"]["type"] == "runyard.run.queued"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("4", "queue"), "digits#1"),
+        (("6", "gpus"), f"{RUN} attempt 1"),
+        (("8", "cost", "digits"), "$1.00"),
+        (("5", RUN), "RUN_STATE_STARTING"),
+        (("2026-01-01T00:00:04.5+00:00", RUN), "RUN_STATE_QUEUED"),
+        (("now", "n1"), "uuid: G"),
+        (("now", "prices"), "micro_usd_per_hour: 3600000000"),
+        (("6",), "nothing waited"),
+    ],
+)
+def test_a_state_is_shown_as_of_a_moment(terminal: Terminal, words: tuple[str, ...], shown: str) -> None:
+    assert shown in terminal.run("as-of", *words)
+    assert json.loads(terminal.run("as-of", *words, "--output", "json"))["position"]
+
+
+def test_why_what_changed_and_what_came_of_it(terminal: Terminal) -> None:
+    explained = terminal.run("explain", "digits#1", "--field", "state")
+    assert 'state: "RUN_STATE_QUEUED" -> "RUN_STATE_STARTING"' in explained
+    assert "asked by user:alice" in explained
+    different = terminal.run("diff", "--from", "4", "--to", "8", RUN)
+    assert 'outcome: - -> "OUTCOME_SUCCEEDED"' in different
+    assert "2 events:" in different
+    effects = terminal.run("effects", event_id(4))
+    assert [line.strip().split()[1] for line in effects.splitlines()[1:]] == ["5", "6", "7", "8"]
+
+
+def test_the_tail_is_filtered(terminal: Terminal) -> None:
+    assert len(terminal.run("tail", "--type", "runyard.run.").splitlines()) == 3
+    assert len(terminal.run("tail", "--node", "n1").splitlines()) == 3
+    assert len(terminal.run("tail", "--correlation", RUN).splitlines()) == 6
+    assert len(terminal.run("tail", "--from", "3", "--to", "4").splitlines()) == 2
+    assert len(terminal.run("tail", "--to", "2026-01-01T00:00:03+00:00").splitlines()) == 2
+    assert len(terminal.run("tail", "--telemetry").splitlines()) == 1
+
+
+def test_other_prices_give_another_cost(terminal: Terminal, tmp_path: Path) -> None:
+    book = tmp_path / "book.json"
+    book.write_text('{"prices": [{"unit": "PRICE_UNIT_GPU_HOUR", "micro_usd_per_hour": "7200000000"}]}')
+    shown = terminal.run("what-if", "digits", "--prices", str(book))
+    assert shown.splitlines()[-1].split() == ["all", "$1.00", "$2.00", "+$1.00"]
+    book.write_text("[1]")
+    assert "WRONG_USAGE" in terminal.run("what-if", "digits", "--prices", str(book), expect=2)
+
+
+def test_an_export_of_an_import_is_the_same_files(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.run("export", str(tmp_path / "again"))
+    for name in ("manifest.json", "domain.jsonl", "telemetry.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "export" / name).read_bytes()
+    terminal.run("export", str(tmp_path / "part"), "--to", "5")
+    files = json.loads((tmp_path / "part" / "manifest.json").read_text())["files"]
+    assert [entry["event_count"] for entry in files] == [5, 0]
+    terminal.run("export", str(tmp_path / "cloud"), "--cloudevents")
+    first = json.loads((tmp_path / "cloud" / "domain.jsonl").read_text().splitlines()[0])
+    assert (first["specversion"], first["type"], first["sequence"]) == ("1.0", "runyard.node.enrolled", "1")
+    assert all(name.isalnum() and name.islower() for name in first if name != "data_base64")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace("alice", "malice", 1), "another SHA-256"),
+        (lambda text: text.replace("PRICE_UNIT_GPU_HOUR", "PRICE_UNIT_NODE_HOUR", 1), "another SHA-256"),
+        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "holds 7 events, the manifest says 8"),
+        (lambda text: "\n".join([*text.splitlines()[1:], ""]), "line 1 has the event of position 2"),
+        (lambda text: text[:-40], "line 8 is not an event"),
+    ],
+)
+def test_an_export_that_is_not_what_its_manifest_says_is_refused(
+    empty: Terminal, tmp_path: Path, damage: object, said: str
+) -> None:
+    export = export_of(tmp_path / "export")
+    path = export / "domain.jsonl"
+    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    error = empty.run("import", str(export), expect=3)
+    assert said in error
+    assert "MANIFEST_MISMATCH" in error
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_home_with_a_log_is_not_imported_into(terminal: Terminal, tmp_path: Path) -> None:
+    assert "LOG_NOT_EMPTY" in terminal.run("import", str(tmp_path / "export"), expect=3)
+    (tmp_path / "none").mkdir()
+    assert "NOT_AN_EXPORT" in terminal.run("import", str(tmp_path / "none"), expect=2)
+    assert "new folder" in terminal.run("export", str(tmp_path / "export"), expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (("as-of", "9"), "POSITION_AHEAD", 3),
+        (("as-of", "0"), "BEFORE_FIRST_EVENT", 3),
+        (("as-of", "2099-01-01"), "TIME_AHEAD", 3),
+        (("as-of", "2001-01-01"), "BEFORE_FIRST_EVENT", 3),
+        (("as-of", "soon"), "WRONG_USAGE", 2),
+        (("as-of", "now", "cost"), "WRONG_USAGE", 2),
+        (("as-of", "now", "digits#7"), "RUN_NOT_FOUND", 3),
+        (("timeline", "abcd"), "NOT_FOUND", 3),
+        (("explain", RUN, "--field", "mood"), "NO_SUCH_FIELD", 3),
+        (("effects", "0198"), "BAD_EVENT_ID", 3),
+        (("effects", RUN), "EVENT_NOT_FOUND", 3),
+        (("diff", "--from", "8", "--to", "2"), "BAD_SPAN", 3),
+        (("tail", "--actor", "alice"), "BAD_FILTER", 3),
+        (("tail", "-f", "--to", "3"), "WRONG_USAGE", 2),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_with_its_reason(
+    terminal: Terminal, arguments: tuple[str, ...], code: str, exit_code: int
+) -> None:
+    error = terminal.run(*arguments, expect=exit_code)
+    assert f"[{code}]" in error.splitlines()[0]
+
+
+def test_without_yard_or_log_it_says_so(empty: Terminal) -> None:
+    assert "[NO_CONTEXT]" in empty.run("timeline", RUN, expect=4)
+
+
+def test_the_log_is_read_directly_only_when_it_must_be() -> None:
+    heavy = {"asyncpg", "sqlalchemy", "nats", "sqlite3", "runyard_replay", "runyard_eventlog"}
+    code = "import runyard_cli.commands.history, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy.isdisjoint(done.stdout.split())
+    assert {"timeline", "as-of", "explain", "diff", "effects", "tail", "export", "import", "what-if"} <= set(
+        command.commands
+    )
