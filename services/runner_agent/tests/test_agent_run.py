@@ -17,6 +17,7 @@ import pytest
 from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
 from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, OnLost
+from runyard_agent.runtime_process import private_view_problem
 from runyard_agent.shim import start_ticks
 from runyard_testkit import Bus
 
@@ -34,6 +35,10 @@ from .scripted_yard import (
 
 def attempt_folder(yard: ScriptedYard, grant: LeaseGrant) -> Path:
     return yard.agent.directory / "attempts" / f"{grant.run_id}-{grant.attempt}"
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
 
 STDOUT, STDERR, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR, LogStream.LOG_STREAM_STATUS
@@ -100,6 +105,29 @@ async def test_run_leaves_its_whole_record(yard: ScriptedYard) -> None:
     assert exited.exited.cause == finished.cause
     await yard.scheduler.wait_for(lambda: not yard.scheduler.held)
     assert list((yard.agent.directory / "attempts").iterdir()) == []
+
+
+async def test_process_that_names_the_contracts_folders_itself_is_served_there(yard: ScriptedYard) -> None:
+    if problem := await private_view_problem():
+        pytest.skip(problem)
+    grant = yard.scheduler.grant(
+        "pwd; cat /valohai/config/parameters.json; echo $VH_INPUTS_DIR",
+        "until [ -e go ]; do sleep 0.05; done",
+        "printf model > /valohai/outputs/model.bin",
+        "ln -s /valohai/outputs/model.bin /valohai/outputs/best.bin",
+    )
+    await yard.scheduler.report(grant, "started")
+    yard.agent.kill()
+    yard.agent.start()
+    (attempt_folder(yard, grant) / "repository" / "go").touch()
+
+    finished = (await yard.finished(grant)).finished
+
+    assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+    assert yard.ledger.lines(grant, STDOUT) == ["/valohai/repository", "{}", "/valohai/inputs"]
+    assert [file.path for file in finished.outputs] == ["best.bin", "model.bin"]
+    await yard.scheduler.wait_for(lambda: not yard.scheduler.held)
+    assert str(yard.agent.directory) not in mounts()
 
 
 async def test_failing_program_is_a_user_error_with_its_status(yard: ScriptedYard) -> None:

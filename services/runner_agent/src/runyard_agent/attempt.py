@@ -332,6 +332,7 @@ class Attempt:
             gpu_uuids=tuple(grant.gpu_uuids),
             image=surroundings.image if surroundings else "",
             venv=surroundings.venv if surroundings else None,
+            has_private_view=surroundings is not None and surroundings.has_private_view,
             memory_bytes_max=spec.resources.memory_bytes_max,
             cpu_millicores_max=spec.resources.cpu_millicores_max,
             time_limit_seconds=spec.time_limit_seconds,

@@ -30,7 +30,7 @@ class Directories:
 
     @classmethod
     def below(cls, directory: Path) -> Directories:
-        """Give the folders of a process: those below the attempt's own folder."""
+        """Give the folders of a process without a private view: those below the attempt's own folder."""
         return cls(*(str(directory / name) for name in ("repository", "inputs", "outputs", "config")))
 
 

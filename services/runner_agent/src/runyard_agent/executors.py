@@ -13,7 +13,7 @@ from runyard.run.v1.types_pb2 import Environment, Executor
 from runyard_agent import config_files, environment
 from runyard_agent.config_files import IN_CONTAINER, Directories
 from runyard_agent.runtime import Runtime
-from runyard_agent.runtime_process import ProcessRuntime
+from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
 from runyard_core.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Surroundings:
     image: str = ""
     """Container only: id of the image."""
     venv: Path | None = None
+    """Process only."""
+    has_private_view: bool = False
     """Process only."""
 
 
@@ -59,20 +61,39 @@ class ExecutorOnNode(Protocol):
 class ProcessExecutor:
     """Runs attempts as processes in virtual environments."""
 
-    def __init__(self, cache_dir: Path, path_variable: str) -> None:
-        """Keep environments in a cache; ``path_variable`` is the PATH that programs get."""
+    def __init__(self, cache_dir: Path, path_variable: str, *, view_problem: str = "") -> None:
+        """Keep environments in a cache; ``path_variable`` is the PATH that programs get.
+
+        ``view_problem`` says why programs cannot have a private view of the file system here.
+        """
         self.runtime: Runtime = ProcessRuntime()
         self._cache_dir = cache_dir
         self._path_variable = path_variable
+        self._view_problem = view_problem
+
+    @classmethod
+    async def open(cls, cache_dir: Path, path_variable: str) -> ProcessExecutor:
+        """Make one for this machine, after a look at what it allows."""
+        return cls(cache_dir, path_variable, view_problem=await private_view_problem())
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What programs go without here, one sentence each."""
+        if not self._view_problem:
+            return ()
+        problem = self._view_problem
+        return (f"a process finds its folders by the VH_..._DIR variables only, not at /valohai: {problem}",)
 
     def directories(self, attempt_directory: Path) -> Directories:
-        """Give the folders as they are on this machine."""
-        return Directories.below(attempt_directory)
+        """Give the folders as the program sees them."""
+        return Directories.below(attempt_directory) if self._view_problem else IN_CONTAINER
 
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
         """Make the virtual environment."""
         if grant.spec.resources.cpu_millicores_max:
             tell("the CPU limit does not hold for a process; run it in a container for that")
+        for warning in self.warnings:
+            tell(warning)
         asked = config_files.variables(grant, self.directories(attempt_directory))
         prepared = await environment.prepare(
             environment.EnvironmentRequest(
@@ -95,7 +116,10 @@ class ProcessExecutor:
             "VIRTUAL_ENV": str(prepared.venv),
         }
         return Surroundings(
-            variables=variables, record=environment.capture(prepared, variables), venv=prepared.venv
+            variables=variables,
+            record=environment.capture(prepared, variables),
+            venv=prepared.venv,
+            has_private_view=not self._view_problem,
         )
 
 

@@ -68,8 +68,8 @@ async def run_agent(settings: Settings) -> None:
 
         telemetry = Telemetry(spool, settings.node_id, clock)
         sampling = Sampling(telemetry, gpu_reader)
-        inventory = functools.partial(_inventory, settings, gpu_reader, docker)
-        process = ProcessExecutor(cache_dir, os.environ.get("PATH", os.defpath))
+        process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath))
+        inventory = functools.partial(_inventory, settings, gpu_reader, process, docker)
         node = Node(
             node_id=settings.node_id,
             boot_id=host.boot_id(),
@@ -111,7 +111,9 @@ async def _run_until_stopped(
             part.cancel()
 
 
-async def _inventory(settings: Settings, gpu_reader: gpus.Gpus, docker: DockerOnDemand) -> NodeInventory:
+async def _inventory(
+    settings: Settings, gpu_reader: gpus.Gpus, process: ProcessExecutor, docker: DockerOnDemand
+) -> NodeInventory:
     inventory = host.inventory(settings.directory)
     inventory.agent_version = version("runyard-agent")
     inventory.slot_count = settings.slot_count
@@ -119,6 +121,7 @@ async def _inventory(settings: Settings, gpu_reader: gpus.Gpus, docker: DockerOn
     inventory.gpu_driver_version = gpu_reader.driver_version
     inventory.cuda_version = gpu_reader.cuda_version
     inventory.warnings.extend(gpu_reader.warnings)
+    inventory.warnings.extend(process.warnings)
     inventory.docker_version, warnings = await docker.look()
     inventory.warnings.extend(warnings)
     return inventory

@@ -19,7 +19,7 @@ from runyard_agent.safe_paths import is_inside, relative_path
 from runyard_core.errors import Corrupt, InvalidInput, RunyardError, Unavailable
 
 CONTAINER_OUTPUTS = "/valohai/outputs"
-"""What a program in a container calls its outputs folder."""
+"""What a program in a container or a private view calls its outputs folder."""
 
 _FILES_AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20

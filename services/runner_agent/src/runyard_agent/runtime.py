@@ -52,6 +52,8 @@ class LaunchPlan:
     """Container only: what to create the container from (an image id, or a reference)."""
     venv: Path | None = None
     """Process only: virtual environment whose ``bin`` is first on PATH (already so in ``environment``)."""
+    has_private_view: bool = False
+    """Process only: its folders are at ``/valohai`` too, as in a container (``private_view``)."""
     memory_bytes_max: int = 0
     """0 means no limit; also for the limits below."""
     cpu_millicores_max: int = 0

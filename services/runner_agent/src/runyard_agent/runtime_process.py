@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runyard_agent import shim
+from runyard_agent import private_view, shim
 from runyard_agent.domain.command_script import is_executable
 from runyard_agent.runtime import Exit, Handle, LaunchPlan
 from runyard_core.errors import RunyardError
@@ -23,6 +23,10 @@ from runyard_core.errors import RunyardError
 _START_SECONDS_MAX = 30.0
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 10.0
+
+
+# Nothing from the agent's environment or site-packages, and 2 MB less.
+_PYTHON = (sys.executable, "-I", "-S")
 
 
 class ProcessRuntime:
@@ -37,9 +41,11 @@ class ProcessRuntime:
                 f"{plan.name} would end with its lease, but has none yet", code="LEASE_MISSING"
             )
         _write_plan(plan)
-        # -I and -S: nothing from the agent's environment or site-packages, and 2 MB less.
+        command = [*_PYTHON, shim.__file__, str(plan.state)]
+        if plan.has_private_view:
+            command = _in_private_view(plan.directory, command)
         starter = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", shim.__file__, str(plan.state),
+            *command,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE, env={},
         )  # fmt: skip
@@ -133,6 +139,30 @@ def _children_below(root: int) -> list[int]:
     return found
 
 
+async def private_view_problem() -> str:
+    """Try whether programs can have ``/valohai`` here; gives why not, or nothing when they can."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in private_view.FOLDERS:
+            os.mkdir(os.path.join(folder, name))
+        trial = await asyncio.create_subprocess_exec(
+            *_in_private_view(Path(folder), [*_PYTHON, "-c", ""]),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE, env={},
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_START_SECONDS_MAX):
+                _, errors = await trial.communicate()
+        except TimeoutError:
+            trial.kill()
+            await trial.wait()
+            return f"no answer in {_START_SECONDS_MAX:.0f} s"
+    return "" if trial.returncode == 0 else _last_line(errors) or f"it ended with {trial.returncode}"
+
+
+def _in_private_view(directory: Path, command: Sequence[str]) -> list[str]:
+    return [*_PYTHON, private_view.__file__, str(directory), *command]
+
+
 def shell_path() -> str:
     """Give the shell that runs command lines here: bash where there is one.
 
@@ -149,7 +179,9 @@ def _write_plan(plan: LaunchPlan) -> None:
     script = str(plan.script)
     content = {
         "argv": [script] if is_executable(plan.command_lines) else [shell_path(), script],
-        "working_directory": str(plan.repository),
+        "working_directory": f"{private_view.CONTRACT_ROOT}/repository"
+        if plan.has_private_view
+        else str(plan.repository),
         "environment": dict(plan.environment),
         "time_limit_seconds": plan.time_limit_seconds,
         "no_output_timeout_seconds": plan.no_output_timeout_seconds,
