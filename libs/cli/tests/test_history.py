@@ -263,6 +263,20 @@ def test_without_yard_or_log_it_says_so(empty: Terminal) -> None:
     assert "[NO_CONTEXT]" in empty.run("timeline", RUN, expect=4)
 
 
+def test_the_log_at_hand_is_not_taken_for_another_machines(empty: Terminal, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    services = ("scheduler", "artifact", "metrics", "cost", "lineage")
+    away = {"addresses": dict.fromkeys(services, "yard.invalid:1"), "token": "t"}
+    (home / "context.json").write_text(json.dumps(away))
+    (home / "credentials.json").write_text('{"role_passwords": {"runyard_reader": "x"}}')
+    (home / "ports.json").write_text('{"postgres": 1}')
+    assert "lineage at yard.invalid:1 does not answer" in empty.run("tail", expect=4)
+    away["addresses"] = dict.fromkeys(services, "127.0.0.1:1")
+    (home / "context.json").write_text(json.dumps(away))
+    assert "LOGAWAY" in empty.run("tail", expect=4)
+
+
 def test_the_log_is_read_directly_only_when_it_must_be() -> None:
     heavy = {"asyncpg", "sqlalchemy", "nats", "sqlite3", "runyard_replay", "runyard_eventlog"}
     code = "import runyard_cli.commands.history, sys; print(*sys.modules)"

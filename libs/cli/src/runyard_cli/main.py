@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "price": "The price book.",
         "gpus": "Every GPU: who holds it, utilisation, memory, power.",
         "nodes": "Every machine with a runner agent.",
-        "history": "The event log.",
+        "history": "Every event, and how things stood at any moment.",
         "context": "Which yard to talk to.",
     },
 }

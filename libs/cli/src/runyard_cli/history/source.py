@@ -19,6 +19,8 @@ PROBE_SECONDS_MAX = 5.0
 ANSWER_SECONDS_MAX = 60.0
 PAGE_SIZE = 1_000
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
+
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,11 +84,17 @@ def ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool = False) ->
 async def _ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool) -> Result:
     unanswered: ClientError | None = None
     if not direct:
+        address = ""
         try:
-            async with Client.connect(load_context()) as client:
+            context = load_context()
+            address = context.addresses["lineage"]
+            async with Client.connect(context) as client:
                 await client.history.GetLogHead(pb.GetLogHeadRequest(), timeout=PROBE_SECONDS_MAX)
                 return await work(ServiceSource(client))
         except Unreachable as error:
+            if address.rpartition(":")[0] not in _THIS_MACHINE:
+                # The log at hand would be another yard's.
+                raise
             unanswered = error
         except LocalError as error:
             if error.reason != "NO_CONTEXT":
