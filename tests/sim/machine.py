@@ -64,9 +64,9 @@ class Program:
         self.ended = asyncio.Event()
         chance = self._universe.chance
         self._ignores_sigterm = chance.random() < 0.3
-        mean_seconds = 25.0
+        mean_seconds = chance.choice((5.0, 25.0, 120.0))
         seconds = (
-            min(180.0, chance.expovariate(1 / mean_seconds)) if not machine.calm else chance.uniform(0.1, 5)
+            min(400.0, chance.expovariate(1 / mean_seconds)) if not machine.calm else chance.uniform(0.1, 5)
         )
         self._later(seconds, chance.choice((0, 0, 0, 1, 2, 137)), 0)
         if plan.ends_on_lease_expiry:
