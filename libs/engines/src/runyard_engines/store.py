@@ -83,7 +83,7 @@ class Store:
                 environment={
                     "AWS_ACCESS_KEY_ID": self.spec.access_key,
                     "AWS_SECRET_ACCESS_KEY": self.spec.secret_key,
-                    # Its garbage collector's own idea lets it grow to 1.4 GB while a 1 GiB file comes in parts.
+                    # Left to itself its heap grows to 1.4 GB while a 1 GiB file comes in parts.
                     "GOMEMLIMIT": "700MiB",
                 },
                 log_path=self.spec.log_path,
