@@ -11,6 +11,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = ROOT / ".tools" / "bin" / "uv"
@@ -30,6 +31,7 @@ def main() -> None:
     running = {line for one in packages if one["project"]["name"] != TESTKIT for line in needs(one)}
     running |= set(settings["dependency-groups"]["build"])
     testkit = {line for one in packages if one["project"]["name"] == TESTKIT for line in needs(one)}
+    testkit |= {line for one in packages for line in extras(one)}
     runs = resolve(sorted(running), [])
     everything = resolve(sorted(running | testkit | set(settings["dependency-groups"]["dev"])), runs)
     tools = [block for block in everything if block not in runs]
@@ -37,9 +39,15 @@ def main() -> None:
     sys.stdout.write(f"{CONSTRAINTS.name}: {len(runs)} packages run, {len(tools)} more for development\n")
 
 
-def needs(package: dict[str, dict[str, list[str]]]) -> set[str]:
+def needs(package: dict[str, Any]) -> set[str]:
     """Give what a package needs of others' packages."""
     return {line for line in package["project"]["dependencies"] if not line.startswith("runyard-")}
+
+
+def extras(package: dict[str, Any]) -> set[str]:
+    """Give what a package needs only for its optional parts."""
+    optional: dict[str, list[str]] = package["project"].get("optional-dependencies", {})
+    return {line for lines in optional.values() for line in lines if not line.startswith("runyard-")}
 
 
 def resolve(requirements: list[str], pinned: list[str]) -> list[str]:

@@ -30,8 +30,11 @@ AGENT_MAY_NEED = frozenset(
 
 
 def needs(path: Path) -> set[str]:
-    project = tomllib.loads(path.read_text())["project"]
-    return {re.split(r"[\[<>=!~; ]", line)[0] for line in project["dependencies"]}
+    return names(tomllib.loads(path.read_text())["project"]["dependencies"])
+
+
+def names(lines: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", line)[0] for line in lines}
 
 
 def ids(path: Path) -> str:
@@ -54,7 +57,9 @@ def test_the_build_backend_is_pinned(path: Path) -> None:
 @pytest.mark.parametrize("path", PACKAGES, ids=ids)
 def test_every_third_party_package_is_pinned_by_hash(path: Path) -> None:
     pinned = re.findall(r"^([a-z0-9.-]+)==\S+.*\\\n    --hash=sha256:", constraints(), flags=re.MULTILINE)
-    assert {name for name in needs(path) if not name.startswith("runyard-")} <= set(pinned)
+    optional = tomllib.loads(path.read_text())["project"].get("optional-dependencies", {})
+    wanted = needs(path).union(*map(names, optional.values()))
+    assert {name for name in wanted if not name.startswith("runyard-")} <= set(pinned)
 
 
 @pytest.mark.parametrize("path", PACKAGES, ids=ids)
