@@ -15,7 +15,7 @@ import pytest
 
 from runyard_agent import environment
 from runyard_agent.environment import EnvironmentRequest, PreparedEnvironment
-from runyard_agent.environment.builder import BuildFailed, find_uv
+from runyard_agent.environment.builder import BuildFailed, find_uv, without_places
 from runyard_agent.environment.record import is_secret
 from runyard_agent.environment.requirements import read_requirements
 from runyard_agent.environment.shared import SharedEnvironment, SharedEnvironments, site_packages
@@ -134,7 +134,9 @@ async def test_requirements_are_installed_and_recorded(repository: Path, tmp_pat
     assert run_in(prepared, "import tinypackage; print(tinypackage.version)") == "1.0"
     versions = {package.name: package.version for package in prepared.contents.packages}
     assert versions["tinypackage"] == "1.0"
-    assert any("tinypackage" in line for line in told)
+    (sentence,) = told
+    assert sentence.startswith("environment built in ")
+    assert sentence.endswith(f": {len(versions)} packages")
     record = environment.capture(prepared, {"MODE": "fast", "API_TOKEN": "secret"})
     assert record.requirements_sha256 == prepared.requirements_sha256 != ""
     assert {variable.name: variable.value for variable in record.variables} == {
@@ -162,7 +164,29 @@ async def test_an_installer_that_fails_is_quoted(
         await environment.prepare(request_of(repository, requirements_path="requirements.txt"), cache)
 
     assert error.value.code == "ENVIRONMENT_UNAVAILABLE"
+    assert str(tmp_path) not in error.value.message
     assert [path for path in (cache / "environments").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("Looking in indexes: https://user:word@index.example/simple", "Looking in indexes: .../simple"),
+        ("  Cloning https://git.example/team/tool.git (to x)", "  Cloning .../tool.git (to x)"),
+        ("Looking in links: /srv/agent/wheels", "Looking in links: .../wheels"),
+        ("error sending request for url (https://index.example/)", "error sending request for url (...)"),
+        ("HTTPSConnectionPool(host='index.example', port=443)", "HTTPSConnectionPool(host='...', port=443)"),
+        ('  File "/srv/a/b.py", line 3', '  File ".../b.py", line 3'),
+        (
+            "ERROR: No matching distribution found for a/b==9",
+            "ERROR: No matching distribution found for a/b==9",
+        ),
+        ("file:///srv/a.whl: bad", ".../a.whl: bad"),
+        ("1/2 done, and/or 3 MB/s", "1/2 done, and/or 3 MB/s"),
+    ],
+)
+def test_line_of_an_installer_tells_no_places(line: str, told: str) -> None:
+    assert without_places(line) == told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runyard_agent.environment.record import PROBE_SOURCE
@@ -25,9 +25,10 @@ _PASSED_ON = re.compile(
     re.IGNORECASE,
 )
 _ASKED_FOR = re.compile(r"PIP_\w+|UV_\w+")
-_CREDENTIALS = re.compile(r"(://)[^/\s@]+@")
-
-Tell = Callable[[str], None]
+# Of addresses and of the machine's paths the last part is what a reader needs; the rest is the operator's.
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>)]+")
+_HOST = re.compile(r"(\bhost\s*=\s*|\bhost\s+)(['\"`])[^'\"`]+\2")
+_PATH = re.compile(r"(?<![\w.~/-])(?:~|/[\w.@+-])[^\s'\"`<>(),:;]*/[^\s'\"`<>(),:;]*")
 
 
 class BuildFailed(RunyardError):
@@ -39,13 +40,10 @@ class BuildFailed(RunyardError):
 class Builder:
     """Makes one virtual environment."""
 
-    def __init__(
-        self, interpreter: Path, working_directory: Path, variables: Mapping[str, str], tell: Tell
-    ) -> None:
+    def __init__(self, interpreter: Path, working_directory: Path, variables: Mapping[str, str]) -> None:
         """Keep what all commands have in common; of the run's variables only those for pip and uv count."""
         self._interpreter = interpreter
         self._working_directory = working_directory
-        self._tell = tell
         self._uv = find_uv()
         self._variables = {
             **{name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
@@ -74,9 +72,9 @@ class Builder:
             await self._run(self._uv, "pip", "install", "--python", python, "-r", requirements)
         elif requirements is not None:
             await self._run(python, "-m", "pip", "install", "--progress-bar=off", "-r", requirements)
-        return (await self._run(python, "-I", "-c", PROBE_SOURCE, is_told=False))[-1]
+        return (await self._run(python, "-I", "-c", PROBE_SOURCE))[-1]
 
-    async def _run(self, *command: str | Path, is_told: bool = True) -> Sequence[str]:
+    async def _run(self, *command: str | Path) -> Sequence[str]:
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=self._working_directory,
@@ -88,13 +86,11 @@ class Builder:
             limit=1 << 20,
         )
         lines: deque[str] = deque(maxlen=_LINES_SHOWN)
-        shown = " ".join(str(word) for word in command[:4] if word != self._uv)
+        shown = without_places(" ".join(str(word) for word in command[:4]))
         try:
             async with asyncio.timeout(_BUILD_SECONDS_MAX):
                 async for line in _output_of(process):
-                    lines.append(_CREDENTIALS.sub(r"\1", line.decode("utf-8", "replace").rstrip()))
-                    if is_told:
-                        self._tell(lines[-1])
+                    lines.append(line.decode("utf-8", "replace").rstrip())
                 await process.wait()
         except TimeoutError:
             raise BuildFailed(f"{shown} took more than {_BUILD_SECONDS_MAX:g} s") from None
@@ -105,8 +101,21 @@ class Builder:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if process.returncode != 0:
-            raise BuildFailed(f"{shown} ended with {process.returncode}: " + "\n".join(lines))
+            last_lines = "\n".join(without_places(line) for line in lines)
+            raise BuildFailed(f"{shown} ended with {process.returncode}: {last_lines}")
         return lines
+
+
+def without_places(line: str) -> str:
+    """Leave out of an installer's line where things are: addresses, hosts and folders of the machine."""
+    line = _ADDRESS.sub(lambda found: _last_part(found[0].partition("://")[2].partition("?")[0]), line)
+    line = _HOST.sub(r"\1\2...\2", line)
+    return _PATH.sub(lambda found: _last_part(found[0]), line)
+
+
+def _last_part(path: str) -> str:
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return f".../{name}" if folder else "..."
 
 
 def _output_of(process: asyncio.subprocess.Process) -> asyncio.StreamReader:

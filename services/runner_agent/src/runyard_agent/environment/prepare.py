@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ async def prepare(
 ) -> PreparedEnvironment:
     """Make the environment of an attempt; a shared one is built first when there is none for it.
 
-    ``tell`` gets the lines of the installer. Called again for the same attempt it gives the same.
+    ``tell`` gets a sentence when one is built. Called again for the same attempt it gives the same.
 
     Raises:
         Unavailable: ENVIRONMENT_UNAVAILABLE, with the last lines of the installer.
@@ -121,8 +122,11 @@ async def _shared(
             return found, True
         directory = environments.new_directory(key)
         try:
-            builder = Builder(interpreter, request.repository, request.variables, tell)
+            started_at = time.monotonic()
+            builder = Builder(interpreter, request.repository, request.variables)
             probe = await builder.build(directory, requirements.path)
+            package_count = len(read_probe(probe).packages)
+            tell(f"environment built in {time.monotonic() - started_at:.1f} s: {package_count} packages")
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
