@@ -196,6 +196,30 @@ async def test_signal_is_the_programs_to_answer(make_plan: MakePlan) -> None:
     assert (await RUNTIME.wait(handle, plan)).exit_code == 5
 
 
+async def test_program_of_a_stopped_shell_has_its_grace_to_save_what_it_has(make_plan: MakePlan) -> None:
+    plan = make_plan(f"{sys.executable} -u -c '{SAVES}'", "echo not reached")
+    handle = await RUNTIME.launch(plan)
+    await until_printed(plan, "ready")
+
+    await RUNTIME.signal(handle, signal.SIGTERM)
+    ended = await RUNTIME.wait(handle, plan)
+
+    assert (ended.exit_code, ended.signal) == (143, 0)
+    assert plan.stdout.read_text(encoding="utf-8") == "ready\nsaved\n"
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(1.0)
+    print("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready")
+time.sleep(100)
+"""
+
+
 async def test_time_limit_ends_a_program_that_ignores_the_signal(make_plan: MakePlan) -> None:
     plan = make_plan(
         "trap '' TERM; while :; do sleep 0.05; done", time_limit_seconds=0.3, stop_grace_seconds=0.3

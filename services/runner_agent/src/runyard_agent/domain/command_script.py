@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# A shell without a trap dies of the signal at once, and the attempt with it, while its program still uses its
+# grace to save what it has. With one it waits for the program first; the program has the signal too.
+_TRAPS = "trap 'exit 143' TERM; trap 'exit 130' INT\n"
 _CHECK = '__runyard_status=$?; [ "$__runyard_status" -eq 0 ] || exit "$__runyard_status"'
 
 
@@ -17,7 +20,7 @@ def script_text(command_lines: Sequence[str]) -> str:
     """
     if is_executable(command_lines):
         return "\n".join(command_lines) + "\n"
-    return "".join(f"{line}\n{_CHECK}\n" for line in command_lines)
+    return _TRAPS + "".join(f"{line}\n{_CHECK}\n" for line in command_lines)
 
 
 def is_executable(command_lines: Sequence[str]) -> bool:
