@@ -16,6 +16,7 @@ from runyard_contracts.ids import Position, RunId, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
 from runyard_core.errors import Corrupt, Rejected
+from runyard_replay.folding.runs import run_after
 from runyard_scheduler.changes import SERVICE, Change, change, run_changes
 from runyard_scheduler.domain import project as project_domain
 from runyard_scheduler.domain import run as run_domain
@@ -24,7 +25,6 @@ from runyard_scheduler.domain.run_commands import Queue, RequestStop
 from runyard_scheduler.domain.run_state import Run
 from runyard_scheduler.domain.spec import check_request, with_defaults
 from runyard_scheduler.ledger import Committed, Ledger
-from runyard_scheduler.projections.run_document import document_after
 from runyard_servicekit.context import command_id, request_context
 
 
@@ -135,7 +135,7 @@ def _queued(committed: Committed) -> Shown:
 def _shown(history: Sequence[RecordedEvent]) -> Shown:
     document: RunDocument | None = None
     for event in history:
-        document = document_after(document, event)
+        document = run_after(document, event)
     if document is None:
         raise AssertionError("a run has at least one event")
     return Shown(document, history[-1].position)

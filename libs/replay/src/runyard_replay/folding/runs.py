@@ -26,7 +26,7 @@ def run_after(run: Run | None, event: RecordedEvent) -> Run:
 
 
 def state_after(state: RunState.ValueType, message: Message) -> RunState.ValueType:
-    """Give the state of a run after an event."""
+    """Give the state of a run after an event: the one rule, for what is decided and for what is shown."""
     match message:
         case ev.RunQueued() | ev.RunRequeued():
             return RunState.RUN_STATE_QUEUED

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, RunSpec, RunState
 from runyard_contracts.ids import LeaseId, NodeId, RunId
+from runyard_replay.folding.runs import state_after
 
 _NO_RUN = RunId("")
 
@@ -74,28 +75,9 @@ class Run:
         return self.spec is not None and self.spec.on_lost == OnLost.ON_LOST_REQUEUE
 
 
-def phase_after(phase: RunState.ValueType, event: Message) -> RunState.ValueType:
-    """Give the phase of a run after an event. The one rule for both decisions and read models."""
-    match event:
-        case ev.RunQueued() | ev.RunRequeued():
-            return RunState.RUN_STATE_QUEUED
-        case ev.RunLeaseGranted():
-            return RunState.RUN_STATE_STARTING
-        case ev.RunStarted() if phase == RunState.RUN_STATE_STARTING:
-            return RunState.RUN_STATE_RUNNING
-        case ev.RunStopRequested():
-            return RunState.RUN_STATE_STOPPING
-        case ev.RunAttemptExited() | ev.RunAttemptFailed():
-            return RunState.RUN_STATE_FINISHING
-        case ev.RunFinished():
-            return RunState.RUN_STATE_FINISHED
-        case _:
-            return phase
-
-
 def evolve(run: Run, event: Message) -> Run:
     """Give the state after an event; one that this code does not know leaves it as it is."""
-    run = replace(run, phase=phase_after(run.phase, event))
+    run = replace(run, phase=state_after(run.phase, event))
     match event:
         case ev.RunQueued():
             return replace(

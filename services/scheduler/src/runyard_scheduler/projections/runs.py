@@ -10,7 +10,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
-from runyard_scheduler.projections.run_document import document_after
+from runyard_replay.folding.runs import run_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
     message, envelope = event.message, event.envelope
     if before is None and not isinstance(message, ev.RunQueued):
         return None
-    document = document_after(None if before is None else Run.FromString(before.document), event)
+    document = run_after(None if before is None else Run.FromString(before.document), event)
     stop = message if isinstance(message, ev.RunStopRequested) else None
     lease = message if isinstance(message, ev.RunLeaseGranted) else None
     return RunRow(

@@ -42,7 +42,7 @@ class SchedulerProjection:
                 row = run_row(rows.get(RUNS, key), event)
                 return () if row is None else (cast("Put[object]", Put(RUNS, row)),)
             case "node":
-                return (cast("Put[object]", Put(NODES, node_row(rows.get(NODES, key), key, event))),)
+                return (cast("Put[object]", Put(NODES, node_row(rows.get(NODES, key), event))),)
             case "project":
                 put = Put(PROJECTS, project_row(rows.get(PROJECTS, key), key, event))
                 return (cast("Put[object]", put),)
