@@ -274,7 +274,7 @@ def test_the_log_at_hand_is_not_taken_for_another_machines(empty: Terminal, tmp_
     assert "lineage at yard.invalid:1 does not answer" in empty.run("tail", expect=4)
     away["addresses"] = dict.fromkeys(services, "127.0.0.1:1")
     (home / "context.json").write_text(json.dumps(away))
-    assert "LOGAWAY" in empty.run("tail", expect=4)
+    assert "LOG_UNREACHABLE" in empty.run("tail", expect=4)
 
 
 def test_the_log_is_read_directly_only_when_it_must_be() -> None:

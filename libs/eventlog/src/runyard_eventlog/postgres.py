@@ -78,7 +78,9 @@ class PostgresEventLog:
                 command_timeout=READ_SECONDS_MAX,
             )
         except AWAY as error:
-            raise Unavailable(f"the log's database does not answer: {error}", code="LOGAWAY") from error
+            raise Unavailable(
+                f"the log's database does not answer: {error}", code="LOG_UNREACHABLE"
+            ) from error
         return cls(pool, doorbell=doorbell, owns_pool=True)
 
     async def close(self) -> None:
@@ -184,4 +186,4 @@ class PostgresEventLog:
             async with asyncio.timeout(READ_SECONDS_MAX), self._pool.acquire() as connection:
                 yield connection
         except AWAY as error:
-            raise Unavailable(f"the log does not answer: {error!r}", code="LOGAWAY") from error
+            raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error

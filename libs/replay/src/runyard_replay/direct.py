@@ -47,7 +47,7 @@ async def open_log(database_url: str) -> AsyncIterator[EventLog]:
     """Open a log for reading while the block runs; the sessions refuse every write, whoever the role is.
 
     Raises:
-        Unavailable: the database does not answer, or does not let this role in (LOGAWAY).
+        Unavailable: the database does not answer, or does not let this role in (LOG_UNREACHABLE).
     """
     try:
         pool = await asyncpg.create_pool(
@@ -60,7 +60,8 @@ async def open_log(database_url: str) -> AsyncIterator[EventLog]:
         )
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise Unavailable(
-            f"the log's database does not answer either: {error}; `runyard up` starts it", code="LOGAWAY"
+            f"the log's database does not answer either: {error}; `runyard up` starts it",
+            code="LOG_UNREACHABLE",
         ) from error
     async with PostgresEventLog(pool, owns_pool=True) as event_log:
         yield event_log
