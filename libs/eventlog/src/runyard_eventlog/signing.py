@@ -1,0 +1,152 @@
+"""The Ed25519 key that signs segments, and the public keys that check them (extra ``archive``)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runyard_core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+_CONTEXT = b"runyard segment root v1\n"
+_KEY_FILE_BYTES_MAX = 10_000
+
+
+class PublicKey:
+    """Checks signatures."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        """Take a key."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        self._key = key
+        raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.key_id = hashlib.sha256(raw).hexdigest()[:16]
+        """First 16 hexadecimal digits of the SHA-256 of the raw key."""
+        self.pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        """The key as it is published."""
+
+    @classmethod
+    def of_pem(cls, pem: bytes, name: str = "the key") -> PublicKey:
+        """Read a published key.
+
+        Raises:
+            InvalidInput: it is not an Ed25519 public key in PEM form.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise InvalidInput(f"{name} is not a public key in PEM form", code="BAD_KEY_FILE") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise InvalidInput(f"{name} is a public key, but not of Ed25519", code="BAD_KEY_FILE")
+        return cls(key)
+
+    @classmethod
+    def load(cls, path: Path) -> PublicKey:
+        """Read a published key from a file.
+
+        Raises:
+            InvalidInput: the file cannot be read, or is not such a key.
+        """
+        return cls.of_pem(_read(path), str(path))
+
+    def has_signed(self, segment_root: bytes, signature: bytes) -> bool:
+        """Say whether this key signed a segment root."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(signature, _CONTEXT + segment_root)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class SigningKey:
+    """Signs segment roots; its file is read by its owner alone."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        """Take a key."""
+        self._key = key
+        self.public = PublicKey(key.public_key())
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> SigningKey:
+        """Read the key file, or make it (mode 0600) with the public key beside it as ``<name>.pub``.
+
+        Raises:
+            InvalidInput: the file is not an Ed25519 private key in PEM form, or others may read it.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        if not path.exists():
+            _create(path, Ed25519PrivateKey.generate())
+        key = cls(_load(path))
+        published = path.with_name(f"{path.name}.pub")
+        if not published.exists() or published.read_bytes() != key.public.pem:
+            published.write_bytes(key.public.pem)
+        return key
+
+    def sign(self, segment_root: bytes) -> bytes:
+        """Sign a segment root; the same root always gets the same 64 bytes."""
+        return self._key.sign(_CONTEXT + segment_root)
+
+
+def _create(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write a new key so that it is there whole or not at all; whoever is first wins."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return
+    finally:
+        partial.unlink()
+
+
+def _load(path: Path) -> Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    pem = _read(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise InvalidInput(
+            f"{path} has mode {mode:04o}: others may read the signing key. chmod 600 it, or make a new one",
+            code="KEY_FILE_OPEN",
+        )
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidInput(f"{path} is not a private key in PEM form", code="BAD_KEY_FILE") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidInput(f"{path} is a private key, but not of Ed25519", code="BAD_KEY_FILE")
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_KEY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot read the key file {path}: {error.strerror}", code="BAD_KEY_FILE"
+        ) from error

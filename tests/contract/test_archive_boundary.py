@@ -1,0 +1,248 @@
+"""Sealing, verifying, detaching and reading on, with a real database and a real object store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import EventId, Position, stream_name
+from runyard_core.errors import Rejected
+from runyard_eventlog.archive import Archive, ArchivedEventLog
+from runyard_eventlog.archive_store import ArchiveStore, FolderStore, S3Place, S3Store
+from runyard_eventlog.difference import Kind
+from runyard_eventlog.port import EventFilter, StreamAppend
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.proof import check_proof
+from runyard_eventlog.sealing import Sealer, SealingSettings
+from runyard_eventlog.segment_file import SegmentColumns
+from runyard_eventlog.signing import SigningKey
+from runyard_eventlog.stored_log import PostgresStoredLog
+from runyard_eventlog.verification import detach_oldest_partition, prove_event, verify
+from runyard_testkit import Bucket, Database
+from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
+
+pytestmark = pytest.mark.engines
+
+PARTITION = 20
+"""Positions of a partition here; the real ones hold millions."""
+SEGMENT = 7
+
+
+class Yard:
+    """One log with small partitions, and its archive."""
+
+    def __init__(self, database: Database, pool: asyncpg.Pool, admin: asyncpg.Pool, folder: Path) -> None:
+        self.database = database
+        self.admin = admin
+        self.store: ArchiveStore = FolderStore(folder / "archive")
+        self.key = SigningKey.load_or_create(folder / "segment.key")
+        self.stored = PostgresStoredLog(pool)
+        self.hot = PostgresEventLog(pool)
+
+    @property
+    def archive(self) -> Archive:
+        return Archive(self.store)
+
+    @property
+    def whole(self) -> ArchivedEventLog:
+        return ArchivedEventLog(self.hot, self.stored, self.archive)
+
+    def sealer(self, events_max: int = SEGMENT) -> Sealer:
+        settings = SealingSettings(events_max=events_max)
+        return Sealer(self.hot, self.stored, self.store, self.key, settings=settings)
+
+    async def seal(self, lane: Lane.ValueType = DOMAIN) -> None:
+        sealer = self.sealer()
+        while await sealer.seal_next(lane) is not None:
+            pass
+
+    async def detach(self, lane: Lane.ValueType = DOMAIN) -> str:
+        return await detach_oldest_partition(self.admin, self.archive, [self.key.public], self.whole, lane)
+
+
+@pytest.fixture
+async def yard(database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
+    async with (
+        asyncpg.create_pool(database.url("lineage"), min_size=1, max_size=6) as pool,
+        asyncpg.create_pool(database.admin_url, min_size=1, max_size=2) as admin,
+    ):
+        await make_partitions_small(admin)
+        made = Yard(database, pool, admin, tmp_path)
+        yield made
+        await made.hot.close()
+
+
+async def make_partitions_small(admin: asyncpg.Pool) -> None:
+    for row in await admin.fetch("delete from log.partition returning name"):
+        await admin.execute(f"drop table log.{row['name']}")
+    for parent, lane in (("domain_event", DOMAIN), ("telemetry_event", TELEMETRY)):
+        for low in range(1, 12 * PARTITION, PARTITION):
+            name = f"{parent}_{low:012d}"
+            await admin.execute(
+                f"create table log.{name} partition of log.{parent} "
+                f"for values from ({low}) to ({low + PARTITION})"
+            )
+            await admin.execute(f"alter table log.{name} owner to runyard_log_owner")
+            await admin.execute(
+                "insert into log.partition (lane, from_position, to_position, name) values ($1, $2, $3, $4)",
+                *(lane, low, low + PARTITION, name),
+            )
+
+
+async def fill_domain(yard: Yard, count: int) -> None:
+    async with await PostgresEventLog.connect(yard.database.url("scheduler")) as log:
+        streams = [run_stream() for _ in range(4)]
+        await fill(log, count, streams)
+
+
+async def fill_telemetry(yard: Yard, count: int) -> None:
+    stream = stream_name("telemetry", "node-1.spool")
+    async with await PostgresEventLog.connect(yard.database.url("metrics")) as log:
+        for number in range(count):
+            await log.append(command(StreamAppend(stream, number, [chunk(stream, f"line {number}")])))
+
+
+async def test_the_database_gives_the_bytes_that_the_file_gives(yard: Yard) -> None:
+    await fill_domain(yard, 12)
+    await fill_telemetry(yard, 5)
+    for lane in (DOMAIN, TELEMETRY):
+        rows = await yard.stored.read(lane, 1, 12)
+        assert rows
+        contents, _ = SegmentColumns.of_events(rows).leaf_contents(lane)
+        assert await yard.stored.leaf_contents(lane, 1, 12) == contents
+
+
+async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(yard: Yard) -> None:
+    await fill_domain(yard, 30)
+    await fill_telemetry(yard, 15)
+    await yard.seal()
+    await yard.seal(TELEMETRY)
+    report = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)
+    assert report.findings == []
+    assert {one.lane: one.database_count for one in report.lanes} == {"domain": 28, "telemetry": 14}
+    (victim,) = await yard.stored.read(DOMAIN, 11, 11)
+    async with yard.admin.acquire() as connection, connection.transaction():
+        await connection.execute("set local session_replication_role = replica")
+        await connection.execute("update log.domain_event set actor = 'user:mallory' where position = 11")
+        await connection.execute("delete from log.domain_event where position = 17")
+    report = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)
+    assert [(one.kind, one.segment, one.position, one.where) for one in report.findings] == [
+        (Kind.CHANGED, 2, 11, "database"),
+        (Kind.DROPPED, 3, 17, "database"),
+    ]
+    assert report.findings[0].event_id == str(victim.event_id)
+    with pytest.raises(Rejected, match="not sound"):
+        await yard.detach()
+
+
+async def test_only_sealed_partitions_are_detached_and_never_the_head(yard: Yard) -> None:
+    await fill_domain(yard, 17)
+    await yard.seal()
+    with pytest.raises(Rejected, match="verified only to 14"):
+        await yard.detach()
+    await fill_domain(yard, 40)
+    await yard.seal()
+    for low in (1, 21, 41):
+        assert await yard.detach() == f"domain_event_{low:012d}"
+    assert 60 < (await yard.hot.head()).domain_position <= 80
+    with pytest.raises(Rejected, match="not detached"):
+        await yard.detach()
+    assert await yard.stored.first_position(DOMAIN) == 61
+
+
+@pytest.mark.parametrize("role", ["lineage", "scheduler", "relay", "reader"])
+async def test_no_service_may_detach(yard: Yard, role: str) -> None:
+    connection = await asyncpg.connect(yard.database.url(role))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetchval("select log.detach_oldest_partition(1::smallint, 100)")
+    finally:
+        await connection.close()
+
+
+async def test_nobody_notices_that_partitions_were_detached(yard: Yard) -> None:
+    await fill_domain(yard, 70)
+    await fill_telemetry(yard, 45)
+    await yard.seal()
+    await yard.seal(TELEMETRY)
+    draw = random.Random(7)
+    before = {}
+    for lane in (DOMAIN, TELEMETRY):
+        for after in range(0, 64, 3):
+            options = {
+                "after_position": Position(after),
+                "to_position": draw.choice([None, Position(after + 9)]),
+                "limit": draw.choice([1, 5, 500]),
+                "descending": draw.random() < 0.5,
+                "filter": draw.choice([EventFilter(), EventFilter(categories=["run"])]),
+            }
+            page = await yard.hot.read(lane, **options)  # type: ignore[arg-type]  # passes them on as they are
+            before[lane, after] = (options, [event.envelope for event in page.events], page.scanned_to)
+    events = (await yard.hot.read(DOMAIN)).events
+    streams = sorted({event.envelope.stream for event in events})
+    histories = {stream: await yard.hot.read_stream(stream) for stream in streams}  # type: ignore[arg-type]  # names
+    times = [event.envelope.recorded_at.ToDatetime(UTC) for event in events]
+    times += [times[0] - timedelta(seconds=1), datetime.now(UTC)]
+    positions = [await yard.hot.position_at(time) for time in times]
+    whole = yard.whole
+
+    for lane in (DOMAIN, DOMAIN, TELEMETRY, DOMAIN):
+        await yard.detach(lane)
+        for (of, _), (options, envelopes, scanned_to) in before.items():
+            page = await whole.read(of, **options)  # type: ignore[arg-type]  # passes them on as they are
+            assert [event.envelope for event in page.events] == envelopes, options
+            assert page.scanned_to == scanned_to, options
+        for stream, history in histories.items():
+            found = await whole.read_stream(stream)  # type: ignore[arg-type]  # a name
+            assert [event.envelope for event in found] == [event.envelope for event in history]
+        assert [await whole.position_at(time) for time in times] == positions
+        for event in events[::7]:
+            again = await whole.find(EventId(event.envelope.event_id))
+            assert again is not None
+            assert again.envelope == event.envelope
+    report = await verify(yard.archive, [yard.key.public], log=whole, stored=yard.stored)
+    assert report.findings == []
+    # The log goes on: appends take the next position, and sealing takes the next number.
+    await fill_domain(yard, 10)
+    await yard.seal()
+    assert (await verify(yard.archive, [yard.key.public], log=whole, stored=yard.stored)).is_sound
+
+
+async def test_two_sealers_at_once_seal_every_segment_once(yard: Yard) -> None:
+    await fill_domain(yard, 50)
+
+    async def seal() -> None:
+        sealer = yard.sealer()
+        for _ in range(12):
+            await sealer.seal_next(DOMAIN)
+
+    await asyncio.gather(seal(), seal(), seal())
+    await yard.seal()
+    numbers = [name.number for name in await yard.archive.names(DOMAIN)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert (await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)).findings == []
+
+
+async def test_an_object_store_holds_the_archive(yard: Yard, bucket: Bucket) -> None:
+    place = S3Place(bucket.endpoint, bucket.region, bucket.name, bucket.access_key, bucket.secret_key)
+    yard.store = S3Store(place)
+    try:
+        assert await yard.store.get("domain/none") is None
+        assert await yard.store.list("domain/") == []
+        await fill_domain(yard, 20)
+        await yard.seal()
+        report = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)
+        assert report.findings == []
+        assert report.lanes[0].archived_count == 21
+        (event,) = (await yard.hot.read(DOMAIN, limit=1)).events
+        proof = await prove_event(yard.archive, yard.stored, EventId(event.envelope.event_id))
+        assert check_proof(proof, yard.key.public).event.position == 1
+    finally:
+        yard.store.close()
