@@ -160,6 +160,39 @@ async def test_stopped_run_gets_its_signal_then_ends(yard: ScriptedYard) -> None
     assert yard.ledger.lines(grant, STDOUT) == ["ready", "bye"]
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_stop_condition_ends_the_run_with_its_grace(yard: ScriptedYard, is_killed: bool) -> None:
+    grant = yard.scheduler.grant(
+        "trap 'echo saved; exit 0' TERM",
+        """echo '{"accuracy": 0.95}'""",
+        "until [ -e go ]; do sleep 0.05; done",
+        """echo '{"loss": 0.05}'""",
+        "while :; do sleep 0.05; done",
+        stop_condition="accuracy > 0.9 and loss < 0.1",
+        stop_grace_seconds=10,
+    )
+    await yard.scheduler.report(grant, "started")
+    if is_killed:
+        yard.agent.kill()
+        yard.agent.start()
+    (attempt_folder(yard, grant) / "repository" / "go").touch()
+
+    cause = (await yard.finished(grant)).finished.cause
+
+    assert cause.code == CauseCode.CAUSE_CODE_STOP_CONDITION
+    assert cause.detail == "its stop condition holds: accuracy > 0.9 and loss < 0.1"
+    assert yard.ledger.lines(grant, STDOUT)[-1] == "saved"
+
+
+async def test_stop_condition_that_cannot_be_read_starts_nothing(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant("echo never", stop_condition="__import__('os')")
+
+    failed = (await yard.scheduler.report(grant, "failed")).failed
+
+    assert failed.code == CauseCode.CAUSE_CODE_USER_ERROR
+    assert "stop condition" in failed.detail
+
+
 async def test_unwanted_attempt_is_ended(yard: ScriptedYard) -> None:
     grant = yard.scheduler.grant("sleep 100")
     await yard.scheduler.report(grant, "started")

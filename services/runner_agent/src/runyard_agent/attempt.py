@@ -30,6 +30,7 @@ from runyard_agent.executors import ExecutorOnNode, Executors, Surroundings
 from runyard_agent.log_reader import LogReader
 from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime, lease_text
 from runyard_agent.sampling import Sampling
+from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
 from runyard_core.clock import Clock
@@ -44,6 +45,7 @@ _LAUNCH_SECONDS_MAX = 120.0
 _CAUSES_BY_ERROR = {
     "INPUT_UNAVAILABLE": CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE,
     "IMAGE_UNAVAILABLE": CauseCode.CAUSE_CODE_IMAGE_UNAVAILABLE,
+    "STOP_CONDITION_INVALID": CauseCode.CAUSE_CODE_USER_ERROR,
 }
 
 
@@ -174,6 +176,7 @@ class Attempt:
         grant, directory = self._grant, self.record.directory
         kind = Executor.Name(self.record.state.executor).removeprefix("EXECUTOR_").lower()
         self._tell(f"attempt {grant.attempt} of run #{grant.number} on node {self._node.node_id} ({kind})")
+        self._stop_watch()
         self._make_folders()
         async with asyncio.TaskGroup() as group:
             fetching = group.create_task(self._fetch_inputs())
@@ -248,6 +251,10 @@ class Attempt:
         try:
             async with asyncio.TaskGroup() as group:
                 reader = LogReader(plan.stdout, plan.stderr, self.telemetry)
+                if (watch := self._stop_watch()) is not None:
+                    await asyncio.to_thread(watch.look_back, self.telemetry.position("stdout_offset"))
+                    watch.look(())
+                    reader.on_lines = watch.look
                 group.create_task(reader.follow(ended_event))
                 with attempt_span("run", self._grant):
                     ended = await self._wait(executor.runtime, handle, plan)
@@ -340,6 +347,10 @@ class Attempt:
             stop_grace_seconds=spec.stop_grace_seconds,
             ends_on_lease_expiry=spec.on_lost == OnLost.ON_LOST_REQUEUE,
         )
+
+    def _stop_watch(self) -> StopWatch | None:
+        spec = self._grant.spec
+        return StopWatch(spec, self._plan(), self.stop) if spec.stop_condition else None
 
     def _make_folders(self) -> None:
         plan = self._plan()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class LogReader:
 
     def __init__(self, stdout: Path, stderr: Path, telemetry: AttemptTelemetry) -> None:
         """Go on where the attempt's mark says."""
+        self.on_lines: Callable[[Sequence[LogLine]], None] = lambda _: None
+        """Called with lines that are in the spool."""
         self._telemetry = telemetry
         self._sources = [
             self._source("stdout", LogStream.LOG_STREAM_STDOUT, stdout),
@@ -116,6 +119,7 @@ class LogReader:
                 logger.exception("cannot spool %d log lines; trying again", len(lines))
                 await asyncio.sleep(_NO_ROOM_SECONDS)
             else:
+                self.on_lines(lines)
                 return
 
     def _positions(self) -> dict[str, int]:

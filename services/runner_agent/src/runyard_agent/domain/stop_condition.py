@@ -1,0 +1,147 @@
+"""The stop condition of a run: an expression over the latest value of each metric, such as ``loss < 0.1``.
+
+Names, numbers, texts, comparisons, ``and``, ``or``, ``not`` and arithmetic; nothing else of Python is there,
+so that no expression can call, reach or exhaust anything. As long as a name has no value, nothing holds.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+from runyard_agent.domain.metric_lines import MetricReading
+from runyard_core.errors import InvalidInput
+
+LENGTH_MAX = 1000
+
+Value = bool | float | str
+
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Value, Value], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: lambda left, right: _number(left) < _number(right),
+    ast.LtE: lambda left, right: _number(left) <= _number(right),
+    ast.Gt: lambda left, right: _number(left) > _number(right),
+    ast.GtE: lambda left, right: _number(left) >= _number(right),
+}
+
+
+class _Unknown(Exception):
+    """There is no answer: a name without a value, a text where a number must be, a division by zero."""
+
+
+class StopCondition:
+    """One expression, and the latest values that it has seen."""
+
+    def __init__(self, text: str) -> None:
+        """Read the expression.
+
+        Raises:
+            InvalidInput: STOP_CONDITION_INVALID, it is none, or more than this knows.
+        """
+        self.text = text
+        self._values: dict[str, Value] = {}
+        if len(text) > LENGTH_MAX:
+            raise _invalid(text[:40] + "...", f"it is longer than {LENGTH_MAX} characters")
+        try:
+            self._expression = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise _invalid(text, str(error)) from error
+        _check(self._expression, text)
+
+    def holds_after(self, reading: MetricReading) -> bool:
+        """Take new values in and say whether it holds with them."""
+        self._values.update(reading.numbers)
+        for name, encoded in reading.json_values.items():
+            value = json.loads(encoded)
+            if isinstance(value, bool | str):
+                self._values[name] = value
+            else:
+                self._values.pop(name, None)
+        try:
+            return bool(self._evaluate(self._expression))
+        except (_Unknown, ArithmeticError):
+            return False
+
+    def _evaluate(self, node: ast.expr) -> Value:
+        match node:
+            case ast.Constant(value=bool() | str() as value):
+                return value
+            case ast.Constant(value=int() | float() as value):
+                return float(value)
+            case ast.Name(id=name):
+                if name not in self._values:
+                    raise _Unknown
+                return self._values[name]
+            case ast.BoolOp(op=ast.And()):
+                return all(self._evaluate(value) for value in node.values)
+            case ast.BoolOp():
+                return any(self._evaluate(value) for value in node.values)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return not self._evaluate(operand)
+            case ast.UnaryOp(op=sign, operand=operand):
+                number = _number(self._evaluate(operand))
+                return -number if isinstance(sign, ast.USub) else number
+            case ast.BinOp(left=left, op=op, right=right):
+                first, second = self._evaluate(left), self._evaluate(right)
+                return _ARITHMETIC[type(op)](_number(first), _number(second))
+            case ast.Compare():
+                return self._compare(node)
+            case _:
+                raise AssertionError(f"{ast.dump(node)} was let in")
+
+    def _compare(self, node: ast.Compare) -> bool:
+        left = self._evaluate(node.left)
+        for comparison, operand in zip(node.ops, node.comparators, strict=True):
+            right = self._evaluate(operand)
+            if not _COMPARISONS[type(comparison)](left, right):
+                return False
+            left = right
+        return True
+
+
+def _check(node: ast.AST, text: str) -> None:
+    for part in ast.walk(node):
+        match part:
+            case ast.Constant(value=bool() | int() | float() | str() as value):
+                if isinstance(value, int) and abs(value) > 2**1000:
+                    raise _invalid(text, "a number is too large")
+            case ast.Name() | ast.BoolOp() | ast.Compare() | ast.expr_context() | ast.boolop():
+                pass
+            case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd()) | ast.Not() | ast.USub() | ast.UAdd():
+                pass
+            case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
+                pass
+            case ast.operator() if type(part) in _ARITHMETIC:
+                pass
+            case ast.cmpop() if type(part) in _COMPARISONS:
+                pass
+            case _:
+                raise _invalid(text, f"{type(part).__name__} is not known here")
+
+
+def _number(value: Value) -> float:
+    match value:
+        case bool() | float():
+            return float(value)
+        case str():
+            raise _Unknown
+        case _:
+            assert_never(value)
+
+
+def _invalid(text: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"the stop condition {text!r} cannot be read: {reason}", code="STOP_CONDITION_INVALID"
+    )
