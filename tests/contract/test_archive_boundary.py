@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +26,7 @@ from runyard_eventlog.sealing import Sealer, SealingSettings
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_log import PostgresStoredLog
+from runyard_eventlog.subscriber import follow
 from runyard_eventlog.verification import detach_oldest_partition, prove_event, verify
 from runyard_testkit import Bucket, Database
 from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
@@ -228,6 +231,55 @@ async def test_two_sealers_at_once_seal_every_segment_once(yard: Yard) -> None:
     numbers = [name.number for name in await yard.archive.names(DOMAIN)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert (await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)).findings == []
+
+
+async def test_the_sealer_runs_until_it_is_ended(yard: Yard) -> None:
+    await fill_domain(yard, 30)
+    await fill_telemetry(yard, 15)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(yard.sealer().run())
+        sealed = set()
+        async for page in follow(yard.hot, DOMAIN, filter=EventFilter(categories=["log"])):
+            sealed |= {(one.envelope.stream, one.envelope.stream_version) for one in page.events}
+            if {("log-domain", 4), ("log-telemetry", 2)} <= sealed:
+                break
+        running.cancel()
+
+
+async def test_the_commands_verify_prove_and_check(yard: Yard, tmp_path: Path) -> None:
+    await fill_domain(yard, 30)
+    await yard.seal()
+    (event,) = (await yard.hot.read(DOMAIN, after_position=Position(9), limit=1)).events
+    archive, key = ["--archive", str(tmp_path / "archive")], ["--key", str(tmp_path / "segment.key.pub")]
+    code, text = await run_command(yard, "verify", *archive, *key)
+    assert code == 0, text
+    assert "recomputed 28 events from the archive, 28 from the database" in text
+    code, proof = await run_command(yard, "prove", event.envelope.event_id, *archive)
+    assert code == 0, proof
+    (tmp_path / "proof.json").write_text(proof)
+    code, text = await run_command(yard, "check-proof", str(tmp_path / "proof.json"), *key)
+    assert code == 0, text
+    assert '"position": 10' in text
+    async with yard.admin.acquire() as connection, connection.transaction():
+        await connection.execute("set local session_replication_role = replica")
+        await connection.execute("update log.domain_event set recorded_at = 'infinity' where position = 11")
+    code, text = await run_command(yard, "verify", *archive, *key)
+    assert code == 1, text
+    assert "CHANGED: lane domain segment 2 position 11" in text
+    (code, text) = await run_command(yard, "prove", "0198c6f2-0000-7000-8000-000000000000", *archive)
+    assert code == 2, text
+
+
+async def run_command(yard: Yard, *arguments: str) -> tuple[int, str]:
+    """Run a command of ``runyard_eventlog.verification`` as a reader; gives exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "runyard_eventlog.verification", *arguments),
+        env={**os.environ, "RUNYARD_DATABASE_URL": yard.database.url("reader")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
 
 
 async def test_an_object_store_holds_the_archive(yard: Yard, bucket: Bucket) -> None:

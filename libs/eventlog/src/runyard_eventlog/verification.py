@@ -89,7 +89,10 @@ class Report:
                 f"{one.archived_count} events from the archive, {one.database_count} from the database{tail}"
             )
             yield f"  newest segment root {one.segment_root or 'none'}"
-        yield f"{'SOUND' if self.is_sound else 'NOT SOUND'}: {self.events_per_second:,.0f} events/s"
+        yield (
+            f"{'SOUND' if self.is_sound else 'NOT SOUND'}: {self.events_per_second:,.0f} events/s, "
+            "an event in archive and database counted twice"
+        )
         yield from (f"not proven: {what}" for what in NOT_PROVEN)
 
 
