@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runyard.event.v1.envelope_pb2 import ActorKind, Envelope, Lane
 from runyard_contracts.envelope import actor_name
@@ -45,11 +46,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _STREAM_NAME = re.compile(r"[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedEvent:
-    """One event in the form in which it is stored."""
+class AdmittedEvent(NamedTuple):
+    """One event in the form in which it is stored; in the order of ``log.append``'s arguments."""
 
     stream: StreamName
+    expected_version: int
+    """Version that the stream must have before the command."""
     version: int
     type: str
     event_id: EventId
@@ -73,11 +75,10 @@ class AdmittedCommand:
     streams: tuple[tuple[StreamName, int], ...]
     """Each stream with its expected version."""
     events: tuple[AdmittedEvent, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of all payloads."""
-        return sum(len(event.payload) for event in self.events)
+    names: frozenset[str]
+    """Its command id, streams and event ids: two commands that share one must not be under way together."""
+    size_bytes: int
+    """Size of all payloads."""
 
 
 def admit(command: AppendCommand) -> AdmittedCommand:
@@ -89,23 +90,27 @@ def admit(command: AppendCommand) -> AdmittedCommand:
     _check_id(command.command_id, "command_id")
     _check_shape(command)
     events = tuple(_admit_events(command))
-    if len({event.event_id for event in events}) != len(events):
-        raise InvalidInput(f"command {command.command_id} holds an event id twice", code="EVENT_ID_TWICE")
-    digest = command.request_digest or _digest_of(events)
-    lane = command.appends[0].events[0].lane
-    streams = tuple((append.stream, append.expected_version) for append in command.appends)
-    return AdmittedCommand(command.command_id, digest, lane, streams, events)
+    streams = tuple([(append.stream, append.expected_version) for append in command.appends])
+    names = {command.command_id, *[stream for stream, _ in streams], *[event.event_id for event in events]}
+    if len(names) != 1 + len(streams) + len(events):
+        raise InvalidInput(f"command {command.command_id} holds an id twice", code="ID_TWICE")
+    return AdmittedCommand(
+        command_id=command.command_id,
+        digest=command.request_digest or _digest_of(events),
+        lane=command.appends[0].events[0].lane,
+        streams=streams,
+        events=events,
+        names=frozenset(names),
+        size_bytes=sum([len(event.payload) for event in events]),
+    )
 
 
 def _check_shape(command: AppendCommand) -> None:
     if not 1 <= len(command.appends) <= STREAMS_MAX:
         raise InvalidInput(f"a command writes 1 to {STREAMS_MAX} streams, not {len(command.appends)}")
-    count = sum(len(append.events) for append in command.appends)
-    if count > EVENTS_MAX:
-        raise InvalidInput(f"a command has at most {EVENTS_MAX} events, not {count}")
-    if len({append.stream for append in command.appends}) != len(command.appends):
-        raise InvalidInput("a command names each stream once")
+    count = 0
     for append in command.appends:
+        count += len(append.events)
         if not append.events:
             raise InvalidInput(f"no event for stream {append.stream}")
         if append.expected_version < 0:
@@ -114,15 +119,18 @@ def _check_shape(command: AppendCommand) -> None:
             )
         if _STREAM_NAME.fullmatch(append.stream) is None:
             raise InvalidInput(f"not a stream name: {append.stream!r}", code="BAD_STREAM_NAME")
-    if len({event.lane for append in command.appends for event in append.events}) != 1:
-        raise InvalidInput("all events of a command are of one lane", code="MIXED_LANES")
+    if count > EVENTS_MAX:
+        raise InvalidInput(f"a command has at most {EVENTS_MAX} events, not {count}")
 
 
 def _admit_events(command: AppendCommand) -> Iterator[AdmittedEvent]:
+    lane = command.appends[0].events[0].lane
     for append in command.appends:
         for version, envelope in enumerate(append.events, start=append.expected_version + 1):
+            if envelope.lane != lane:
+                raise InvalidInput("all events of a command are of one lane", code="MIXED_LANES")
             _check_envelope(envelope, append)
-            yield _admit_event(envelope, version, command.command_id)
+            yield _admit_event(envelope, append.expected_version, version, command.command_id)
 
 
 def _check_envelope(envelope: Envelope, append: StreamAppend) -> None:
@@ -149,7 +157,9 @@ def _refused(envelope: Envelope, append: StreamAppend, code: str, what: str) -> 
     )
 
 
-def _admit_event(envelope: Envelope, version: int, command_id: CommandId) -> AdmittedEvent:
+def _admit_event(
+    envelope: Envelope, expected_version: int, version: int, command_id: CommandId
+) -> AdmittedEvent:
     _check_id(envelope.event_id, "event_id")
     if envelope.causation_id:
         _check_id(envelope.causation_id, "causation_id")
@@ -164,6 +174,7 @@ def _admit_event(envelope: Envelope, version: int, command_id: CommandId) -> Adm
         )
     return AdmittedEvent(
         stream=StreamName(envelope.stream),
+        expected_version=expected_version,
         version=version,
         type=envelope.type,
         event_id=EventId(envelope.event_id),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import asyncpg
 
@@ -20,24 +20,14 @@ from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
 
 def append_arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
     """Give the arguments of ``log.append`` in its order."""
-    events = [(index, event) for index, command in enumerate(commands, start=1) for event in command.events]
-    expected = [dict(command.streams) for command in commands]
+    events = [event for command in commands for event in command.events]
     return (
         int(commands[0].lane),
         [command.command_id for command in commands],
         [command.digest for command in commands],
         [len(command.events) for command in commands],
-        [index for index, _ in events],
-        [event.stream for _, event in events],
-        [expected[index - 1][event.stream] for index, event in events],
-        [event.version for _, event in events],
-        [event.type for _, event in events],
-        [event.event_id for _, event in events],
-        [event.digest for _, event in events],
-        [event.correlation_id for _, event in events],
-        [event.causation_id for _, event in events],
-        [event.actor for _, event in events],
-        [event.payload for _, event in events],
+        [index for index, command in enumerate(commands, start=1) for _ in command.events],
+        *zip(*events, strict=True),
     )
 
 
@@ -45,7 +35,7 @@ def append_answers(
     commands: Sequence[AdmittedCommand], rows: list[asyncpg.Record]
 ) -> list[Appended | RunyardError]:
     """Bring the rows of ``log.append`` back into answers, in the order of the commands."""
-    by_command = {row["command"]: row for row in rows}
+    by_command = {row[0]: row for row in rows}
     return [_answer(command, by_command[index]) for index, command in enumerate(commands, start=1)]
 
 
@@ -54,8 +44,8 @@ def _answer(command: AdmittedCommand, row: asyncpg.Record) -> Appended | Runyard
     match row["outcome"]:
         case "appended" | "repeated" as outcome:
             first = row["first_position"]
-            positions = row["positions"] or range(first, first + len(command.events))
-            found = tuple(Position(position) for position in positions)
+            positions: Iterable[Position] = row["positions"] or range(first, first + len(command.events))  # type: ignore[assignment]
+            found = tuple(positions)
             return Appended(found[-1], found, repeated=outcome == "repeated")
         case "conflict":
             return refusals.conflict(row["stream"], row["expected"], row["actual"])

@@ -1,4 +1,4 @@
-"""Group commit: two tasks send everybody's waiting commands to the log's append function in batches."""
+"""Group commit: one task sends everybody's waiting commands to the log's append function in batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 from runyard_core.errors import InvalidInput, PermissionDenied, RunyardError, Unavailable
 from runyard_eventlog.admission import AdmittedCommand
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
-from runyard_eventlog.batching import COMMANDS_MAX, next_batch
+from runyard_eventlog.batching import next_batch
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.port import Appended
 
@@ -21,11 +21,9 @@ QUEUE_MAX = 4_000
 """Most commands that wait; further callers wait to be let in."""
 CALL_SECONDS_MAX = 10.0
 """How long the database may take for one batch, waiting for the log's lock included."""
-SENDERS = 2
-"""Batches on their way at once: while the database works on one, this process makes the next. Each sender
-holds a connection."""
 
-_SPLIT_MIN = 32  # below this many waiting commands, two batches cost more than they overlap
+_SAFE = "sending the same command again is safe"
+_WATCH_SECONDS = 0.2
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _log = logging.getLogger(__name__)
@@ -39,12 +37,16 @@ class _Waiting:
 
 
 class Appender:
-    """Owns its senders and the queue before them; safe to be called by any number of tasks of its loop."""
+    """Owns one connection and the queue before it; safe to be called by any number of tasks of its loop.
+
+    One batch is under way at a time. Two would overlap the database's work with this process's, but halve
+    the batches: measured on two busy cores that cost 30 % more processor time for each command.
+    """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._waiting: list[_Waiting] = []
-        self._under_way: dict[int, list[_Waiting]] = {}
+        self._under_way: list[_Waiting] = []
         self._room = asyncio.Semaphore(QUEUE_MAX)
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -65,65 +67,55 @@ class Appender:
         if not self._tasks:
             # Ended by close(); a task group cannot span calls of different tasks.
             self._tasks = [
-                asyncio.create_task(self._run(n), name=f"log-appender-{n}") for n in range(SENDERS)
+                asyncio.create_task(self._run(), name="log-appender"),
+                asyncio.create_task(self._watch(), name="log-appender-watch"),
             ]
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout_seconds), self._room:
-                waiting = _Waiting(command, loop.create_future(), loop.time() + timeout_seconds)
-                self._waiting.append(waiting)
-                self._wake.set()
-                return await waiting.answer
-        except TimeoutError:
-            raise Unavailable(
-                f"the log did not answer within {timeout_seconds} s; sending the same command again is safe",
-                code="LOG_TIMEOUT",
-            ) from None
+        async with self._room:
+            loop = asyncio.get_running_loop()
+            waiting = _Waiting(command, loop.create_future(), loop.time() + timeout_seconds)
+            self._waiting.append(waiting)
+            self._wake.set()
+            return await waiting.answer
 
     async def close(self) -> None:
-        """End the senders; what still waits gets ``Unavailable``."""
+        """End the tasks; what still waits gets ``Unavailable``."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        _refuse(self._waiting, Unavailable("the log was closed; sending the same command again is safe"))
+        _refuse(self._waiting, Unavailable(f"the log was closed; {_SAFE}"))
         self._waiting.clear()
 
-    async def _run(self, number: int) -> None:
+    async def _run(self) -> None:
         sender = _Sender(self._pool)
         try:
             while True:
-                # A turn for every task that is ready to append: they share this batch.
-                await asyncio.sleep(0)
-                batch = self._take()
-                if not batch:
+                if not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                    continue
-                self._under_way[number] = batch
-                try:
-                    await _settle(sender, batch)
-                finally:
-                    del self._under_way[number]
-                    self._wake.set()
+                # A turn for every task that is ready to append: they share this batch.
+                await asyncio.sleep(0)
+                self._under_way = self._take()
+                if self._under_way:
+                    await _settle(sender, self._under_way)
         finally:
             await sender.drop_connection()
 
+    async def _watch(self) -> None:
+        """Refuse what waits too long: one timer for all, where one for each command cost 8 us."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = asyncio.get_running_loop().time()
+            late = [waiting for waiting in (*self._waiting, *self._under_way) if waiting.deadline < now]
+            _refuse(late, Unavailable(f"the log did not answer in time; {_SAFE}", code="LOG_TIMEOUT"))
+
     def _take(self) -> list[_Waiting]:
-        """Take the next batch out of the queue; nothing that touches a batch under way."""
-        self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
-        if not self._waiting:
-            return []
-        busy = [waiting.command for batch in self._under_way.values() for waiting in batch]
-        count = len(self._waiting)
-        is_split = count >= _SPLIT_MIN and not busy
-        commands_max = min(COMMANDS_MAX, -(-count // SENDERS) if is_split else count)
-        indexes = set(next_batch([waiting.command for waiting in self._waiting], busy, commands_max))
-        batch = [self._waiting[index] for index in sorted(indexes)]
-        self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in indexes]
-        if self._waiting:
-            self._wake.set()
-        return batch
+        """Take the next batch out of the queue; callers that have gone away are left out."""
+        waiting = [one for one in self._waiting if not one.answer.done()]
+        indexes = next_batch([one.command for one in waiting])
+        taken = set(indexes)
+        self._waiting = [one for index, one in enumerate(waiting) if index not in taken]
+        return [waiting[index] for index in indexes]
 
 
 class _Sender:
@@ -180,7 +172,7 @@ async def _settle(sender: _Sender, batch: list[_Waiting]) -> None:
             [waiting.command for waiting in batch], max(waiting.deadline for waiting in batch)
         )
     except asyncio.CancelledError:
-        _refuse(batch, Unavailable("the log was closed; sending the same command again is safe"))
+        _refuse(batch, Unavailable(f"the log was closed; {_SAFE}"))
         raise
     except Unavailable as error:
         _refuse(batch, error)

@@ -46,7 +46,7 @@ class PostgresEventLog:
         append_seconds_max: float = 15.0,
         owns_pool: bool = False,
     ) -> None:
-        """Use a pool; two of its connections stay with the appender, so give it at least four.
+        """Use a pool of at least four connections; one of them stays with the appender.
 
         Args:
             pool: connections of a role that reads the log, and appends when this process does.

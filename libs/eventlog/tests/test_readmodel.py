@@ -1,0 +1,85 @@
+"""Tables out of specifications."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import pytest
+
+from runyard_contracts.ids import RunId
+from runyard_core.projection import TableSpec
+from runyard_eventlog import readmodel
+
+
+@dataclass(frozen=True, slots=True)
+class EveryType:
+    position: int
+    project: str
+    number: int
+    run_id: RunId
+    ratio: float
+    is_done: bool
+    raw: bytes
+    at: datetime
+    ended: datetime | None
+    detail: str | None
+    tags: tuple[str, ...]
+    counts: tuple[int, ...] | None
+
+
+EVERY = TableSpec("every", EveryType, ("project", "number"))
+
+
+def test_every_annotation_has_its_column_type() -> None:
+    ddl = " ".join(readmodel.table_ddl(readmodel.table(EVERY, 3, "cost")).split())
+    assert ddl == (
+        "CREATE TABLE IF NOT EXISTS cost.every_v3 ( project TEXT NOT NULL, number BIGINT NOT NULL, "
+        "position BIGINT NOT NULL, run_id TEXT NOT NULL, ratio DOUBLE PRECISION NOT NULL, "
+        "is_done BOOLEAN NOT NULL, raw BYTEA NOT NULL, at TIMESTAMP WITH TIME ZONE NOT NULL, "
+        "ended TIMESTAMP WITH TIME ZONE, detail TEXT, tags TEXT[] NOT NULL, counts BIGINT[], "
+        "PRIMARY KEY (project, number, position) )"
+    )
+
+
+def test_the_view_shows_the_newest_row_of_each_key() -> None:
+    ddl = " ".join(readmodel.view_ddl(EVERY, 3, "cost").split())
+    assert (
+        'create view "cost"."every" as SELECT DISTINCT ON (cost.every_v3.project, cost.every_v3.number)'
+        in ddl
+    )
+    assert ddl.endswith("ORDER BY cost.every_v3.project, cost.every_v3.number, cost.every_v3.position DESC")
+
+
+def test_as_of_looks_no_further_than_its_position() -> None:
+    query = str(readmodel.as_of(readmodel.table(EVERY, 3, "cost"), 7).element)
+    assert "position <= " in query
+    assert "position <= " not in str(readmodel.current(readmodel.table(EVERY, 3, "cost")).element)
+
+
+@dataclass(frozen=True, slots=True)
+class NoPosition:
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OddType:
+    run_id: str
+    position: int
+    things: dict[str, int]
+
+
+@pytest.mark.parametrize("row_class", [NoPosition, OddType])
+def test_a_row_class_without_a_column_type_or_position_is_refused(row_class: type[object]) -> None:
+    with pytest.raises(TypeError, match=row_class.__name__):
+        readmodel.table(TableSpec("bad", row_class, ("run_id",)), 1, "cost")
+
+
+def test_arrays_come_back_as_tuples() -> None:
+    row = EveryType(1, "p", 2, RunId("r"), 0.5, True, b"x", datetime.min, None, None, ("a", "b"), None)  # noqa: DTZ901
+    names = [column.name for column in readmodel.table(EVERY, 3, "cost").columns]
+    stored = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in zip(names, readmodel.row_values(row, names), strict=True)
+    }
+    assert readmodel.row_from(EVERY, stored) == row
