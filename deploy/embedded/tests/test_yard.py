@@ -22,7 +22,7 @@ from runyard_embedded.state import read_state
 from runyard_embedded.stopping import RunningAttempt, running_attempts
 from runyard_engines import Postgres, ProcessIdentity, agent_user
 from runyard_engines.process import wait_for_exit
-from runyard_testkit import Bucket, Bus, Database
+from runyard_testkit import Bucket, Bus
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yards")]
 
@@ -245,15 +245,16 @@ def test_down_without_a_yard_is_no_error(tmp_path: Path) -> None:
 
 
 async def test_engines_that_somebody_else_runs_are_used(
-    empty_database: Database, bus: Bus, bucket: Bucket, tmp_path: Path
+    own_postgres: Postgres, bus: Bus, bucket: Bucket, tmp_path: Path
 ) -> None:
+    # A server of its own: roles and their passwords belong to a whole server, and the yard sets them.
     node = agent_user(node_id_of_this_machine(), "agent-password")
     bus.server.set_users([*bus.server.spec.users, node])
     passwords = tmp_path / "passwords.json"
     passwords.write_text(json.dumps({user.name: user.password for user in bus.server.spec.users}))
     borrowing = Yard(
         tmp_path / "yard",
-        RUNYARD_EXTERNAL_DATABASE_URL=empty_database.admin_url,
+        RUNYARD_EXTERNAL_DATABASE_URL=own_postgres.spec.url(),
         RUNYARD_EXTERNAL_NATS_URL=bus.url,
         RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE=str(passwords),
         RUNYARD_EXTERNAL_S3_ENDPOINT=bucket.endpoint,
