@@ -185,7 +185,7 @@ async def admitted(url: str, user: str, password: str, refused: list[str]) -> Cl
         await connection.connect(
             url, user=user, password=password, allow_reconnect=False, error_cb=noting(refused)
         )
-    except NatsError:
+    except (NatsError, OSError):  # refused, or cut off before it was said
         await connection.close()
         return None
     return connection
