@@ -122,6 +122,15 @@ async def test_a_request_digest_decides_whether_a_command_is_the_same(log: Event
     assert await log.find_command(details(stream, 0, "x").command_id) is None
 
 
+async def test_a_repetition_with_fewer_events_gets_all_positions_of_the_first(log: EventLog) -> None:
+    stream, command_id, digest = run_stream(), uuid7(), b"\x01" * 32
+    two = [detail(stream, "a"), detail(stream, "b")]
+    first = await log.append(command(StreamAppend(stream, 0, two), command_id=command_id, digest=digest))
+    fewer = command(StreamAppend(stream, 2, [detail(stream, "c")]), command_id=command_id, digest=digest)
+    again = await log.append(fewer)
+    assert (again.positions, again.position, again.repeated) == (first.positions, first.position, True)
+
+
 async def test_repeated_events_get_their_first_positions_under_any_command(metrics_log: EventLog) -> None:
     stream = stream_name("telemetry", "node-1.spool")
     ids = [deterministic_id("node-1", "spool", number) for number in (1, 2)]

@@ -121,7 +121,7 @@ async def test_times_and_ids_are_found_on_both_sides(yard: Yard) -> None:
         assert await log.find(EventId(uuid7())) is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 async def test_a_walk_in_pages_gives_every_event_once_while_partitions_are_detached(
     yard: Yard, data: st.DataObject

@@ -109,7 +109,7 @@ def flipped(content: bytes, place: tuple[int, int]) -> bytes:
     return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(position=st.integers(1, 2 * SIZE), place=flips)
 async def test_a_flipped_bit_of_a_row_names_segment_and_event(
     yard: Yard, position: int, place: tuple[int, int]
@@ -143,7 +143,7 @@ async def test_a_flipped_bit_of_a_row_names_segment_and_event(
 
 
 @given(position=st.integers(1, 2 * SIZE))
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=8, deadline=None)
 async def test_a_dropped_row_is_named_with_its_id(yard: Yard, position: int) -> None:
     row = yard.stored.rows(DOMAIN)[position - 1]
     with changed_rows(yard, {position: None}):
@@ -157,7 +157,7 @@ async def test_a_dropped_row_is_named_with_its_id(yard: Yard, position: int) -> 
 
 
 @given(one=st.integers(1, 2 * SIZE), other=st.integers(1, 2 * SIZE))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 async def test_swapped_rows_are_both_named(yard: Yard, one: int, other: int) -> None:
     if one == other:
         return
@@ -205,7 +205,7 @@ def rewritten(change: Callable[[list[StoredEvent]], list[StoredEvent]]) -> Calla
     other=st.integers(0, SIZE - 1),
     what=st.sampled_from(["drop", "change", "swap", "add", "order"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 async def test_a_rewritten_file_names_segment_and_event(
     yard: Yard, index: int, other: int, what: str
 ) -> None:
@@ -242,7 +242,7 @@ async def test_a_rewritten_file_names_segment_and_event(
 
 
 @given(place=flips)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 async def test_a_flipped_bit_of_a_file_names_the_segment(yard: Yard, place: tuple[int, int]) -> None:
     with changed_file(yard, SECOND.parquet, lambda content: flipped(content, place)):
         found = await findings(yard, lanes=[DOMAIN])
@@ -253,7 +253,7 @@ async def test_a_flipped_bit_of_a_file_names_the_segment(yard: Yard, place: tupl
 
 
 @given(length=st.integers(0, 10**9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 async def test_a_truncated_file_names_the_segment(yard: Yard, length: int) -> None:
     with changed_file(yard, SECOND.parquet, lambda content: content[: length % len(content)]):
         found = await findings(yard, lanes=[DOMAIN])
@@ -262,7 +262,7 @@ async def test_a_truncated_file_names_the_segment(yard: Yard, length: int) -> No
 
 
 @given(place=flips)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 async def test_flipped_leaf_hashes_blame_no_event(yard: Yard, place: tuple[int, int]) -> None:
     with changed_file(yard, SECOND.leaves, lambda content: flipped(content, place)):
         found = await findings(yard, lanes=[DOMAIN])
@@ -285,7 +285,7 @@ async def test_without_leaf_hashes_the_other_copy_tells_which_event(yard: Yard) 
 
 
 @given(place=flips)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=20, deadline=None)
 async def test_a_flipped_bit_of_a_manifest_names_the_segment(yard: Yard, place: tuple[int, int]) -> None:
     with changed_file(yard, SECOND.manifest, lambda content: flipped(content, place)):
         genuine = (yard.folder / SECOND.manifest).read_bytes()
@@ -384,7 +384,7 @@ async def test_what_is_not_sealed_cannot_be_proven(yard: Yard) -> None:
 
 
 @given(place=flips)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 async def test_a_changed_proof_proves_nothing_else(yard: Yard, place: tuple[int, int]) -> None:
     proof = await prove(yard.archive(), DOMAIN, 11)
     genuine = check_proof(proof, yard.key.public)

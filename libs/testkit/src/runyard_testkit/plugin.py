@@ -47,7 +47,8 @@ ENGINE_FIXTURES = frozenset({"postgres", "nats_server", "store", "own_postgres",
 DOCKER_FIXTURES = frozenset({"docker_client", "test_image"})
 PROFILE_VARIABLE = "RUNYARD_HYPOTHESIS_PROFILE"
 
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+# All unit tests together shall take less than 20 s; a deeper search is one variable away.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True, max_examples=30)
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=2000)
 
 

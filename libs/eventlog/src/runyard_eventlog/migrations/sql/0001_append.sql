@@ -7,7 +7,7 @@
 --
 -- Gives one row for each command, whose outcome is
 --   appended        first_position and the following ones are the command's
---   repeated        the log had the command (first_position), or each of its events (positions)
+--   repeated        the log had the command, or each of its events, at positions
 --   conflict        stream is at version actual, not at expected
 --   denied          the session's role may not append to stream, or its category is of the other lane
 --   command_reused  the command id is known with other content, at first_position
@@ -89,7 +89,7 @@ begin
   perform pg_advisory_xact_lock(hashtext('log.append'), p_lane);
 
   for f in
-    select u.i::integer as command, k.digest = u.digest as same, k.first_position
+    select u.i::integer as command, k.digest = u.digest as same, k.first_position, k.event_count
     from unnest(p_command_ids, p_command_digests) with ordinality u(command_id, digest, i)
     join log.command k on k.command_id = u.command_id
   loop
@@ -97,9 +97,11 @@ begin
     accepted[f.command] := false;
     command := f.command; first_position := f.first_position;
     outcome := case when f.same then 'repeated' else 'command_reused' end;
+    -- The first answer, also when the repetition was decided anew and came with other events.
+    positions := array(select generate_series(f.first_position, f.first_position + f.event_count - 1));
     return next;
   end loop;
-  first_position := null;
+  first_position := null; positions := null;
 
   for f in
     select u.command, array_agg(k.position order by u.o) as positions,
