@@ -13,6 +13,7 @@ import grpc
 import nats
 import nats.errors
 import pytest
+from nats.aio.client import Client
 
 from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
 from runyard_contracts.subjects import inbox_prefix, telemetry_subject
@@ -79,8 +80,13 @@ async def _no_news(error: Exception) -> None:
 async def test_an_agent_can_publish_its_own_telemetry_and_nothing_else(yard: Yard) -> None:
     credentials = json.loads((yard.home / "credentials.json").read_text())
     node, url = credentials["node_id"], f"nats://127.0.0.1:{process_of(yard, 'nats')['port']}"
-    with pytest.raises(nats.errors.Error):
-        await nats.connect(url, allow_reconnect=False, error_cb=_no_news, connect_timeout=5)
+    # Its own client object: a connect that fails leaves its socket open until it is closed.
+    stranger = Client()
+    try:
+        with pytest.raises(nats.errors.Error):
+            await stranger.connect(url, allow_reconnect=False, error_cb=_no_news, connect_timeout=5)
+    finally:
+        await stranger.close()
 
     refusals: asyncio.Queue[str] = asyncio.Queue()
 

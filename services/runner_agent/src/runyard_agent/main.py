@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 # A store or service that is down for a day must not cost a run its inputs or outputs.
 _PATIENCE_SECONDS = 24 * 3600.0
+_CANCEL_AGAIN_SECONDS = 1.0
 
 
 async def run_agent(settings: Settings) -> None:
@@ -101,14 +102,21 @@ async def _run_until_stopped(
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        parts = [group.create_task(part) for part in (attempts.run(ready), *others)]
-        # Before all held attempts are known, a Hello would give them up.
-        await ready.wait()
-        parts.append(group.create_task(uplink.run()))
+        works = (attempts.run(ready), *others, _attach_when(ready, uplink))
+        parts = {group.create_task(work) for work in works}
         await stopping.wait()
         logger.info("stopping; attempts go on without the agent")
-        for part in parts:
-            part.cancel()
+        while parts:
+            # More than once: on Python 3.11 a wait that ends at this very moment swallows its cancellation.
+            for part in parts:
+                part.cancel()
+            _, parts = await asyncio.wait(parts, timeout=_CANCEL_AGAIN_SECONDS)
+
+
+async def _attach_when(ready: asyncio.Event, uplink: Uplink) -> None:
+    """Say Hello once all held attempts are known: an earlier one would give them up."""
+    await ready.wait()
+    await uplink.run()
 
 
 async def _inventory(
