@@ -1,4 +1,4 @@
-"""What only the log on Postgres must do: grants, rollbacks, lost connections, partitions, migrations."""
+"""What only the log on Postgres must do: rollbacks, lost connections, partitions, migrations."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ from runyard_core.errors import Conflict, IdReused, Unavailable
 from runyard_engines import Postgres, start_ready
 from runyard_eventlog.admission import CATEGORY_LANES, ROLE_CATEGORIES, admit
 from runyard_eventlog.append_call import APPEND, append_arguments
-from runyard_eventlog.migrate import NEWEST_REVISION, ROLES, migrate
+from runyard_eventlog.migrate import NEWEST_REVISION, migrate
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
-
-LOG_TABLES = (
-    "identity", "category", "writer", "event", "domain_event", "domain_event_000000000001", "telemetry_event",
-    "stream", "event_id", "command", "partition", "revision",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -39,56 +34,6 @@ async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(database.admin_url)
     yield connection
     await connection.close()
-
-
-@pytest.mark.parametrize("role", ROLES)
-async def test_no_role_can_change_the_log_but_through_append(
-    log: PostgresEventLog, database: Database, role: str
-) -> None:
-    await fill(log, 2)
-    connection = await asyncpg.connect(database.url(role))
-    try:
-        for table in LOG_TABLES:
-            for statement in (
-                f"delete from log.{table}",
-                f"truncate log.{table} cascade",
-                f"insert into log.{table} select * from log.{table}",
-                f"drop table log.{table} cascade",
-                f"alter table log.{table} disable trigger all",
-                f"create trigger t before insert on log.{table} execute function log.refuse_change()",
-            ):
-                with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
-                    await connection.execute(statement)
-        for statement in (
-            "update log.event set actor = 'user:eve'",
-            "update log.stream set version = 0",
-            "update log.identity set log_id = gen_random_uuid()",
-            "update log.writer set role = current_user",
-            "select log.change_identity()",
-            "create table log.mine (a int)",
-            "set role runyard_log_owner",
-            "set session authorization postgres",
-        ):
-            with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
-                await connection.execute(statement)
-    finally:
-        await connection.close()
-    assert (await log.head()).domain_position == 2
-
-
-async def test_not_even_an_administrator_changes_events_by_a_slip(
-    log: PostgresEventLog, admin: asyncpg.Connection
-) -> None:
-    await fill(log, 1)
-    for statement in (
-        "update log.event set actor = 'user:eve'",
-        "delete from log.domain_event",
-        "delete from log.domain_event_000000000001",
-        "truncate log.event",
-        "truncate log.domain_event_000000000001",
-    ):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
-            await admin.execute(statement)
 
 
 async def test_a_role_that_pretends_to_be_another_appends_as_itself(
