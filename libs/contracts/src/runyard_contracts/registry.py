@@ -16,9 +16,18 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1 import events_pb2 as history_events
 from runyard.metric.v1 import batches_pb2
 from runyard.node.v1 import events_pb2 as node_events
+from runyard.projection.v1 import events_pb2 as projection_events
 from runyard.run.v1 import events_pb2 as run_events
 
-_EVENT_FILES = (artifact_events, cost_events, history_events, batches_pb2, node_events, run_events)
+_EVENT_FILES = (
+    artifact_events,
+    cost_events,
+    history_events,
+    batches_pb2,
+    node_events,
+    projection_events,
+    run_events,
+)
 
 
 class UnknownEventTypeError(LookupError):

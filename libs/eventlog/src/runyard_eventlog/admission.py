@@ -29,16 +29,17 @@ CATEGORY_LANES: Mapping[str, Lane.ValueType] = {
     "code": Lane.LANE_DOMAIN,
     "price": Lane.LANE_DOMAIN,
     "log": Lane.LANE_DOMAIN,
+    "projection": Lane.LANE_DOMAIN,
     "telemetry": Lane.LANE_TELEMETRY,
 }
 """Every stream category and the one lane that its streams live in (also in the database: log.category)."""
 
 ROLE_CATEGORIES: Mapping[str, tuple[str, ...]] = {
-    "runyard_scheduler": ("run", "node", "project"),
-    "runyard_artifact": ("artifact", "code"),
-    "runyard_metrics": ("telemetry",),
-    "runyard_cost": ("price",),
-    "runyard_lineage": ("log",),
+    "runyard_scheduler": ("run", "node", "project", "projection"),
+    "runyard_artifact": ("artifact", "code", "projection"),
+    "runyard_metrics": ("telemetry", "projection"),
+    "runyard_cost": ("price", "projection"),
+    "runyard_lineage": ("log", "projection"),
 }
 """The categories that each database role may append to (also in the database: log.writer)."""
 

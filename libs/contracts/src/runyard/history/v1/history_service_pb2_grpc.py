@@ -80,6 +80,11 @@ class HistoryServiceStub:
                 request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
                 response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
                 _registered_method=True)
+        self.DisputeEvent = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/DisputeEvent',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventResponse.FromString,
+                _registered_method=True)
 
 
 class HistoryServiceServicer:
@@ -150,6 +155,13 @@ class HistoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DisputeEvent(self, request, context):
+        """DisputeEvent says that an event should not count; read models rebuilt from then on leave it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HistoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -197,6 +209,11 @@ def add_HistoryServiceServicer_to_server(servicer, server):
                     servicer.PriceAgain,
                     request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.FromString,
                     response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.SerializeToString,
+            ),
+            'DisputeEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisputeEvent,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -443,6 +460,33 @@ class HistoryService:
             '/runyard.history.v1.HistoryService/PriceAgain',
             runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
             runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisputeEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/DisputeEvent',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class HistoryServiceStub:
     """ListEffects walks from an event to everything that it caused."""
     PriceAgain: _aio.UnaryUnaryMultiCallable[_history_service_pb2.PriceAgainRequest, _history_service_pb2.PriceAgainResponse]
     """PriceAgain prices recorded leases with another price book. Nothing is kept."""
+    DisputeEvent: _aio.UnaryUnaryMultiCallable[_history_service_pb2.DisputeEventRequest, _history_service_pb2.DisputeEventResponse]
+    """DisputeEvent says that an event should not count; read models rebuilt from then on leave it out."""
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """HistoryService is mounted by lineage."""
@@ -113,5 +115,13 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_history_service_pb2.PriceAgainRequest, _abc.Awaitable[_history_service_pb2.PriceAgainResponse]],
     ) -> _abc.Awaitable[_history_service_pb2.PriceAgainResponse]:
         """PriceAgain prices recorded leases with another price book. Nothing is kept."""
+
+    @_abc_1.abstractmethod
+    def DisputeEvent(
+        self,
+        request: _history_service_pb2.DisputeEventRequest,
+        context: _aio.ServicerContext[_history_service_pb2.DisputeEventRequest, _abc.Awaitable[_history_service_pb2.DisputeEventResponse]],
+    ) -> _abc.Awaitable[_history_service_pb2.DisputeEventResponse]:
+        """DisputeEvent says that an event should not count; read models rebuilt from then on leave it out."""
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _aio.Server) -> None: ...

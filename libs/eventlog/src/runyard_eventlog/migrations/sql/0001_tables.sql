@@ -17,6 +17,7 @@ create table log.category (
 ---
 insert into log.category values
   ('run', 1), ('node', 1), ('project', 1), ('artifact', 1), ('code', 1), ('price', 1), ('log', 1),
+  ('projection', 1),
   ('telemetry', 2)
 ---
 create table log.writer (
@@ -30,7 +31,10 @@ insert into log.writer values
   ('runyard_artifact', 'artifact'), ('runyard_artifact', 'code'),
   ('runyard_metrics', 'telemetry'),
   ('runyard_cost', 'price'),
-  ('runyard_lineage', 'log')
+  ('runyard_lineage', 'log'),
+  -- Each service tells of the rebuilds of its own read models.
+  ('runyard_scheduler', 'projection'), ('runyard_artifact', 'projection'), ('runyard_metrics', 'projection'),
+  ('runyard_cost', 'projection'), ('runyard_lineage', 'projection')
 ---
 -- The events. Lanes are the numbers of runyard.event.v1.Lane. payload is the serialised envelope without
 -- position, recorded_at and after_position, which readers fill in; the columns before it repeat what is
