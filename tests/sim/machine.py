@@ -18,11 +18,13 @@ from runyard.node.v1.types_pb2 import GpuDevice, NodeInventory
 from runyard.run.v1.types_pb2 import Environment, Executor, OutputFile, TelemetryMark
 from runyard_agent import attempt as attempt_module
 from runyard_agent import attempt_store, loop, outputs
-from runyard_agent.attempt import Attempt, Node
+from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.loop import Attempts
+from runyard_agent.node import Node
 from runyard_agent.outputs import OutputsIncomplete
+from runyard_agent.preparation import make_folders
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.uplink import Uplink
 from runyard_core.clock import Clock
@@ -308,15 +310,14 @@ class SimAttempt(Attempt):
 
     async def _prepare(self, executor: ExecutorOnNode) -> LaunchPlan:
         universe = cast("Universe", self._node.artifact_client)
-        plan = self._plan()
-        self._make_folders()
+        plan = self._plan
+        make_folders(plan)
         await asyncio.sleep(universe.chance.choice((0.0, 0.1, 1.0, universe.between(0.0, 20.0))))
         if universe.likely(0.05):
             raise RunyardError("no interpreter", code="ENVIRONMENT_UNAVAILABLE")
-        self.record.save_prepared(AttemptStarted(hardware=self._hardware()))
+        self.record.save_prepared(AttemptStarted(hardware=self._node.hardware(self._grant.gpu_uuids)))
         self._report(Environment(executor=Executor.EXECUTOR_PROCESS, interpreter="CPython"))
-        if plan.ends_on_lease_expiry:
-            await self._wait_for_lease()
+        await self._lease.wait()
         return plan
 
 

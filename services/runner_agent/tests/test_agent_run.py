@@ -17,8 +17,8 @@ import pytest
 from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
 from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, OnLost
+from runyard_agent.process_table import start_ticks
 from runyard_agent.runtime_process import private_view_problem
-from runyard_agent.shim import start_ticks
 from runyard_testkit import Bus
 
 from .scripted_yard import (

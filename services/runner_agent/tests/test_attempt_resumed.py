@@ -16,10 +16,10 @@ import pytest
 from runyard.agent.v1.agent_service_pb2 import AttemptFinished, LeaseGrant
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, TelemetryMark
 from runyard_agent import loop
-from runyard_agent.attempt import Node
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, begun
 from runyard_agent.loop import Attempts
+from runyard_agent.node import Node
 
 GRANT = LeaseGrant(run_id="0199-run", attempt=1, epoch=1, lease_id="lease-1", project="p")
 AT = datetime(2026, 1, 1, tzinfo=UTC)

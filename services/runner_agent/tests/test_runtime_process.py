@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runyard_agent import shim
+from runyard_agent import process_table, shim
 from runyard_agent.runtime import EndedBy, Exit, LaunchPlan, lease_text
 from runyard_agent.runtime_process import ProcessRuntime
 from runyard_core.errors import RunyardError
@@ -38,7 +38,7 @@ async def until_printed(plan: LaunchPlan, text: str) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    fields = shim._stat_fields(pid)
+    fields = process_table._stat_fields(pid)
     return fields is not None and fields[0] != "Z"
 
 
@@ -295,7 +295,7 @@ async def test_shim_is_small(make_plan: MakePlan) -> None:
     os.mkfifo(plan.repository / "go")
     handle = await RUNTIME.launch(plan)
 
-    resident = shim._kilobytes(f"/proc/{handle.id}/status", "VmRSS:")
+    resident = process_table._kilobytes(f"/proc/{handle.id}/status", "VmRSS:")
     await RUNTIME.remove(handle, plan)
 
     assert 0 < resident <= 12 * 1024

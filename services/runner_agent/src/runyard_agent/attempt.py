@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
-from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted
-from runyard.node.v1.types_pb2 import NodeInventory
-from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, Hardware, Input, OnLost, OutputFile
-from runyard_agent import code, config_files, inputs, outputs
-from runyard_agent.artifact_client import ArtifactClient
+from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, OutputFile
+from runyard_agent import outputs
+from runyard_agent.attempt_lease import AttemptLease
 from runyard_agent.attempt_store import AttemptRecord, Fact
-from runyard_agent.content_cache import ContentCache
 from runyard_agent.domain import attempt as domain
 from runyard_agent.domain.attempt import Phase, Stop
-from runyard_agent.domain.command_script import script_text
 from runyard_agent.domain.exit_cause import cause_of, end_sentence, reboot_cause
-from runyard_agent.executors import ExecutorOnNode, Executors, Surroundings
+from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.log_reader import LogReader
-from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime, lease_text
-from runyard_agent.sampling import Sampling
+from runyard_agent.node import Node
+from runyard_agent.preparation import Preparation, launch_plan
+from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime
 from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
-from runyard_core.clock import Clock
 from runyard_core.errors import RunyardError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -47,22 +42,6 @@ _CAUSES_BY_ERROR = {
     "IMAGE_UNAVAILABLE": CauseCode.CAUSE_CODE_IMAGE_UNAVAILABLE,
     "STOP_CONDITION_INVALID": CauseCode.CAUSE_CODE_USER_ERROR,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What attempts use of their node."""
-
-    node_id: str
-    boot_id: str
-    booted_at: datetime
-    inventory: NodeInventory
-    """As it was when the agent started."""
-    executors: Executors
-    artifact_client: ArtifactClient
-    cache: ContentCache
-    sampling: Sampling
-    clock: Clock
 
 
 class StopOrdered(Exception):
@@ -86,8 +65,8 @@ class Attempt:
         self._reports_changed = reports_changed
         self._grant = record.grant
         self._stop_news = asyncio.Event()
-        self._lease_news = asyncio.Event()
-        self._lease_expires_at = 0.0
+        self._plan = launch_plan(record.grant, record.directory)
+        self._lease = AttemptLease(self._plan)
         if record.state.stop is not None:
             self._stop_news.set()
 
@@ -110,9 +89,7 @@ class Attempt:
 
     def renew(self, expires_at_boottime_seconds: float) -> None:
         """Let the program run until then."""
-        self._lease_expires_at = max(self._lease_expires_at, expires_at_boottime_seconds)
-        self._write_lease()
-        self._lease_news.set()
+        self._lease.renew(expires_at_boottime_seconds)
 
     async def give_up(self, reason: str) -> None:
         """End an attempt that this agent cannot prepare because of an error of its own."""
@@ -150,7 +127,7 @@ class Attempt:
         while True:
             try:
                 executor = await self._node.executors.get(self.record.state.executor)
-                found = await executor.runtime.find(self._plan())
+                found = await executor.runtime.find(self._plan)
             except Unavailable as error:
                 # As long as nobody can say, nothing may be started, and nothing be called failed.
                 self._tell(f"waiting to see whether it was started: {error.message}")
@@ -173,47 +150,11 @@ class Attempt:
         return plan
 
     async def _prepare(self, executor: ExecutorOnNode) -> LaunchPlan:
-        grant, directory = self._grant, self.record.directory
-        kind = Executor.Name(self.record.state.executor).removeprefix("EXECUTOR_").lower()
-        self._tell(f"attempt {grant.attempt} of run #{grant.number} on node {self._node.node_id} ({kind})")
         self._stop_watch()
-        self._make_folders()
-        async with asyncio.TaskGroup() as group:
-            fetching = group.create_task(self._fetch_inputs())
-            surrounding = group.create_task(self._surround(executor))
-        fetched, surroundings = fetching.result(), surrounding.result()
-        plan = self._plan(surroundings)
-        config_files.write(plan.config, grant, fetched, executor.directories(directory))
-        plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
-        plan.script.chmod(0o755)
-        self.record.save_prepared(AttemptStarted(hardware=self._hardware(), inputs=fetched))
-        self._report(surroundings.record)
-        if plan.ends_on_lease_expiry:
-            await self._wait_for_lease()
-        return plan
-
-    async def _fetch_inputs(self) -> list[Input]:
-        asked = self._grant.spec.inputs
-        if not asked:
-            return []
-        self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
-        fetched = await inputs.fetch(
-            self._node.artifact_client, asked, self._plan().inputs, cache=self._node.cache, tell=self._tell
-        )
-        files = [file for one in fetched for file in one.files]
-        self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
-        return fetched
-
-    async def _surround(self, executor: ExecutorOnNode) -> Surroundings:
-        code_ref = self._grant.spec.code
-        destination = self._plan().repository
-        await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
-        if code_ref.tree_sha256:
-            self._tell(f"code: {code_ref.tree_sha256[:12]}, {code_ref.file_count} files")
-        surroundings = await executor.surround(self._grant, self.record.directory, self._tell)
-        record = surroundings.record
-        self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")
-        return surroundings
+        prepared = await Preparation(self._node, self.record, self._tell).run(executor)
+        self._report(prepared.environment)
+        await self._lease.wait()
+        return prepared.plan
 
     async def _launch(self, runtime: Runtime, plan: LaunchPlan) -> Handle:
         gives_up_at = time.monotonic() + _LAUNCH_SECONDS_MAX
@@ -227,19 +168,13 @@ class Attempt:
                 self._tell(f"trying to start again: {error.message}")
             await asyncio.sleep(_LAUNCH_AGAIN_SECONDS)
 
-    async def _wait_for_lease(self) -> None:
-        self._write_lease()
-        while self._lease_expires_at <= time.clock_gettime(time.CLOCK_BOOTTIME):
-            self._lease_news.clear()
-            await self._lease_news.wait()
-
     # From program to end.
 
     async def _follow(self) -> None:
         handle = self.record.state.handle
         assert handle is not None  # noqa: S101 - RUNNING has one
         executor = await self._node.executors.get(self.record.state.executor)
-        plan = self._plan()
+        plan = self._plan
         self._report(self.record.load_prepared())
         ended_event = asyncio.Event()
         watched = self._node.sampling.watch(
@@ -295,7 +230,7 @@ class Attempt:
         state = self.record.state
         assert state.cause is not None  # noqa: S101 - COLLECTING has one
         assert state.handle is not None  # noqa: S101 - and this too
-        cause, plan = state.cause, self._plan()
+        cause, plan = state.cause, self._plan
         with attempt_span("collect", self._grant):
             try:
                 stored = await outputs.collect(
@@ -326,57 +261,9 @@ class Attempt:
 
     # Parts of the above.
 
-    def _plan(self, surroundings: Surroundings | None = None) -> LaunchPlan:
-        """Make the launch plan; without surroundings everything but ``launch`` works with it."""
-        grant, spec = self._grant, self._grant.spec
-        return LaunchPlan(
-            run_id=grant.run_id,
-            attempt=grant.attempt,
-            epoch=grant.epoch,
-            directory=self.record.directory,
-            command_lines=tuple(spec.command_lines),
-            environment=surroundings.variables if surroundings else {},
-            gpu_uuids=tuple(grant.gpu_uuids),
-            image=surroundings.image if surroundings else "",
-            venv=surroundings.venv if surroundings else None,
-            has_private_view=surroundings is not None and surroundings.has_private_view,
-            memory_bytes_max=spec.resources.memory_bytes_max,
-            cpu_millicores_max=spec.resources.cpu_millicores_max,
-            time_limit_seconds=spec.time_limit_seconds,
-            no_output_timeout_seconds=spec.no_output_timeout_seconds,
-            stop_grace_seconds=spec.stop_grace_seconds,
-            ends_on_lease_expiry=spec.on_lost == OnLost.ON_LOST_REQUEUE,
-        )
-
     def _stop_watch(self) -> StopWatch | None:
         spec = self._grant.spec
-        return StopWatch(spec, self._plan(), self.stop) if spec.stop_condition else None
-
-    def _make_folders(self) -> None:
-        plan = self._plan()
-        # Half of what an earlier life of the agent fetched may be here.
-        shutil.rmtree(plan.inputs, ignore_errors=True)
-        for folder in (plan.inputs, plan.outputs, plan.config, plan.state):
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def _write_lease(self) -> None:
-        plan = self._plan()
-        if plan.ends_on_lease_expiry and plan.state.is_dir() and self._lease_expires_at:
-            new = plan.lease_file.with_name("lease.new")
-            new.write_text(lease_text(self._lease_expires_at), encoding="ascii")
-            new.rename(plan.lease_file)
-
-    def _hardware(self) -> Hardware:
-        inventory = self._node.inventory
-        return Hardware(
-            node_id=self._node.node_id,
-            hostname=inventory.hostname,
-            gpus=[gpu for gpu in inventory.gpus if gpu.uuid in self._grant.gpu_uuids],
-            gpu_driver_version=inventory.gpu_driver_version,
-            cpu_model=inventory.cpu_model,
-            cpu_count=inventory.cpu_count,
-            memory_bytes=inventory.memory_bytes,
-        )
+        return StopWatch(spec, self._plan, self.stop) if spec.stop_condition else None
 
     def _report(self, fact: Fact, occurred_at: datetime | None = None) -> None:
         if self.record.report(fact, occurred_at or self._node.clock.now()):

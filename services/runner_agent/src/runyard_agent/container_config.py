@@ -23,10 +23,7 @@ _STATE = "/runyard"
 _PROCESSES_MAX = 32_768
 # Output goes to files, as from a process, so that an agent that comes back goes on at a byte offset.
 _START = f"exec >>{_STATE}/stdout 2>>{_STATE}/stderr; cd /valohai/repository || exit 126; "
-# A shell without a trap dies of the signal at once, and the container with it, while its program still uses
-# its grace to save what it has. With one it waits for the program first; the program has the signal too.
-_SCRIPT = f"trap 'exit 143' TERM; trap 'exit 130' INT; . {_STATE}/command"
-_RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c "{_SCRIPT}"; fi; {_SCRIPT}'
+_RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c ". {_STATE}/command"; fi; . {_STATE}/command'
 _RUN_EXECUTABLE = f"exec {_STATE}/command"
 
 

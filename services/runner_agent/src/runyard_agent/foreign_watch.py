@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from runyard.agent.v1.agent_service_pb2 import ForeignProcess
 from runyard_agent.domain.foreign import GpuUser, Look, next_look
 from runyard_agent.gpus import Gpus
-from runyard_agent.shim import start_ticks
+from runyard_agent.process_table import start_ticks
 from runyard_contracts.ids import deterministic_id
 from runyard_core.clock import Clock
 from runyard_core.errors import RunyardError

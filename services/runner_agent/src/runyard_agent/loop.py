@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runyard.agent.v1.agent_service_pb2 import AttemptReport, HeldAttempt, LeaseGrant, StopOrder
 from runyard.run.v1.types_pb2 import CauseCode
-from runyard_agent.attempt import Attempt, Node
+from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, Stop
 from runyard_agent.domain.retry import backoff_seconds
+from runyard_agent.node import Node
 from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from runyard.metric.v1.batches_pb2 import SamplesMissing
 from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent import gpus, host
 from runyard_agent.artifact_client import ArtifactClient
-from runyard_agent.attempt import Node
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
 from runyard_agent.foreign_watch import ForeignWatch
 from runyard_agent.loop import Attempts
+from runyard_agent.node import Node
 from runyard_agent.publisher import Publisher
 from runyard_agent.sampling import Sampling
 from runyard_agent.settings import Settings

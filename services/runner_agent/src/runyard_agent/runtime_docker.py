@@ -95,7 +95,8 @@ class DockerRuntime:
                 await _ensure_watch(plan, handle.id)
                 async with _end_of(int(state["Pid"])) as ended:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(ended.wait(), _LOOK_SECONDS)
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await ended.wait()
                         # The daemon hears of it a little later than we do.
                         await asyncio.sleep(_DAEMON_LAG_SECONDS)
             else:

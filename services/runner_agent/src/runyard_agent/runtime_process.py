@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runyard_agent import private_view, shim
+from runyard_agent import private_view, process_table, shim
 from runyard_agent.domain.command_script import is_executable
 from runyard_agent.runtime import Exit, Handle, LaunchPlan
 from runyard_core.errors import RunyardError
@@ -83,11 +83,11 @@ class ProcessRuntime:
 
     async def signal(self, handle: Handle, signal_number: int) -> None:
         """Signal every process below the shim."""
-        shim.kill_all(self._pids(handle), signal_number)
+        process_table.kill_all(self._pids(handle), signal_number)
 
     async def kill(self, handle: Handle) -> None:
         """Kill every process below the shim; the shim itself stays to write down the end."""
-        shim.kill_all(self._pids(handle), signal.SIGKILL)
+        process_table.kill_all(self._pids(handle), signal.SIGKILL)
 
     async def remove(self, handle: Handle, plan: LaunchPlan) -> None:
         """End what still runs. Nothing else is kept outside the attempt's folder."""
@@ -98,13 +98,13 @@ class ProcessRuntime:
     async def pids(self, handle: Handle) -> Sequence[int]:
         """Give the pids below the shim; once a second, so without a look at every process of the machine."""
         pid = int(handle.id)
-        return _children_below(pid) if shim.start_ticks(pid) == handle.start_ticks else ()
+        return _children_below(pid) if process_table.start_ticks(pid) == handle.start_ticks else ()
 
     def _pids(self, handle: Handle) -> list[int]:
         pid = int(handle.id)
-        if shim.start_ticks(pid) != handle.start_ticks:
+        if process_table.start_ticks(pid) != handle.start_ticks:
             return []
-        return shim.descendants(pid)
+        return process_table.descendants(pid)
 
     def _is_running(self, plan: LaunchPlan) -> bool:
         """Say whether the shim lives: it holds its lock for life, which no recycled pid can fake."""
@@ -135,7 +135,7 @@ def _children_below(root: int) -> list[int]:
                 waiting += children
         except FileNotFoundError:
             if not found and not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-                return shim.descendants(root)
+                return process_table.descendants(root)
     return found
 
 
@@ -224,7 +224,9 @@ def _end_orphans(plan: LaunchPlan) -> None:
     """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
     content = _read(plan.state / shim.PROGRAM_FILE)
     if content:
-        shim.kill_all(shim.session_members(int(json.loads(content)["session"])), signal.SIGKILL)
+        process_table.kill_all(
+            process_table.session_members(int(json.loads(content)["session"])), signal.SIGKILL
+        )
 
 
 def _unseen_end(plan: LaunchPlan) -> Exit:

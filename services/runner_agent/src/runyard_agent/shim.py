@@ -1,7 +1,7 @@
 """The parent of one attempt's processes: outlives the agent, keeps the limits, writes down how it ended.
 
-Run as ``python -I -S shim.py STATE_DIRECTORY`` by ``runtime_process``. It is a file of its own that imports
-five modules of the standard library and nothing of ours, so that an attempt costs about 10 MB. The starter
+Run as ``python -I -S shim.py STATE_DIRECTORY`` by ``runtime_process``. It imports a few modules of the
+standard library, and of ours ``process_table`` only, so that an attempt costs about 10 MB. The starter
 forks and returns when the program runs; the shim itself has its own session and no tie to the agent.
 
 It reads ``plan.json`` (and removes it: it may hold secrets), writes ``shim.json`` (which process it is),
@@ -19,6 +19,12 @@ import os
 import signal
 import sys
 import time
+
+if __name__ == "__main__":
+    # Isolated, it would not find our own package; at the end, nothing there hides the standard library.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from runyard_agent.process_table import descendants, kill_all, memory_bytes, oom_kill_count, start_ticks
 
 LOCK_FILE = "shim.lock"
 PLAN_FILE = "plan.json"
@@ -85,7 +91,7 @@ class Shim:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
         # Orphans of the program become our children: no process of the attempt can get out of sight.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self.oom_kills_at_start = _oom_kill_count()
+        self.oom_kills_at_start = oom_kill_count()
         self._write_identity()
         _remove_plan()
         self.started_at = self.last_output_at = self.lease_expires_at = _now()
@@ -189,7 +195,7 @@ class Shim:
             return
         memory_bytes_max = plan["memory_bytes_max"]
         if memory_bytes_max:
-            used = _memory_bytes(descendants(os.getpid()), memory_bytes_max)
+            used = memory_bytes(descendants(os.getpid()), memory_bytes_max)
             if used > memory_bytes_max:
                 self._end("memory_limit", f"used {used} bytes of memory, limit {memory_bytes_max}", 0)
 
@@ -225,7 +231,7 @@ class Shim:
         by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         exit_code = None if by_signal else os.WEXITSTATUS(status)
         killed = by_signal == signal.SIGKILL or exit_code == 128 + signal.SIGKILL
-        oom_kills = _oom_kill_count() - self.oom_kills_at_start
+        oom_kills = oom_kill_count() - self.oom_kills_at_start
         oom_killed = self.ended_by == "memory_limit" or (
             killed and self.ended_by == "itself" and oom_kills > 0
         )
@@ -254,88 +260,6 @@ def _leave_it_to_the_other() -> int:
         time.sleep(0.01)
     # Another shim has read its plan by now: this copy must not stay behind.
     _remove_plan()
-    return 0
-
-
-def descendants(root: int) -> list[int]:
-    """Give the pids of all living descendants of a process, nearest first."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        fields = _stat_fields(int(name))
-        if fields is not None and fields[0] != "Z":
-            children.setdefault(int(fields[1]), []).append(int(name))
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        below = children.get(waiting.pop(0), [])
-        found += below
-        waiting += below
-    return found
-
-
-def session_members(session: int) -> list[int]:
-    """Give the pids of all living processes of a session, and of their descendants."""
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        fields = _stat_fields(int(name)) if name.isdigit() else None
-        if fields is not None and fields[0] != "Z" and int(fields[3]) == session:
-            found += [int(name), *descendants(int(name))]
-    return found
-
-
-def kill_all(pids: list[int], signal_number: int) -> None:
-    """Send a signal to each of these processes that is still there and may be signalled."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal_number)
-        except (ProcessLookupError, PermissionError):
-            continue
-
-
-def start_ticks(pid: int) -> int:
-    """Give when a process started, in clock ticks since boot; 0 when there is no such process."""
-    fields = _stat_fields(pid)
-    return int(fields[19]) if fields is not None else 0
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    """Fields 3 (state), 4 (parent) and on of /proc/<pid>/stat; the name before them may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].decode().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def _memory_bytes(pids: list[int], enough: int) -> int:
-    """Give resident memory; when that is more than ``enough``, count pages that processes share only once."""
-    resident = sum(_kilobytes(f"/proc/{pid}/status", "VmRSS:") for pid in pids) * 1024
-    if resident <= enough:
-        return resident
-    return sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids) * 1024
-
-
-def _kilobytes(path: str, key: str) -> int:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith(key):
-                    return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return 0
-
-
-def _oom_kill_count() -> int:
-    try:
-        with open("/proc/vmstat", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
-        pass
     return 0
 
 

@@ -84,10 +84,12 @@ class StopCondition:
                 if name not in self._values:
                     raise _Unknown
                 return self._values[name]
-            case ast.BoolOp(op=ast.And()):
-                return all(self._evaluate(value) for value in node.values)
-            case ast.BoolOp():
-                return any(self._evaluate(value) for value in node.values)
+            case ast.BoolOp(op=op, values=[*firsts, last]):
+                # What decides is the answer, as in Python: "a and b" may be a number.
+                for each in firsts:
+                    if bool(decided := self._evaluate(each)) is isinstance(op, ast.Or):
+                        return decided
+                return self._evaluate(last)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return not self._evaluate(operand)
             case ast.UnaryOp(op=sign, operand=operand):

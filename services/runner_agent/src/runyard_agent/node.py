@@ -1,0 +1,44 @@
+"""What the attempts of a node share: its name, its machine, and the ways to everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from runyard.node.v1.types_pb2 import NodeInventory
+from runyard.run.v1.types_pb2 import Hardware
+from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.content_cache import ContentCache
+from runyard_agent.executors import Executors
+from runyard_agent.sampling import Sampling
+from runyard_core.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What attempts use of their node."""
+
+    node_id: str
+    boot_id: str
+    booted_at: datetime
+    inventory: NodeInventory
+    """As it was when the agent started."""
+    executors: Executors
+    artifact_client: ArtifactClient
+    cache: ContentCache
+    sampling: Sampling
+    clock: Clock
+
+    def hardware(self, gpu_uuids: Sequence[str]) -> Hardware:
+        """Say what an attempt with these GPUs was given."""
+        inventory = self.inventory
+        return Hardware(
+            node_id=self.node_id,
+            hostname=inventory.hostname,
+            gpus=[gpu for gpu in inventory.gpus if gpu.uuid in gpu_uuids],
+            gpu_driver_version=inventory.gpu_driver_version,
+            cpu_model=inventory.cpu_model,
+            cpu_count=inventory.cpu_count,
+            memory_bytes=inventory.memory_bytes,
+        )

@@ -1,0 +1,116 @@
+"""From grant to launch plan: inputs, code and environment are fetched, config files and script written."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
+from runyard.run.v1.types_pb2 import Environment, Executor, Input, OnLost
+from runyard_agent import code, config_files, inputs
+from runyard_agent.attempt_store import AttemptRecord
+from runyard_agent.domain.command_script import script_text
+from runyard_agent.executors import ExecutorOnNode, Surroundings
+from runyard_agent.node import Node
+from runyard_agent.runtime import LaunchPlan
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is ready to be launched."""
+
+    plan: LaunchPlan
+    environment: Environment
+    """For the record."""
+
+
+def launch_plan(grant: LeaseGrant, directory: Path, surroundings: Surroundings | None = None) -> LaunchPlan:
+    """Make the launch plan; without surroundings everything but ``launch`` works with it."""
+    spec = grant.spec
+    return LaunchPlan(
+        run_id=grant.run_id,
+        attempt=grant.attempt,
+        epoch=grant.epoch,
+        directory=directory,
+        command_lines=tuple(spec.command_lines),
+        environment=surroundings.variables if surroundings else {},
+        gpu_uuids=tuple(grant.gpu_uuids),
+        image=surroundings.image if surroundings else "",
+        venv=surroundings.venv if surroundings else None,
+        has_private_view=surroundings is not None and surroundings.has_private_view,
+        memory_bytes_max=spec.resources.memory_bytes_max,
+        cpu_millicores_max=spec.resources.cpu_millicores_max,
+        time_limit_seconds=spec.time_limit_seconds,
+        no_output_timeout_seconds=spec.no_output_timeout_seconds,
+        stop_grace_seconds=spec.stop_grace_seconds,
+        ends_on_lease_expiry=spec.on_lost == OnLost.ON_LOST_REQUEUE,
+    )
+
+
+def make_folders(plan: LaunchPlan) -> None:
+    """Make the folders of an attempt; what an earlier life of the agent fetched of its inputs goes."""
+    shutil.rmtree(plan.inputs, ignore_errors=True)
+    for folder in (plan.inputs, plan.outputs, plan.config, plan.state):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+class Preparation:
+    """Makes one attempt ready; done anew from the start when the agent died on the way."""
+
+    def __init__(self, node: Node, record: AttemptRecord, tell: Tell) -> None:
+        """Prepare in the attempt's folder; ``tell`` gets a sentence for each step."""
+        self._node = node
+        self._record = record
+        self._grant = record.grant
+        self._plan = launch_plan(record.grant, record.directory)
+        self._tell = tell
+
+    async def run(self, executor: ExecutorOnNode) -> Prepared:
+        """Fetch and write everything that the program will find.
+
+        Raises:
+            RunyardError: INPUT_UNAVAILABLE, IMAGE_UNAVAILABLE or ENVIRONMENT_UNAVAILABLE, maybe in a group.
+        """
+        grant, directory = self._grant, self._record.directory
+        kind = Executor.Name(self._record.state.executor).removeprefix("EXECUTOR_").lower()
+        self._tell(f"attempt {grant.attempt} of run #{grant.number} on node {self._node.node_id} ({kind})")
+        make_folders(self._plan)
+        async with asyncio.TaskGroup() as group:
+            fetching = group.create_task(self._fetch_inputs())
+            surrounding = group.create_task(self._surround(executor))
+        fetched, surroundings = fetching.result(), surrounding.result()
+        plan = launch_plan(grant, directory, surroundings)
+        config_files.write(plan.config, grant, fetched, executor.directories(directory))
+        plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
+        plan.script.chmod(0o755)
+        hardware = self._node.hardware(grant.gpu_uuids)
+        self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
+        return Prepared(plan, surroundings.record)
+
+    async def _fetch_inputs(self) -> list[Input]:
+        asked = self._grant.spec.inputs
+        if not asked:
+            return []
+        self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
+        fetched = await inputs.fetch(
+            self._node.artifact_client, asked, self._plan.inputs, cache=self._node.cache, tell=self._tell
+        )
+        files = [file for one in fetched for file in one.files]
+        self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
+        return fetched
+
+    async def _surround(self, executor: ExecutorOnNode) -> Surroundings:
+        code_ref = self._grant.spec.code
+        destination = self._plan.repository
+        await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
+        if code_ref.tree_sha256:
+            self._tell(f"code: {code_ref.tree_sha256[:12]}, {code_ref.file_count} files")
+        surroundings = await executor.surround(self._grant, self._record.directory, self._tell)
+        record = surroundings.record
+        self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")
+        return surroundings

@@ -1,0 +1,92 @@
+"""Looks at the machine's processes and memory through ``/proc``, with the standard library alone.
+
+The shim imports it too, in an interpreter that knows nothing else of ours: nothing may be imported here
+that costs memory.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def descendants(root: int) -> list[int]:
+    """Give the pids of all living descendants of a process, nearest first."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        fields = _stat_fields(int(name))
+        if fields is not None and fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(0), [])
+        found += below
+        waiting += below
+    return found
+
+
+def session_members(session: int) -> list[int]:
+    """Give the pids of all living processes of a session, and of their descendants."""
+    found: list[int] = []
+    for name in os.listdir("/proc"):
+        fields = _stat_fields(int(name)) if name.isdigit() else None
+        if fields is not None and fields[0] != "Z" and int(fields[3]) == session:
+            found += [int(name), *descendants(int(name))]
+    return found
+
+
+def kill_all(pids: list[int], signal_number: int) -> None:
+    """Send a signal to each of these processes that is still there and may be signalled."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def start_ticks(pid: int) -> int:
+    """Give when a process started, in clock ticks since boot; 0 when there is no such process."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields is not None else 0
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """Fields 3 (state), 4 (parent) and on of /proc/<pid>/stat; the name before them may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].decode().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def memory_bytes(pids: list[int], enough: int) -> int:
+    """Give resident memory; when that is more than ``enough``, count pages that processes share only once."""
+    resident = sum(_kilobytes(f"/proc/{pid}/status", "VmRSS:") for pid in pids) * 1024
+    if resident <= enough:
+        return resident
+    return sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids) * 1024
+
+
+def _kilobytes(path: str, key: str) -> int:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith(key):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def oom_kill_count() -> int:
+    """Give how many processes the kernel has killed for memory since boot."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
