@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import re
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -13,11 +14,13 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.run.v1.events_pb2 import RunStarted
 from runyard.run.v1.types_pb2 import CodeRef, Input
 from runyard_artifact.domain.reference import object_key
-from runyard_contracts.ids import Position, Sha256
+from runyard_contracts.envelope import Context, parse_actor, wrap
+from runyard_contracts.ids import CommandId, Position, Sha256, stream_name
 from runyard_contracts.manifest import Entry, Mode, format_manifest
-from runyard_eventlog.port import EventFilter
+from runyard_eventlog.port import AppendCommand, EventFilter, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 
 from .yard import Yard, new_id, reason, send, sha256_of
@@ -49,6 +52,28 @@ async def test_a_file_is_uploaded_committed_and_downloaded(yard: Yard) -> None:
     shown = await yard.artifact.GetArtifact(pb.GetArtifactRequest(name=artifact.sha256[:8], read=read))
     assert shown.artifact == artifact
     assert await event_types(yard) == ["runyard.artifact.upload_begun", "runyard.artifact.written"]
+
+
+async def test_a_file_of_a_run_follows_from_its_program_and_its_writing_from_its_announcement(
+    yard: Yard,
+) -> None:
+    run_id = new_id()
+    context = Context(parse_actor("agent:n1"), correlation_id=run_id, source="/agents/n1")
+    stream = stream_name("run", run_id)
+    told = [wrap(RunStarted(run_id=run_id, attempt=n), stream, context, datetime.now(UTC)) for n in (1, 2)]
+    async with await PostgresEventLog.connect(yard.database.url("scheduler")) as log:
+        await log.append(AppendCommand(CommandId(new_id()), [StreamAppend(stream, 0, told)]))
+    origin = Origin(path="model.pt", run_id=run_id, attempt=2, project="digits")
+    elsewhere = Origin(path="copy.pt", run_id=run_id, attempt=1, project="digits")
+    for each in (origin, elsewhere, Origin(path="put.pt")):
+        await yard.put(b"model", each)
+    async with await PostgresEventLog.connect(yard.database.url("reader")) as log:
+        events = (await log.read(Lane.LANE_DOMAIN, after_position=Position(2))).events
+    begun, written, copied, put = (event.envelope for event in events)
+    assert (begun.causation_id, written.causation_id) == (told[1].event_id, begun.event_id)
+    # Its bytes were stored already, so nothing was announced.
+    assert copied.causation_id == told[0].event_id
+    assert put.causation_id == ""
 
 
 async def test_an_empty_file_is_a_file(yard: Yard) -> None:

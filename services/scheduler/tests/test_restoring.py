@@ -5,8 +5,9 @@ from __future__ import annotations
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.types_pb2 import RunState
 from runyard_core.projection import RowKey, TableSpec
-from runyard_scheduler.process.restoring import run_entry
+from runyard_scheduler.process.restoring import node_entry, run_entry
 from runyard_scheduler.process.world import World
+from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.runs import RunRow
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 
@@ -47,5 +48,7 @@ async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: Me
             if isinstance(row, RunRow) and row.state != RunState.RUN_STATE_FINISHED
         ]
         assert restored == list(world.runs()), event
+        nodes = [node_entry(row) for row in newest.rows.values() if isinstance(row, NodeRow)]
+        assert nodes == list(world.nodes()), event
     told = [name for name in types if name in ("unreachable", "lease_expired", "reachable_again")]
     assert told == ["unreachable", "lease_expired", "reachable_again", "unreachable"]

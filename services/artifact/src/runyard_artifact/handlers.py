@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -17,6 +17,7 @@ from runyard_artifact.domain.code import CODE, RecordCodeSnapshot, TreeCounts
 from runyard_artifact.domain.part_plan import Part, is_multipart, plan_parts
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.objects import ObjectStore
+from runyard_artifact.origins import Origins
 from runyard_artifact.presign import SignedRequest
 from runyard_contracts.envelope import Context
 from runyard_contracts.ids import CommandId, Position, StreamName, sha256_of, stream_name
@@ -42,6 +43,10 @@ class Request:
     digest: bytes
     """SHA-256 of the request."""
     context: Context
+
+    def caused_by(self, causation_id: str) -> Request:
+        """Give the request with what its events follow from."""
+        return replace(self, context=replace(self.context, causation_id=causation_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Handlers:
         self._objects = objects
         self._blobs = Blobs(objects)
         self._clock = clock
+        self._origins = Origins(event_log)
 
     async def begin_upload(self, command: BeginUpload, request: Request) -> UploadPlan:
         """Announce a file and sign its upload, unless the store has it.
@@ -92,7 +98,8 @@ class Handlers:
             if found.sha256 is not None:
                 await self._blobs.verify(Blob(command.sha256, command.size_bytes))
             return UploadPlan()
-        await self._execute(_artifact_stream(command.sha256), ARTIFACT, command, request)
+        caused = request.caused_by(await self._origins.cause_of_upload(command.origin))
+        await self._execute(_artifact_stream(command.sha256), ARTIFACT, command, caused)
         key = object_key(command.sha256)
         parts = list(plan_parts(command.size_bytes))
         if not is_multipart(command.size_bytes):
@@ -115,9 +122,11 @@ class Handlers:
             await self._objects.complete_multipart(
                 command.object_key, finished.upload_id, finished.part_etags
             )
-        state = ARTIFACT.fold(event.message for event in await load(self._log, stream))
+        history = await load(self._log, stream)
+        state = ARTIFACT.fold(event.message for event in history)
         await self._blobs.verify(Blob(command.sha256, command.size_bytes), is_known=state.is_written)
-        executed = await self._execute(stream, ARTIFACT, command, request)
+        caused = request.caused_by(await self._origins.cause_of_writing(command.origin, history))
+        executed = await self._execute(stream, ARTIFACT, command, caused)
         return artifact_of(await load(self._log, stream)), executed.position
 
     async def find_missing(self, blobs: Iterable[Blob]) -> list[tuple[str, SignedRequest]]:

@@ -71,7 +71,9 @@ class ClockWatcher:
             Unavailable, Conflict: the log did not take it; it stays due.
         """
         now = self._clock.monotonic_seconds()
-        found = due(self._sessions.lease_watches(), self._sessions.node_watches(), self._limits, now)
+        # A node that is first seen here counts from no later than its leases do.
+        nodes = self._sessions.node_watches()
+        found = due(self._sessions.lease_watches(), nodes, self._limits, now)
         for item in found:
             log.info("due", what=type(item).__name__, item=str(item))
             await self._record(item)
@@ -92,7 +94,8 @@ class ClockWatcher:
 
     async def _sleep(self) -> None:
         now = self._clock.monotonic_seconds()
-        at = next_due_seconds(self._sessions.lease_watches(), self._sessions.node_watches(), self._limits)
+        nodes = self._sessions.node_watches()
+        at = next_due_seconds(self._sessions.lease_watches(), nodes, self._limits)
         # Whatever comes up meanwhile cannot be due sooner than this.
         longest = self._limits.unreachable_seconds
         timeout = longest if at is None else min(longest, max(0.0, at - now))

@@ -145,6 +145,9 @@ class Conversation:
             # Neither renewed nor fenced: what is known to be wanted comes again with the next heartbeat.
             log.warning("renewal not judged", node_id=node_id, reason=str(error))
             judged = Judged(renewed=self._known(renewal.held_attempts))
+        if not self._ledger.world.node(node_id).node.attached:
+            self._later(lambda: self._nodes.attach(node_id, self._inventory))
+        # Behind the attachment: that the node is back is why its attempts are reachable again.
         self._note(renewal.held_attempts, judged)
         self._session.send(
             AttachResponse(
@@ -153,8 +156,6 @@ class Conversation:
                 )
             )
         )
-        if not self._ledger.world.node(node_id).node.attached:
-            self._later(lambda: self._nodes.attach(node_id, self._inventory))
 
     def _note(self, held: Iterable[HeldAttempt], judged: Judged) -> None:
         self._sessions.heard(self._session, held, judged.renewed, overrun=judged.overrun)

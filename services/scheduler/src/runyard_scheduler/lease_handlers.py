@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runyard_contracts.ids import CommandId, EventId, LeaseId, RunId, uuid7
+from runyard_contracts.ids import CommandId, LeaseId, RunId, uuid7
 from runyard_core.clock import Clock
 from runyard_core.errors import Rejected
 from runyard_scheduler.changes import Change, change, on_behalf_of, run_changes
@@ -84,16 +84,9 @@ class LeaseHandlers:
             lease_id, placement.run_id, entry.run.attempt + 1, placement.gpu_uuids, entry.run.project
         )
         reserved = node_domain.decide(node.node, reserve)
-        now, context = self._clock.now(), on_behalf_of(entry)
-        lease = change("run", entry.run.run_id, entry.version, granted, context, now)
-        cause = EventId(lease.events[0].event_id)
-        held = change(
-            "node",
-            node.node.node_id,
-            node.version,
-            reserved,
-            on_behalf_of(entry, causation_id=cause),
-            now,
-        )
+        now = self._clock.now()
+        leased = run_changes(world, entry, granted, on_behalf_of(entry), now)
+        of_node = on_behalf_of(entry, causation_id=leased[0].events[0].event_id)
+        held = change("node", node.node.node_id, node.version, reserved, of_node, now)
         # Both or neither: the versions of the two streams forbid a second lease on run or GPU.
-        return [lease, held]
+        return [*leased, held]

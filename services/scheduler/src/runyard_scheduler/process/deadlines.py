@@ -90,7 +90,10 @@ Due = Unreachable | Expired | Lost | Silent
 def due(
     leases: Iterable[LeaseWatch], nodes: Iterable[NodeWatch], limits: Limits, now_seconds: float
 ) -> list[Due]:
-    """Give what has passed its deadline at a monotonic time; at most one step for each lease and node."""
+    """Give what has passed its deadline at a monotonic time, in the order in which it is to be recorded.
+
+    At most one step for each lease and node.
+    """
     steps = _steps(leases, nodes, limits, now_seconds)
     return [what for at_seconds, what in steps if at_seconds <= now_seconds]
 
@@ -105,14 +108,15 @@ def next_due_seconds(
 def _steps(
     leases: Iterable[LeaseWatch], nodes: Iterable[NodeWatch], limits: Limits, now_seconds: float
 ) -> Iterator[tuple[float, Due]]:
-    for lease in leases:
-        step = _lease_step(lease, limits, now_seconds)
-        if step is not None:
-            yield step
+    # Nodes first: the silence of a node is what makes its attempts unreachable.
     for node in nodes:
         reason = "silent" if node.stream_open else "closed"
         silent = _milliseconds(now_seconds - node.heard_at_seconds)
         yield node.heard_at_seconds + limits.unreachable_seconds, Silent(node.node_id, reason, silent)
+    for lease in leases:
+        step = _lease_step(lease, limits, now_seconds)
+        if step is not None:
+            yield step
 
 
 def _lease_step(lease: LeaseWatch, limits: Limits, now_seconds: float) -> tuple[float, Due] | None:

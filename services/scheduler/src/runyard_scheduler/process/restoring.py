@@ -10,13 +10,14 @@ from runyard.node.v1.types_pb2 import NodeState
 from runyard.run.v1.types_pb2 import CauseCode, RunState
 from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
+from runyard_scheduler.domain.causation import Mark
 from runyard_scheduler.domain.node import Node, Reservation
 from runyard_scheduler.domain.project import Project
 from runyard_scheduler.domain.run_state import Lease, Run, Stop
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
-from runyard_scheduler.projections.runs import RunRow
+from runyard_scheduler.projections.runs import RunRow, trail_of
 
 
 def restore_world(
@@ -52,7 +53,7 @@ def run_entry(row: RunRow) -> RunEntry:
         submitted_by=row.submitted_by,
         correlation_id=row.correlation_id,
         traceparent=row.traceparent,
-        last_event_id=row.last_event_id,
+        trail=trail_of(row.trail_event_ids, row.trail_positions),
     )
 
 
@@ -69,7 +70,8 @@ def node_entry(row: NodeRow) -> NodeEntry:
         attached=document.state == NodeState.NODE_STATE_ATTACHED,
         reservations=reservations,
     )
-    return NodeEntry(node, row.version, row.last_event_id)
+    mark = Mark(row.attachment_event_id, row.attachment_position)
+    return NodeEntry(node, row.version, mark, row.attachment_correlation_id)
 
 
 def project_entry(row: ProjectRow) -> ProjectEntry:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from runyard.node.v1.events_pb2 import NodeAttached, NodeDetached
 from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.envelope import UndecodableEventError, actor_name
 from runyard_contracts.ids import LeaseId, NodeId, Position, RunId, stream_category, stream_id
@@ -22,6 +23,7 @@ from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
 from runyard_scheduler.domain import node as node_domain
 from runyard_scheduler.domain import project as project_domain
+from runyard_scheduler.domain.causation import NOTHING, Attachment, Mark, Trail
 from runyard_scheduler.domain.node import Node
 from runyard_scheduler.domain.placement import QueuedRun, Requirement
 from runyard_scheduler.domain.project import Project
@@ -42,11 +44,11 @@ class RunEntry:
     submitted_by: str = ""
     correlation_id: str = ""
     traceparent: str = ""
-    last_event_id: str = ""
+    trail: Trail = field(default_factory=Trail)
 
     def after(self, event: RecordedEvent) -> RunEntry:
         """Give the entry after the next event of the run's stream."""
-        envelope = event.envelope
+        envelope, message = event.envelope, _message(event)
         entry = self
         if self.version == 0:
             entry = replace(
@@ -59,9 +61,9 @@ class RunEntry:
             )
         return replace(
             entry,
-            run=evolve(entry.run, _message(event)),
+            run=evolve(entry.run, message),
             version=envelope.stream_version,
-            last_event_id=envelope.event_id,
+            trail=entry.trail.after(message, Mark(envelope.event_id, event.position)),
         )
 
     @property
@@ -81,11 +83,28 @@ class RunEntry:
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """A node's state with the version of its stream."""
+    """A node's state with the version of its stream, and what led to its being there or not."""
 
     node: Node = field(default_factory=Node)
     version: int = 0
-    last_event_id: str = ""
+    attachment_mark: Mark = NOTHING
+    """Its latest node.attached or node.detached."""
+    attachment_correlation_id: str = ""
+    """Groups what one attachment set off: from node.attached to node.detached."""
+
+    @property
+    def attachment(self) -> Attachment:
+        """The node's coming and going, as causes need it."""
+        return Attachment(self.attachment_mark, self.node.attached)
+
+    def after(self, event: RecordedEvent) -> NodeEntry:
+        """Give the entry after the next event of the node's stream."""
+        envelope, message = event.envelope, _message(event)
+        after = replace(self, node=node_domain.evolve(self.node, message), version=envelope.stream_version)
+        if not isinstance(message, NodeAttached | NodeDetached):
+            return after
+        mark = Mark(envelope.event_id, event.position)
+        return replace(after, attachment_mark=mark, attachment_correlation_id=envelope.correlation_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +208,7 @@ class World:
     def _apply_to_node(self, node_id: NodeId, event: RecordedEvent) -> None:
         entry = self.node(node_id)
         if event.envelope.stream_version == entry.version + 1:
-            node = node_domain.evolve(entry.node, _message(event))
-            self._nodes[node_id] = NodeEntry(node, entry.version + 1, event.envelope.event_id)
+            self._nodes[node_id] = entry.after(event)
 
     def _apply_to_project(self, name: str, event: RecordedEvent) -> None:
         entry = self.project(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runyard.node.v1.events_pb2 import NodeAttached, NodeDetached
 from runyard.node.v1.types_pb2 import Node
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
@@ -18,7 +19,10 @@ class NodeRow:
     position: int
     version: int
     """Version of the node's stream."""
-    last_event_id: str
+    attachment_event_id: str
+    """The latest node.attached or node.detached: what the silence or return of its attempts follows from."""
+    attachment_position: int
+    attachment_correlation_id: str
     document: bytes
     """Serialised ``runyard.node.v1.Node``."""
 
@@ -28,11 +32,22 @@ NODES = TableSpec(name="node", row_class=NodeRow, key=("node_id",))
 
 def node_row(before: NodeRow | None, event: RecordedEvent) -> NodeRow:
     """Give the row after an event of a node's stream."""
+    envelope = event.envelope
+    attachment = (
+        ("", 0, "")
+        if before is None
+        else (before.attachment_event_id, before.attachment_position, before.attachment_correlation_id)
+    )
+    if isinstance(event.message, NodeAttached | NodeDetached):
+        attachment = (envelope.event_id, event.position, envelope.correlation_id)
+    event_id, position, correlation_id = attachment
     node = node_after(None if before is None else Node.FromString(before.document), event)
     return NodeRow(
         node_id=node.node_id,
         position=event.position,
-        version=event.envelope.stream_version,
-        last_event_id=event.envelope.event_id,
+        version=envelope.stream_version,
+        attachment_event_id=event_id,
+        attachment_position=position,
+        attachment_correlation_id=correlation_id,
         document=node.SerializeToString(deterministic=True),
     )

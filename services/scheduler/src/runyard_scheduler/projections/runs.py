@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
 from runyard_replay.folding.runs import run_after
+from runyard_scheduler.domain.causation import Mark, Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class RunRow:
     tags: tuple[str, ...]
     correlation_id: str
     traceparent: str
-    last_event_id: str
+    trail_event_ids: tuple[str, ...]
+    """The events that later ones may follow from, in the order of the fields of ``Trail``."""
+    trail_positions: tuple[int, ...]
     lease_milliseconds: int
     """Length of the latest lease; 0 before the first."""
     lease_expired: bool
@@ -56,6 +60,8 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
     document = run_after(None if before is None else Run.FromString(before.document), event)
     stop = message if isinstance(message, ev.RunStopRequested) else None
     lease = message if isinstance(message, ev.RunLeaseGranted) else None
+    trail = Trail() if before is None else trail_of(before.trail_event_ids, before.trail_positions)
+    marks = trail.after(message, Mark(envelope.event_id, event.position)).marks
     return RunRow(
         run_id=document.run_id,
         position=event.position,
@@ -70,7 +76,8 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         tags=tuple(document.tags),
         correlation_id=envelope.correlation_id if before is None else before.correlation_id,
         traceparent=envelope.traceparent if before is None else before.traceparent,
-        last_event_id=envelope.event_id,
+        trail_event_ids=tuple(mark.event_id for mark in marks),
+        trail_positions=tuple(mark.position for mark in marks),
         lease_milliseconds=(
             lease.lease_milliseconds if lease else 0 if before is None else before.lease_milliseconds
         ),
@@ -79,6 +86,11 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         stop_reason=stop.reason if stop else "" if before is None else before.stop_reason,
         document=document.SerializeToString(deterministic=True),
     )
+
+
+def trail_of(event_ids: Sequence[str], positions: Sequence[int]) -> Trail:
+    """Give the trail that a row holds."""
+    return Trail(*(Mark(*mark) for mark in zip(event_ids, positions, strict=True)))
 
 
 def _lease_expired(before: RunRow | None, message: Message) -> bool:

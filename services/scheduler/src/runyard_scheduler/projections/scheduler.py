@@ -21,7 +21,7 @@ class SchedulerProjection:
     """Folds the streams of categories run, node and project into their tables."""
 
     name = "scheduler"
-    version = 2
+    version = 3
     # A tuple of tables with different rows: each Put names its own.
     tables = cast("tuple[TableSpec[object], ...]", (RUNS, NODES, PROJECTS))
     event_types = frozenset(name for name in BY_NAME if name.startswith(_PREFIXES))
