@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,18 +14,22 @@ import pytest
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import EventId, Position, stream_name
 from runyard_core.errors import Rejected
-from runyard_eventlog.archive import Archive, ArchivedEventLog
-from runyard_eventlog.archive_store import ArchiveStore, FolderStore, S3Place, S3Store
+from runyard_eventlog.archive import Archive
+from runyard_eventlog.archive_store import ArchiveStore, FolderStore, S3Place, open_store
+from runyard_eventlog.archived_log import ArchivedEventLog
+from runyard_eventlog.detaching import attached_before, detach_before
 from runyard_eventlog.difference import Kind
 from runyard_eventlog.port import EventFilter, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.proof import check_proof
-from runyard_eventlog.sealing import Sealer, SealingSettings
+from runyard_eventlog.sealing import Sealer
+from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_file import SegmentColumns
+from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_log import PostgresStoredLog
 from runyard_eventlog.subscriber import follow
-from runyard_eventlog.verification import detach_oldest_partition, prove_event, verify
+from runyard_eventlog.verification import prove_event, verify
 from runyard_testkit import Bucket, Database
 from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
 
@@ -67,7 +69,12 @@ class Yard:
             pass
 
     async def detach(self, lane: Lane.ValueType = DOMAIN) -> str:
-        return await detach_oldest_partition(self.admin, self.archive, [self.key.public], self.whole, lane)
+        """Detach the oldest partition of a lane."""
+        oldest = (await attached_before(self.admin, lane, 10**9))[0]
+        (detached,) = await detach_before(
+            self.admin, self.archive, [self.key.public], lane, oldest.last_position + 1
+        )
+        return detached.name
 
 
 @pytest.fixture
@@ -233,11 +240,18 @@ async def test_two_sealers_at_once_seal_every_segment_once(yard: Yard) -> None:
     assert (await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)).findings == []
 
 
-async def test_the_sealer_runs_until_it_is_ended(yard: Yard) -> None:
+async def test_the_log_is_sealed_as_it_grows(yard: Yard) -> None:
     await fill_domain(yard, 30)
     await fill_telemetry(yard, 15)
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(yard.sealer().run())
+        watch = SealingWatch(
+            yard.hot,
+            yard.stored,
+            yard.sealer().seal_due,
+            settings=SealingSettings(events_max=SEGMENT),
+            look_seconds=0.05,
+        )
+        running = tasks.create_task(watch.run())
         sealed = set()
         async for page in follow(yard.hot, DOMAIN, filter=EventFilter(categories=["log"])):
             sealed |= {(one.envelope.stream, one.envelope.stream_version) for one in page.events}
@@ -246,45 +260,9 @@ async def test_the_sealer_runs_until_it_is_ended(yard: Yard) -> None:
         running.cancel()
 
 
-async def test_the_commands_verify_prove_and_check(yard: Yard, tmp_path: Path) -> None:
-    await fill_domain(yard, 30)
-    await yard.seal()
-    (event,) = (await yard.hot.read(DOMAIN, after_position=Position(9), limit=1)).events
-    archive, key = ["--archive", str(tmp_path / "archive")], ["--key", str(tmp_path / "segment.key.pub")]
-    code, text = await run_command(yard, "verify", *archive, *key)
-    assert code == 0, text
-    assert "recomputed 28 events from the archive, 28 from the database" in text
-    code, proof = await run_command(yard, "prove", event.envelope.event_id, *archive)
-    assert code == 0, proof
-    (tmp_path / "proof.json").write_text(proof)
-    code, text = await run_command(yard, "check-proof", str(tmp_path / "proof.json"), *key)
-    assert code == 0, text
-    assert '"position": 10' in text
-    async with yard.admin.acquire() as connection, connection.transaction():
-        await connection.execute("set local session_replication_role = replica")
-        await connection.execute("update log.domain_event set recorded_at = 'infinity' where position = 11")
-    code, text = await run_command(yard, "verify", *archive, *key)
-    assert code == 1, text
-    assert "CHANGED: lane domain segment 2 position 11" in text
-    (code, text) = await run_command(yard, "prove", "0198c6f2-0000-7000-8000-000000000000", *archive)
-    assert code == 2, text
-
-
-async def run_command(yard: Yard, *arguments: str) -> tuple[int, str]:
-    """Run a command of ``runyard_eventlog.verification`` as a reader; gives exit code and output."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "runyard_eventlog.verification", *arguments),
-        env={**os.environ, "RUNYARD_DATABASE_URL": yard.database.url("reader")},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
-
-
 async def test_an_object_store_holds_the_archive(yard: Yard, bucket: Bucket) -> None:
     place = S3Place(bucket.endpoint, bucket.region, bucket.name, bucket.access_key, bucket.secret_key)
-    yard.store = S3Store(place)
+    yard.store = open_store(place.url)
     try:
         assert await yard.store.get("domain/none") is None
         assert await yard.store.list("domain/") == []
@@ -294,7 +272,7 @@ async def test_an_object_store_holds_the_archive(yard: Yard, bucket: Bucket) -> 
         assert report.findings == []
         assert report.lanes[0].archived_count == 21
         (event,) = (await yard.hot.read(DOMAIN, limit=1)).events
-        proof = await prove_event(yard.archive, yard.stored, EventId(event.envelope.event_id))
+        proof = await prove_event(yard.archive, yard.stored, event.envelope.event_id)
         assert check_proof(proof, yard.key.public).event.position == 1
     finally:
         yard.store.close()

@@ -27,10 +27,11 @@ from runyard_eventlog.port import (
     Page,
     StreamAppend,
 )
-from runyard_eventlog.sealing import Sealer, SealingSettings
+from runyard_eventlog.sealing import Sealer
+from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_event import StoredEvent, canonical_bytes
-from runyard_eventlog.stored_log import SEAL_TYPE, Tail
+from runyard_eventlog.stored_log import SEAL_TYPE, Tail, id_range
 
 DOMAIN, TELEMETRY = Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY
 LANES = (DOMAIN, TELEMETRY)
@@ -143,6 +144,10 @@ class MemoryStoredLog:
     async def locate(self, event_id: EventId) -> tuple[Lane.ValueType, int] | None:
         known = self.log._events.get(event_id)
         return None if known is None else (known.lane, known.positions[0])
+
+    async def ids_from(self, prefix: str) -> list[EventId]:
+        low, high = map(str, id_range(prefix))
+        return [EventId(one) for one in sorted(self.log._events) if low <= one <= high][:2]
 
     async def stream_version(self, stream: StreamName) -> int:
         return len(self.log._streams.get(stream, ()))

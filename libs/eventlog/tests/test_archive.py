@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import EventId, Position, uuid7
-from runyard_core.errors import Corrupt
-from runyard_eventlog.archive import Archive, ArchivedEventLog
+from runyard_core.errors import Corrupt, InvalidInput, Rejected
+from runyard_eventlog.archive import Archive
+from runyard_eventlog.archive_store import FolderStore, S3Place, S3Store, open_store
+from runyard_eventlog.archived_log import ArchivedEventLog
 from runyard_eventlog.port import EVERYTHING, EventFilter, Page
 from runyard_testkit.engines import run
 
@@ -190,3 +192,46 @@ async def test_few_segments_stay_in_memory(tmp_path: Path) -> None:
     page = await ArchivedEventLog(yard.log, yard.stored, archive).read(DOMAIN)
     assert len(page.events) >= 20
     assert len(archive._recent) == 8
+
+
+async def test_without_an_archive_what_was_detached_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, events_max=6)
+    await yard.fill(16)
+    log = ArchivedEventLog(yard.log, yard.stored, None)
+    whole = facts((await log.read(DOMAIN)).events)
+    events = (await log.read(DOMAIN)).events
+    yard.log.boundaries[DOMAIN] = 7
+    assert facts((await log.read(DOMAIN, after_position=Position(6))).events) == whole[6:]
+    assert facts((await log.read(DOMAIN, descending=True, limit=10)).events) == whole[:5:-1]
+    assert await log.find(EventId(events[8].envelope.event_id)) is not None
+    for refused in (
+        log.read(DOMAIN),
+        log.read(DOMAIN, after_position=Position(5), limit=1),
+        log.read(DOMAIN, descending=True, limit=11),
+        log.read_stream(stream_of(DOMAIN, 0)),
+        log.find(EventId(events[2].envelope.event_id)),
+        log.position_at(events[2].envelope.recorded_at.ToDatetime(UTC)),
+    ):
+        with pytest.raises(Rejected, match="RUNYARD_ARCHIVE_URL") as refusal:
+            await refused
+        assert refusal.value.code == "ARCHIVE_NOT_CONFIGURED"
+
+
+def test_an_archive_has_an_address(tmp_path: Path) -> None:
+    place = S3Place("http://127.0.0.1:9", "eu-1", "bucket", "key", "se/cr:et@", prefix="log/")
+    store = open_store(place.url)
+    assert isinstance(store, S3Store)
+    assert store.place == place
+    store.close()
+    assert isinstance(open_store(str(tmp_path)), FolderStore)
+    for wrong in (
+        "s3+http://host/bucket",
+        "s3+http://key@host/bucket",
+        "s3+http://key:secret@/bucket",
+        "s3+http://key:secret@host",
+        "s3+http://key:secret@host:port/bucket",
+        "ftp://key:secret@host/bucket",
+    ):
+        with pytest.raises(InvalidInput) as refusal:
+            open_store(wrong)
+        assert "secret@" not in refusal.value.message

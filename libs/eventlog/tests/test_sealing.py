@@ -15,8 +15,9 @@ from runyard_core.merkle import leaf_hash, merkle_root
 from runyard_eventlog.archive_store import FolderStore
 from runyard_eventlog.manifest import SegmentName
 from runyard_eventlog.port import AppendCommand
-from runyard_eventlog.sealing import manifest_of, seal_of
+from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_file import SegmentColumns
+from runyard_eventlog.segment_seals import manifest_of, seal_of
 from runyard_eventlog.signing import PublicKey, SigningKey
 from runyard_eventlog.stored_event import canonical_bytes, parse_canonical
 from runyard_eventlog.verification import verify
@@ -53,6 +54,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
+
+
+def watching(yard: Yard) -> SealingWatch:
+    return SealingWatch(
+        yard.log, yard.stored, yard.sealer().seal_due, settings=yard.settings, clock=yard.clock
+    )
 
 
 async def test_a_full_segment_is_sealed_and_an_event_says_so(tmp_path: Path) -> None:
@@ -217,9 +224,9 @@ async def test_a_log_restored_to_an_earlier_time_stops_sealing(tmp_path: Path) -
     await restored.fill(20)
     with pytest.raises(Corrupt, match="other events"):
         await restored.sealer().seal_next(DOMAIN)
-    sealer = restored.sealer()
-    await sealer._seal_all(DOMAIN)
-    assert DOMAIN in sealer.stopped
+    watch = watching(restored)
+    await watch.look()
+    assert DOMAIN in watch.stopped
     assert await seals(restored) == []
 
 
@@ -235,13 +242,34 @@ async def test_an_absent_archive_is_waited_for(tmp_path: Path) -> None:
     yard = Yard(tmp_path)
     await yard.fill(12)
     yard.folder.write_text("a file where the folder should be")
-    sealer = yard.sealer()
     with pytest.raises(Unavailable):
-        await sealer.seal_next(DOMAIN)
-    await sealer._seal_all(DOMAIN)
-    assert not sealer.stopped
+        await yard.sealer().seal_next(DOMAIN)
+    watch = watching(yard)
+    await watch.look()
+    assert not watch.stopped
     yard.folder.unlink()
-    assert await sealer.seal_next(DOMAIN) is not None
+    await watch.look()
+    assert len(await seals(yard)) == 1
+
+
+async def test_nobody_is_asked_to_seal_before_it_is_due(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    asked: list[int] = []
+
+    async def seal(lane: Lane.ValueType) -> None:
+        asked.append(lane)
+
+    watch = SealingWatch(yard.log, yard.stored, seal, settings=yard.settings, clock=yard.clock)
+    await yard.fill(9)
+    await watch.look()
+    assert asked == []
+    await yard.fill(1)
+    await yard.fill(1, TELEMETRY)
+    await watch.look()
+    assert asked == [DOMAIN]
+    yard.clock.advance(timedelta(minutes=10))
+    await watch.look()
+    assert asked == [DOMAIN, DOMAIN, TELEMETRY]
 
 
 def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:

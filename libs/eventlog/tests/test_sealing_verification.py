@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard_contracts.ids import EventId, uuid7
+from runyard_contracts.ids import uuid7
 from runyard_core.errors import Corrupt, NotFound
 from runyard_eventlog.chain import Finding
 from runyard_eventlog.difference import Kind
@@ -25,7 +25,6 @@ from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_event import StoredEvent, canonical_bytes
 from runyard_eventlog.verification import prove, prove_event, verify
-from runyard_eventlog.verification_commands import run as run_command
 from runyard_testkit.engines import run
 
 from .stored import DOMAIN, LANES, TELEMETRY, Yard
@@ -370,7 +369,7 @@ async def test_detached_rows_are_checked_in_the_archive_alone(yard: Yard) -> Non
 async def test_every_sealed_event_can_be_proven(yard: Yard, lane: Lane.ValueType) -> None:
     archive = yard.archive()
     for row in yard.stored.rows(lane)[: yard.sealed_to[lane]]:
-        proof = await prove_event(archive, yard.stored, EventId(str(row.event_id)))
+        proof = await prove_event(archive, yard.stored, str(row.event_id))
         proven = check_proof(proof, yard.key.public)
         assert proven.event == row
         assert len(proof) < 6_000
@@ -380,7 +379,7 @@ async def test_what_is_not_sealed_cannot_be_proven(yard: Yard) -> None:
     with pytest.raises(NotFound, match="not sealed yet"):
         await prove(yard.archive(), DOMAIN, yard.sealed_to[DOMAIN] + 1)
     with pytest.raises(NotFound, match="no event"):
-        await prove_event(yard.archive(), yard.stored, EventId(uuid7()))
+        await prove_event(yard.archive(), yard.stored, uuid7())
 
 
 @given(place=flips)
@@ -403,32 +402,3 @@ async def test_a_changed_proof_proves_nothing_else(yard: Yard, place: tuple[int,
 def test_what_is_no_proof_is_refused(yard: Yard, content: bytes) -> None:
     with pytest.raises(Corrupt):
         check_proof(content, yard.key.public)
-
-
-async def test_the_command_needs_the_file_and_the_key(
-    yard: Yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    proof, key = tmp_path / "proof.json", tmp_path / "public.pem"
-    proof.write_bytes(await prove(yard.archive(), DOMAIN, 11))
-    key.write_bytes(yard.key.public.pem)
-    assert run_command(["check-proof", str(proof), "--key", str(key)]) == 0
-    assert str(yard.stored.rows(DOMAIN)[10].event_id) in capsys.readouterr().out
-    proof.write_bytes(proof.read_bytes().replace(b'"position": 11', b'"position": 12'))
-    assert run_command(["check-proof", str(proof), "--key", str(key)]) == 1
-    assert "PROOF_INVALID" in capsys.readouterr().err
-    assert run_command(["check-proof", str(proof), "--key", str(tmp_path / "none")]) == 2
-    assert run_command(["check-proof", str(tmp_path / "none"), "--key", str(key)]) == 2
-
-
-def test_the_archive_alone_is_verified_by_command(
-    yard: Yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    key = tmp_path / "public.pem"
-    key.write_bytes(yard.key.public.pem)
-    command = ["verify", "--key", str(key), "--archive", str(yard.folder), "--archive-only"]
-    assert run_command(command) == 0
-    assert "SOUND" in capsys.readouterr().out
-    with changed_file(yard, SECOND.parquet, lambda content: content[:100]):
-        assert run_command(command) == 1
-    assert "CORRUPT FILE: lane domain segment 2" in capsys.readouterr().out
-    assert run_command([*command[:3], "--archive", str(tmp_path / "none")]) == 2

@@ -1,41 +1,16 @@
-"""Reads sealed segments, alone or as the older part of a log whose old partitions were detached.
-
-A reader of ``ArchivedEventLog`` cannot tell where PostgreSQL ends and the archive begins.
-"""
+"""Reads sealed segments out of their store; ``archived_log`` puts them under a log."""
 
 from __future__ import annotations
 
 import asyncio
-import bisect
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from typing import cast
-
-import asyncpg
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard_contracts.ids import CommandId, EventId, Position, StreamName, stream_category
-from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt
-from runyard_eventlog import rows
 from runyard_eventlog.archive_store import ArchiveStore
 from runyard_eventlog.manifest import LANE_NAMES, Manifest, SegmentName
-from runyard_eventlog.memory import matches
-from runyard_eventlog.port import (
-    EVERYTHING,
-    READ_LIMIT_MAX,
-    AppendCommand,
-    Appended,
-    EventFilter,
-    EventLog,
-    LogHead,
-    Page,
-)
 from runyard_eventlog.segment_file import SegmentColumns
-from runyard_eventlog.stored_event import StoredEvent
-from runyard_eventlog.stored_log import StoredLog
 
 SEGMENTS_KEPT = 8
 """Decoded segments that stay in memory, a few megabytes each."""
@@ -108,208 +83,6 @@ class Archive:
         return columns
 
 
-class ArchivedEventLog:
-    """Fills the ``EventLog`` port over a log in PostgreSQL and the archive of its detached partitions.
-
-    What was detached stays detached, so a page is whole when the boundary did not move while it was read;
-    otherwise it is read again.
-    """
-
-    def __init__(self, log: EventLog, stored: StoredLog, archive: Archive) -> None:
-        """Read the log where it is, and the archive below its first position."""
-        self._log = log
-        self._stored = stored
-        self._archive = archive
-        self._boundaries: dict[Lane.ValueType, int] = {}
-
-    async def append(self, command: AppendCommand) -> Appended:
-        """See ``EventLog.append``."""
-        return await self._log.append(command)
-
-    async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
-        """See ``EventLog.find_command``."""
-        return await self._log.find_command(command_id, request_digest)
-
-    async def head(self) -> LogHead:
-        """See ``EventLog.head``."""
-        return await self._log.head()
-
-    async def read(
-        self,
-        lane: Lane.ValueType,
-        *,
-        after_position: Position = Position(0),
-        to_position: Position | None = None,
-        filter: EventFilter = EVERYTHING,  # noqa: A002 - the port's word
-        limit: int = 1_000,
-        descending: bool = False,
-    ) -> Page:
-        """See ``EventLog.read``.
-
-        Raises:
-            Corrupt: a segment that is needed is missing or damaged.
-        """
-        limit = min(limit, READ_LIMIT_MAX)
-        while True:
-            boundary = await self._boundary(lane)
-            begins_cold = after_position + 1 < boundary
-            newest_cold = boundary - 1 if to_position is None else min(to_position, boundary - 1)
-            if begins_cold and not descending:
-                return await self._read_up(lane, after_position, newest_cold, to_position, filter, limit)
-            page = await self._log.read(
-                lane,
-                after_position=Position(max(after_position, boundary - 1)),
-                to_position=to_position,
-                filter=filter,
-                limit=limit,
-                descending=descending,
-            )
-            if await self._has_moved(lane):
-                continue
-            left = limit - len(page.events)
-            if not begins_cold or not left:
-                return page
-            older = await self._read_cold(lane, after_position, newest_cold, filter, left, descending=True)
-            return Page([*page.events, *older.events], older.scanned_to)
-
-    async def read_stream(
-        self,
-        stream: StreamName,
-        *,
-        after_version: int = 0,
-        to_position: Position | None = None,
-        limit: int = READ_LIMIT_MAX,
-    ) -> list[RecordedEvent]:
-        """See ``EventLog.read_stream``.
-
-        Raises:
-            Corrupt: a segment that is needed is missing or damaged.
-        """
-        limit = min(limit, READ_LIMIT_MAX)
-        hot = await self._log.read_stream(
-            stream, after_version=after_version, to_position=to_position, limit=limit
-        )
-        if hot and hot[0].envelope.stream_version == after_version + 1:
-            return hot
-        lane = Lane.LANE_TELEMETRY if stream_category(stream) == "telemetry" else Lane.LANE_DOMAIN
-        boundary = await self._stored.first_position(lane)
-        if boundary == 1 or await self._stored.stream_version(stream) <= after_version:
-            return hot
-        newest = boundary - 1 if to_position is None else min(to_position, boundary - 1)
-        cold = await self._cold_stream(lane, stream, after_version, newest)
-        events = list(_recorded(cold))
-        last = cold[-1].version if cold else after_version
-        # The partition of some may have been detached between the two looks.
-        events += [event for event in hot if event.envelope.stream_version > last]
-        return events[:limit]
-
-    async def position_at(self, time: datetime) -> Position:
-        """See ``EventLog.position_at``.
-
-        Raises:
-            Corrupt: a segment that is needed is missing or damaged.
-        """
-        found = await self._log.position_at(time)
-        lane = Lane.LANE_DOMAIN
-        boundary = await self._stored.first_position(lane)
-        if found >= boundary or boundary == 1:
-            return found
-        low, high = 0, boundary - 1
-        # The segment of the answer: each step reads one manifest's segment and halves what is left.
-        while low < high:
-            name = await self._archive.segment_at(lane, (low + high + 1) // 2)
-            times = (await self._archive.columns(name)).recorded_at
-            if times[0] > time:
-                high = name.first_position - 1
-            elif times[-1] <= time:
-                low = min(name.last_position, high)
-            else:
-                return Position(min(name.first_position + bisect.bisect_right(times, time) - 1, high))
-        return Position(low)
-
-    async def find(self, event_id: EventId) -> RecordedEvent | None:
-        """See ``EventLog.find``.
-
-        Raises:
-            Corrupt: the event's segment is missing or damaged.
-        """
-        found = await self._log.find(event_id)
-        if found is not None:
-            return found
-        place = await self._stored.locate(event_id)
-        if place is None:
-            return None
-        lane, position = place
-        if position >= await self._stored.first_position(lane):
-            # Appended between the two looks.
-            return await self._log.find(event_id)
-        page = await self._read_cold(lane, position - 1, position, EVERYTHING, 1, descending=False)
-        return page.events[0]
-
-    async def _boundary(self, lane: Lane.ValueType) -> int:
-        """Give the lowest position of the database, as of the last look."""
-        if lane not in self._boundaries:
-            self._boundaries[lane] = await self._stored.first_position(lane)
-        return self._boundaries[lane]
-
-    async def _has_moved(self, lane: Lane.ValueType) -> bool:
-        """Look whether a partition was detached since the last look."""
-        last, self._boundaries[lane] = self._boundaries[lane], await self._stored.first_position(lane)
-        return self._boundaries[lane] != last
-
-    async def _read_up(
-        self,
-        lane: Lane.ValueType,
-        after: Position,
-        newest_cold: int,
-        to: Position | None,
-        wanted: EventFilter,
-        limit: int,
-    ) -> Page:
-        """Read from the archive up into the database."""
-        older = await self._read_cold(lane, after, newest_cold, wanted, limit, descending=False)
-        left = limit - len(older.events)
-        if not left or newest_cold == to:
-            return older
-        newer = await self.read(
-            lane, after_position=Position(newest_cold), to_position=to, filter=wanted, limit=left
-        )
-        return Page([*older.events, *newer.events], newer.scanned_to)
-
-    async def _read_cold(
-        self, lane: Lane.ValueType, after: int, to: int, wanted: EventFilter, limit: int, *, descending: bool
-    ) -> Page:
-        """Read a range of positions that is in the archive."""
-        found: list[RecordedEvent] = []
-        low, high = after, to
-        while low < high:
-            name = await self._archive.segment_at(lane, high if descending else low + 1)
-            columns = await self._archive.columns(name)
-            first, last = max(low + 1, name.first_position), min(high, name.last_position)
-            for event in _matching(columns, wanted, first, last, descending=descending):
-                found.append(event)
-                if len(found) == limit:
-                    return Page(found, event.position)
-            low, high = (low, first - 1) if descending else (last, high)
-        return Page(found, Position(after + 1 if descending else max(after, to)))
-
-    async def _cold_stream(
-        self, lane: Lane.ValueType, stream: StreamName, after_version: int, to: int
-    ) -> list[StoredEvent]:
-        """Collect a stream's events from the newest segment down, as a stream is short in time."""
-        found: list[StoredEvent] = []
-        wanted = EventFilter(streams=[stream])
-        while to > 0:
-            name = await self._archive.segment_at(lane, to)
-            columns = await self._archive.columns(name)
-            events = columns.events(columns.matching(wanted, name.first_position, to))
-            found[:0] = [event for event in events if event.version > after_version]
-            if events and events[0].version <= after_version + 1:
-                break
-            to = name.first_position - 1
-        return found
-
-
 def _checked(manifest: Manifest, content: bytes) -> SegmentColumns:
     if hashlib.sha256(content).hexdigest() != manifest.parquet_sha256:
         raise Corrupt(
@@ -320,20 +93,3 @@ def _checked(manifest: Manifest, content: bytes) -> SegmentColumns:
     if list(columns.positions) != list(range(manifest.first_position, manifest.last_position + 1)):
         raise Corrupt(f"{manifest.name.parquet} does not hold its positions", code="BAD_SEGMENT_FILE")
     return columns
-
-
-def _matching(
-    columns: SegmentColumns, wanted: EventFilter, first: int, last: int, *, descending: bool
-) -> Iterator[RecordedEvent]:
-    indexes = columns.matching(wanted, first, last)
-    if descending:
-        indexes.reverse()
-    for start in range(0, len(indexes), 1_000):
-        for event in _recorded(columns.events(indexes[start : start + 1_000])):
-            if matches(event.envelope, wanted):
-                yield event
-
-
-def _recorded(events: Sequence[StoredEvent]) -> Iterator[RecordedEvent]:
-    as_rows = [(one.position, one.after_position, one.recorded_at, one.payload) for one in events]
-    yield from rows.events(cast("list[asyncpg.Record]", as_rows))

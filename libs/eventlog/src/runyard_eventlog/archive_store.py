@@ -8,16 +8,22 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from runyard_core.errors import Unavailable
+from runyard_core.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from minio import Minio
+    from urllib3 import PoolManager
 
 REQUEST_SECONDS_MAX = 30.0
 """Longest silence of the store within one request."""
 _THREADS = 4
 _ABSENT_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
+_S3_SCHEMES = {"s3+http": "http", "s3+https": "https"}
 
 ResultT = TypeVar("ResultT")
 
@@ -49,6 +55,44 @@ class ArchiveStore(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        ...
+
+
+def open_store(url: str) -> ArchiveStore:
+    """Open the store that an address names; nothing is asked of it yet.
+
+    Args:
+        url: a folder (``/srv/archive``), or ``s3+https://ACCESS_KEY:SECRET_KEY@HOST:PORT/BUCKET/PREFIX`` with
+            ``?region=`` (default us-east-1) and the keys quoted as in any URL; ``s3+http`` without TLS.
+
+    Raises:
+        InvalidInput: it is neither (BAD_ARCHIVE_URL); the message shows no secret.
+    """
+    if "://" not in url:
+        return FolderStore(Path(url))
+    try:
+        parts = urlsplit(url)
+        bucket, _, prefix = parts.path.strip("/").partition("/")
+        place = S3Place(
+            endpoint=f"{_S3_SCHEMES[parts.scheme]}://{parts.netloc.rpartition('@')[2]}",
+            region=parse_qs(parts.query).get("region", ["us-east-1"])[-1],
+            bucket=bucket,
+            access_key=unquote(parts.username or ""),
+            secret_key=unquote(parts.password or ""),
+            prefix=f"{prefix}/" if prefix else "",
+        )
+        if not (parts.hostname and bucket and place.access_key and place.secret_key and parts.port != 0):
+            raise ValueError("something is missing")
+    except (KeyError, ValueError):
+        raise InvalidInput(
+            "the address of the archive is neither a folder nor of the form "
+            "s3+https://ACCESS_KEY:SECRET_KEY@HOST:PORT/BUCKET/PREFIX",
+            code="BAD_ARCHIVE_URL",
+        ) from None
+    return S3Store(place)
+
 
 class FolderStore:
     """Keeps objects as files of a folder."""
@@ -68,6 +112,9 @@ class FolderStore:
     async def list(self, prefix: str) -> Sequence[str]:
         """See ``ArchiveStore``."""
         return await self._in_thread(lambda: self._list(prefix))
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
         try:
@@ -122,36 +169,51 @@ class S3Place:
     prefix: str = "log/"
     """Put before every key."""
 
+    @property
+    def url(self) -> str:
+        """Write it as ``open_store`` reads it, the secret key too."""
+        scheme, _, host = self.endpoint.partition("://")
+        keys = f"{quote(self.access_key, safe='')}:{quote(self.secret_key, safe='')}"
+        return f"s3+{scheme}://{keys}@{host}/{self.bucket}/{self.prefix}?region={quote(self.region, safe='')}"
+
 
 class S3Store:
     """Keeps objects in an S3 store. The `minio` client blocks, so it runs in a few threads."""
 
     def __init__(self, place: S3Place) -> None:
-        """Connect nothing yet."""
-        import urllib3
-        from minio import Minio
+        """Connect nothing yet, and load no library."""
+        self.place = place
+        self._threads = ThreadPoolExecutor(_THREADS, "archive")
 
-        self._place = place
-        self._pool = urllib3.PoolManager(
+    @cached_property
+    def _pool(self) -> PoolManager:
+        import urllib3
+
+        return urllib3.PoolManager(
             maxsize=_THREADS,
             timeout=urllib3.Timeout(connect=REQUEST_SECONDS_MAX, read=REQUEST_SECONDS_MAX),
             retries=urllib3.Retry(2, backoff_factor=0.2),
         )
-        endpoint = urlsplit(place.endpoint)
-        self._minio = Minio(
+
+    @cached_property
+    def _minio(self) -> Minio:
+        from minio import Minio
+
+        endpoint = urlsplit(self.place.endpoint)
+        return Minio(
             endpoint.netloc,
-            access_key=place.access_key,
-            secret_key=place.secret_key,
+            access_key=self.place.access_key,
+            secret_key=self.place.secret_key,
             secure=endpoint.scheme == "https",
-            region=place.region,
+            region=self.place.region,
             http_client=self._pool,
         )
-        self._threads = ThreadPoolExecutor(_THREADS, "archive")
 
     def close(self) -> None:
         """Let go of threads and connections; requests in flight end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._pool.clear()
+        if "_pool" in vars(self):
+            self._pool.clear()
 
     async def put(self, key: str, content: bytes) -> None:
         """See ``ArchiveStore``."""
@@ -173,21 +235,21 @@ class S3Store:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (MinioException, HTTPError) as error:
             raise Unavailable(
-                f"the archive at {self._place.endpoint} does not answer as it should: "
+                f"the archive at {self.place.endpoint} does not answer as it should: "
                 f"{type(error).__name__}: {error}",
                 code="ARCHIVE_UNAVAILABLE",
             ) from error
 
     def _put(self, key: str, content: bytes) -> None:
         self._minio.put_object(
-            self._place.bucket, self._place.prefix + key, io.BytesIO(content), length=len(content)
+            self.place.bucket, self.place.prefix + key, io.BytesIO(content), length=len(content)
         )
 
     def _get(self, key: str) -> bytes | None:
         from minio.error import S3Error
 
         try:
-            answer = self._minio.get_object(self._place.bucket, self._place.prefix + key)
+            answer = self._minio.get_object(self.place.bucket, self.place.prefix + key)
         except S3Error as error:
             if error.code in _ABSENT_CODES:
                 return None
@@ -200,6 +262,6 @@ class S3Store:
         return content
 
     def _list(self, prefix: str) -> Sequence[str]:
-        own = self._place.prefix
-        found = self._minio.list_objects(self._place.bucket, prefix=own + prefix, recursive=True)
+        own = self.place.prefix
+        found = self._minio.list_objects(self.place.bucket, prefix=own + prefix, recursive=True)
         return sorted(one.object_name.removeprefix(own) for one in found if one.object_name)

@@ -13,7 +13,7 @@ from runyard_eventlog.archive import Archive
 from runyard_eventlog.difference import Kind
 from runyard_eventlog.manifest import FIRST_PREVIOUS_ROOT, LANE_NAMES, Manifest, SegmentName
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_eventlog.sealing import manifest_of, seal_stream
+from runyard_eventlog.segment_seals import manifest_of, seal_stream
 from runyard_eventlog.signing import PublicKey
 from runyard_eventlog.stored_log import SEAL_TYPE
 

@@ -10,40 +10,27 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.events_pb2 import LogSegmentSealed
 from runyard_contracts.envelope import Context, parse_actor, wrap
-from runyard_contracts.ids import CommandId, StreamName, deterministic_id, stream_name
+from runyard_contracts.ids import CommandId, deterministic_id
 from runyard_core.clock import Clock, SystemClock
-from runyard_core.errors import Conflict, Corrupt, Unavailable
+from runyard_core.errors import Corrupt
 from runyard_core.merkle import merkle_root
-from runyard_eventlog.archive import Archive, ArchivedEventLog
+from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import ArchiveStore
+from runyard_eventlog.archived_log import ArchivedEventLog
 from runyard_eventlog.manifest import FIRST_PREVIOUS_ROOT, LANE_NAMES, Manifest, SegmentName, segment_root
-from runyard_eventlog.port import AppendCommand, EventFilter, EventLog, StreamAppend
+from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
 from runyard_eventlog.segment_file import SegmentColumns
+from runyard_eventlog.segment_seals import SealingSettings, last_sealed, next_segment, seal_of, seal_stream
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_event import StoredEvent
 from runyard_eventlog.stored_log import SEAL_TYPE, StoredLog
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SealingSettings:
-    """When a segment is full."""
-
-    events_max: int = 10_000
-    """Most events of a segment."""
-    bytes_max: int = 32 * 1024 * 1024
-    """Most payload bytes, unless one event alone has more. Sealing needs some five times as much memory."""
-    age_max: timedelta = timedelta(minutes=10)
-    """Age of the oldest unsealed event at which a segment is sealed although it is not full."""
-    look_seconds: float = 30.0
-    """Time between two looks at the log."""
 
 
 class Sealer:
@@ -76,26 +63,20 @@ class Sealer:
         self._settings = settings or SealingSettings()
         self._clock = clock or SystemClock()
         self._is_key_published = False
-        self.stopped: dict[Lane.ValueType, Corrupt] = {}
-        """Lanes that are not sealed any more, and why: a person must look."""
 
-    async def run(self) -> None:
-        """Seal for ever; wait for an absent engine, and leave alone a lane whose archive is not its log's."""
-        while True:
-            for lane in LANE_NAMES:
-                if lane not in self.stopped:
-                    await self._seal_all(lane)
-            await asyncio.sleep(self._settings.look_seconds)
+    async def seal_due(self, lane: Lane.ValueType) -> int:
+        """Seal every segment of a lane that is due; gives how many.
 
-    async def _seal_all(self, lane: Lane.ValueType) -> None:
-        try:
-            while (sealed := await self.seal_next(lane)) is not None:
-                _log.info("sealed segment %s of %d events", sealed.name, sealed.event_count)
-        except (Unavailable, Conflict) as error:
-            _log.warning("sealing of lane %s: again in a while: %s", LANE_NAMES[lane], error)
-        except Corrupt as error:
-            _log.critical("sealing of lane %s stopped: %s", LANE_NAMES[lane], error)
-            self.stopped[lane] = error
+        Raises:
+            Corrupt: see ``seal_next``.
+            Conflict: see ``seal_next``.
+            Unavailable: the log or the archive does not answer.
+        """
+        count = 0
+        while (sealed := await self.seal_next(lane)) is not None:
+            _log.info("sealed segment %s of %d events", sealed.name, sealed.event_count)
+            count += 1
+        return count
 
     async def seal_next(self, lane: Lane.ValueType) -> Manifest | None:
         """Seal the next segment of a lane; None when there is none to seal, or somebody else is at it.
@@ -109,7 +90,9 @@ class Sealer:
             if not is_ours:
                 return None
             last = await last_sealed(self._log, lane)
-            name = await self._begun(lane, last) or await self._cut(lane, last)
+            name = await self._begun(lane, last) or await next_segment(
+                self._stored, lane, last, self._settings, self._clock.now()
+            )
             if name is None:
                 return None
             await self._publish_key()
@@ -130,20 +113,6 @@ class Sealer:
                 code="ARCHIVE_AHEAD",
             )
         return name
-
-    async def _cut(self, lane: Lane.ValueType, last: LogSegmentSealed) -> SegmentName | None:
-        """Decide where the next segment ends, if it is time for one."""
-        settings, after = self._settings, last.last_position
-        tail = await self._stored.tail(lane, after, settings.events_max)
-        if tail.first_recorded_at is None:
-            return None
-        end = await self._stored.cut(lane, after, settings.events_max, settings.bytes_max)
-        is_full = end - after == settings.events_max or end < tail.head
-        is_old = self._clock.now() - tail.first_recorded_at >= settings.age_max
-        # Sealing appends an event itself, which alone is no reason to seal again.
-        if is_full or (is_old and not tail.is_only_seals):
-            return SegmentName(LANE_NAMES[lane], last.number + 1, after + 1, end)
-        return None
 
     async def _seal(self, name: SegmentName, lane: Lane.ValueType, last: LogSegmentSealed) -> Manifest:
         events = await self._stored.read(lane, name.first_position, name.last_position)
@@ -183,29 +152,6 @@ class Sealer:
         if not self._is_key_published:
             await self._store.put(f"keys/{self._key.public.key_id}.pem", self._key.public.pem)
             self._is_key_published = True
-
-
-def seal_stream(lane_name: str) -> StreamName:
-    """Name the stream of a lane's seals; its version is the number of the last segment."""
-    return stream_name("log", lane_name)
-
-
-async def last_sealed(log: EventLog, lane: Lane.ValueType) -> LogSegmentSealed:
-    """Give the last seal of a lane; an empty one, number 0, when there is none.
-
-    Raises:
-        Corrupt: the stream of seals holds something else.
-    """
-    stream = seal_stream(LANE_NAMES[lane])
-    wanted = EventFilter(types=[SEAL_TYPE], streams=[stream])
-    page = await log.read(Lane.LANE_DOMAIN, filter=wanted, limit=1, descending=True)
-    if not page.events:
-        return LogSegmentSealed(segment_lane=LANE_NAMES[lane])
-    (event,) = page.events
-    message = event.message
-    if not isinstance(message, LogSegmentSealed) or message.number != event.envelope.stream_version:
-        raise Corrupt(f"stream {stream} is not one seal a segment at position {event.position}")
-    return message
 
 
 def build(
@@ -248,48 +194,6 @@ def build(
         parquet_bytes=len(parquet),
     )
     return manifest, parquet, b"".join(leaves)
-
-
-def seal_of(manifest: Manifest) -> LogSegmentSealed:
-    """Say in an event what a manifest says."""
-    seal = LogSegmentSealed(
-        segment_lane=manifest.lane,
-        number=manifest.number,
-        first_position=manifest.first_position,
-        last_position=manifest.last_position,
-        event_count=manifest.event_count,
-        root=manifest.root,
-        previous_segment_root=manifest.previous_segment_root,
-        segment_root=manifest.segment_root,
-        key_id=manifest.key_id,
-        signature=bytes.fromhex(manifest.signature),
-        object_key=manifest.name.parquet,
-        parquet_sha256=manifest.parquet_sha256,
-        parquet_bytes=manifest.parquet_bytes,
-    )
-    seal.first_recorded_at.FromDatetime(datetime.fromisoformat(manifest.first_recorded_at))
-    seal.last_recorded_at.FromDatetime(datetime.fromisoformat(manifest.last_recorded_at))
-    return seal
-
-
-def manifest_of(seal: LogSegmentSealed) -> Manifest:
-    """Give the manifest back that a seal was made of."""
-    return Manifest(
-        lane=seal.segment_lane,
-        number=seal.number,
-        first_position=seal.first_position,
-        last_position=seal.last_position,
-        event_count=seal.event_count,
-        root=seal.root,
-        previous_segment_root=seal.previous_segment_root,
-        segment_root=seal.segment_root,
-        key_id=seal.key_id,
-        signature=seal.signature.hex(),
-        first_recorded_at=_text(seal.first_recorded_at.ToDatetime(UTC)),
-        last_recorded_at=_text(seal.last_recorded_at.ToDatetime(UTC)),
-        parquet_sha256=seal.parquet_sha256,
-        parquet_bytes=seal.parquet_bytes,
-    )
 
 
 def _text(time: datetime) -> str:

@@ -1,10 +1,14 @@
-"""The Ed25519 key that signs segments, and the public keys that check them (extra ``archive``)."""
+"""The Ed25519 key that signs segments, and the public keys that check them (extra ``archive``).
+
+``python -m runyard_eventlog.signing FILE`` makes a key, and leaves alone one that is there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,15 +93,29 @@ class SigningKey:
 
         if not path.exists():
             _create(path, Ed25519PrivateKey.generate())
-        key = cls(_load(path))
-        published = path.with_name(f"{path.name}.pub")
+        key = cls.load(path)
+        published = public_key_path(path)
         if not published.exists() or published.read_bytes() != key.public.pem:
             published.write_bytes(key.public.pem)
         return key
 
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read the key file.
+
+        Raises:
+            InvalidInput: it is missing, is not an Ed25519 private key in PEM form, or others may read it.
+        """
+        return cls(_load(path))
+
     def sign(self, segment_root: bytes) -> bytes:
         """Sign a segment root; the same root always gets the same 64 bytes."""
         return self._key.sign(_CONTEXT + segment_root)
+
+
+def public_key_path(path: Path) -> Path:
+    """Give the file of the public key that belongs to a key file."""
+    return path.with_name(f"{path.name}.pub")
 
 
 def _create(path: Path, key: Ed25519PrivateKey) -> None:
@@ -150,3 +168,18 @@ def _read(path: Path) -> bytes:
         raise InvalidInput(
             f"cannot read the key file {path}: {error.strerror}", code="BAD_KEY_FILE"
         ) from error
+
+
+def main() -> None:
+    """Make the key file that the command line names."""
+    if len(sys.argv) != 2:
+        sys.exit("want the file of the key")
+    try:
+        key = SigningKey.load_or_create(Path(sys.argv[1]))
+    except (InvalidInput, OSError) as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"key {key.public.key_id}: its public half is {public_key_path(Path(sys.argv[1]))}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,23 +5,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 import asyncpg
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import EventId, StreamName
-from runyard_core.errors import Unavailable
+from runyard_core.errors import InvalidInput, Unavailable
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.stored_event import COLUMNS, LEAF_CONTENT_SQL, StoredEvent
 
 SEAL_TYPE = "runyard.log.segment_sealed"
 """Stored name of the event that says that a segment is sealed."""
 _SECONDS_MAX = 60.0
+_EVENT_ID_PREFIX = re.compile("[0-9a-f]{8,32}")
 _SEALING_LOCK = 0x5345414C
 _TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
 
@@ -68,6 +71,14 @@ class StoredLog(Protocol):
         """Give the lane and position of an event, also of one that was detached."""
         ...
 
+    async def ids_from(self, prefix: str) -> list[EventId]:
+        """Give the first two ids that begin with these digits, also of events that were detached.
+
+        Raises:
+            InvalidInput: it is no event id, nor 8 or more of its first digits.
+        """
+        ...
+
     async def stream_version(self, stream: StreamName) -> int:
         """Give the version of a stream's last event; 0 when there is no such stream."""
         ...
@@ -75,6 +86,22 @@ class StoredLog(Protocol):
     def sealing(self, lane: Lane.ValueType) -> AbstractAsyncContextManager[bool]:
         """Try to become the only one who seals a lane; gives False when somebody else is."""
         ...
+
+
+def id_range(prefix: str) -> tuple[UUID, UUID]:
+    """Give the lowest and the highest UUID that begin with these digits.
+
+    Raises:
+        InvalidInput: it is no UUID, nor 8 or more of its first digits (BAD_EVENT_ID).
+    """
+    digits = prefix.lower().replace("-", "")
+    if not _EVENT_ID_PREFIX.fullmatch(digits):
+        raise InvalidInput(
+            f"{prefix!r} is not an event id: want a UUID as `runyard history tail --output json` shows it, "
+            "or 8 or more of its first digits",
+            code="BAD_EVENT_ID",
+        )
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 class PostgresStoredLog:
@@ -149,6 +176,15 @@ class PostgresStoredLog:
                 "select lane, position from log.event_id where event_id = $1", event_id
             )
         return None if row is None else (row["lane"], row["position"])
+
+    async def ids_from(self, prefix: str) -> list[EventId]:
+        """See ``StoredLog``."""
+        statement = (
+            "select event_id::text from log.event_id "
+            "where event_id between $1 and $2 order by event_id limit 2"
+        )
+        async with self._reading() as connection:
+            return [EventId(row[0]) for row in await connection.fetch(statement, *id_range(prefix))]
 
     async def stream_version(self, stream: StreamName) -> int:
         """See ``StoredLog``."""

@@ -1,27 +1,16 @@
-"""Proves that the log and its archive still are what was sealed, or names what is not.
-
-    python -m runyard_eventlog.verification verify --key KEY.pub [--archive FOLDER] [--archive-only]
-    python -m runyard_eventlog.verification prove EVENT_ID [--archive FOLDER] > proof.json
-    python -m runyard_eventlog.verification check-proof proof.json --key KEY.pub
-
-``check-proof`` needs the file and the public key, nothing else. The others take the database from
-RUNYARD_DATABASE_URL and, without ``--archive``, the store from RUNYARD_S3_{ENDPOINT,REGION,BUCKET,ACCESS_KEY,
-SECRET_KEY}. Exit code 0: it holds. 1: it does not. 2: it could not be looked at.
-"""
+"""Proves that the log and its archive still are what was sealed, or names what is not."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-import asyncpg
-
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard_contracts.ids import EventId
-from runyard_core.errors import Corrupt, NotFound, Rejected
+from runyard_core.errors import Ambiguous, Corrupt, NotFound
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.chain import Finding, check_chain
 from runyard_eventlog.copies import Copies, compare
@@ -29,7 +18,7 @@ from runyard_eventlog.manifest import LANE_NAMES, Manifest
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.proof import make_proof
 from runyard_eventlog.signing import PublicKey
-from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
+from runyard_eventlog.stored_log import StoredLog
 
 NOT_PROVEN = (
     "events after the newest segment, which nothing signs yet",
@@ -46,6 +35,7 @@ class LaneSummary:
 
     lane: str
     segment_count: int
+    """Segments of the chain; their contents were recomputed where they are in the range asked for."""
     archived_count: int
     """Events recomputed from the archive."""
     database_count: int
@@ -71,9 +61,14 @@ class Report:
         return not self.findings
 
     @property
+    def event_count(self) -> int:
+        """Events recomputed, an event of both archive and database once."""
+        return sum(max(one.archived_count, one.database_count) for one in self.lanes)
+
+    @property
     def events_per_second(self) -> float:
-        """Events recomputed, each copy counted."""
-        return sum(one.archived_count + one.database_count for one in self.lanes) / max(self.seconds, 1e-9)
+        """Events recomputed in a second, an event of both archive and database once."""
+        return self.event_count / max(self.seconds, 1e-9)
 
     def lines(self) -> Iterator[str]:
         """Say it to a person."""
@@ -89,10 +84,9 @@ class Report:
                 f"{one.archived_count} events from the archive, {one.database_count} from the database{tail}"
             )
             yield f"  newest segment root {one.segment_root or 'none'}"
-        yield (
-            f"{'SOUND' if self.is_sound else 'NOT SOUND'}: {self.events_per_second:,.0f} events/s, "
-            "an event in archive and database counted twice"
-        )
+        verdict = "SOUND" if self.is_sound else "NOT SOUND"
+        rate = f"{self.event_count:,} events in {self.seconds:.1f} s, {self.events_per_second:,.0f} events/s"
+        yield f"{verdict}: {rate}"
         yield from (f"not proven: {what}" for what in NOT_PROVEN)
 
 
@@ -103,8 +97,11 @@ async def verify(
     log: EventLog | None = None,
     stored: StoredLog | None = None,
     lanes: Sequence[Lane.ValueType] = tuple(LANE_NAMES),
+    is_wanted: Callable[[Manifest], bool] = lambda _: True,
+    executor: Executor | None = None,
+    at_once: int = 2,
 ) -> Report:
-    """Recompute every sealed segment and compare.
+    """Recompute sealed segments and compare. The whole chain is always checked.
 
     Args:
         archive: the segments.
@@ -112,6 +109,9 @@ async def verify(
         log: where the events are that say what was sealed; None to leave them out.
         stored: the database's copy; None to look at the archive alone.
         lanes: which lanes.
+        is_wanted: which segments' contents.
+        executor: compares; None takes the loop's threads, which is one core's worth of hashing.
+        at_once: segments that are in work, some tens of megabytes each.
 
     Raises:
         Unavailable: the archive or the database does not answer.
@@ -122,10 +122,12 @@ async def verify(
         chain = await check_chain(archive, lane, trusted, log)
         report.findings.extend(chain.findings)
         archived = in_database = 0
-        async for copies in _ahead(archive, stored, lane, chain.links):
-            report.findings.extend(await asyncio.to_thread(compare, copies))
-            archived += copies.manifest.event_count if copies.parquet is not None else 0
-            in_database += copies.database_count
+        links = [link for link in chain.links if is_wanted(link)]
+        places = _Places(archive, stored, executor)
+        async for compared in _in_order((places.compared(lane, link) for link in links), at_once):
+            report.findings.extend(compared.findings)
+            archived += compared.archived_count
+            in_database += compared.database_count
         newest = chain.links[-1] if chain.links else None
         report.lanes.append(
             LaneSummary(
@@ -163,89 +165,80 @@ async def prove(archive: Archive, lane: Lane.ValueType, position: int, event_id:
     return make_proof(await archive.manifest(name), columns.leaf_hashes(lane), event)
 
 
-async def prove_event(archive: Archive, stored: StoredLog, event_id: EventId) -> bytes:
-    """Write the inclusion proof of the event of an id.
+async def prove_event(archive: Archive, stored: StoredLog, event_id: str) -> bytes:
+    """Write the inclusion proof of the event of an id, or of its first digits.
 
     Raises:
         NotFound: the log does not know it, or it is not sealed yet.
+        Ambiguous: several events begin with these digits.
         Corrupt: the segment is missing or damaged, or holds another event in its place.
     """
-    place = await stored.locate(event_id)
+    found = await stored.ids_from(event_id)
+    if not found:
+        raise NotFound(f"the log has no event {event_id}", code="EVENT_NOT_FOUND")
+    if len(found) > 1:
+        raise Ambiguous(
+            f"several events begin with {event_id}: {', '.join(found)}, ... Give more digits",
+            code="AMBIGUOUS_EVENT_ID",
+        )
+    place = await stored.locate(found[0])
     if place is None:
         raise NotFound(f"the log has no event {event_id}", code="EVENT_NOT_FOUND")
-    return await prove(archive, *place, event_id)
+    return await prove(archive, *place, found[0])
 
 
-async def detach_oldest_partition(
-    pool: asyncpg.Pool, archive: Archive, keys: Iterable[PublicKey], log: EventLog, lane: Lane.ValueType
-) -> str:
-    """Verify a lane, then detach the oldest partition of its table; its name is given, its table stays.
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    findings: list[Finding]
+    archived_count: int
+    database_count: int
 
-    Args:
-        pool: connections of an administrator.
-        archive: must hold everything that the partition does.
-        keys: the public keys that are trusted.
-        log: where the seals are.
-        lane: whose partition.
 
-    Raises:
-        Rejected: the verification failed, or the partition is not sealed whole or holds the head.
-    """
-    report = await verify(archive, keys, log=log, stored=PostgresStoredLog(pool), lanes=[lane])
-    if not report.is_sound:
-        raise Rejected(f"not detached, as the log is not sound: {report.findings[0]}", code="LOG_NOT_SOUND")
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the copies of a segment are."""
+
+    archive: Archive
+    stored: StoredLog | None
+    executor: Executor | None
+
+    async def compared(self, lane: Lane.ValueType, manifest: Manifest) -> _Compared:
+        copies = await self._fetch(lane, manifest)
+        loop = asyncio.get_running_loop()
+        findings = await loop.run_in_executor(self.executor, compare, copies)
+        archived = 0 if copies.parquet is None else manifest.event_count
+        return _Compared(findings, archived, copies.database_count)
+
+    async def _fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
+        first, last = manifest.first_position, manifest.last_position
+        store, stored = self.archive.store, self.stored
+        parquet, leaves = await asyncio.gather(
+            store.get(manifest.name.parquet), store.get(manifest.name.leaves)
+        )
+        if stored is None:
+            return Copies(manifest, parquet, leaves, None, last + 1)
+        start = max(first, await stored.first_position(lane))
+        while True:
+            contents = await stored.leaf_contents(lane, start, last)
+            boundary = max(first, await stored.first_position(lane))
+            if boundary == start:
+                return Copies(manifest, parquet, leaves, contents, min(start, last + 1))
+            # A partition was detached meanwhile.
+            start = boundary
+
+
+async def _in_order(
+    works: Iterable[Coroutine[None, None, _Compared]], at_once: int
+) -> AsyncIterator[_Compared]:
+    """Do works side by side, so many at once, and give their results in order."""
+    running: deque[asyncio.Task[_Compared]] = deque()
     try:
-        async with pool.acquire() as connection:
-            name: str = await connection.fetchval(
-                "select log.detach_oldest_partition($1, $2)", lane, report.lanes[0].sealed_to
-            )
-    except asyncpg.PostgresError as error:
-        if error.sqlstate != "RY002":
-            raise
-        raise Rejected(f"not detached: {error}", code="PARTITION_NEEDED") from error
-    return name
-
-
-async def _ahead(
-    archive: Archive, stored: StoredLog | None, lane: Lane.ValueType, links: Sequence[Manifest]
-) -> AsyncIterator[Copies]:
-    """Fetch the copies of segments, always the next one's while one is compared."""
-    fetching: asyncio.Task[Copies] | None = None
-    try:
-        for manifest in (*links, None):
-            done = fetching
-            fetching = asyncio.create_task(_fetch(archive, stored, lane, manifest)) if manifest else None
-            if done is not None:
-                yield await done
+        for work in works:
+            running.append(asyncio.create_task(work))
+            if len(running) == at_once:
+                yield await running.popleft()
+        while running:
+            yield await running.popleft()
     finally:
-        if fetching is not None:
-            fetching.cancel()
-
-
-async def _fetch(
-    archive: Archive, stored: StoredLog | None, lane: Lane.ValueType, manifest: Manifest
-) -> Copies:
-    first, last = manifest.first_position, manifest.last_position
-    parquet = await archive.store.get(manifest.name.parquet)
-    leaves = await archive.store.get(manifest.name.leaves)
-    if stored is None:
-        return Copies(manifest, parquet, leaves, None, last + 1)
-    start = max(first, await stored.first_position(lane))
-    while True:
-        contents = await stored.leaf_contents(lane, start, last)
-        boundary = max(first, await stored.first_position(lane))
-        if boundary == start:
-            return Copies(manifest, parquet, leaves, contents, min(start, last + 1))
-        # A partition was detached meanwhile.
-        start = boundary
-
-
-def main() -> None:
-    """Run a command."""
-    from runyard_eventlog.verification_commands import run
-
-    sys.exit(run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()
+        for task in running:
+            task.cancel()
