@@ -8,6 +8,7 @@ from runyard.run.v1 import events_pb2 as run_ev
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain import node as domain
 from runyard_scheduler.domain.node import NODE
+from runyard_scheduler.domain.placement import Supply
 from runyard_scheduler.domain.project import PROJECT, NumberRun
 from runyard_testkit import given
 
@@ -94,11 +95,33 @@ def test_a_node_that_never_came_can_do_nothing() -> None:
 
 
 def test_a_foreign_process_is_recorded() -> None:
-    seen = ForeignProcess(gpu_uuid="GPU-0", pid=7, process_name="python", memory_bytes=1)
+    process = ForeignProcess(gpu_uuid="GPU-0", pid=7, process_name="python", memory_bytes=1)
     event = ev.NodeForeignProcessSeen(
         node_id=ID, gpu_uuid="GPU-0", pid=7, process_name="python", memory_bytes=1
     )
-    given(NODE, ENROLLED, ATTACHED).when(domain.SeeForeignProcess(seen)).then(event)
+    given(NODE, ENROLLED, ATTACHED).when(domain.SeeForeignProcess(process)).then(event)
+
+
+def seen(gpu_uuid: str, pid: int, *, gone: bool = False) -> ev.NodeForeignProcessSeen:
+    return ev.NodeForeignProcessSeen(node_id=ID, gpu_uuid=gpu_uuid, pid=pid, gone=gone)
+
+
+def test_a_gpu_is_used_by_others_until_the_last_of_them_is_gone() -> None:
+    two = given(NODE, ENROLLED, ATTACHED, seen("GPU-0", 7), seen("GPU-0", 8), seen("GPU-0", 7, gone=True))
+    assert two.state.foreign_gpu_uuids == {"GPU-0"}
+    assert Supply.of(two.state, attached=True).free_gpu_uuids == ("GPU-1",)
+    none = given(NODE, ENROLLED, ATTACHED, seen("GPU-0", 7), seen("GPU-0", 7, gone=True))
+    assert Supply.of(none.state, attached=True).free_gpu_uuids == ("GPU-0", "GPU-1")
+
+
+def test_a_reboot_ends_the_processes_of_others_and_a_new_agent_does_not() -> None:
+    held = (ENROLLED, ATTACHED, seen("GPU-0", 7))
+    restarted = ev.NodeAttached(node_id=ID, boot_id="boot-1", agent_version="2")
+    rebooted = ev.NodeAttached(node_id=ID, boot_id="boot-2")
+    changed = ev.NodeInventoryChanged(node_id=ID, inventory=an_inventory(gpu_count=3, boot_id="boot-2"))
+    assert given(NODE, *held, restarted).state.foreign_gpu_uuids == {"GPU-0"}
+    assert given(NODE, *held, rebooted).state.foreign_gpu_uuids == set()
+    assert given(NODE, *held, changed, rebooted).state.foreign_gpu_uuids == set()
 
 
 def test_a_project_is_created_with_its_first_run_and_counts_on() -> None:

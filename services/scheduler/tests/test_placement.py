@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -164,3 +165,13 @@ def test_a_plan_never_promises_a_gpu_or_slot_twice_and_explains_the_rest(
         for second in queue:
             if first.requirement == second.requirement and first.rank < second.rank:
                 assert first.run_id in placed or second.run_id not in placed
+
+
+def test_a_gpu_that_others_use_is_waited_for_and_the_reason_says_so() -> None:
+    node = replace(supply("a", 1, total=2), foreign_gpu_count=1)
+    made = planned([waits("run", 2)], [node])
+    assert made.placements == ()
+    assert made.waiting[Requirement(2, docker=False)] == (
+        "Needs 2 GPUs on one node; the most free now is 1 of 2 on a, "
+        "where 1 GPU is used by processes that belong to no run."
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from runyard.agent.v1.agent_service_pb2 import ForeignProcess
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.types_pb2 import RunState
+from runyard_contracts.ids import NodeId, uuid7
 from runyard_core.projection import RowKey, TableSpec
 from runyard_scheduler.process.restoring import node_entry, run_entry
 from runyard_scheduler.process.world import World
@@ -24,6 +26,10 @@ class Newest:
         return self.rows.get(RowKey(table.name, key))
 
 
+def foreign(pid: int, *, gone: bool = False) -> ForeignProcess:
+    return ForeignProcess(report_id=uuid7(), gpu_uuid="GPU-1", pid=pid, gone=gone)
+
+
 async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: MemoryYard) -> None:
     agent = await yard.attach()
     await yard.submit(a_spec(gpu_count=1))
@@ -32,6 +38,8 @@ async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: Me
     await yard.pass_time(61)
     await agent.renew(held(grant))
     await yard.until(lambda: any(lease.reachable for _, lease in yard.ledger.world.leases()))
+    for process in (foreign(7), foreign(8), foreign(7, gone=True)):
+        await yard.nodes.see_foreign_process(NodeId("node-1"), process)
     await yard.pass_time(11)
     await agent.close()
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
 
 from runyard.agent.v1.agent_service_pb2 import ForeignProcess
 from runyard_agent.domain.foreign import GpuUser, Look, next_look
+from runyard_agent.durable_files import write_atomically
 from runyard_agent.gpus import Gpus
 from runyard_agent.process_table import start_ticks
 from runyard_contracts.ids import deterministic_id
@@ -20,7 +24,11 @@ _LOOK_SECONDS = 10.0
 
 
 class ForeignWatch:
-    """Watches the GPUs of a node for processes of others."""
+    """Watches the GPUs of a node for processes of others.
+
+    Nothing is placed on a GPU while one of them is there, so whoever is told of must be told to be gone, also
+    by the next agent: a file remembers the reports.
+    """
 
     def __init__(
         self,
@@ -29,19 +37,25 @@ class ForeignWatch:
         tell: Callable[[ForeignProcess], None],
         clock: Clock,
         boot_id: str,
+        memory: Path,
     ) -> None:
-        """Prepare; nothing is read before ``run``."""
+        """Prepare; no GPU is read before ``run``. ``memory`` is the file that remembers."""
         self._gpus = gpus
         self._own_pids = own_pids
         self._tell = tell
         self._clock = clock
         self._boot_id = boot_id
-        self._look = Look()
+        self._memory = memory
+        self._reports = _told_before(memory, boot_id)
+        self._look = Look(told=tuple(self._reports))
 
     async def run(self) -> None:
         """Look until cancelled; a node without GPUs is not looked at."""
         if not await self._gpus.devices():
             return
+        # Byte for byte as before: who knows them does nothing.
+        for report in self._reports.values():
+            self._tell(report)
         while True:
             try:
                 await self.look()
@@ -56,14 +70,46 @@ class ForeignWatch:
             for found in await self._gpus.processes()
         ]
         self._look, changes = next_look(self._look, users, await self._own_pids())
-        for user, is_gone in changes:
-            process = ForeignProcess(
-                report_id=deterministic_id("foreign", self._boot_id, *user.key, is_gone),
-                gpu_uuid=user.gpu_uuid,
-                pid=user.pid,
-                process_name=user.name,
-                memory_bytes=user.memory_bytes,
-                gone=is_gone,
-            )
-            process.occurred_at.FromDatetime(self._clock.now())
-            self._tell(process)
+        reports = [self._report(user, is_gone=is_gone) for user, is_gone in changes]
+        known = self._reports | {user: report for (user, _), report in zip(changes, reports, strict=True)}
+        self._reports = {user: known[user] for user in self._look.told}
+        if reports:
+            write_atomically(self._memory, _remembered(self._boot_id, self._reports))
+        for report in reports:
+            self._tell(report)
+
+    def _report(self, user: GpuUser, *, is_gone: bool) -> ForeignProcess:
+        report = ForeignProcess(
+            report_id=deterministic_id("foreign", self._boot_id, *user.key, is_gone),
+            gpu_uuid=user.gpu_uuid,
+            pid=user.pid,
+            process_name=user.name,
+            memory_bytes=user.memory_bytes,
+            gone=is_gone,
+        )
+        report.occurred_at.FromDatetime(self._clock.now())
+        return report
+
+
+def _remembered(boot_id: str, reports: dict[GpuUser, ForeignProcess]) -> bytes:
+    told = [
+        {"user": asdict(user), "report": report.SerializeToString().hex()} for user, report in reports.items()
+    ]
+    return json.dumps({"boot_id": boot_id, "told": told}).encode()
+
+
+def _told_before(memory: Path, boot_id: str) -> dict[GpuUser, ForeignProcess]:
+    """Give who was told of and is not known to be gone; a reboot ends them all, as the scheduler knows."""
+    try:
+        content = json.loads(memory.read_bytes())
+        if content["boot_id"] != boot_id:
+            return {}
+        return {
+            GpuUser(**each["user"]): ForeignProcess.FromString(bytes.fromhex(each["report"]))
+            for each in content["told"]
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be read, so nothing is known of an earlier agent: %s", memory, error)
+        return {}

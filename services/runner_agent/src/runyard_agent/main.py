@@ -85,7 +85,12 @@ async def run_agent(settings: Settings) -> None:
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
         uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)
         foreign_watch = ForeignWatch(
-            gpu_reader, sampling.watched_pids, uplink.tell_foreign, clock, node.boot_id
+            gpu_reader,
+            sampling.watched_pids,
+            uplink.tell_foreign,
+            clock,
+            node.boot_id,
+            settings.directory / "foreign-processes.json",
         )
         attempts.reports_changed = uplink.reports_changed
         attempts.held_changed = uplink.held_changed

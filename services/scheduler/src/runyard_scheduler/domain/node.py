@@ -16,6 +16,9 @@ from runyard_core.errors import Rejected
 
 _NO_NODE = NodeId("")
 
+ForeignKey = tuple[str, int]
+"""UUID of a GPU, process id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -36,6 +39,13 @@ class Node:
     """None before the node has enrolled."""
     attached: bool = False
     reservations: tuple[Reservation, ...] = ()
+    foreign_processes: frozenset[ForeignKey] = frozenset()
+    """Processes of no attempt that hold GPU memory."""
+
+    @property
+    def foreign_gpu_uuids(self) -> frozenset[str]:
+        """GPUs that a process of no attempt uses; no lease holds them because of that."""
+        return frozenset(gpu_uuid for gpu_uuid, _ in self.foreign_processes)
 
     @property
     def reserved_gpu_uuids(self) -> frozenset[str]:
@@ -142,9 +152,10 @@ def evolve(node: Node, event: Message) -> Node:
         case ev.NodeEnrolled():
             return replace(node, node_id=NodeId(event.node_id), inventory=event.inventory)
         case ev.NodeInventoryChanged():
-            return replace(node, inventory=event.inventory)
+            return replace(_booted(node, event.inventory.boot_id), inventory=event.inventory)
         case ev.NodeAttached():
-            return replace(node, attached=True, inventory=_attached_inventory(node.inventory, event))
+            inventory = _attached_inventory(node.inventory, event)
+            return replace(_booted(node, event.boot_id), attached=True, inventory=inventory)
         case ev.NodeDetached():
             return replace(node, attached=False)
         case ev.NodeGpusReserved():
@@ -158,6 +169,11 @@ def evolve(node: Node, event: Message) -> Node:
         case ev.NodeGpusReleased():
             kept = tuple(held for held in node.reservations if held.lease_id != event.lease_id)
             return replace(node, reservations=kept)
+        case ev.NodeForeignProcessSeen():
+            others = node.foreign_processes - {(event.gpu_uuid, event.pid)}
+            return replace(
+                node, foreign_processes=others if event.gone else others | {(event.gpu_uuid, event.pid)}
+            )
         case _:
             return node
 
@@ -186,6 +202,12 @@ def _attached_inventory(inventory: NodeInventory | None, event: ev.NodeAttached)
     now.boot_id = event.boot_id
     now.agent_version = event.agent_version
     return now
+
+
+def _booted(node: Node, boot_id: str) -> Node:
+    """Forget the processes of an earlier boot: nobody is left to tell that they are gone."""
+    same = node.inventory is None or node.inventory.boot_id == boot_id
+    return node if same else replace(node, foreign_processes=frozenset())
 
 
 def _change_inventory(node: Node, known: NodeInventory, seen: NodeInventory) -> list[Message]:

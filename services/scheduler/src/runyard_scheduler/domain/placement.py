@@ -57,24 +57,28 @@ class Supply:
     node_id: NodeId
     gpu_count: int
     free_gpu_uuids: tuple[str, ...]
+    """Held by no lease, and used by no process of others."""
     slot_count: int
     free_slot_count: int
     docker: bool
     attached: bool
     """Its agent's stream is open: only then can a grant reach it."""
+    foreign_gpu_count: int = 0
+    """GPUs that only processes of others keep from being free."""
 
     @classmethod
     def of(cls, node: Node, *, attached: bool) -> Supply:
         """Give the supply of a node."""
-        inventory = node.inventory
+        inventory, foreign = node.inventory, node.foreign_gpu_uuids
         return cls(
             node_id=node.node_id,
             gpu_count=0 if inventory is None else len(inventory.gpus),
-            free_gpu_uuids=node.free_gpu_uuids,
+            free_gpu_uuids=tuple(uuid for uuid in node.free_gpu_uuids if uuid not in foreign),
             slot_count=0 if inventory is None else inventory.slot_count,
             free_slot_count=node.free_slot_count,
             docker=inventory is not None and bool(inventory.docker_version),
             attached=attached,
+            foreign_gpu_count=len(foreign.intersection(node.free_gpu_uuids)),
         )
 
 
@@ -200,7 +204,8 @@ class _Yard:
         most = max(usable, key=lambda node: (len(node.free_gpu_uuids), node.gpu_count))
         return (
             f"Needs {_gpus(wanted.gpu_count)} on one node; "
-            f"the most free now is {len(most.free_gpu_uuids)} of {most.gpu_count} on {most.node_id}."
+            f"the most free now is {len(most.free_gpu_uuids)} of {most.gpu_count} on {most.node_id}"
+            f"{_kept_by_others(most)}."
         )
 
     def _open(self, wanted: Requirement) -> list[Supply]:
@@ -217,6 +222,13 @@ class _Yard:
 def _fit(node: Supply) -> tuple[int, int, int, str]:
     """Sort the best fit first: large nodes stay whole, and runs without GPUs go where GPUs are fewest."""
     return (len(node.free_gpu_uuids), node.gpu_count, -node.free_slot_count, node.node_id)
+
+
+def _kept_by_others(node: Supply) -> str:
+    if not node.foreign_gpu_count:
+        return ""
+    verb = "is" if node.foreign_gpu_count == 1 else "are"
+    return f", where {_gpus(node.foreign_gpu_count)} {verb} used by processes that belong to no run"
 
 
 def _gpus(count: int) -> str:

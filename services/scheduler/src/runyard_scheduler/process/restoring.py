@@ -69,6 +69,7 @@ def node_entry(row: NodeRow) -> NodeEntry:
         inventory=document.inventory,
         attached=document.state == NodeState.NODE_STATE_ATTACHED,
         reservations=reservations,
+        foreign_processes=frozenset(zip(row.foreign_gpu_uuids, row.foreign_pids, strict=True)),
     )
     mark = Mark(row.attachment_event_id, row.attachment_position)
     return NodeEntry(node, row.version, mark, row.attachment_correlation_id)

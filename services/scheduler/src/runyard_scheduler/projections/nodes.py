@@ -9,6 +9,8 @@ from runyard.node.v1.types_pb2 import Node
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
 from runyard_replay.folding.nodes import node_after
+from runyard_scheduler.domain.node import Node as DomainNode
+from runyard_scheduler.domain.node import evolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,9 @@ class NodeRow:
     """The latest node.attached or node.detached: what the silence or return of its attempts follows from."""
     attachment_position: int
     attachment_correlation_id: str
+    foreign_gpu_uuids: tuple[str, ...]
+    """GPUs that processes of no attempt use; the process ids are in ``foreign_pids``, in the same order."""
+    foreign_pids: tuple[int, ...]
     document: bytes
     """Serialised ``runyard.node.v1.Node``."""
 
@@ -41,7 +46,9 @@ def node_row(before: NodeRow | None, event: RecordedEvent) -> NodeRow:
     if isinstance(event.message, NodeAttached | NodeDetached):
         attachment = (envelope.event_id, event.position, envelope.correlation_id)
     event_id, position, correlation_id = attachment
-    node = node_after(None if before is None else Node.FromString(before.document), event)
+    document = None if before is None else Node.FromString(before.document)
+    foreign = _foreign_after(before, document, event)
+    node = node_after(document, event)
     return NodeRow(
         node_id=node.node_id,
         position=event.position,
@@ -49,5 +56,18 @@ def node_row(before: NodeRow | None, event: RecordedEvent) -> NodeRow:
         attachment_event_id=event_id,
         attachment_position=position,
         attachment_correlation_id=correlation_id,
+        foreign_gpu_uuids=tuple(gpu_uuid for gpu_uuid, _ in foreign),
+        foreign_pids=tuple(pid for _, pid in foreign),
         document=node.SerializeToString(deterministic=True),
     )
+
+
+def _foreign_after(
+    before: NodeRow | None, document: Node | None, event: RecordedEvent
+) -> list[tuple[str, int]]:
+    """Give the foreign processes after an event, as decisions know them."""
+    if before is None or document is None:
+        return []
+    known = frozenset(zip(before.foreign_gpu_uuids, before.foreign_pids, strict=True))
+    state = DomainNode(inventory=document.inventory, foreign_processes=known)
+    return sorted(evolve(state, event.message).foreign_processes)
