@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -22,11 +21,10 @@ from runyard_eventlog.auditor import audit
 from runyard_eventlog.mirror import Mirror, MirrorMismatch, read_messages
 from runyard_eventlog.port import StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
-from runyard_eventlog.relay import EXIT_MISMATCH, Relay, connect_bus
+from runyard_eventlog.relay import EXIT_MISMATCH
 from runyard_testkit import Bus, Database
 from tests.contract.events import DOMAIN, chunk, command, detail, details, fill, run_stream
-
-SECONDS_MAX = 20.0
+from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
 
 
 @pytest.fixture
@@ -48,35 +46,6 @@ async def client(bus: Bus) -> AsyncIterator[Client]:
     opened = await bus.connect("test")
     yield opened
     await opened.close()
-
-
-@asynccontextmanager
-async def relaying(database: Database, bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a relay as its process does, with the relay's own credentials."""
-    client = await connect_bus(bus.url, "relay", bus.password("relay"), "test-relay")
-    task = asyncio.ensure_future(Relay(database.url("relay"), client).run())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await client.close()
-
-
-async def mirrored(client: Client, log: PostgresEventLog, position: int) -> Mirror:
-    """Wait until the mirror has a position; the doorbell says when to look."""
-    mirror = Mirror(client, (await log.head()).log_id)
-    bell = await client.subscribe(subjects.HEAD)
-    async with asyncio.timeout(SECONDS_MAX):
-        while True:
-            state = await mirror.state()
-            if state is not None and state.last_seq >= position:
-                await bell.unsubscribe()
-                return mirror
-            try:
-                await bell.next_msg(timeout=0.2)
-            except TimeoutError:
-                continue
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 300])
@@ -110,9 +79,9 @@ async def test_telemetry_is_not_mirrored(
     await fill(log, 2)
     async with relaying(database, bus):
         mirror = await mirrored(client, log, 2)
-        state = await mirror.state()
-    assert state is not None
-    assert state.messages == 2
+        info = await mirror.info()
+    assert info is not None
+    assert info.state.messages == 2
 
 
 async def test_the_bell_rings_after_the_event_is_mirrored(
@@ -130,9 +99,9 @@ async def test_the_bell_rings_after_the_event_is_mirrored(
             assert message["log_id"] == head.log_id
             assert message["position"] > said
             said = message["position"]
-            state = await mirror.state()
-            assert state is not None
-            assert state.last_seq >= said
+            info = await mirror.info()
+            assert info is not None
+            assert info.state.last_seq >= said
 
 
 async def test_a_killed_bus_is_filled_again_without_gap_or_double(
@@ -232,7 +201,7 @@ async def test_a_restored_log_gets_a_new_mirror(
     async with relaying(database, bus):
         after = await mirrored(client, log, 3)
     assert after.name != before.name
-    assert await before.state() is None
+    assert await before.info() is None
     assert (await audit(admin, client)).verdict == "SAME"
 
 

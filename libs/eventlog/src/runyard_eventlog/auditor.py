@@ -1,7 +1,7 @@
 """Compares the mirror with the log, event by event. ``python -m runyard_eventlog.auditor`` prints a verdict.
 
-Exit code 0: every message of the mirror is the log's event of that position, byte for byte. 1: it is not, or
-there is no mirror. Settings as of the relay.
+Exit code 0: every message of the mirror is the log's event of that position, byte for byte, and nothing is
+missing that it should still hold. 1: it is not so, or there is no mirror. Settings as of the relay.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from dataclasses import asdict, dataclass
 
 import asyncpg
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts import subjects
-from runyard_eventlog.connections import Connection
-from runyard_eventlog.mirror import Mirror, MirrorMessage, read_messages
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.mirror import Mirror, MirrorEntry, read_messages
+from runyard_eventlog.mirror_upkeep import log_id_of, sight_log, sight_mirror
 from runyard_eventlog.relay import connect_bus
+from runyard_eventlog.rows import lane_head
 
 _PAGE = 1_000
 _SECONDS_MAX = 10.0
@@ -33,7 +37,7 @@ class Verdict:
     """What a comparison found."""
 
     verdict: str
-    """SAME, DIFFERENT or NO_MIRROR."""
+    """SAME, DIFFERENT, TRUNCATED (the same from too late a position on) or NO_MIRROR."""
     log_id: str
     first_position: int
     last_position: int
@@ -50,14 +54,15 @@ class Verdict:
 
 async def audit(connection: Connection, client: Client) -> Verdict:
     """Compare the whole mirror with the log."""
-    log_id = await connection.fetchval("select log_id::text from log.identity")
-    head = await connection.fetchval(
-        "select coalesce((select position from log.domain_event order by position desc limit 1), 0)"
-    )
+    log_id = await log_id_of(connection)
     mirror = Mirror(client, log_id)
-    state = await mirror.state()
-    if state is None:
+    info = await mirror.info()
+    if info is None:
+        head = await connection.fetchval(lane_head(Lane.LANE_DOMAIN))
         return Verdict("NO_MIRROR", log_id, 0, 0, head, 0, 0, "", "", 0)
+    state = info.state
+    seen = await sight_mirror(mirror, info, replicas=info.config.num_replicas or 1)
+    log = await sight_log(connection, seen, log_id)
     logged, mirrored = _Rolling(), _Rolling()
     first, last = state.first_seq, state.last_seq
     log_side = _log_messages(connection, first, last, log_id)
@@ -66,7 +71,7 @@ async def audit(connection: Connection, client: Client) -> Verdict:
     difference = 0
     while left is not None or right is not None:
         if not difference and left != right:
-            difference = min(side[0] for side in (left, right) if side is not None)
+            difference = min(side.position for side in (left, right) if side is not None)
         if left is not None:
             logged.add(left)
             left = await anext(log_side, None)
@@ -74,21 +79,19 @@ async def audit(connection: Connection, client: Client) -> Verdict:
             mirrored.add(right)
             right = await anext(mirror_side, None)
     same = not difference and logged.sha256 == mirrored.sha256
+    whole = first <= log.first_expected
     return Verdict(
-        "SAME" if same else "DIFFERENT",
+        "DIFFERENT" if not same else "SAME" if whole else "TRUNCATED",
         log_id,
         first,
         last,
-        head,
+        log.head,
         logged.count,
         mirrored.count,
         logged.sha256,
         mirrored.sha256,
         difference,
     )
-
-
-_Entry = tuple[int, str, str, bytes]
 
 
 class _Rolling:
@@ -98,10 +101,10 @@ class _Rolling:
         self._hash = hashlib.sha256()
         self.count = 0
 
-    def add(self, entry: _Entry) -> None:
-        position, subject, event_id, body = entry
-        self._hash.update(f"{position} {subject} {event_id} {len(body)}\n".encode())
-        self._hash.update(body)
+    def add(self, entry: MirrorEntry) -> None:
+        head = f"{entry.position} {entry.subject} {entry.event_id} {len(entry.body)}\n"
+        self._hash.update(head.encode())
+        self._hash.update(entry.body)
         self.count += 1
 
     @property
@@ -109,22 +112,20 @@ class _Rolling:
         return self._hash.hexdigest()
 
 
-async def _log_messages(connection: Connection, first: int, last: int, log_id: str) -> AsyncIterator[_Entry]:
+async def _log_messages(
+    connection: Connection, first: int, last: int, log_id: str
+) -> AsyncIterator[MirrorEntry]:
     position = first - 1
     while position < last:
         page = await read_messages(connection, position, min(_PAGE, last - position), log_id)
         for message in page:
-            yield _entry(message)
+            yield message.entry
         if not page:
             return
         position = page[-1].position
 
 
-def _entry(message: MirrorMessage) -> _Entry:
-    return message.position, message.subject, message.event_id, message.body
-
-
-async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIterator[_Entry]:
+async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIterator[MirrorEntry]:
     if not count:
         return
     jetstream = client.jetstream(timeout=_SECONDS_MAX)
@@ -148,7 +149,8 @@ async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIter
                 return
             for message in page:
                 event_id = (message.headers or {}).get("Nats-Msg-Id", "")
-                yield message.metadata.sequence.stream, message.subject, event_id, message.data
+                sequence = message.metadata.sequence.stream
+                yield MirrorEntry(sequence, message.subject, event_id, message.data)
             count -= len(page)
     finally:
         await subscription.unsubscribe()
@@ -178,8 +180,8 @@ def main() -> None:
         verdict = asyncio.run(_main())
     except KeyError as error:
         sys.exit(f"auditor: {error.args[0]} is not set")
-    except (OSError, TimeoutError) as error:
-        sys.exit(f"auditor: an engine does not answer: {error!r}")
+    except (NatsError, *AWAY) as error:
+        sys.exit(f"auditor: an engine does not answer, or the mirror is being made anew: {error!r}")
     sys.stdout.write(json.dumps(asdict(verdict)) + "\n")
     sys.exit(0 if verdict.verdict == "SAME" else 1)
 

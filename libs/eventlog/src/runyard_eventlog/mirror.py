@@ -1,6 +1,7 @@
 """The exact mirror of the domain lane on JetStream: its stream, and how an event looks in it.
 
-Stream sequence = log position. Relay and auditor share this page, so that they cannot disagree.
+Stream sequence = log position. Relay and auditor share this page, so that they cannot disagree; whether a
+mirror may be kept as it is found says ``mirror_judgement``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from datetime import timedelta
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import PubAck, StorageType, StoreCompression, StreamConfig, StreamState
+from nats.errors import NoRespondersError
+from nats.js.api import (
+    PubAck,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+    StreamInfo,
+)
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
@@ -21,7 +30,6 @@ from runyard_contracts import subjects
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import Corrupt
 from runyard_eventlog.connections import Connection
-from runyard_eventlog.rows import recorded
 
 KEPT = timedelta(days=14)
 """How long the mirror keeps an event; older ones are in the log."""
@@ -44,6 +52,17 @@ class MirrorMismatch(Corrupt):
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorEntry:
+    """What must be the same in the log and in the mirror."""
+
+    position: int
+    subject: str
+    event_id: str
+    body: bytes
+    """The serialised envelope with position and recorded_at."""
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorMessage:
     """An event in the form that the bus carries."""
 
@@ -52,7 +71,33 @@ class MirrorMessage:
     subject: str
     headers: dict[str, str]
     body: bytes
-    """The serialised envelope with position and recorded_at."""
+
+    @property
+    def entry(self) -> MirrorEntry:
+        """What a reader of the mirror finds again."""
+        return MirrorEntry(self.position, self.subject, self.event_id, self.body)
+
+
+def configuration(name: str, first_position: int, replicas: int) -> StreamConfig:
+    """Say what the mirror's stream is like; everything that could make it forget is named."""
+    return StreamConfig(
+        name=name,
+        subjects=[subjects.EVENT_WILDCARD],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_age=KEPT.total_seconds(),
+        max_msgs=-1,
+        max_bytes=-1,
+        max_msgs_per_subject=-1,
+        duplicate_window=120,
+        first_seq=first_position,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        allow_atomic=True,
+        compression=StoreCompression.S2,
+    )
 
 
 async def read_messages(connection: Connection, after: int, limit: int, log_id: str) -> list[MirrorMessage]:
@@ -75,7 +120,9 @@ async def read_messages(connection: Connection, after: int, limit: int, log_id: 
             subjects.HEADER_LOG_ID: log_id,
         }
         # Two serialised messages one after the other parse as their merge.
-        body = payload + recorded(recorded_at, position=position).SerializeToString(deterministic=True)
+        added = Envelope(position=position)
+        added.recorded_at.FromDatetime(recorded_at)
+        body = payload + added.SerializeToString(deterministic=True)
         messages.append(MirrorMessage(position, event_id, subjects.event_subject(stream), headers, body))
     return messages
 
@@ -98,10 +145,10 @@ class Mirror:
         self._replicas = replicas
         self._has_batches = True
 
-    async def state(self) -> StreamState | None:
-        """Give the stream's state, or None when there is none."""
+    async def info(self) -> StreamInfo | None:
+        """Give what the server says of the stream, or None when there is none."""
         try:
-            return (await self._jetstream.stream_info(self.name)).state
+            return await self._jetstream.stream_info(self.name)
         except NotFoundError:
             return None
 
@@ -109,39 +156,47 @@ class Mirror:
         """Make the stream, whose first sequence will be ``first_position``.
 
         Mirrors of other logs are removed: their subjects are the same, and a restored log replaces them.
+
+        Raises:
+            MirrorMismatch: a stream that is no mirror takes the subjects of events.
         """
-        config = StreamConfig(
-            name=self.name,
-            subjects=[subjects.EVENT_WILDCARD],
-            storage=StorageType.FILE,
-            num_replicas=self._replicas,
-            max_age=KEPT.total_seconds(),
-            duplicate_window=120,
-            first_seq=first_position,
-            deny_delete=True,
-            deny_purge=True,
-            allow_direct=True,
-            allow_atomic=True,
-            compression=StoreCompression.S2,
-        )
+        config = configuration(self.name, first_position, self._replicas)
         try:
             await self._jetstream.add_stream(config)
         except APIError as error:
             if error.err_code != _SUBJECTS_OVERLAP:
                 raise
             for stream in await self._jetstream.streams_info():
-                name = stream.config.name or ""
-                if name.startswith(f"{subjects.EVENTS_STREAM_PREFIX}_") and name != self.name:
-                    await self._jetstream.delete_stream(name)
+                await self._make_way(stream)
             await self._jetstream.add_stream(config)
 
-    async def event_id_at(self, sequence: int) -> str | None:
-        """Give the event id of a message ("" when it has none), or None when it is not kept any more."""
+    async def _make_way(self, stream: StreamInfo) -> None:
+        name = stream.config.name or ""
+        if name.startswith(f"{subjects.EVENTS_STREAM_PREFIX}_") and name != self.name:
+            await self._jetstream.delete_stream(name)
+            return
+        first_tokens = {subject.partition(".")[0] for subject in stream.config.subjects or ()}
+        if first_tokens & {"runyard", "*", ">"} and name != subjects.TELEMETRY_STREAM:
+            raise MirrorMismatch(
+                f"stream {name} takes {stream.config.subjects}, where only the mirror {self.name} may "
+                "listen: find out who made it and delete it"
+            )
+
+    async def delete(self) -> None:
+        """Remove the stream, if it is there."""
+        try:
+            await self._jetstream.delete_stream(self.name)
+        except NotFoundError:
+            return
+
+    async def entry_at(self, sequence: int) -> MirrorEntry | None:
+        """Give what the mirror says of a position, or None when it is not kept any more."""
         try:
             message = await self._jetstream.get_msg(self.name, sequence)
         except NotFoundError:
             return None
-        return str((message.headers or {}).get("Nats-Msg-Id", ""))
+        event_id = (message.headers or {}).get("Nats-Msg-Id", "")
+        return MirrorEntry(sequence, message.subject or "", event_id, message.data or b"")
 
     async def publish(self, messages: Sequence[MirrorMessage]) -> int:
         """Publish consecutive events, each in its place; give the last position.
@@ -193,14 +248,18 @@ class Mirror:
         return messages[-1].position
 
     def _checked(self, ack: PubAck, message: MirrorMessage) -> int:
-        if ack.seq != message.position:
+        if (ack.stream, ack.seq) != (self.name, message.position):
             raise MirrorMismatch(
-                f"position {message.position} ({message.event_id}) got sequence {ack.seq} of {self.name}"
+                f"position {message.position} ({message.event_id}) got sequence {ack.seq} of {ack.stream}, "
+                f"not of {self.name}"
             )
         return message.position
 
 
 def _ack(answer: Msg) -> PubAck:
+    if not answer.data:
+        # The server's "no responders": no stream takes the subject any more.
+        raise NoRespondersError
     found = json.loads(answer.data)
     if "error" in found:
         APIError.from_error(found["error"])  # raises

@@ -1,7 +1,8 @@
 """Mirrors the domain lane to JetStream, and rings the doorbell: ``python -m runyard_eventlog.relay``.
 
 One is active (an advisory lock of the log's database); others wait to take over. Its only state is the
-mirror's last sequence. Anything in the mirror that is not in the log stops it: exit code 3.
+mirror's last sequence. A mirror that has lost something is filled anew; anything in the mirror that is not
+in the log stops the relay: exit code 3.
 
 Settings: RUNYARD_DATABASE_URL, RUNYARD_NATS_URL, RUNYARD_NATS_USER, RUNYARD_NATS_PASSWORD,
 RUNYARD_NATS_REPLICAS (default 1), RUNYARD_LOG_LEVEL (default INFO).
@@ -17,7 +18,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 
 import asyncpg
 from nats.aio.client import Client
@@ -29,15 +29,18 @@ from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.mirror import (
     BATCH_BYTES_MAX,
     BATCH_MAX,
-    KEPT,
     Mirror,
     MirrorMessage,
     MirrorMismatch,
     read_messages,
 )
+from runyard_eventlog.mirror_upkeep import log_id_of, settled_mirror
 
 EXIT_MISMATCH = 3
 """Exit code when the mirror holds what the log does not."""
+
+CHECK_SECONDS = 5.0
+"""How often an idle relay looks whether the mirror is still as it left it."""
 
 _LEADER_LOCK = 0x52454C41
 _LOOK_SECONDS = 1.0
@@ -49,17 +52,26 @@ _log = logging.getLogger(__name__)
 class Relay:
     """One relay process's work."""
 
-    def __init__(self, database_url: str, client: Client, *, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        client: Client,
+        *,
+        replicas: int = 1,
+        check_seconds: float = CHECK_SECONDS,
+    ) -> None:
         """Prepare.
 
         Args:
             database_url: the log's database, as role runyard_relay.
             client: a bus connection of the relay's user; it reconnects by itself.
             replicas: of the mirror's stream.
+            check_seconds: how often the mirror is compared with the log although nobody refuses anything.
         """
         self._database_url = database_url
         self._client = client
         self._replicas = replicas
+        self._check_seconds = check_seconds
         self._grown = asyncio.Event()
         self.position = 0
         """The mirror's last position, as far as this process knows."""
@@ -73,8 +85,7 @@ class Relay:
         while True:
             try:
                 async with self._leading() as connection:
-                    mirror = await self._open(connection)
-                    await self._follow(connection, mirror)
+                    await self._follow(connection)
             except APIError as error:
                 # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it.
                 _log.warning("relay: the bus refused, again soon: %r", error)
@@ -98,42 +109,18 @@ class Relay:
     def _on_notify(self, *_: object) -> None:
         self._grown.set()
 
-    async def _open(self, connection: Connection) -> Mirror:
-        """Find the mirror or make it, and check that its end is in the log."""
-        log_id = await connection.fetchval("select log_id::text from log.identity")
-        mirror = Mirror(self._client, log_id, replicas=self._replicas)
-        state = await mirror.state()
-        if state is None:
-            first = await connection.fetchval("select log.position_at($1) + 1", datetime.now(UTC) - KEPT)
-            await mirror.create(first)
-            _log.info("relay: made mirror %s from position %d", mirror.name, first)
-            self.position = first - 1
-            return mirror
-        self.position = state.last_seq
-        head = await connection.fetchval(
-            "select coalesce((select position from log.domain_event order by position desc limit 1), 0)"
-        )
-        if state.last_seq > head:
-            raise MirrorMismatch(
-                f"mirror {mirror.name} is at {state.last_seq}, the log at {head}: "
-                "was the log restored without log.change_identity()?"
-            )
-        mirrored = await mirror.event_id_at(state.last_seq) if state.messages else None
-        logged = await connection.fetchval(
-            "select event_id::text from log.domain_event where position = $1", state.last_seq
-        )
-        if mirrored is not None and mirrored != logged:
-            raise MirrorMismatch(
-                f"sequence {state.last_seq} of {mirror.name} is event {mirrored}, in the log it is {logged}"
-            )
-        return mirror
-
-    async def _follow(self, connection: Connection, mirror: Mirror) -> None:
+    async def _follow(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        upkeep_at = loop.time()
+        upkeep_at = check_at = loop.time()
+        mirror: Mirror | None = None
         while True:
             _end_if_cancelled()
             self._grown.clear()
+            if mirror is None or loop.time() >= check_at or await log_id_of(connection) != mirror.log_id:
+                mirror, self.position = await settled_mirror(
+                    connection, self._client, replicas=self._replicas
+                )
+                check_at = loop.time() + self._check_seconds
             messages = await read_messages(connection, self.position, BATCH_MAX, mirror.log_id)
             for part in _parts(messages):
                 self.position = await mirror.publish(part)
@@ -145,7 +132,7 @@ class Relay:
                 upkeep_at = loop.time() + _UPKEEP_SECONDS
             if len(messages) < BATCH_MAX:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
+                    async with asyncio.timeout(min(_LOOK_SECONDS, self._check_seconds)):
                         await self._grown.wait()
 
 
