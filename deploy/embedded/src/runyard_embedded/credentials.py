@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from runyard_embedded.home import Home, node_id_of_this_machine, write_private
 from runyard_engines.nats import METRICS, RELAY, SERVICES, agent_user_name
 from runyard_eventlog.migrate import ROLES
+from runyard_eventlog.personal.yard_key import create_yard_key
 
 TOKEN_BYTES = 32
 
@@ -34,13 +35,14 @@ class Credentials:
 
 
 def load_or_create(home: Home) -> Credentials:
-    """Read a yard's credentials, or draw them at its first start. Writes the services' tokens file."""
+    """Read a yard's credentials, or draw them at its first start. Writes the services' tokens and key."""
     try:
         credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         credentials = _draw()
         write_private(home.credentials_file, asdict(credentials))
     write_private(home.tokens_file, _tokens(credentials))
+    create_yard_key(home.personal_key_file)
     return credentials
 
 

@@ -61,6 +61,11 @@ class Home:
         return self.folder / "tokens.json"
 
     @property
+    def personal_key_file(self) -> Path:
+        """The key under which the names of persons are kept (0600). No backup of the data should hold it."""
+        return self.folder / "personal.key"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the supervisor for life."""
         return self.folder / "yard.lock"

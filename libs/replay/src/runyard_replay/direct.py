@@ -12,11 +12,15 @@ import asyncpg
 
 from runyard_core.errors import Rejected, Unavailable
 from runyard_eventlog.connections import AWAY
+from runyard_eventlog.personal.edge import PersonalEdge, edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.postgres import READ_SECONDS_MAX, PostgresEventLog
 
 DATABASE_URL_VARIABLE = "RUNYARD_READER_DATABASE_URL"
 """Names a database that is not the embedded one: postgresql://runyard_reader:...@host:port/database."""
+KEY_FILE_VARIABLE = "RUNYARD_PERSONAL_KEY_FILE"
+"""Names the key file of a yard that is not the embedded one."""
+KEY_FILE = "personal.key"
 ROLE = "runyard_reader"
 _DATABASE = "runyard"
 
@@ -65,3 +69,21 @@ async def open_log(database_url: str) -> AsyncIterator[EventLog]:
         ) from error
     async with PostgresEventLog(pool, owns_pool=True) as event_log:
         yield event_log
+
+
+@asynccontextmanager
+async def open_edge(
+    database_url: str, home: Path, environment: Mapping[str, str]
+) -> AsyncIterator[PersonalEdge]:
+    """Give what opens names in answers made here; with no key file on this machine they stay sealed.
+
+    Raises:
+        InvalidInput: there is a key file that cannot be used.
+    """
+    named = environment.get(KEY_FILE_VARIABLE, "")
+    key_file = Path(named) if named else home / KEY_FILE
+    if not named and not key_file.exists():
+        yield PersonalEdge(None)
+        return
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=1, timeout=10.0) as pool:
+        yield edge_of_service(pool, key_file) or PersonalEdge(None)

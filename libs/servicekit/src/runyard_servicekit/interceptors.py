@@ -1,4 +1,4 @@
-"""What happens around every RPC: token, trace, error mapping, one log line. In one place, in this order."""
+"""What happens around every RPC: token, trace, persons' names, error mapping, one log line. In this order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from grpc_status import rpc_status
 
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import RunyardError, Unauthenticated
-from runyard_servicekit.auth import Tokens, set_current_caller
+from runyard_servicekit.auth import Caller, Tokens, current_caller, set_current_caller
+from runyard_servicekit.edge import Edge, is_left_sealed
 from runyard_servicekit.error_mapping import grpc_code_of, status_of
 from runyard_servicekit.tracing import server_span
 
@@ -31,11 +32,12 @@ log = structlog.get_logger("runyard.rpc")
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Authenticates, traces, maps errors and logs every RPC of a server."""
+    """Authenticates, traces, keeps names of persons out, maps errors and logs every RPC of a server."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        """Check callers against these tokens."""
+    def __init__(self, tokens: Tokens, edge: Edge | None = None) -> None:
+        """Check callers against these tokens; without an edge names pass as they are."""
         self._tokens = tokens
+        self._edge = edge
 
     async def intercept_service(
         self,
@@ -47,7 +49,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_OPEN_SERVICES):
             return handler
-        return _wrapped(handler, lambda context: self._around(method, context))
+        return _wrapped(handler, lambda context: self._around(method, context), self._edge)
 
     @asynccontextmanager
     async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
@@ -57,7 +59,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         reason = ""
         with server_span(method, metadata):
             try:
-                set_current_caller(self._tokens.caller(_bearer(metadata)))
+                set_current_caller(await self._known(_bearer(metadata)))
                 yield
             except RunyardError as error:
                 reason = error.code
@@ -69,6 +71,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                     code=grpc_code_of(status).name,
                     message=error.message,
                 )
+                status.message = await self._opened(status.message)
                 await context.abort_with_status(rpc_status.to_status(status))
             except (grpc.aio.AbortError, GeneratorExit):
                 raise
@@ -85,6 +88,19 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 milliseconds = round((time.perf_counter() - started) * 1000, 2)
                 log.debug("served", method=method, milliseconds=milliseconds, reason=reason)
 
+    async def _known(self, token: str) -> Caller:
+        caller = self._tokens.caller(token)
+        if self._edge is None:
+            return caller
+        return Caller(await self._edge.seal_actor(caller.actor), caller.roles)
+
+    async def _opened(self, text: str) -> str:
+        """Open names in a refusal; one more thing that fails must not hide it."""
+        try:
+            return await self._edge.open_text(text) if self._edge is not None else text
+        except RunyardError:
+            return text
+
 
 def _bearer(metadata: dict[str, str]) -> str:
     scheme, _, token = metadata.get("authorization", "").partition(" ")
@@ -93,43 +109,54 @@ def _bearer(metadata: dict[str, str]) -> str:
     return token
 
 
-def _wrapped(handler: Handler, around: Around) -> Handler:
+def _wrapped(handler: Handler, around: Around, edge: Edge | None) -> Handler:
     """Put ``around`` around whichever of the four behaviours the handler has."""
     deserialize, serialize = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary, around), deserialize, serialize
+            _unary(handler.unary_unary, around, edge), deserialize, serialize
         )
     if handler.stream_unary is not None:
         return grpc.stream_unary_rpc_method_handler(
-            _unary(handler.stream_unary, around), deserialize, serialize
+            _unary(handler.stream_unary, around, None), deserialize, serialize
         )
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(
-            _stream(handler.unary_stream, around), deserialize, serialize
+            _stream(handler.unary_stream, around, edge), deserialize, serialize
         )
+    # Streams of requests come from agents, which name persons as they were told: sealed.
     return grpc.stream_stream_rpc_method_handler(
-        _stream(handler.stream_stream, around), deserialize, serialize
+        _stream(handler.stream_stream, around, None), deserialize, serialize
     )
 
 
-def _unary(behaviour: Any, around: Around) -> Any:
+def _unary(behaviour: Any, around: Around, edge: Edge | None) -> Any:
     async def call(request: Any, context: Context) -> Any:
         async with around(context):
-            return await behaviour(request, context)
+            if edge is None or "client" not in current_caller().roles:
+                return await behaviour(request, context)
+            await edge.seal_request(request)
+            answer = await behaviour(request, context)
+            return answer if is_left_sealed() else await edge.open_answer(answer)
 
     return call
 
 
-def _stream(behaviour: Any, around: Around) -> Any:
+def _stream(behaviour: Any, around: Around, edge: Edge | None) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         async with around(context):
+            opener = edge if "client" in current_caller().roles else None
+            if opener is not None:
+                await opener.seal_request(request)
             answers = behaviour(request, context)
             if not isasyncgen(answers):
                 raise TypeError(f"{behaviour!r} must be an async generator")
             try:
                 async for answer in answers:
-                    yield answer
+                    if opener is not None and not is_left_sealed():
+                        yield await opener.open_answer(answer)
+                    else:
+                        yield answer
             finally:
                 await answers.aclose()
 

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from runyard_core.errors import Unavailable
 from runyard_servicekit.auth import Tokens
+from runyard_servicekit.edge import Edge
 from runyard_servicekit.interceptors import ServiceInterceptor
 from runyard_servicekit.settings import ServiceSettings
 
@@ -38,7 +39,7 @@ Register = Callable[[grpc.aio.Server], None]
 
 @asynccontextmanager
 async def serving(
-    settings: ServiceSettings, service_names: Sequence[str], register: Register
+    settings: ServiceSettings, service_names: Sequence[str], register: Register, edge: Edge | None = None
 ) -> AsyncIterator[int]:
     """Serve gRPC while the block runs; gives the port. Calls in flight get a grace at the end.
 
@@ -46,13 +47,14 @@ async def serving(
         settings: where to listen, and the tokens.
         service_names: full names of the services, for health and reflection.
         register: adds the servicers to the server.
+        edge: keeps names of persons out; without it they pass as they are.
 
     Raises:
         Unavailable: the address cannot be listened on (PORT_IN_USE).
         OSError: the tokens file cannot be read.
     """
     server = grpc.aio.server(
-        interceptors=[ServiceInterceptor(Tokens(settings.tokens_file))], options=_OPTIONS
+        interceptors=[ServiceInterceptor(Tokens(settings.tokens_file), edge)], options=_OPTIONS
     )
     register(server)
     checks = health.aio.HealthServicer()

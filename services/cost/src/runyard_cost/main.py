@@ -23,6 +23,7 @@ from runyard_cost.servicer import CostServicer
 from runyard_cost.settings import CostSettings
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
@@ -72,7 +73,8 @@ async def main(settings: CostSettings) -> None:
                     )
                 )
             await projector.caught_up()
-            async with serving(settings, [SERVICE_NAME], register):
+            edge = edge_of_service(pool, settings.personal_key_file)
+            async with serving(settings, [SERVICE_NAME], register, edge):
                 await asyncio.Event().wait()
 
 

@@ -19,8 +19,10 @@ from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
+from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
+from runyard_lineage.erasures import Erasures
 from runyard_lineage.handlers import GraphHandlers
 from runyard_lineage.history import HistoryHandlers
 from runyard_lineage.projections.edges import EdgesProjection
@@ -58,7 +60,9 @@ async def main(settings: LineageSettings) -> None:
         moments = Moments(event_log, projector)
         graph = LineageServicer(GraphHandlers(GraphQueries(pool), moments))
         record = RecordServicer(RecordHandlers(moments, peers))
-        history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()))
+        edge = edge_of_service(pool, settings.personal_key_file)
+        erasures = Erasures(event_log, None if edge is None else edge.keyring, SystemClock())
+        history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()), erasures)
 
         def register(server: grpc.aio.Server) -> None:
             lineage_service_pb2_grpc.add_LineageServiceServicer_to_server(graph, server)
@@ -71,7 +75,7 @@ async def main(settings: LineageSettings) -> None:
             name="doorbell",
         )
         await projector.caught_up()
-        async with serving(settings, SERVICES, register):
+        async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()
 
 

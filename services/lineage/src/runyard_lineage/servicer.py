@@ -17,10 +17,12 @@ from runyard.lineage.v1.lineage_service_pb2 import (
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceServicer
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceServicer
+from runyard_lineage.erasures import Erasures
 from runyard_lineage.handlers import GraphHandlers
 from runyard_lineage.history import HistoryHandlers
 from runyard_lineage.record import RecordHandlers
 from runyard_servicekit.auth import require_role
+from runyard_servicekit.edge import leave_sealed
 
 
 class LineageServicer(LineageServiceServicer):
@@ -57,15 +59,18 @@ class RecordServicer(RecordServiceServicer):
 class HistoryServicer(HistoryServiceServicer):
     """The log."""
 
-    def __init__(self, handlers: HistoryHandlers) -> None:
+    def __init__(self, handlers: HistoryHandlers, erasures: Erasures) -> None:
         """Serve these handlers."""
         self._handlers = handlers
+        self._erasures = erasures
 
     async def ListEvents(
         self, request: history_pb.ListEventsRequest, context: object
     ) -> history_pb.ListEventsResponse:
         """Page through events in position order."""
         require_role("client", "service")
+        if request.as_stored:
+            leave_sealed()
         return await self._handlers.events(request)
 
     async def WatchEvents(
@@ -125,3 +130,10 @@ class HistoryServicer(HistoryServiceServicer):
         """Price recorded leases with another price book."""
         require_role("client", "service")
         return await self._handlers.price_again(request)
+
+    async def ErasePerson(
+        self, request: history_pb.ErasePersonRequest, context: object
+    ) -> history_pb.ErasePersonResponse:
+        """Shred the key of a person."""
+        require_role("client")
+        return await self._erasures.erase(request)

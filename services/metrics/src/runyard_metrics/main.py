@@ -15,6 +15,7 @@ from runyard.metric.v1.metric_service_pb2 import DESCRIPTOR
 from runyard.metric.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
 from runyard_core.clock import SystemClock
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_metrics.handlers import MetricHandlers
@@ -57,7 +58,10 @@ async def main(settings: MetricsSettings) -> None:
         await telemetry.caught_up()
         await runs.caught_up()
         async with serving(
-            settings, [SERVICE], lambda server: add_MetricServiceServicer_to_server(servicer, server)
+            settings,
+            [SERVICE],
+            lambda server: add_MetricServiceServicer_to_server(servicer, server),
+            edge_of_service(pool, settings.personal_key_file),
         ):
             await asyncio.Event().wait()
 

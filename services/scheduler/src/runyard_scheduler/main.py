@@ -14,6 +14,7 @@ from runyard_core.clock import SystemClock
 from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_scheduler import tables
@@ -96,7 +97,8 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
         await _read_model_shows(ledger, projector)
         await projector.caught_up()
-        async with serving(settings, SERVICE_NAMES, register):
+        edge = edge_of_service(pool, settings.personal_key_file)
+        async with serving(settings, SERVICE_NAMES, register, edge):
             try:
                 await asyncio.Event().wait()
             finally:

@@ -9,6 +9,7 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import SystemClock
+from runyard_eventlog.personal.edge import PersonalEdge
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.subscriber import follow
 from runyard_replay.reading.causes import effects_of
@@ -24,13 +25,15 @@ from runyard_replay.views import event_view
 class DirectSource:
     """Fills ``Source`` from an event log."""
 
-    def __init__(self, event_log: EventLog) -> None:
-        """Read this log."""
+    def __init__(self, event_log: EventLog, edge: PersonalEdge) -> None:
+        """Read this log; the edge opens names, as a service's does."""
         self._log = event_log
+        self._edge = edge
         self._clock = SystemClock()
 
     async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """See ``Source``; the next page is asked for by position, so there is no page token."""
+        await self._edge.seal_request(request)
         lane = request.lane or Lane.LANE_DOMAIN
         head = (await self._log.head()).of(lane)
         selection = selection_of(request.filter)
@@ -44,10 +47,12 @@ class DirectSource:
             limit=request.page_size,
             descending=request.descending,
         )
-        return pb.ListEventsResponse(events=[event_view(event) for event in page.events])
+        answer = pb.ListEventsResponse(events=[event_view(event) for event in page.events])
+        return answer if request.as_stored else await self._edge.open_answer(answer)
 
     async def watch_events(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.EventView]:
         """See ``Source``."""
+        await self._edge.seal_request(request)
         lane = request.lane or Lane.LANE_DOMAIN
         selection = selection_of(request.filter)
         start = request.after_position
@@ -57,7 +62,7 @@ class DirectSource:
         async with aclosing(pages):
             async for page in pages:
                 for event in filter(selection.has, page.events):
-                    yield event_view(event)
+                    yield await self._edge.open_answer(event_view(event))
 
     async def head(self) -> pb.GetLogHeadResponse:
         """See ``Source``."""
@@ -72,23 +77,23 @@ class DirectSource:
         """See ``Source``."""
         async with aclosing(read_timeline(self._log, request, self._clock)) as entries:
             async for entry in entries:
-                yield entry
+                yield await self._edge.open_answer(entry)
 
     async def state(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
         """See ``Source``."""
-        return await state_as_of(self._log, request, self._clock)
+        return await self._edge.open_answer(await state_as_of(self._log, request, self._clock))
 
     async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
         """See ``Source``."""
-        return await explain_run(self._log, request, self._clock)
+        return await self._edge.open_answer(await explain_run(self._log, request, self._clock))
 
     async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
         """See ``Source``."""
-        return await diff_states(self._log, request, self._clock)
+        return await self._edge.open_answer(await diff_states(self._log, request, self._clock))
 
     async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
         """See ``Source``."""
-        return await effects_of(self._log, request)
+        return await self._edge.open_answer(await effects_of(self._log, request))
 
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """See ``Source``."""

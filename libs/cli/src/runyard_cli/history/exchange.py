@@ -91,6 +91,7 @@ async def _write(source: Source, folder: Path, end: AsOf, *, cloudevents: bool) 
                     after_position=writer.event_count,
                     to_position=last,
                     page_size=_PAGE_SIZES[lane],
+                    as_stored=True,
                 )
                 page = await source.list_events(request)
                 found = [view.envelope for view in page.events]

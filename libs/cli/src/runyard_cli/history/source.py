@@ -107,12 +107,13 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
     # Imported here: with the service up, nobody pays for a database driver.
     from runyard_cli.history.direct import DirectSource
     from runyard_core.errors import RunyardError, Unavailable
-    from runyard_replay.direct import open_log, reader_database_url
+    from runyard_eventlog.personal.edge import PersonalEdge
+    from runyard_replay.direct import open_edge, open_log, reader_database_url
     from runyard_replay.imported import FILE, ImportedLog
 
     if (runyard_home() / FILE).exists():
         with closing(ImportedLog(runyard_home() / FILE)) as imported:
-            return await _answered(work(DirectSource(imported)))
+            return await _answered(work(DirectSource(imported, PersonalEdge(None))))
     try:
         url = reader_database_url(runyard_home(), os.environ)
     except RunyardError as error:
@@ -120,10 +121,10 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
             raise unanswered from None
         raise LocalError(error.code, error.message) from None
     try:
-        async with open_log(url) as event_log:
+        async with open_log(url) as event_log, open_edge(url, runyard_home(), os.environ) as edge:
             if unanswered is not None:
                 note(f"{unanswered.message}; reading the log itself, read-only")
-            return await _answered(work(DirectSource(event_log)))
+            return await _answered(work(DirectSource(event_log, edge)))
     except Unavailable as error:
         raise Unreachable("UNAVAILABLE", error.code, error.message) from None
 

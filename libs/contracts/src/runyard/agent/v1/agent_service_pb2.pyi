@@ -271,7 +271,7 @@ class LeaseGrant(_message.Message):
     traceparent: _builtins.str
     """W3C trace context of the submit."""
     submitted_by: _builtins.str
-    """Who asked for the run: "user:alice"."""
+    """Who asked for the run: "user:alice"; agents get it sealed."""
     title: _builtins.str
     @_builtins.property
     def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

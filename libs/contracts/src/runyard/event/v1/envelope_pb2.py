@@ -23,23 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from runyard.event.v1 import personal_pb2 as runyard_dot_event_dot_v1_dot_personal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/event/v1/envelope.proto\x12\x10runyard.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\x05\x41\x63tor\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.runyard.event.v1.ActorKind\x12\n\n\x02id\x18\x02 \x01(\t\"A\n\x07\x44\x61taRef\x12\x12\n\nobject_key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xe6\x03\n\x08\x45nvelope\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\x12$\n\x04lane\x18\x07 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x10\n\x08position\x18\x08 \x01(\x03\x12/\n\x0boccurred_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x0c \x01(\t\x12\x12\n\ncommand_id\x18\r \x01(\t\x12&\n\x05\x61\x63tor\x18\x0e \x01(\x0b\x32\x17.runyard.event.v1.Actor\x12\x13\n\x0btraceparent\x18\x0f \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x10 \x01(\x0c\x12+\n\x08\x64\x61ta_ref\x18\x11 \x01(\x0b\x32\x19.runyard.event.v1.DataRef\x12\x16\n\x0e\x61\x66ter_position\x18\x12 \x01(\x03*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLANE_DOMAIN\x10\x01\x12\x12\n\x0eLANE_TELEMETRY\x10\x02*j\n\tActorKind\x12\x1a\n\x16\x41\x43TOR_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TOR_KIND_USER\x10\x01\x12\x16\n\x12\x41\x43TOR_KIND_SERVICE\x10\x02\x12\x14\n\x10\x41\x43TOR_KIND_AGENT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/event/v1/envelope.proto\x12\x10runyard.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/event/v1/personal.proto\"D\n\x05\x41\x63tor\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.runyard.event.v1.ActorKind\x12\x10\n\x02id\x18\x02 \x01(\tB\x04\x98\xb5\x18\x01\"A\n\x07\x44\x61taRef\x12\x12\n\nobject_key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xe6\x03\n\x08\x45nvelope\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\x12$\n\x04lane\x18\x07 \x01(\x0e\x32\x16.runyard.event.v1.Lane\x12\x10\n\x08position\x18\x08 \x01(\x03\x12/\n\x0boccurred_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x0c \x01(\t\x12\x12\n\ncommand_id\x18\r \x01(\t\x12&\n\x05\x61\x63tor\x18\x0e \x01(\x0b\x32\x17.runyard.event.v1.Actor\x12\x13\n\x0btraceparent\x18\x0f \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x10 \x01(\x0c\x12+\n\x08\x64\x61ta_ref\x18\x11 \x01(\x0b\x32\x19.runyard.event.v1.DataRef\x12\x16\n\x0e\x61\x66ter_position\x18\x12 \x01(\x03*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLANE_DOMAIN\x10\x01\x12\x12\n\x0eLANE_TELEMETRY\x10\x02*j\n\tActorKind\x12\x1a\n\x16\x41\x43TOR_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TOR_KIND_USER\x10\x01\x12\x16\n\x12\x41\x43TOR_KIND_SERVICE\x10\x02\x12\x14\n\x10\x41\x43TOR_KIND_AGENT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.event.v1.envelope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANE']._serialized_start=706
-  _globals['_LANE']._serialized_end=771
-  _globals['_ACTORKIND']._serialized_start=773
-  _globals['_ACTORKIND']._serialized_end=879
-  _globals['_ACTOR']._serialized_start=86
-  _globals['_ACTOR']._serialized_end=148
-  _globals['_DATAREF']._serialized_start=150
-  _globals['_DATAREF']._serialized_end=215
-  _globals['_ENVELOPE']._serialized_start=218
-  _globals['_ENVELOPE']._serialized_end=704
+  _globals['_ACTOR'].fields_by_name['id']._loaded_options = None
+  _globals['_ACTOR'].fields_by_name['id']._serialized_options = b'\230\265\030\001'
+  _globals['_LANE']._serialized_start=745
+  _globals['_LANE']._serialized_end=810
+  _globals['_ACTORKIND']._serialized_start=812
+  _globals['_ACTORKIND']._serialized_end=918
+  _globals['_ACTOR']._serialized_start=119
+  _globals['_ACTOR']._serialized_end=187
+  _globals['_DATAREF']._serialized_start=189
+  _globals['_DATAREF']._serialized_end=254
+  _globals['_ENVELOPE']._serialized_start=257
+  _globals['_ENVELOPE']._serialized_end=743
 # @@protoc_insertion_point(module_scope)

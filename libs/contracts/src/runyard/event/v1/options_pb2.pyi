@@ -55,4 +55,4 @@ EVENT_FIELD_NUMBER: _builtins.int
 SENSITIVE_FIELD_NUMBER: _builtins.int
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___EventOptions]
 sensitive: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""True for a field that may hold personal or secret text: never logged, sealed where stored."""
+"""True for a field that may hold a secret: never logged. What may name a person is in personal.proto."""

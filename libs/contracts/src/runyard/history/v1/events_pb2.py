@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/history/v1/events.proto\x12\x12runyard.history.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\"\xb8\x03\n\x10LogSegmentSealed\x12\x14\n\x0csegment_lane\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x15\n\rlast_position\x18\x04 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12\x0c\n\x04root\x18\x06 \x01(\t\x12\x1d\n\x15previous_segment_root\x18\x07 \x01(\t\x12\x14\n\x0csegment_root\x18\x08 \x01(\t\x12\x0e\n\x06key_id\x18\t \x01(\t\x12\x11\n\tsignature\x18\n \x01(\x0c\x12\x35\n\x11\x66irst_recorded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_recorded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nobject_key\x18\r \x01(\t\x12\x16\n\x0eparquet_sha256\x18\x0e \x01(\t\x12\x15\n\rparquet_bytes\x18\x0f \x01(\x03:$\x8a\xb5\x18 \n\x1arunyard.log.segment_sealed\x10\x01\x18\x01\"\xaf\x01\n\x10LogEventDisputed\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x14\n\x0c\x65vent_stream\x18\x03 \x01(\t\x12\x16\n\x0e\x65vent_position\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\twithdrawn\x18\x06 \x01(\x08:$\x8a\xb5\x18 \n\x1arunyard.log.event_disputed\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/history/v1/events.proto\x12\x12runyard.history.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\"\xb8\x03\n\x10LogSegmentSealed\x12\x14\n\x0csegment_lane\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x15\n\rlast_position\x18\x04 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12\x0c\n\x04root\x18\x06 \x01(\t\x12\x1d\n\x15previous_segment_root\x18\x07 \x01(\t\x12\x14\n\x0csegment_root\x18\x08 \x01(\t\x12\x0e\n\x06key_id\x18\t \x01(\t\x12\x11\n\tsignature\x18\n \x01(\x0c\x12\x35\n\x11\x66irst_recorded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_recorded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nobject_key\x18\r \x01(\t\x12\x16\n\x0eparquet_sha256\x18\x0e \x01(\t\x12\x15\n\rparquet_bytes\x18\x0f \x01(\x03:$\x8a\xb5\x18 \n\x1arunyard.log.segment_sealed\x10\x01\x18\x01\"\xaf\x01\n\x10LogEventDisputed\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x14\n\x0c\x65vent_stream\x18\x03 \x01(\t\x12\x16\n\x0e\x65vent_position\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\twithdrawn\x18\x06 \x01(\x08:$\x8a\xb5\x18 \n\x1arunyard.log.event_disputed\x10\x01\x18\x01\"F\n\x0cPersonErased\x12\x11\n\tperson_id\x18\x01 \x01(\t:#\x8a\xb5\x18\x1f\n\x19runyard.log.person_erased\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGSEGMENTSEALED']._serialized_options = b'\212\265\030 \n\032runyard.log.segment_sealed\020\001\030\001'
   _globals['_LOGEVENTDISPUTED']._loaded_options = None
   _globals['_LOGEVENTDISPUTED']._serialized_options = b'\212\265\030 \n\032runyard.log.event_disputed\020\001\030\001'
+  _globals['_PERSONERASED']._loaded_options = None
+  _globals['_PERSONERASED']._serialized_options = b'\212\265\030\037\n\031runyard.log.person_erased\020\001\030\001'
   _globals['_LOGSEGMENTSEALED']._serialized_start=121
   _globals['_LOGSEGMENTSEALED']._serialized_end=561
   _globals['_LOGEVENTDISPUTED']._serialized_start=564
   _globals['_LOGEVENTDISPUTED']._serialized_end=739
+  _globals['_PERSONERASED']._serialized_start=741
+  _globals['_PERSONERASED']._serialized_end=811
 # @@protoc_insertion_point(module_scope)

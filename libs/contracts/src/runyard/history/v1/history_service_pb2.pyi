@@ -166,6 +166,7 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DESCENDING_FIELD_NUMBER: _builtins.int
+    AS_STORED_FIELD_NUMBER: _builtins.int
     lane: _envelope_pb2.Lane.ValueType
     after_position: _builtins.int
     """After this position; the default is from the first."""
@@ -175,6 +176,8 @@ class ListEventsRequest(_message.Message):
     page_token: _builtins.str
     descending: _builtins.bool
     """Newest first."""
+    as_stored: _builtins.bool
+    """Leave personal fields sealed, as the log holds them: for a copy that outlives an erasure."""
     @_builtins.property
     def filter(self) -> Global___EventFilter: ...
     def __init__(
@@ -187,10 +190,11 @@ class ListEventsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         descending: _builtins.bool = ...,
+        as_stored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "descending", b"descending", "filter", b"filter", "lane", b"lane", "page_size", b"page_size", "page_token", b"page_token", "to_position", b"to_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "as_stored", b"as_stored", "descending", b"descending", "filter", b"filter", "lane", b"lane", "page_size", b"page_size", "page_token", b"page_token", "to_position", b"to_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1285,3 +1289,50 @@ class DisputeEventResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DisputeEventResponse: _TypeAlias = DisputeEventResponse  # noqa: Y015
+
+@_typing.final
+class ErasePersonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    person: _builtins.str
+    """"user:alice", or a mail address."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        person: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasePersonRequest: _TypeAlias = ErasePersonRequest  # noqa: Y015
+
+@_typing.final
+class ErasePersonResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    person_id: _builtins.str
+    """What stands for the person in the log; empty when nothing is sealed for this name, or no more."""
+    position: _builtins.int
+    """Position of the log.person_erased event; 0 when there was nothing to erase."""
+    def __init__(
+        self,
+        *,
+        person_id: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person_id", b"person_id", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasePersonResponse: _TypeAlias = ErasePersonResponse  # noqa: Y015

@@ -80,6 +80,11 @@ class HistoryServiceStub:
                 request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
                 response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
                 _registered_method=True)
+        self.ErasePerson = channel.unary_unary(
+                '/runyard.history.v1.HistoryService/ErasePerson',
+                request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonRequest.SerializeToString,
+                response_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonResponse.FromString,
+                _registered_method=True)
         self.DisputeEvent = channel.unary_unary(
                 '/runyard.history.v1.HistoryService/DisputeEvent',
                 request_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.DisputeEventRequest.SerializeToString,
@@ -155,6 +160,14 @@ class HistoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ErasePerson(self, request, context):
+        """ErasePerson shreds the key under which a person's name and address are sealed: from its answer on they read
+        "[erased]" everywhere, and in every copy. Nothing of the log changes, so every hash still holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DisputeEvent(self, request, context):
         """DisputeEvent says that an event should not count; read models rebuilt from then on leave it out.
         """
@@ -209,6 +222,11 @@ def add_HistoryServiceServicer_to_server(servicer, server):
                     servicer.PriceAgain,
                     request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.FromString,
                     response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.SerializeToString,
+            ),
+            'ErasePerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePerson,
+                    request_deserializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonRequest.FromString,
+                    response_serializer=runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonResponse.SerializeToString,
             ),
             'DisputeEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.DisputeEvent,
@@ -460,6 +478,33 @@ class HistoryService:
             '/runyard.history.v1.HistoryService/PriceAgain',
             runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainRequest.SerializeToString,
             runyard_dot_history_dot_v1_dot_history__service__pb2.PriceAgainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.history.v1.HistoryService/ErasePerson',
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonRequest.SerializeToString,
+            runyard_dot_history_dot_v1_dot_history__service__pb2.ErasePersonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,10 @@ class HistoryServiceStub:
     """ListEffects walks from an event to everything that it caused."""
     PriceAgain: _aio.UnaryUnaryMultiCallable[_history_service_pb2.PriceAgainRequest, _history_service_pb2.PriceAgainResponse]
     """PriceAgain prices recorded leases with another price book. Nothing is kept."""
+    ErasePerson: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ErasePersonRequest, _history_service_pb2.ErasePersonResponse]
+    """ErasePerson shreds the key under which a person's name and address are sealed: from its answer on they read
+    "[erased]" everywhere, and in every copy. Nothing of the log changes, so every hash still holds.
+    """
     DisputeEvent: _aio.UnaryUnaryMultiCallable[_history_service_pb2.DisputeEventRequest, _history_service_pb2.DisputeEventResponse]
     """DisputeEvent says that an event should not count; read models rebuilt from then on leave it out."""
 
@@ -115,6 +119,16 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_history_service_pb2.PriceAgainRequest, _abc.Awaitable[_history_service_pb2.PriceAgainResponse]],
     ) -> _abc.Awaitable[_history_service_pb2.PriceAgainResponse]:
         """PriceAgain prices recorded leases with another price book. Nothing is kept."""
+
+    @_abc_1.abstractmethod
+    def ErasePerson(
+        self,
+        request: _history_service_pb2.ErasePersonRequest,
+        context: _aio.ServicerContext[_history_service_pb2.ErasePersonRequest, _abc.Awaitable[_history_service_pb2.ErasePersonResponse]],
+    ) -> _abc.Awaitable[_history_service_pb2.ErasePersonResponse]:
+        """ErasePerson shreds the key under which a person's name and address are sealed: from its answer on they read
+        "[erased]" everywhere, and in every copy. Nothing of the log changes, so every hash still holds.
+        """
 
     @_abc_1.abstractmethod
     def DisputeEvent(

@@ -322,6 +322,7 @@ class CodeRef(_message.Message):
     PATCH_SHA256_FIELD_NUMBER: _builtins.int
     FILE_COUNT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    GIT_AUTHOR_FIELD_NUMBER: _builtins.int
     tree_sha256: _builtins.str
     """SHA-256 of the canonical manifest: the identity of the tree."""
     git_commit: _builtins.str
@@ -334,6 +335,8 @@ class CodeRef(_message.Message):
     """SHA-256 of the stored patch against the commit; empty when clean or without git."""
     file_count: _builtins.int
     size_bytes: _builtins.int
+    git_author: _builtins.str
+    """Author of the commit: "Alice Example <alice@example.com>"; empty without git."""
     def __init__(
         self,
         *,
@@ -345,10 +348,11 @@ class CodeRef(_message.Message):
         patch_sha256: _builtins.str = ...,
         file_count: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        git_author: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dirty", b"dirty", "file_count", b"file_count", "git_branch", b"git_branch", "git_commit", b"git_commit", "git_remote_url", b"git_remote_url", "patch_sha256", b"patch_sha256", "size_bytes", b"size_bytes", "tree_sha256", b"tree_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dirty", b"dirty", "file_count", b"file_count", "git_author", b"git_author", "git_branch", b"git_branch", "git_commit", b"git_commit", "git_remote_url", b"git_remote_url", "patch_sha256", b"patch_sha256", "size_bytes", b"size_bytes", "tree_sha256", b"tree_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

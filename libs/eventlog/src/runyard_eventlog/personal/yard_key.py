@@ -1,0 +1,110 @@
+"""The yard's key, a file: it wraps the keys of persons for the database, and hashes their names.
+
+Whoever has the database alone, or a backup of it, can neither open a name nor guess one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from runyard_core.errors import Corrupt, InvalidInput
+
+YARD_KEY_BYTES = 32
+
+_NONCE_BYTES = 12
+_FILE_BYTES_MAX = 1_000
+
+
+class YardKey:
+    """Wraps keys, and hashes names."""
+
+    def __init__(self, key: bytes) -> None:
+        """Derive what is needed from a key of ``YARD_KEY_BYTES``."""
+        self._wrapping = AESGCM(_derived(key, b"runyard wrap 1"))
+        self._naming = _derived(key, b"runyard name 1")
+
+    def name_hash(self, name: str) -> bytes:
+        """Give what a person is found by."""
+        return hmac.digest(self._naming, name.encode(), "sha256")
+
+    def wrap(self, person_id: bytes, key: bytes) -> bytes:
+        """Seal the key of a person for the database."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._wrapping.encrypt(nonce, key, person_id)
+
+    def unwrap(self, person_id: bytes, wrapped_key: bytes) -> bytes:
+        """Give the key of a person again.
+
+        Raises:
+            Corrupt: it was wrapped with another yard's key, or changed (WRONG_YARD_KEY).
+        """
+        nonce, content = wrapped_key[:_NONCE_BYTES], wrapped_key[_NONCE_BYTES:]
+        try:
+            return self._wrapping.decrypt(nonce, content, person_id)
+        except (InvalidTag, ValueError) as error:
+            raise Corrupt(
+                "the yard's key does not open the keys of persons: it is another yard's key file",
+                code="WRONG_YARD_KEY",
+            ) from error
+
+
+def create_yard_key(path: Path) -> None:
+    """Draw a key into a new file (0600), whole or not at all; leaves one that is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.exists():
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(YARD_KEY_BYTES).hex().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return
+    finally:
+        partial.unlink()
+
+
+def read_yard_key(path: Path) -> YardKey:
+    """Read the key file.
+
+    Raises:
+        InvalidInput: it cannot be read (BAD_KEY_FILE), or others may read it (KEY_FILE_OPEN).
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES_MAX)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot read the key file {path}: {error.strerror}", code="BAD_KEY_FILE"
+        ) from error
+    if mode & 0o077:
+        raise InvalidInput(
+            f"{path} has mode {mode:04o}: others may read the yard's key. chmod 600 it", code="KEY_FILE_OPEN"
+        )
+    try:
+        key = bytes.fromhex(content.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != YARD_KEY_BYTES:
+        raise InvalidInput(f"{path} does not hold {YARD_KEY_BYTES} bytes in hexadecimal", code="BAD_KEY_FILE")
+    return YardKey(key)
+
+
+def _derived(key: bytes, purpose: bytes) -> bytes:
+    return HKDF(SHA256(), YARD_KEY_BYTES, salt=None, info=purpose).derive(key)
