@@ -257,22 +257,28 @@ async def test_an_undecodable_event_is_parked_and_its_stream_goes_on(
     assert await pool.fetchval("select words from scheduler.story") == ["a", "d"]
 
 
-async def test_twenty_failures_in_a_row_stop_it_loudly(pool: asyncpg.Pool, log: PostgresEventLog) -> None:
+async def test_twenty_failures_in_a_row_stop_it_before_anything_of_them_is_kept(
+    pool: asyncpg.Pool, log: PostgresEventLog
+) -> None:
     for _ in range(25):
         await log.append(details(run_stream(), 0, POISON))
-    projector = Projector(pool, log, Stories(), schema="scheduler", batch_max=5)
-    with pytest.raises(ProjectionStopped):
-        await asyncio.wait_for(projector.run(), 10)
-    with pytest.raises(ProjectionStopped):
-        await projector.wait_for(25, 1)
+    projector = Projector(pool, log, Stories(), schema="scheduler")
+    async with running(projector):
+        with pytest.raises(ProjectionStopped):
+            await projector.wait_for(25, 10)
+        assert isinstance(projector.stopped, ProjectionStopped)
+        assert projector.checkpoint == 0
+        assert await pool.fetchval("select count(*) from scheduler.projection_parked") == 0
 
 
 async def test_more_than_one_percent_of_failures_stops_it(pool: asyncpg.Pool, log: PostgresEventLog) -> None:
     for _ in range(21):
         await log.append(details(run_stream(), 0, "fine"))
         await log.append(details(run_stream(), 0, POISON))
-    with pytest.raises(ProjectionStopped):
-        await asyncio.wait_for(Projector(pool, log, Stories(), schema="scheduler").run(), 10)
+    projector = Projector(pool, log, Stories(), schema="scheduler")
+    async with running(projector):
+        with pytest.raises(ProjectionStopped):
+            await projector.wait_for(42, 10)
 
 
 async def test_lag_is_told(pool: asyncpg.Pool, log: PostgresEventLog) -> None:

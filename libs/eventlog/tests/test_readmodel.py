@@ -80,6 +80,6 @@ def test_arrays_come_back_as_tuples() -> None:
     names = [column.name for column in readmodel.table(EVERY, 3, "cost").columns]
     stored = {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in zip(names, readmodel.row_values(row, names), strict=True)
+        for name, value in zip(names, readmodel.values_of(EVERY)(row), strict=True)
     }
     assert readmodel.row_from(EVERY, stored) == row

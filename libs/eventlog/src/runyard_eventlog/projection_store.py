@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from runyard_contracts.ids import Position
 from runyard_core.projection import KeyValue, Projection, RowKey, TableSpec
-from runyard_eventlog import readmodel
+from runyard_eventlog import bookkeeping, readmodel
 from runyard_eventlog.connections import Connection
-from runyard_eventlog.folding import Folded
+from runyard_eventlog.folding import Folded, Parked
+from runyard_eventlog.readmodel import Build
 
 
 class PlaceMovedError(Exception):
@@ -22,49 +24,52 @@ class PlaceMovedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a projection stands."""
+    """Where a build of a projection stands."""
 
     position: Position
     parked_streams: frozenset[str]
     """Streams with an event that could not be applied; their later events wait behind it."""
+    epoch: int = 0
+    """Changed by whoever else changes the build: a rebuild that took its place, events that were requeued."""
+    disputes_position: Position = Position(0)  # noqa: RUF009 - a NewType call is a value
+    """Events that were disputed by here are left out."""
 
 
 class ProjectionStore:
-    """The statements of one projection version in one schema."""
+    """The statements of one build of a projection version in one schema."""
 
-    def __init__(self, projection: Projection[Any], schema: str) -> None:
+    def __init__(self, projection: Projection[Any], schema: str, build: Build = Build.LIVE) -> None:
         self._name = projection.name
         self._version = projection.version
         self._schema = schema
+        self._build = build
         self._specs: dict[str, TableSpec[Any]] = {spec.name: spec for spec in projection.tables}
+        self._identity = (self._name, self._version, str(build))
+        self._lookups = {name: self._newest_of_keys(spec) for name, spec in self._specs.items()}
 
-    async def create(self, connection: Connection) -> None:
-        """Make what is missing. Safe beside other processes that do the same."""
+    async def create(self, connection: Connection, *, disputes_position: int | None = None) -> None:
+        """Make what is missing. Safe beside other processes that do the same.
+
+        Args:
+            connection: of the role that owns the schema.
+            disputes_position: a build that begins leaves out what is disputed there; None means by now.
+        """
         async with connection.transaction():
-            await connection.execute("select pg_advisory_xact_lock(hashtext('runyard projections'))")
+            await bookkeeping.prepare(connection, self._schema)
+            for spec in self._specs.values():
+                await self._create_table(connection, spec)
             await connection.execute(
                 f"""
-                create table if not exists {self._schema}.projection_checkpoint (
-                  projection text, version bigint, position bigint not null,
-                  moved_at timestamptz not null default now(), primary key (projection, version));
-                create table if not exists {self._schema}.projection_parked (
-                  projection text, version bigint, position bigint, stream text not null,
-                  event_id text not null, type text not null, reason text not null, error text not null,
-                  parked_at timestamptz not null default now(), primary key (projection, version, position));
-                """
-            )
-            for spec in self._specs.values():
-                table = readmodel.table(spec, self._version, self._schema)
-                await connection.execute(readmodel.table_ddl(table))
-                if (
-                    await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"')
-                    is None
-                ):
-                    await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
-            await connection.execute(
-                f"insert into {self._schema}.projection_checkpoint values ($1, $2, 0) on conflict do nothing",
-                self._name,
-                self._version,
+                insert into {self._schema}.projection_checkpoint
+                  (projection, version, build, position, tables, disputes_position)
+                select $1, $2, $3, 0, $4::text[], coalesce($5,
+                  (select position from log.domain_event order by position desc limit 1), 0)
+                on conflict (projection, version, build) do update set tables = excluded.tables
+                where projection_checkpoint.tables <> excluded.tables
+                """,
+                *self._identity,
+                [readmodel.table_name(spec, self._version, self._build) for spec in self._specs.values()],
+                disputes_position,
             )
 
     async def show(self, connection: Connection) -> None:
@@ -83,61 +88,71 @@ class ProjectionStore:
                     await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
 
     async def place(self, connection: Connection) -> Place:
-        """Read where the projection stands."""
-        position = await connection.fetchval(
+        """Read where the build stands."""
+        (row,) = await connection.fetch(
             f"""
-            select position from {self._schema}.projection_checkpoint
-            where (projection, version) = ($1, $2)
+            select position, epoch, disputes_position from {self._schema}.projection_checkpoint
+            where (projection, version, build) = ($1, $2, $3)
             """,
-            self._name,
-            self._version,
+            *self._identity,
         )
         streams = await connection.fetch(
             f"""
             select distinct stream from {self._schema}.projection_parked
-            where (projection, version, reason) = ($1, $2, 'APPLY_FAILED')
+            where (projection, version, build) = ($1, $2, $3) and reason <> 'UNDECODABLE'
             """,
-            self._name,
-            self._version,
+            *self._identity,
         )
-        return Place(Position(position), frozenset(row["stream"] for row in streams))
+        return Place(
+            Position(row["position"]),
+            frozenset(stream["stream"] for stream in streams),
+            row["epoch"],
+            Position(row["disputes_position"]),
+        )
 
     async def parked_at(self, connection: Connection) -> list[datetime]:
         """Read when each parked event was parked."""
         rows = await connection.fetch(
-            f"select parked_at from {self._schema}.projection_parked where (projection, version) = ($1, $2)",
-            self._name,
-            self._version,
+            f"""
+            select parked_at from {self._schema}.projection_parked
+            where (projection, version, build) = ($1, $2, $3)
+            """,
+            *self._identity,
         )
         return [row["parked_at"] for row in rows]
 
-    async def lock(self, connection: Connection, place: Place) -> None:
-        """Hold the checkpoint until the transaction ends.
+    async def lock(self, connection: Connection, place: Place | None = None) -> Position:
+        """Hold the checkpoint until the transaction ends; gives its position.
 
         Raises:
             PlaceMovedError: it is not where this projector left it.
         """
-        position = await connection.fetchval(
+        row = await connection.fetchrow(
             f"""
-            select position from {self._schema}.projection_checkpoint
-            where (projection, version) = ($1, $2) for update
+            select position, epoch from {self._schema}.projection_checkpoint
+            where (projection, version, build) = ($1, $2, $3) for update
             """,
-            self._name,
-            self._version,
+            *self._identity,
         )
-        if position != place.position:
-            raise PlaceMovedError(f"checkpoint of {self._name} is at {position}, not {place.position}")
+        now = None if row is None else (row["position"], row["epoch"])
+        if now is None or (place is not None and now != (place.position, place.epoch)):
+            raise PlaceMovedError(f"checkpoint of {self._name}{self._build} is at {now}, not at {place}")
+        return Position(now[0])
 
     async def fetch(
-        self, connection: Connection, wanted: Mapping[str, set[tuple[KeyValue, ...]]]
+        self,
+        connection: Connection,
+        wanted: Mapping[str, set[tuple[KeyValue, ...]]],
+        *,
+        to_position: int | None = None,
     ) -> dict[RowKey, object | None]:
-        """Read the current rows of keys, one query a table."""
+        """Read the rows of keys, one query a table: the current ones, or those up to a position."""
         found: dict[RowKey, object | None] = {}
         for name, keys in wanted.items():
             spec = self._specs[name]
             # Sorted, so that the lookups walk the index in its order.
             columns = [list(column) for column in zip(*sorted(keys, key=repr), strict=True)]
-            for row in await connection.fetch(self._newest_of_keys(spec), *columns):
+            for row in await connection.fetch(self._lookups[name], *columns, to_position):
                 values = dict(row)
                 found[RowKey(name, tuple(values[field] for field in spec.key))] = readmodel.row_from(
                     spec, values
@@ -146,56 +161,79 @@ class ProjectionStore:
 
     async def write(self, connection: Connection, folded: Folded, position: Position) -> None:
         """Store new rows and parked events, and move the checkpoint."""
-        for name, keys in folded.rows.items():
-            table = readmodel.table(self._specs[name], self._version, self._schema)
-            columns = [column.name for column in table.columns]
-            await connection.copy_records_to_table(
-                table.name,
-                schema_name=self._schema,
-                columns=columns,
-                records=[
-                    readmodel.row_values(row, columns) for rows in keys.values() for row in rows.values()
-                ],
-            )
+        await self.write_rows(connection, folded)
         if folded.parked:
-            await connection.executemany(
-                f"""
-                insert into {self._schema}.projection_parked
-                  (projection, version, position, stream, event_id, type, reason, error)
-                values ($1, $2, $3, $4, $5, $6, $7, $8)
-                """,
-                [
-                    (
-                        self._name,
-                        self._version,
-                        letter.event.position,
-                        letter.event.envelope.stream,
-                        letter.event.envelope.event_id,
-                        letter.event.type,
-                        letter.reason,
-                        letter.error,
-                    )
-                    for letter in folded.parked
-                ],
-            )
+            await self.park(connection, folded.parked)
         await connection.execute(
             f"""
-            update {self._schema}.projection_checkpoint set position = $3, moved_at = now()
-            where (projection, version) = ($1, $2)
+            update {self._schema}.projection_checkpoint set position = $4, moved_at = now()
+            where (projection, version, build) = ($1, $2, $3)
             """,
-            self._name,
-            self._version,
+            *self._identity,
             position,
         )
 
+    async def write_rows(self, connection: Connection, folded: Folded) -> None:
+        """Store new rows."""
+        for name, keys in folded.rows.items():
+            spec = self._specs[name]
+            rows = chain.from_iterable(by_position.values() for by_position in keys.values())
+            await connection.copy_records_to_table(
+                readmodel.table_name(spec, self._version, self._build),
+                schema_name=self._schema,
+                columns=readmodel.column_names(spec),
+                records=map(readmodel.values_of(spec), rows),
+            )
+
+    async def park(self, connection: Connection, letters: list[Parked]) -> None:
+        """Store parked events; one that is parked already gets its new error."""
+        await connection.executemany(
+            f"""
+            insert into {self._schema}.projection_parked
+              (projection, version, build, position, stream, event_id, type, reason, error)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            on conflict (projection, version, build, position)
+            do update set reason = excluded.reason, error = excluded.error
+            """,
+            [
+                (
+                    *self._identity,
+                    letter.event.position,
+                    letter.event.envelope.stream,
+                    letter.event.envelope.event_id,
+                    letter.event.type,
+                    letter.reason,
+                    letter.error,
+                )
+                for letter in letters
+            ],
+        )
+
+    async def _create_table(self, connection: Connection, spec: TableSpec[Any]) -> None:
+        table = readmodel.table(spec, self._version, self._schema, self._build)
+        ddl = readmodel.table_ddl(table)
+        if self._build is Build.CHECK:
+            ddl = ddl.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1)
+        await connection.execute(ddl)
+        if self._build is not Build.LIVE:
+            # Its indexes end like the table does, so that a swap can rename them all by one rule.
+            named = f"{readmodel.table_name(spec, self._version)}_pkey{self._build}"
+            await connection.execute(
+                f'alter index if exists "{self._schema}"."{table.name}_pkey" rename to "{named}"'
+            )
+        elif await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
+            await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
+
     def _newest_of_keys(self, spec: TableSpec[Any]) -> str:
-        table = f'"{self._schema}"."{readmodel.table_name(spec, self._version)}"'
+        table = f'"{self._schema}"."{readmodel.table_name(spec, self._version, self._build)}"'
         arrays = ", ".join(
             f"${i}::{readmodel.array_type(spec, field)}" for i, field in enumerate(spec.key, start=1)
         )
         names = ", ".join(f'"{field}"' for field in spec.key)
         same = " and ".join(f't."{field}" = k."{field}"' for field in spec.key)
+        last = f"${len(spec.key) + 1}::bigint"
         return (
             f"select r.* from unnest({arrays}) k({names}) cross join lateral "
-            f"(select * from {table} t where {same} order by t.position desc limit 1) r"
+            f"(select * from {table} t where {same} and ({last} is null or t.position <= {last}) "
+            "order by t.position desc limit 1) r"
         )

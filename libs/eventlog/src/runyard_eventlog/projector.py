@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,15 +16,20 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_core.projection import Projection
 from runyard_eventlog import projection_store as store
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.connections import AWAY
+from runyard_eventlog.disputes import undisputed
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import FailureLimit, ProjectionStopped
-from runyard_eventlog.folding import Folded, Parked, decoded, fold, wanted_rows
+from runyard_eventlog.filling import disputed_at, fold_events
+from runyard_eventlog.folding import Folded
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.subscriber import follow
 
 BATCH_MAX = 1_000
 """Most events that one transaction holds."""
+PARKED_MAX = 10_000
+"""Most events that may wait for a person; one more stops the projector."""
+_LOOK_SECONDS = 1.0
 _IDLE_CHECKPOINT_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -83,11 +88,32 @@ class Projector:
         self._moved = asyncio.Condition()
         self._stopped: BaseException | None = None
         self._limit = FailureLimit()
+        self._disputed: frozenset[str] = frozenset()
         self._is_shown = False
         self._time_lag_seconds = 0.0
         self._position_lag = 0
         self._parked_at: list[datetime] = []
         self._persisted_at = 0.0
+
+    @property
+    def projection(self) -> Projection[Any]:
+        """What it runs."""
+        return self._projection
+
+    @property
+    def schema(self) -> str:
+        """Where its tables are."""
+        return self._schema
+
+    @property
+    def lane(self) -> Lane.ValueType:
+        """The lane that it projects."""
+        return self._lane
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """Why it has stopped; None while it goes on."""
+        return self._stopped
 
     @property
     def checkpoint(self) -> Position:
@@ -132,8 +158,10 @@ class Projector:
     async def run(self) -> None:
         """Project for ever; a lost database is waited for.
 
-        Raises:
-            ProjectionStopped: over 1 % of the events, or 20 in a row, cannot be projected.
+        When over 1 % of the events, or 20 in a row, cannot be projected, it stops and says so: whoever waits
+        for a position gets ``ProjectionStopped``, and what is there is still shown. Nothing of the batch that
+        showed it is kept. It tries again when events were requeued, a rebuild took its place, or the process
+        is started anew.
         """
         attempt = 0
         while True:
@@ -153,7 +181,19 @@ class Projector:
             except ProjectionStopped as error:
                 _log.critical("projection %s stopped: %s", self._projection.name, error)
                 await self._announce(stopped=error)
-                raise
+                await self._until_mended()
+                self._limit = FailureLimit()
+
+    async def _until_mended(self) -> None:
+        """Wait until somebody else has changed what the projector goes on from."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                async with self._pool.acquire() as connection:
+                    if (await self._store.place(connection)).epoch != self._place.epoch:
+                        return
+            except AWAY as error:
+                _log.warning("projection %s: database away: %r", self._projection.name, error)
 
     async def _open(self) -> None:
         head = (await self._log.head()).of(self._lane)
@@ -164,6 +204,7 @@ class Projector:
             self._is_shown = self._place.position >= head
             if self._is_shown:
                 await self._store.show(connection)
+        self._disputed = await disputed_at(self._log, self._place, self._lane)
         # Looked-at positions without wanted events are not stored each time, and stay looked at.
         self._applied = max(self._applied, self._place.position)
         await self._announce()
@@ -186,31 +227,38 @@ class Projector:
         has_caught_up = len(page.events) < self._batch_max and not self._is_shown
         now = asyncio.get_running_loop().time()
         if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
+            events = undisputed(page.events, self._disputed) if self._disputed else page.events
             async with self._pool.acquire() as connection, connection.transaction():
                 await self._store.lock(connection, self._place)
-                folded = await self._fold(connection, page.events)
+                folded = await fold_events(connection, self._store, self._projection, events, self._place)
+                self._judge(events, folded)
                 await self._store.write(connection, folded, page.scanned_to)
                 if has_caught_up:
                     # From here on this version is the one to look at.
                     await self._store.show(connection)
             self._is_shown = self._is_shown or has_caught_up
             self._persisted_at = now
-            self._place = store.Place(page.scanned_to, self._place.parked_streams | folded.parked_streams)
-            self._count(page.events, folded.parked)
+            self._place = replace(
+                self._place,
+                position=page.scanned_to,
+                parked_streams=self._place.parked_streams | folded.parked_streams,
+            )
+            self._count(events, folded)
         self._applied = page.scanned_to
         await self._announce()
 
-    async def _fold(self, connection: Connection, events: list[RecordedEvent]) -> Folded:
-        readable, undecodable = decoded(events, self._projection, self._place.parked_streams)
-        rows = await self._store.fetch(connection, wanted_rows(readable))
-        return fold(readable, undecodable, self._projection, rows)
+    def _judge(self, events: list[RecordedEvent], folded: Folded) -> None:
+        """Stop before anything is kept of a batch that shows that code or log are wrong."""
+        self._limit.record_all(events, folded.parked)
+        if len(self._parked_at) + len(folded.parked) > PARKED_MAX:
+            raise ProjectionStopped(f"over {PARKED_MAX} events are parked")
 
-    def _count(self, events: list[RecordedEvent], parked: list[Parked]) -> None:
+    def _count(self, events: list[RecordedEvent], folded: Folded) -> None:
         if events:
             recorded_at = events[-1].envelope.recorded_at
             now = datetime.now(UTC).timestamp()
             self._time_lag_seconds = max(0.0, now - recorded_at.seconds - recorded_at.nanos / 1e9)
-        for letter in parked:
+        for letter in folded.parked:
             _log.error(
                 "projection %s parked event %s at position %s: %s",
                 self._projection.name,
@@ -219,10 +267,6 @@ class Projector:
                 letter.error,
             )
             self._parked_at.append(datetime.now(UTC))
-        # What waits behind a parked event of its stream is not one more failure.
-        failed = {letter.event.position for letter in parked if letter.reason != "BEHIND_PARKED"}
-        for event in events:
-            self._limit.record(has_failed=event.position in failed)
 
     async def _announce(self, stopped: BaseException | None = None) -> None:
         async with self._moved:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 
 from sqlalchemy import (
     BigInteger,
@@ -43,30 +45,41 @@ _SCALARS: Mapping[object, type[TypeEngine[typing.Any]]] = {
 }
 
 
-def table_name(spec: TableSpec[typing.Any], version: int) -> str:
+class Build(StrEnum):
+    """Which set of tables of a projection version. The value ends the names of its tables and indexes."""
+
+    LIVE = ""
+    """What queries show."""
+    NEW = "_new"
+    """A rebuild, filled beside the live one."""
+    OLD = "_old"
+    """What a rebuild took the place of; kept until it is dropped."""
+    CHECK = "_check"
+    """Scratch of a verification."""
+
+
+def table_name(spec: TableSpec[typing.Any], version: int, build: Build = Build.LIVE) -> str:
     """Give the versioned name of a table: "run_cost_v3"."""
-    return f"{spec.name}_v{version}"
+    return f"{spec.name}_v{version}{build}"
 
 
 @cache
-def table(spec: TableSpec[typing.Any], version: int, schema: str) -> Table:
+def table(spec: TableSpec[typing.Any], version: int, schema: str, build: Build = Build.LIVE) -> Table:
     """Give the SQLAlchemy table of a specification. The primary key is the key fields and ``position``.
 
     Raises:
         TypeError: a field has an annotation that has no column type.
     """
     hints = typing.get_type_hints(spec.row_class)
-    names = [field.name for field in dataclasses.fields(spec.row_class)]
-    if hints.get("position") is not int or not set(spec.key) < set(names):
+    if hints.get("position") is not int or not set(spec.key) < hints.keys():
         raise TypeError(f"{spec.row_class.__name__} needs its key fields {spec.key} and position: int")
-    # The primary key's order is the order of columns, and the index must lead with the key.
-    ordered = [*spec.key, "position", *(name for name in names if name not in (*spec.key, "position"))]
     columns = []
-    for name in ordered:
+    # The primary key's order is the order of columns, and the index must lead with the key.
+    for name in column_names(spec):
         column_type, nullable = _column_type(hints[name], f"{spec.row_class.__name__}.{name}")
         primary = name in spec.key or name == "position"
         columns.append(Column(name, column_type, nullable=nullable, primary_key=primary, autoincrement=False))
-    return Table(table_name(spec, version), MetaData(schema=schema), *columns)
+    return Table(table_name(spec, version, build), MetaData(schema=schema), *columns)
 
 
 def as_of(table: Table, position: int | None) -> Subquery:
@@ -97,9 +110,17 @@ def array_type(spec: TableSpec[typing.Any], field: str) -> str:
     return "bigint[]" if typing.get_type_hints(spec.row_class)[field] is int else "text[]"
 
 
-def row_values(row: object, names: Iterable[str]) -> tuple[object, ...]:
-    """Give the values of a row in the order of the columns."""
-    return tuple(getattr(row, name) for name in names)
+def column_names(spec: TableSpec[typing.Any]) -> tuple[str, ...]:
+    """Give the names of the columns of a table in their order."""
+    names = [field.name for field in dataclasses.fields(spec.row_class)]
+    return (*spec.key, "position", *(name for name in names if name not in (*spec.key, "position")))
+
+
+@cache
+def values_of(spec: TableSpec[typing.Any]) -> Callable[[object], tuple[object, ...]]:
+    """Give the function from a row to its values in the order of the columns."""
+    # A key field and the position are at least two names, for which attrgetter gives a tuple.
+    return attrgetter(*column_names(spec))
 
 
 def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> object:
