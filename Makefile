@@ -4,7 +4,7 @@ SHELL := /bin/sh
 PYTHON_PATHS := libs services deploy tests docs
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-UNIT := not engines and not docker and not faults
+UNIT := not system and not engines and not docker and not faults
 WORKERS ?= 2
 
 .PHONY: help setup demo down test test-unit test-engines bench sim faults proto proto-check lint types imports docs format lock
@@ -25,10 +25,10 @@ down: ## Stop the yard and leave no process
 test: setup ## The whole suite: style, types, contracts, unit tests, tests on real engines
 	@tests/tools/run-checks
 
-test-unit: setup ## The tests that need no engines
+test-unit: setup ## The quick tests: no engines, no programs of the machine
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "$(UNIT)"
 
-test-engines: setup ## The tests on real engines, with Docker where there is a daemon
+test-engines: setup ## All other tests: real programs and engines, with Docker where there is a daemon
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not ($(UNIT))"
 
 bench: setup ## Benchmarks; ONLY=name for one. Writes build/bench

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 # Short ones, with restarts of everything, lost leases, requeues, stale reports and stops among them.
 FIRST_SEED = 2

@@ -11,6 +11,8 @@ import pytest
 from runyard_engines import ChildProcess, EngineFailed, ProcessSpec
 from runyard_engines.process import PortInUse, started_ticks, tail, wait_for_exit
 
+pytestmark = pytest.mark.system
+
 PYTHON = sys.executable
 
 

@@ -21,6 +21,8 @@ from runyard_testkit.engines import run
 
 from .stored import DOMAIN, LANES, TELEMETRY, HotLog, Yard, facts, stream_of
 
+pytestmark = pytest.mark.system
+
 FILTERS = [
     EVERYTHING,
     EventFilter(types=["runyard.run."]),

@@ -16,6 +16,8 @@ from runyard_testkit.engines import run
 
 from .stored import DOMAIN, TELEMETRY, Yard, event, stream_of
 
+pytestmark = pytest.mark.system
+
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "query-the-archive.md"
 
 

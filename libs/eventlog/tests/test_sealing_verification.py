@@ -29,6 +29,8 @@ from runyard_testkit.engines import run
 
 from .stored import DOMAIN, LANES, TELEMETRY, Yard
 
+pytestmark = pytest.mark.system
+
 SIZE = 8
 SECOND = SegmentName("domain", 2, 9, 16)
 

@@ -17,6 +17,8 @@ from runyard_core.errors import Unavailable
 
 from .store_double import Yard, serving, sha256_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 async def yard(tmp_path: Path) -> AsyncIterator[Yard]:

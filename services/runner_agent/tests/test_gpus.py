@@ -14,6 +14,8 @@ import pytest
 
 from runyard_agent.gpus import open_gpus
 
+pytestmark = pytest.mark.system
+
 BUILD = Path(__file__).parents[3] / "tests/tools/fake-nvml/build"
 
 # The library is loaded once in a process and by LD_LIBRARY_PATH, so each scenario has a process of its own.

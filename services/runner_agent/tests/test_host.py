@@ -15,6 +15,8 @@ import pytest
 from runyard_agent import host
 from runyard_agent.attempt_sampler import AttemptSampler, container_pids
 
+pytestmark = pytest.mark.system
+
 CONTAINER = "c0ffee" * 10
 
 

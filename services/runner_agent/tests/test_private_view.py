@@ -18,6 +18,8 @@ from runyard_agent.executors import ProcessExecutor
 from runyard_agent.runtime import LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
 
+pytestmark = pytest.mark.system
+
 MakePlan = Callable[..., LaunchPlan]
 
 RUNTIME = ProcessRuntime()

@@ -18,6 +18,8 @@ from runyard_agent.runtime import EndedBy, Exit, LaunchPlan, lease_text
 from runyard_agent.runtime_process import ProcessRuntime
 from runyard_core.errors import RunyardError
 
+pytestmark = pytest.mark.system
+
 MakePlan = Callable[..., LaunchPlan]
 
 RUNTIME = ProcessRuntime()
