@@ -28,6 +28,7 @@ TEXT = """
         keep-directories: suffix
       - name: extra
         optional: true
+        download: on-demand
     parameters:
       - {name: epochs, type: integer, default: 5, min: 0, max: 100}
       - {name: rate, type: float, default: 0.1}
@@ -118,6 +119,7 @@ def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
     assert [(each.name, each.value) for each in spec.environment_variables] == [("MODE", "x")]
     assert spec.inputs[0].filename == "train.npz"
     assert spec.inputs[0].keep_directories == "suffix"
+    assert [each.on_demand for each in spec.inputs] == [False, True]
     assert (list(spec.inputs[0].uris), list(spec.inputs[1].uris)) == (["datum://0123456789abcdef"], [])
     assert spec.code == CODE
 
@@ -191,8 +193,10 @@ def test_parameter_left_out_leaves_no_placeholder() -> None:
         ({"inputs": {"data": []}}, "MISSING_INPUT"),
         ({"inputs": {"data": ["train.npz"]}}, "BAD_INPUT_URI"),
         ({"inputs": {"data": ["gs://bucket/x"]}}, "BAD_INPUT_URI"),
-        ({"inputs": {"data": ["datum://012"]}}, "BAD_INPUT_URI"),
-        ({"inputs": {"data": ["datum://latest-model"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["datum://a/b"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["datum://-x"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["dataset://images"]}}, "BAD_INPUT_URI"),
+        ({"inputs": {"data": ["model://resnet/newest"]}}, "BAD_INPUT_URI"),
         ({"options": RunOptions(variables={"A B": "1"})}, "BAD_ENVIRONMENT_VARIABLE"),
         ({"options": RunOptions(variables={"VH_GPUS": "many"})}, "BAD_RESOURCES"),
     ],
@@ -204,14 +208,14 @@ def test_what_does_not_fit_is_refused(config: Config, asked: dict[str, object], 
 def test_messages_say_where_what_and_what_next(config: Config) -> None:
     missing = refusal(config, step="strict", options=RunOptions(variables={"KEY": "1"}))
     assert missing.message == (
-        "valohai.yaml:38: parameter epochs of step strict has no default: give one with --epochs (integer)"
+        "valohai.yaml:39: parameter epochs of step strict has no default: give one with --epochs (integer)"
     )
     wrong = refusal(config, parameters={"epochs": "101"})
     assert wrong.message == "command line: parameter epochs may not be '101': want integer, 0 to 100"
     given_all = RunOptions(variables={"KEY": "1"})
     no_input = refusal(config, step="strict", parameters={"epochs": 1}, options=given_all)
     assert no_input.message == (
-        "valohai.yaml:37: input data of step strict has no default: give one with --input data=URI"
+        "valohai.yaml:38: input data of step strict has no default: give one with --input data=URI"
     )
 
 
@@ -269,7 +273,10 @@ def test_parameters_fill_input_references() -> None:
 
 
 def test_several_references_are_kept_in_order(config: Config) -> None:
-    uris = ["https://example.org/a", "file:///data/b", "s3://bucket/c", "datum://" + "0" * 64]
+    uris = [
+        *("https://example.org/a", "file:///data/b", "s3://bucket/c/**.jpg", "datum://" + "0" * 64),
+        *("datum://newest-model", "dataset://images/v3", "dataset://images/newest", "model://resnet/12"),
+    ]
     assert list(build(config, inputs={"data": uris}).inputs[0].uris) == uris
 
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import urllib3
 
-from runyard_artifact.presign import SignedRequest, SigningKey
 from runyard_artifact.s3_store import PRESIGNED_FOR, S3ObjectStore, StoreSettings
 from runyard_core.clock import ManualClock
 from runyard_core.errors import Unavailable
+from runyard_core.presign import SignedRequest, SigningKey
 from runyard_engines import choose_port
 from runyard_testkit import Bucket
 

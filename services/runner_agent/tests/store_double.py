@@ -47,6 +47,8 @@ class ObjectStore:
     cuts: list[int] = field(default_factory=list)
     """The next answers with a body end after so many bytes of it."""
     redirects: dict[str, str] = field(default_factory=dict)
+    bodies: dict[str, list[bytes]] = field(default_factory=dict)
+    """What a path answers, one after the other."""
     is_racing: bool = False
     """Somebody else always stores the same bytes a moment before."""
     has_etags: bool = True
@@ -69,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(self.store.statuses.pop(0), b"told to")
         elif path in self.store.redirects:
             self._answer(302, b"", {"Location": self.store.redirects[path]})
+        elif self.store.bodies.get(path):
+            self._answer(200, self.store.bodies[path].pop(0))
         elif path not in self.store.objects:
             self._answer(404, b"no such key")
         else:

@@ -20,9 +20,12 @@ from runyard_agent import code, inputs, outputs
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.http_connections import Request
+from runyard_agent.input_sources import InputRules, InputSources
+from runyard_agent.inputs import InputsOf
 from runyard_agent.transfers import Transfers
 from runyard_contracts.ids import Sha256
 from runyard_contracts.manifest import Entry, Mode, format_manifest
+from runyard_core.clock import SystemClock
 from runyard_core.errors import Unauthenticated, Unavailable
 from runyard_engines import choose_port
 from runyard_testkit import Bucket, Database
@@ -76,6 +79,10 @@ def cache(tmp_path: Path) -> ContentCache:
     return ContentCache(tmp_path / "cache")
 
 
+def ways(client: ArtifactClient, cache: ContentCache) -> InputsOf:
+    return InputsOf("vision", client, cache, InputSources(client, cache, InputRules(), SystemClock(), {}))
+
+
 async def test_outputs_come_back_as_inputs_byte_for_byte(
     client: ArtifactClient, cache: ContentCache, tmp_path: Path
 ) -> None:
@@ -96,12 +103,8 @@ async def test_outputs_come_back_as_inputs_byte_for_byte(
         OutputFile(path="sub/small.txt", sha256=sha256_of(b"small"), size_bytes=5),
     ]
     uris = [f"datum://{large}", f"datum://{sha256_of(b'small')}"]
-    [found] = await inputs.fetch(
-        client,
-        [Input(name="data", uris=uris, keep_directories="full")],
-        tmp_path / "inputs",
-        cache=cache,
-    )
+    wanted = Input(name="data", uris=uris, keep_directories="full")
+    [found] = await inputs.fetch(ways(client, cache), [wanted], tmp_path / "inputs")
     assert {file.sha256 for file in found.files} == {large, sha256_of(b"small")}
     assert (tmp_path / "inputs/data/sub/small.txt").read_bytes() == b"small"
     name = next(file.path for file in found.files if file.sha256 == large)
@@ -149,10 +152,9 @@ async def test_a_code_tree_is_rebuilt(
 async def test_a_file_that_nobody_has_is_named(
     client: ArtifactClient, cache: ContentCache, tmp_path: Path
 ) -> None:
+    wanted = Input(name="data", uris=["datum://" + "0" * 64])
     with pytest.raises(Unavailable, match="00000000") as error:
-        await inputs.fetch(
-            client, [Input(name="data", uris=["datum://" + "0" * 64])], tmp_path / "inputs", cache=cache
-        )
+        await inputs.fetch(ways(client, cache), [wanted], tmp_path / "inputs")
     assert error.value.code == "INPUT_UNAVAILABLE"
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent import inputs
-from runyard_agent.inputs import InputRules
+from runyard_agent.input_sources import InputRules, InputSources
+from runyard_agent.inputs import InputsOf
+from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 
 from .store_double import Yard, serving, sha256_of
@@ -23,17 +25,20 @@ async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
 
 
 async def fetch(
-    yard: Yard, tmp_path: Path, *wanted: Input, allows_file_uris: bool = False, told: list[str] | None = None
+    yard: Yard,
+    tmp_path: Path,
+    *wanted: Input,
+    shared_folders: tuple[Path, ...] = (),
+    told: list[str] | None = None,
 ) -> list[Input]:
     said = told if told is not None else []
-    return await inputs.fetch(
-        yard.client,
-        wanted,
-        tmp_path / "inputs",
-        cache=yard.cache,
-        rules=InputRules(allows_file_uris=allows_file_uris),
-        tell=said.append,
-    )
+    rules = InputRules(shared_folders=shared_folders)
+    sources = InputSources(yard.client, yard.cache, rules, SystemClock(), {})
+    try:
+        of = InputsOf("vision", yard.client, yard.cache, sources, said.append)
+        return await inputs.fetch(of, wanted, tmp_path / "inputs")
+    finally:
+        sources.close()
 
 
 async def test_a_stored_file_lies_under_its_name_and_is_recorded(yard: Yard, tmp_path: Path) -> None:
@@ -154,9 +159,9 @@ async def test_files_of_the_node_need_the_permission_of_its_operator(yard: Yard,
     (tmp_path / "big.bin").write_bytes(b"local")
     wanted = Input(name="local", uris=[f"file://{tmp_path}/big.bin"])
 
-    with pytest.raises(Unavailable, match="does not allow file://"):
-        await fetch(yard, tmp_path, wanted)
-    [found] = await fetch(yard, tmp_path, wanted, allows_file_uris=True)
+    with pytest.raises(Unavailable, match="does not share it"):
+        await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path / "other",))
+    [found] = await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
 
     assert found.files[0].sha256 == sha256_of(b"local")
     assert (tmp_path / "inputs/local/big.bin").read_bytes() == b"local"
@@ -166,7 +171,7 @@ async def test_files_of_the_node_need_the_permission_of_its_operator(yard: Yard,
     ("uri", "reason"),
     [
         ("datum://" + "0" * 64, "there is no artifact"),
-        ("s3://bucket/key", "there is no artifact"),
+        ("gs://bucket/key", "there is no artifact"),
         ("{store}/missing", "answered 404"),
         ("file:///does/not/exist", "No such file"),
         ("file:///", "Is a directory"),
@@ -178,11 +183,78 @@ async def test_an_input_that_cannot_be_had_is_named(
     uri = uri.format(store=yard.store.address)
 
     with pytest.raises(Unavailable, match=reason) as error:
-        await fetch(yard, tmp_path, Input(name="data", uris=[uri]), allows_file_uris=True)
+        await fetch(yard, tmp_path, Input(name="data", uris=[uri]), shared_folders=(Path("/"),))
 
     assert error.value.code == "INPUT_UNAVAILABLE"
     assert error.value.metadata == {"input": "data", "uri": uri}
     assert "'data'" in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("keep_directories", "kept"),
+    [
+        ("none", ["a.jpg", "b.jpg"]),
+        ("suffix", ["a.jpg", "x/b.jpg"]),
+        ("full", ["{root}/images/a.jpg", "{root}/images/x/b.jpg"]),
+    ],
+)
+async def test_a_pattern_gives_every_file_that_it_means(
+    yard: Yard, tmp_path: Path, keep_directories: str, kept: list[str]
+) -> None:
+    for name in ("a.jpg", "x/b.jpg", "x/c.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_text(name, encoding="utf-8")
+    uri = f"file://{tmp_path}/images/**.jpg"
+    wanted = Input(name="set", uris=[uri], keep_directories=keep_directories)
+
+    [found] = await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
+
+    assert [file.path for file in found.files] == [
+        path.format(root=str(tmp_path).removeprefix("/")) for path in kept
+    ]
+    assert {file.uri for file in found.files} == {uri}
+    assert found.files[1].resolved_uri == f"file://{tmp_path}/images/x/b.jpg"
+    assert (tmp_path / "inputs/set" / found.files[1].path).read_text(encoding="utf-8") == "x/b.jpg"
+
+
+async def test_a_pattern_that_means_nothing_is_named(yard: Yard, tmp_path: Path) -> None:
+    wanted = Input(name="set", uris=[f"file://{tmp_path}/*.jpg"])
+
+    with pytest.raises(Unavailable, match="no file is meant"):
+        await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
+
+
+async def test_a_link_does_not_lead_out_of_a_shared_folder(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    (tmp_path / "shared/link").symlink_to(tmp_path / "secret")
+    wanted = Input(name="set", uris=[f"file://{tmp_path}/shared/link"])
+
+    with pytest.raises(Unavailable, match="does not share it"):
+        await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path / "shared",))
+
+
+async def test_a_recorded_pattern_gives_the_files_that_it_meant_then(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "new.jpg").write_bytes(b"new")
+    wanted = Input(name="set", uris=[f"file://{tmp_path}/*.jpg"])
+    wanted.files.add(
+        uri=wanted.uris[0], path="a.jpg", sha256=sha256_of(b"a"), resolved_uri=f"file://{tmp_path}/a.jpg"
+    )
+
+    [found] = await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
+
+    assert [file.path for file in found.files] == ["a.jpg"]
+
+
+async def test_an_input_on_demand_is_listed_and_not_fetched(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.catalogue.push("a.bin", b"weights")
+
+    [found] = await fetch(yard, tmp_path, Input(name="model", uris=[f"datum://{sha256}"], on_demand=True))
+
+    assert [(file.path, file.sha256) for file in found.files] == [("a.bin", sha256)]
+    assert list((tmp_path / "inputs/model").iterdir()) == []
+    assert yard.store.requests == []
 
 
 @pytest.mark.parametrize("path", ["../../escape", "/escape", "a/../../b", "x\0y"])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent import outputs
+from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.outputs import OutputsIncomplete
-from runyard_agent.safe_paths import relative_path
 from runyard_core.errors import InvalidInput, Unavailable
 
 from .store_double import HASTE, PART_BYTES, Yard, serving, sha256_of

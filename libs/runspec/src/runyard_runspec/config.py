@@ -11,6 +11,7 @@ from typing import Any
 
 from valohai_yaml.objs import Config as ParsedConfig
 from valohai_yaml.objs import Step as ParsedStep
+from valohai_yaml.objs.input import DownloadIntent
 
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_runspec.document import Document, parse_document
@@ -221,6 +222,7 @@ def _step_of(
                 is_optional=each.optional,
                 filename=each.filename or "",
                 keep_directories=each.keep_directories.value,
+                is_on_demand=each.download is DownloadIntent.ON_DEMAND,
                 description=(each.description or "").strip(),
                 line=input_lines.get(each.name, 1),
             )

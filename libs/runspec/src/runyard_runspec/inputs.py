@@ -10,10 +10,15 @@ from runyard.run.v1.types_pb2 import Input
 from runyard_core.errors import InvalidInput
 from runyard_runspec.parameters import Value
 
-SCHEMES = ("datum", "http", "https", "s3", "file")
+SCHEMES = ("datum", "dataset", "model", "http", "https", "s3", "file")
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_SHAPES = {
+    "datum": (rf"datum://{_NAME}", "datum:// and a SHA-256, its first 8 digits or more, or an alias"),
+    "dataset": (rf"dataset://{_NAME}/{_NAME}", "dataset://NAME/VERSION, or an alias of a version"),
+    "model": (rf"model://{_NAME}/[0-9]{{1,9}}", "model://NAME/VERSION, with the number of a version"),
+}
 _PLACEHOLDER = re.compile(r"\{parameter(?:-value)?:([^{}]+)\}")
-_DATUM = re.compile(r"datum://[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class InputDefinition:
     """New name of a single file; empty to keep its own."""
     keep_directories: str
     """"none", "suffix" or "full"."""
+    is_on_demand: bool
+    """Fetched only when the program asks for it."""
     description: str
     """For people."""
     line: int
@@ -78,6 +85,7 @@ def choose_inputs(
                 uris=filled,
                 filename=definition.filename,
                 keep_directories=definition.keep_directories,
+                on_demand=definition.is_on_demand,
             )
         )
     return chosen
@@ -96,7 +104,7 @@ def _checked(uri: str, name: str, where: str) -> str:
     if not separator or not rest:
         raise InvalidInput(
             f"{where}: input {name}: {uri!r} is no reference: want datum://SHA256, https://..., s3://... "
-            "or file://..., or put a local file first with `runyard put`",
+            "or file://..., dataset:// or model://, or put a local file first with `runyard put`",
             code="BAD_INPUT_URI",
             metadata={"input": name},
         )
@@ -106,10 +114,9 @@ def _checked(uri: str, name: str, where: str) -> str:
             code="BAD_INPUT_URI",
             metadata={"input": name},
         )
-    if scheme == "datum" and _DATUM.fullmatch(uri) is None:
+    shape, wanted = _SHAPES.get(scheme, ("", ""))
+    if shape and re.fullmatch(shape, uri) is None:
         raise InvalidInput(
-            f"{where}: input {name}: {uri!r}: want datum:// and 8 to 64 digits of a SHA-256",
-            code="BAD_INPUT_URI",
-            metadata={"input": name},
+            f"{where}: input {name}: {uri!r}: want {wanted}", code="BAD_INPUT_URI", metadata={"input": name}
         )
     return uri

@@ -18,13 +18,13 @@ from runyard_artifact.domain.part_plan import Part, is_multipart, plan_parts
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.origins import Origins
-from runyard_artifact.presign import SignedRequest
 from runyard_contracts.envelope import Context
 from runyard_contracts.ids import CommandId, Position, StreamName, sha256_of, stream_name
 from runyard_contracts.manifest import Entry, ManifestError, parse_manifest
 from runyard_core.clock import Clock
 from runyard_core.decider import Decider
 from runyard_core.errors import InvalidInput, NotFound, Rejected
+from runyard_core.presign import SignedRequest
 from runyard_eventlog.handler import Executed, execute, load
 from runyard_eventlog.port import EventLog
 

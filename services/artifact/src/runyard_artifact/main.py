@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from runyard.artifact.v1 import artifact_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
 from runyard_artifact.objects import ObjectStore
-from runyard_artifact.presign import SigningKey
 from runyard_artifact.projections.catalogue import CatalogueProjection
 from runyard_artifact.queries import SCHEMA, CatalogueQueries
 from runyard_artifact.resolving import Resolver
@@ -24,11 +23,12 @@ from runyard_artifact.servicer import ArtifactServicer
 from runyard_artifact.settings import ArtifactSettings
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
+from runyard_core.presign import SigningKey
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
-from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_servicekit.server import serving
@@ -55,7 +55,9 @@ async def main(settings: ArtifactSettings) -> None:
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(await _connect(url))
-        event_log = await stack.enter_async_context(PostgresEventLog(pool, doorbell=doorbell))
+        event_log = await stack.enter_async_context(
+            open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell)
+        )
         engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), **_QUERY_POOL)
         stack.push_async_callback(engine.dispose)
         objects = S3ObjectStore(_store_settings(settings), clock)

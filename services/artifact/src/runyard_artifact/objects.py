@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runyard_artifact.presign import SignedRequest
+from runyard_core.presign import SignedRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 
 from runyard_artifact.objects import StoredObject
-from runyard_artifact.presign import SignedRequest, SigningKey, presign
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, InvalidInput, RunyardError, Unavailable
+from runyard_core.presign import SignedRequest, SigningKey, presign
 
 QUICK_THREADS = 16
 """HEADs and small requests at once."""

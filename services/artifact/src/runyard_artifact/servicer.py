@@ -19,11 +19,11 @@ from runyard_artifact.domain.code import check_code
 from runyard_artifact.domain.origin import check_file, check_origin, check_sha256
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import FinishedUpload, Handlers, Request
-from runyard_artifact.presign import SignedRequest
 from runyard_artifact.queries import CatalogueQueries, PageOf
 from runyard_artifact.resolving import Resolver
 from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput
+from runyard_core.presign import SignedRequest
 from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size

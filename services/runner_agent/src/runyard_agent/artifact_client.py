@@ -86,13 +86,15 @@ class ArtifactClient:
         """Close the channel; ``transfers`` belongs to the caller."""
         await self._channel.close()
 
-    async def resolve_inputs(self, inputs: Sequence[Input]) -> list[Input]:
-        """Fill in the files of references that the service knows.
+    async def resolve_inputs(self, inputs: Sequence[Input], project: str) -> list[Input]:
+        """Fill in the files of references that the service knows, by the names of a project.
 
         Raises:
             NotFound: there is no such file. Other ``RunyardError`` as the service says.
         """
-        answer = await self._call(self._service.ResolveInputs, ResolveInputsRequest(inputs=inputs))
+        answer = await self._call(
+            self._service.ResolveInputs, ResolveInputsRequest(inputs=inputs, project=project)
+        )
         return list(answer.inputs)
 
     async def download(self, sha256: str, destination: Path) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
+from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.fan_out import fan_out
-from runyard_agent.safe_paths import is_inside
 from runyard_contracts.manifest import Entry, ManifestError, Mode, parse_manifest
 from runyard_core.errors import RunyardError, Unavailable
 

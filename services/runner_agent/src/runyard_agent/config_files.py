@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
-from runyard.run.v1.types_pb2 import Input
+from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard_contracts.ids import deterministic_id
 
 # YAML reads no longer key without being told that it is one.
 _SIMPLE_KEY_LENGTH_MAX = 1000
@@ -44,7 +45,7 @@ def write(
     config_dir.mkdir(parents=True, exist_ok=True)
     files: dict[str, Json] = {
         "execution": _execution(grant),
-        "inputs": {one.name: _input(one, directories) for one in inputs},
+        "inputs": {one.name: _input(grant, one, directories) for one in inputs},
         "parameters": parameters(grant),
         "runtime": _runtime(grant),
         # No calls back to the yard yet; a program that looks here finds that none is offered.
@@ -111,21 +112,30 @@ def _execution(grant: LeaseGrant) -> dict[str, Json]:
     }
 
 
-def _input(one: Input, directories: Directories) -> Json:
-    return {
-        "files": [
-            {
-                "name": PurePosixPath(file.path).name,
-                "path": f"{directories.inputs}/{one.name}/{file.path}",
-                "uri": file.uri,
-                "size": file.size_bytes,
-                "checksums": {"sha256": file.sha256},
-                "metadata": [],
-                "datum_id": file.sha256,
-            }
-            for file in one.files
-        ]
+def input_id(grant: LeaseGrant, name: str) -> str:
+    """Give the id by which a program asks for the files of an input that is fetched on demand."""
+    return deterministic_id("input", grant.run_id, name)
+
+
+def _input(grant: LeaseGrant, one: Input, directories: Directories) -> Json:
+    files = [_input_file(one, file, directories) for file in one.files]
+    # Without an id a program does not ask: everything is there.
+    return {"input_id": input_id(grant, one.name), "files": files} if one.on_demand else {"files": files}
+
+
+def _input_file(one: Input, file: InputFile, directories: Directories) -> Json:
+    described: dict[str, Json] = {
+        "name": PurePosixPath(file.path).name,
+        "uri": file.resolved_uri or file.uri,
+        "size": file.size_bytes,
+        "checksums": {"sha256": file.sha256} if file.sha256 else {},
+        "metadata": [_plain_struct(file.properties)] if file.properties.fields else [],
     }
+    if not one.on_demand:
+        described["path"] = f"{directories.inputs}/{one.name}/{file.path}"
+    if file.sha256:
+        described["datum_id"] = file.sha256
+    return described
 
 
 def _runtime(grant: LeaseGrant) -> Json:
@@ -151,9 +161,13 @@ def _plain(value: Value) -> Json:
         case "list_value":
             return [_plain(item) for item in value.list_value.values]
         case "struct_value":
-            return {name: _plain(item) for name, item in value.struct_value.fields.items()}
+            return _plain_struct(value.struct_value)
         case _:
             return None
+
+
+def _plain_struct(struct: Struct) -> dict[str, Json]:
+    return {name: _plain(item) for name, item in struct.fields.items()}
 
 
 def _yaml_lines(value: Json) -> list[str]:

@@ -22,9 +22,11 @@ from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
 from runyard_agent.foreign_watch import ForeignWatch
+from runyard_agent.input_sources import InputRules
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 from runyard_agent.publisher import Publisher
+from runyard_agent.s3_inputs import input_credentials
 from runyard_agent.sampling import Sampling
 from runyard_agent.settings import Settings
 from runyard_agent.spool import Spool
@@ -81,6 +83,7 @@ async def run_agent(settings: Settings) -> None:
             cache=ContentCache(cache_dir / "content"),
             sampling=sampling,
             clock=clock,
+            input_rules=InputRules(settings.shared_folders, input_credentials(os.environ)),
         )
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
         uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from runyard.node.v1.types_pb2 import NodeInventory
@@ -11,6 +11,7 @@ from runyard.run.v1.types_pb2 import Hardware
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import Executors
+from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.sampling import Sampling
 from runyard_core.clock import Clock
 
@@ -29,6 +30,11 @@ class Node:
     cache: ContentCache
     sampling: Sampling
     clock: Clock
+    input_rules: InputRules = field(default_factory=InputRules)
+
+    def input_sources(self, variables: Mapping[str, str]) -> InputSources:
+        """Give the ways to the input files of an attempt with these variables; the caller closes them."""
+        return InputSources(self.artifact_client, self.cache, self.input_rules, self.clock, variables)
 
     def hardware(self, gpu_uuids: Sequence[str]) -> Hardware:
         """Say what an attempt with these GPUs was given."""

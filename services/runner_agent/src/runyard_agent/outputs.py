@@ -13,9 +13,9 @@ from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.domain.safe_paths import is_inside, relative_path
 from runyard_agent.fan_out import fan_out
 from runyard_agent.http_connections import RequestRefused
-from runyard_agent.safe_paths import is_inside, relative_path
 from runyard_core.errors import Corrupt, InvalidInput, RunyardError, Unavailable
 
 CONTAINER_OUTPUTS = "/valohai/outputs"

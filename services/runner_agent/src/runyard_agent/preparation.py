@@ -97,10 +97,16 @@ class Preparation:
         if not asked:
             return []
         self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
-        fetched = await inputs.fetch(
-            self._node.artifact_client, asked, self._plan.inputs, cache=self._node.cache, tell=self._tell
-        )
-        files = [file for one in fetched for file in one.files]
+        variables = {each.name: each.value for each in self._grant.spec.environment_variables}
+        sources = self._node.input_sources(variables)
+        try:
+            of = inputs.InputsOf(
+                self._grant.project, self._node.artifact_client, self._node.cache, sources, self._tell
+            )
+            fetched = await inputs.fetch(of, asked, self._plan.inputs)
+        finally:
+            sources.close()
+        files = [file for one in fetched if not one.on_demand for file in one.files]
         self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
         return fetched
 

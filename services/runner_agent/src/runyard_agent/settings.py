@@ -35,6 +35,8 @@ class Settings:
     """RUNYARD_SLOT_COUNT: how many attempts may run at once; default: one for each CPU."""
     spool_bytes_max: int = 1024 * MEGABYTE
     """RUNYARD_SPOOL_MEGABYTES: what may wait for the log before producers wait too."""
+    shared_folders: tuple[Path, ...] = ()
+    """RUNYARD_SHARED_FOLDERS: folders of the machine that any run may read, separated by ":"."""
     log_level: str = "INFO"
     """RUNYARD_LOG_LEVEL."""
     otlp_endpoint: str = ""
@@ -63,6 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
+        shared_folders=_folders(environment.get("RUNYARD_SHARED_FOLDERS", "")),
         log_level=_log_level(environment.get("RUNYARD_LOG_LEVEL", "") or "INFO"),
         otlp_endpoint=environment.get("RUNYARD_OTLP_ENDPOINT", ""),
     )
@@ -73,6 +76,14 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise InvalidInput(f"{name} is not set; the agent cannot start without it")
     return value
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    folders = tuple(Path(part) for part in text.split(":") if part)
+    for folder in folders:
+        if not folder.is_absolute():
+            raise InvalidInput(f"RUNYARD_SHARED_FOLDERS names {str(folder)!r}; want whole paths")
+    return folders
 
 
 def _log_level(text: str) -> str:

@@ -165,7 +165,9 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
         asked = replace(asked, options=options)
     spec = asked.spec(snapshot.code, uris)
     # A reference that names nothing is refused here, not after a wait in the queue.
-    resolved = await client.artifacts.ResolveInputs(ResolveInputsRequest(inputs=spec.inputs))
+    resolved = await client.artifacts.ResolveInputs(
+        ResolveInputsRequest(inputs=spec.inputs, project=asked.project)
+    )
     del spec.inputs[:]
     spec.inputs.extend(resolved.inputs)
     return await client.scheduler.SubmitRun(

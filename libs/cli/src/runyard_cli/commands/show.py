@@ -110,6 +110,8 @@ def _code(code: CodeRef, whole: bool) -> Sequence[str]:
         branch = f" ({code.git_branch})" if code.git_branch else ""
         changes = ", with uncommitted changes" if code.dirty else ""
         lines.append(f"commit {code.git_commit if whole else code.git_commit[:12]}{branch}{changes}")
+        if code.git_author:
+            lines.append(f"by {code.git_author}")
         if code.git_remote_url:
             lines.append(code.git_remote_url)
     else:
@@ -129,7 +131,7 @@ def _datasets(inputs: Sequence[Input], whole: bool) -> Iterator[str]:
             digest = _short(file.sha256, whole)
             yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}"
             if file.uri and not file.uri.endswith(file.sha256):
-                yield f"  from {file.uri}"
+                yield f"  from {file.uri}" + (f", then {file.resolved_uri}" if file.resolved_uri else "")
 
 
 def _hardware(hardware: Hardware) -> Iterator[str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runyard.run.v1.types_pb2 import Input, InputFile
-from runyard_core.errors import InvalidInput
 
 _KEEPS_DIRECTORIES = frozenset({"suffix", "full"})
 
@@ -26,27 +25,16 @@ def place_files(wanted: Input, resolved: Sequence[ResolvedFile]) -> Input:
     """Give the input with the resolved files filled in; references that were not resolved stay as they are.
 
     A file goes by its own name, without directories unless the input keeps them; ``filename`` renames
-    the file of an input that has only one reference.
-
-    Raises:
-        InvalidInput: two different files would get the same path (INPUT_PATH_CLASH).
+    the file of an input that has only one reference. Of several files with one path all are given, in the
+    order of their references: whoever lays them out lets the last one stay, as the run contract says.
     """
     placed = Input()
     placed.CopyFrom(wanted)
     del placed.files[:]
-    taken: dict[str, ResolvedFile] = {}
-    for file in resolved:
-        path = _path(wanted, file)
-        other = taken.setdefault(path, file)
-        if other.sha256 != file.sha256:
-            raise InvalidInput(
-                f'input {wanted.name!r}: {other.uri} and {file.uri} would both be "{path}"; '
-                'keep their directories with "keep-directories: full", or use two inputs',
-                code="INPUT_PATH_CLASH",
-            )
-        placed.files.append(
-            InputFile(uri=file.uri, path=path, sha256=file.sha256, size_bytes=file.size_bytes)
-        )
+    placed.files.extend(
+        InputFile(uri=file.uri, path=_path(wanted, file), sha256=file.sha256, size_bytes=file.size_bytes)
+        for file in resolved
+    )
     return placed
 
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.environment.builder import BuildFailed
-from runyard_agent.safe_paths import is_inside
 
 _INCLUDE = re.compile(r"^(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
 _LOCAL = re.compile(r"^(?:-e\b|--editable|file:|\.{0,2}/|\.$)|@ *file:|^\S+\.(?:whl|tar\.gz|zip)(?:\s|$)")

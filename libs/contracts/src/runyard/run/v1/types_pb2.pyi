@@ -247,14 +247,19 @@ class Input(_message.Message):
     FILENAME_FIELD_NUMBER: _builtins.int
     KEEP_DIRECTORIES_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     filename: _builtins.str
     """Renames a single file."""
     keep_directories: _builtins.str
     """"none", "suffix" or "full"."""
+    on_demand: _builtins.bool
+    """Fetched only when the program asks for it."""
     @_builtins.property
     def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """"datum://<sha256>", "http(s)://", "s3://", "file://"."""
+        """"datum://<sha256 or alias>", "dataset://<name>/<version or alias>", "model://<name>/<version>", "http(s)://",
+        "s3://" and "file://"; the last two may hold "*" and "**".
+        """
 
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputFile]:
@@ -268,10 +273,11 @@ class Input(_message.Message):
         filename: _builtins.str = ...,
         keep_directories: _builtins.str = ...,
         files: _abc.Iterable[Global___InputFile] | None = ...,
+        on_demand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "files", b"files", "keep_directories", b"keep_directories", "name", b"name", "uris", b"uris"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "files", b"files", "keep_directories", b"keep_directories", "name", b"name", "on_demand", b"on_demand", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,11 +293,21 @@ class InputFile(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESOLVED_URI_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     path: _builtins.str
     """Path below the input's directory."""
     sha256: _builtins.str
     size_bytes: _builtins.int
+    resolved_uri: _builtins.str
+    """What a name that moves stood for: "dataset://images/v3" for "dataset://images/latest", "datum://<sha256>" for
+    an alias, "s3://bucket/key" for a pattern; empty when uri says it already.
+    """
+    @_builtins.property
+    def properties(self) -> _struct_pb2.Struct:
+        """Properties that the file was given before the run was submitted."""
+
     def __init__(
         self,
         *,
@@ -299,10 +315,12 @@ class InputFile(_message.Message):
         path: _builtins.str = ...,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        resolved_uri: _builtins.str = ...,
+        properties: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "properties", b"properties", "resolved_uri", b"resolved_uri", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 from pathlib import PurePosixPath
 
 from runyard_core.errors import InvalidInput
@@ -35,7 +35,7 @@ def relative_path(text: str) -> PurePosixPath:
 
 def is_inside(path: str, root: str) -> bool:
     """Say whether a real path (no symlinks left in it) is strictly below a real folder."""
-    return os.path.commonpath((path, root)) == root and path != root
+    return posixpath.commonpath((path, root)) == root and path != root
 
 
 def _escapes(text: str, reason: str) -> InvalidInput:

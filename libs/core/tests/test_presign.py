@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from runyard_artifact.presign import SigningKey, presign
+from runyard_core.presign import SigningKey, presign
 
 KEY = SigningKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1")
 NOON = datetime(2013, 5, 24, tzinfo=UTC)
@@ -49,6 +49,20 @@ def test_a_life_out_of_range_is_refused(expires: timedelta) -> None:
         presign(KEY, "GET", "http://h:1/b/k", now=NOON, expires=expires)
 
 
+def test_a_key_may_hold_what_separates_the_parts_of_an_address() -> None:
+    request = presign(KEY, "GET", "http://h:1/b/a b#1?x.csv", now=NOON, expires=timedelta(1))
+    assert request.url.startswith("http://h:1/b/a%20b%231%3Fx.csv?X-Amz-")
+
+
 def test_a_header_with_a_line_break_is_refused() -> None:
     with pytest.raises(ValueError, match="line break"):
         presign(KEY, "GET", "http://h:1/b/k", now=NOON, expires=timedelta(1), headers={"a": "b\r\nc: d"})
+
+
+def test_a_lent_key_says_so_and_the_store_can_tell() -> None:
+    lent = SigningKey(KEY.access_key, KEY.secret_key, KEY.region, session_token="to/ken=")
+    request = presign(lent, "GET", "http://h:1/b/k", now=NOON, expires=timedelta(minutes=1))
+    own = presign(KEY, "GET", "http://h:1/b/k", now=NOON, expires=timedelta(minutes=1))
+    assert "X-Amz-Security-Token=to%2Fken%3D" in request.url
+    assert "to/ken=" not in repr(lent)
+    assert own.url.rpartition("=")[2] != request.url.rpartition("=")[2]
