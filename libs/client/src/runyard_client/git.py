@@ -28,6 +28,8 @@ class GitState:
     """Branch checked out; empty when the head is detached."""
     remote_url: str
     """Where the branch comes from, without user name and password; empty without a remote."""
+    author: str
+    """Who wrote the commit: "Alice Example <alice@example.com>"; empty before the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ def is_git_directory(root: Path) -> bool:
 
 
 def read_state(root: Path) -> GitState:
-    """Read commit, branch and remote of the tree that a directory is in."""
+    """Read commit, its author, branch and remote of the tree that a directory is in."""
     commit = _run(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", may_fail=True).decode().strip()
+    show = ("show", "--no-patch", "--no-show-signature", "--encoding=UTF-8", "--format=%aN <%aE>", "HEAD")
+    author = _run(root, *show, may_fail=True).decode("utf-8", "replace").strip() if commit else ""
     branch = _run(root, "symbolic-ref", "--quiet", "--short", "HEAD", may_fail=True).decode().strip()
     remote = _run(root, "config", "--get", f"branch.{branch}.remote", may_fail=True).decode().strip()
     url = _run(root, "config", "--get", f"remote.{remote or 'origin'}.url", may_fail=True).decode().strip()
-    return GitState(commit=commit, branch=branch, remote_url=without_credentials(url))
+    return GitState(commit=commit, branch=branch, remote_url=without_credentials(url), author=author)
 
 
 def list_files(root: Path) -> GitFiles:

@@ -97,6 +97,7 @@ def take_snapshot(root: Path) -> Snapshot:
         code.git_commit = listing.state.commit
         code.git_branch = listing.state.branch
         code.git_remote_url = listing.state.remote_url
+        code.git_author = listing.state.author
     ordered = tuple(sorted(entries, key=lambda entry: entry.path.encode()))
     return Snapshot(root=root, code=code, entries=ordered, contents=contents, warnings=tuple(warnings))
 

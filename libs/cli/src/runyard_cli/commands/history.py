@@ -15,6 +15,7 @@ from runyard.history.v1.history_service_pb2 import (
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.history.erasing import erase
 from runyard_cli.history.exchange import export, import_
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
@@ -98,6 +99,8 @@ def tail(
 
 for _question in (timeline, as_of, explain, diff, effects, what_if, export, import_):
     command.add_command(_question)
+
+command.add_command(erase)
 
 
 def _bound(request: ListEventsRequest, begin: AsOf | None, end: AsOf | None) -> None:

@@ -1,0 +1,37 @@
+"""``history erase``: a person's name out of everything that was ever recorded."""
+
+from __future__ import annotations
+
+import click
+
+from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.output import is_json, output_option, safe, say, say_json
+from runyard_cli.session import converse
+from runyard_client import Client
+from runyard_contracts.ids import uuid7
+
+
+@click.command("erase")
+@click.argument("person")
+@click.option("--yes", is_flag=True, help="Do not ask; it cannot be undone.")
+@output_option
+def erase(person: str, yes: bool) -> None:
+    """Shred the key of PERSON ("user:alice", or a mail address): the name reads [erased] from then on.
+
+    The log stays as it is, every hash of it too; nobody can open the name any more, here or in a copy.
+    Take away the person's token first: its next use would begin a new key.
+    """
+    if not yes:
+        click.confirm(f"Erase {safe(person)} for ever?", abort=True, err=True)
+    request = pb.ErasePersonRequest(request_id=uuid7(), person=person)
+
+    async def ask(client: Client) -> pb.ErasePersonResponse:
+        return await client.history.ErasePerson(request)
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    elif answer.person_id:
+        say(f"erased; {answer.person_id} stands for the person in the log (event {answer.position} says so)")
+    else:
+        say("nothing is recorded under this name, or no more")
