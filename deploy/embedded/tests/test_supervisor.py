@@ -53,7 +53,7 @@ class Yard:
         members = [Member(program, ProcessState(program.name, "1", None)) for program in programs]
         store = ExternalStore("", "", "", "", "")
         self.plan = Plan(
-            Addresses("", ExternalNats("", {}), store, {}),
+            Addresses("", ExternalNats("", {}), store, "", {}),
             engines=tuple(members[:1]),
             services=tuple(members[1:2]),
             agent=tuple(members[2:]),

@@ -66,6 +66,11 @@ class Home:
         return self.folder / "personal.key"
 
     @property
+    def segment_key_file(self) -> Path:
+        """The key that signs sealed segments of the log (0600); the public half is beside it."""
+        return self.folder / "segment.key"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the supervisor for life."""
         return self.folder / "yard.lock"

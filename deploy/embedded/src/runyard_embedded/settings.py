@@ -4,8 +4,11 @@ RUNYARD_EXTERNAL_DATABASE_URL    any PostgreSQL >= 15; a user that may create ro
 RUNYARD_EXTERNAL_NATS_URL        any NATS >= 2.12 with JetStream; its users as in deploy/nats
 RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE   JSON, user -> password (relay, metrics, ..., agent-<node>)
 RUNYARD_EXTERNAL_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY, _SECRET_KEY   any S3 store
+RUNYARD_EXTERNAL_ARCHIVE_URL     where sealed segments of the log go, when not below log/ in that bucket:
+                                 a folder, or s3+https://ACCESS_KEY:SECRET_KEY@host:port/bucket/prefix
 RUNYARD_PORT_<PROCESS>           fix the port of a process: RUNYARD_PORT_SCHEDULER=7001
-RUNYARD_LOG_LEVEL, RUNYARD_OTLP_ENDPOINT, RUNYARD_SLOT_COUNT   handed on
+RUNYARD_LOG_LEVEL, RUNYARD_OTLP_ENDPOINT, RUNYARD_SLOT_COUNT, RUNYARD_SEALING_EVENTS_MAX,
+RUNYARD_SEALING_AGE_SECONDS_MAX, RUNYARD_SEALING_LOOK_SECONDS   handed on
 """
 
 from __future__ import annotations
@@ -17,7 +20,14 @@ from pathlib import Path
 
 from runyard_core.errors import InvalidInput
 
-HANDED_ON = ("RUNYARD_LOG_LEVEL", "RUNYARD_OTLP_ENDPOINT", "RUNYARD_SLOT_COUNT")
+HANDED_ON = (
+    "RUNYARD_LOG_LEVEL",
+    "RUNYARD_OTLP_ENDPOINT",
+    "RUNYARD_SLOT_COUNT",
+    "RUNYARD_SEALING_EVENTS_MAX",
+    "RUNYARD_SEALING_AGE_SECONDS_MAX",
+    "RUNYARD_SEALING_LOOK_SECONDS",
+)
 PORT_PREFIX = "RUNYARD_PORT_"
 EXTERNAL_PREFIX = "RUNYARD_EXTERNAL_"
 BUCKET = "artifacts"
@@ -51,6 +61,7 @@ class YardSettings:
     database_url: str | None = field(default=None, repr=False)
     nats: ExternalNats | None = None
     store: ExternalStore | None = None
+    archive_url: str | None = field(default=None, repr=False)
     ports: Mapping[str, int] = field(default_factory=dict)
     """Process name -> port that it must have."""
     handed_on: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +78,7 @@ class YardSettings:
             database_url=environment.get(f"{EXTERNAL_PREFIX}DATABASE_URL") or None,
             nats=_nats(environment),
             store=_store(environment),
+            archive_url=environment.get(f"{EXTERNAL_PREFIX}ARCHIVE_URL") or None,
             ports={
                 name.removeprefix(PORT_PREFIX).lower(): _port(name, value)
                 for name, value in environment.items()

@@ -1,4 +1,4 @@
-"""Where a reader of the log and the bus finds them: written by the supervisor for ``runyard status``."""
+"""Where log, archive and bus are: written by the supervisor for ``runyard status`` and ``history``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from runyard_embedded.home import Home, write_private
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """Read-only access to log and bus."""
+    """Access to log, archive and bus."""
 
     database_url: str = field(repr=False)
     """For the role runyard_reader."""
+    admin_database_url: str = field(repr=False)
+    """For detaching old partitions, which no service may."""
+    archive_url: str = field(repr=False)
     nats_url: str
     relay_password: str = field(repr=False)
 

@@ -76,7 +76,9 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
         plan = make_plan(home, settings, credentials, settle_ports(home, settings.ports))
         save_context(_context(plan, credentials.client_token), home.folder)
         write_sightings(home, _sightings(plan.addresses, credentials))
-        make_ready = functools.partial(prepare, plan.addresses, credentials.role_passwords)
+        make_ready = functools.partial(
+            prepare, plan.addresses, credentials.role_passwords, home.segment_key_file
+        )
         await Supervisor(plan, make_ready, state, note).run()
     except RunyardError as error:
         note(replace(state, error=error.message))
@@ -90,6 +92,8 @@ def _context(plan: Plan, token: str) -> Context:
 def _sightings(addresses: Addresses, credentials: Credentials) -> Sightings:
     return Sightings(
         database_url=role_url(addresses, credentials, "runyard_reader"),
+        admin_database_url=addresses.database_url,
+        archive_url=addresses.archive_url,
         nats_url=addresses.nats.url,
         relay_password=addresses.nats.passwords.get(RELAY, ""),
     )

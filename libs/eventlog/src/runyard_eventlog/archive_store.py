@@ -1,4 +1,4 @@
-"""Where segments are kept: the port, a folder, and any S3 store (extra ``archive``)."""
+"""Where segments are kept: the port, a folder, and any S3 store."""
 
 from __future__ import annotations
 

@@ -32,27 +32,38 @@ class Partition:
 
 
 async def attached_before(pool: asyncpg.Pool, lane: Lane.ValueType, position: int) -> list[Partition]:
-    """Give the partitions that end before a position and are part of the log, the oldest first."""
-    found = await pool.fetch(
-        "select name, from_position, to_position from log.partition "
-        "where lane = $1 and to_position <= $2 and detached_at is null order by from_position",
-        lane,
-        position,
-    )
+    """Give the full partitions that end before a position of the domain lane, the oldest first.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    # A telemetry event says which domain event was the newest when it came.
+    statement = """
+        select p.name, p.from_position, p.to_position from log.partition p
+        where p.lane = $1 and p.detached_at is null and exists (
+          select from log.event e
+          where e.lane = $1 and e.position = p.to_position - 1
+            and case $1 when 1 then e.position else e.after_position end < $2
+        ) order by p.from_position
+        """
+    try:
+        found = await pool.fetch(statement, lane, position)
+    except AWAY as error:
+        raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
     return [Partition(lane, row[0], row[1], row[2] - 1) for row in found]
 
 
 async def detach_before(
     pool: asyncpg.Pool, archive: Archive, keys: Iterable[PublicKey], lane: Lane.ValueType, position: int
 ) -> list[Partition]:
-    """Verify a lane, then detach its partitions that end before a position; their tables stay.
+    """Verify a lane, then detach its partitions that end before a position; the tables stay.
 
     Args:
         pool: connections of an administrator.
         archive: must hold everything that the partitions do.
         keys: the public keys that are trusted.
         lane: whose partitions.
-        position: a partition with this position or a later one stays.
+        position: of the domain lane; a partition with something of it or later stays.
 
     Raises:
         Rejected: the verification failed (LOG_NOT_SOUND), or a partition is not sealed whole or holds the

@@ -1,4 +1,4 @@
-"""The events of a segment as columns: leaf hashes in bulk, and the Parquet file (extra ``archive``).
+"""The events of a segment as columns: leaf hashes in bulk, and the Parquet file.
 
 The columns are those of ``log.event`` without the lane; ids are UUIDs, ``payload`` the stored bytes.
 The same events always give the same file, byte for byte, with the same version of pyarrow.

@@ -1,4 +1,4 @@
-"""The Ed25519 key that signs segments, and the public keys that check them (extra ``archive``).
+"""The Ed25519 key that signs segments, and the public keys that check them.
 
 ``python -m runyard_eventlog.signing FILE`` makes a key, and leaves alone one that is there.
 """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -27,6 +29,8 @@ NOT_PROVEN = (
     "anything against somebody who has the signing key and can change both database and archive",
 )
 """What a verification does not prove."""
+EVENTS_FOR_PROCESSES = 100_000
+"""From so many events on, starting processes takes less time than they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,7 @@ async def verify(
     stored: StoredLog | None = None,
     lanes: Sequence[Lane.ValueType] = tuple(LANE_NAMES),
     is_wanted: Callable[[Manifest], bool] = lambda _: True,
-    executor: Executor | None = None,
-    at_once: int = 2,
+    process_count: int = 1,
 ) -> Report:
     """Recompute sealed segments and compare. The whole chain is always checked.
 
@@ -110,36 +113,29 @@ async def verify(
         stored: the database's copy; None to look at the archive alone.
         lanes: which lanes.
         is_wanted: which segments' contents.
-        executor: compares; None takes the loop's threads, which is one core's worth of hashing.
-        at_once: segments that are in work, some tens of megabytes each.
+        process_count: processes that compare when it is much; hashing takes a core by itself.
 
     Raises:
         Unavailable: the archive or the database does not answer.
     """
     started, report = time.perf_counter(), Report()
     trusted = {key.key_id: key for key in keys}
-    for lane in lanes:
-        chain = await check_chain(archive, lane, trusted, log)
-        report.findings.extend(chain.findings)
-        archived = in_database = 0
-        links = [link for link in chain.links if is_wanted(link)]
+    chains = {lane: await check_chain(archive, lane, trusted, log) for lane in lanes}
+    event_count = sum(
+        link.event_count for chain in chains.values() for link in chain.links if is_wanted(link)
+    )
+    with _comparing(process_count if event_count >= EVENTS_FOR_PROCESSES else 1) as executor:
         places = _Places(archive, stored, executor)
-        async for compared in _in_order((places.compared(lane, link) for link in links), at_once):
-            report.findings.extend(compared.findings)
-            archived += compared.archived_count
-            in_database += compared.database_count
-        newest = chain.links[-1] if chain.links else None
-        report.lanes.append(
-            LaneSummary(
-                lane=LANE_NAMES[lane],
-                segment_count=len(chain.links),
-                archived_count=archived,
-                database_count=in_database,
-                sealed_to=newest.last_position if newest else 0,
-                head=None if stored is None else await stored.head(lane),
-                segment_root=newest.segment_root if newest else "",
-            )
-        )
+        for lane, chain in chains.items():
+            report.findings.extend(chain.findings)
+            archived = in_database = 0
+            works = (places.compared(lane, link) for link in chain.links if is_wanted(link))
+            async for compared in _in_order(works, at_once=process_count + 1):
+                report.findings.extend(compared.findings)
+                archived += compared.archived_count
+                in_database += compared.database_count
+            head = None if stored is None else await stored.head(lane)
+            report.lanes.append(_summary(lane, chain.links, archived, in_database, head))
     report.seconds = time.perf_counter() - started
     return report
 
@@ -185,6 +181,30 @@ async def prove_event(archive: Archive, stored: StoredLog, event_id: str) -> byt
     if place is None:
         raise NotFound(f"the log has no event {event_id}", code="EVENT_NOT_FOUND")
     return await prove(archive, *place, found[0])
+
+
+def _summary(
+    lane: Lane.ValueType, links: Sequence[Manifest], archived: int, in_database: int, head: int | None
+) -> LaneSummary:
+    return LaneSummary(
+        lane=LANE_NAMES[lane],
+        segment_count=len(links),
+        archived_count=archived,
+        database_count=in_database,
+        sealed_to=links[-1].last_position if links else 0,
+        head=head,
+        segment_root=links[-1].segment_root if links else "",
+    )
+
+
+@contextmanager
+def _comparing(process_count: int) -> Iterator[Executor | None]:
+    """Give what compares: processes that end with the block, or None for a thread of this one."""
+    if process_count == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(process_count, multiprocessing.get_context("spawn")) as executor:
+        yield executor
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,18 @@ from urllib.parse import quote
 import asyncpg
 
 from runyard_core.errors import Rejected, Unavailable
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.personal.edge import PersonalEdge, edge_of_service
 from runyard_eventlog.port import EventLog
-from runyard_eventlog.postgres import READ_SECONDS_MAX, PostgresEventLog
+from runyard_eventlog.postgres import READ_SECONDS_MAX
 
 DATABASE_URL_VARIABLE = "RUNYARD_READER_DATABASE_URL"
 """Names a database that is not the embedded one: postgresql://runyard_reader:...@host:port/database."""
+ARCHIVE_URL_VARIABLE = "RUNYARD_ARCHIVE_URL"
+"""Names the archive of that log's sealed segments, as ``archive_store.open_store`` takes it."""
+ADMIN_URL_VARIABLE = "RUNYARD_ADMIN_DATABASE_URL"
+"""Names the database for an administrator, who alone may detach partitions."""
 KEY_FILE_VARIABLE = "RUNYARD_PERSONAL_KEY_FILE"
 """Names the key file of a yard that is not the embedded one."""
 KEY_FILE = "personal.key"
@@ -46,9 +51,36 @@ def reader_database_url(home: Path, environment: Mapping[str, str]) -> str:
     return f"postgresql://{ROLE}:{quote(password, safe='')}@127.0.0.1:{port}/{_DATABASE}"
 
 
+def archive_url(home: Path, environment: Mapping[str, str]) -> str:
+    """Give the address of the archive of a yard's log; "" when this machine does not know one."""
+    return environment.get(ARCHIVE_URL_VARIABLE, "") or _sighted(home, "archive_url")
+
+
+def admin_database_url(home: Path, environment: Mapping[str, str]) -> str:
+    """Give the address of a yard's log for an administrator.
+
+    Raises:
+        Rejected: this machine does not know one (LOG_UNKNOWN).
+    """
+    url = environment.get(ADMIN_URL_VARIABLE, "") or _sighted(home, "admin_database_url")
+    if not url:
+        raise Rejected(
+            f"{home} is not the home of a yard on this machine: set {ADMIN_URL_VARIABLE}", code="LOG_UNKNOWN"
+        )
+    return url
+
+
+def _sighted(home: Path, name: str) -> str:
+    """Look up what the yard's supervisor wrote down at its last start."""
+    try:
+        return str(json.loads((home / "sightings.json").read_bytes())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 @asynccontextmanager
-async def open_log(database_url: str) -> AsyncIterator[EventLog]:
-    """Open a log for reading while the block runs; the sessions refuse every write, whoever the role is.
+async def open_pool(database_url: str, *, is_read_only: bool = True) -> AsyncIterator[asyncpg.Pool]:
+    """Open connections to a log while the block runs; read-only ones refuse every write, whoever the role is.
 
     Raises:
         Unavailable: the database does not answer, or does not let this role in (LOG_UNREACHABLE).
@@ -60,14 +92,30 @@ async def open_log(database_url: str) -> AsyncIterator[EventLog]:
             max_size=4,
             timeout=10.0,
             command_timeout=READ_SECONDS_MAX,
-            server_settings={"default_transaction_read_only": "on"},
+            server_settings={"default_transaction_read_only": "on" if is_read_only else "off"},
         )
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise Unavailable(
             f"the log's database does not answer either: {error}; `runyard up` starts it",
             code="LOG_UNREACHABLE",
         ) from error
-    async with PostgresEventLog(pool, owns_pool=True) as event_log:
+    async with pool:
+        yield pool
+
+
+@asynccontextmanager
+async def open_log(database_url: str, archive: str = "") -> AsyncIterator[EventLog]:
+    """Open a log for reading while the block runs.
+
+    Args:
+        database_url: for any role that may read.
+        archive: address of its archive; without it reads of detached partitions are refused.
+
+    Raises:
+        InvalidInput: the archive's address is none.
+        Unavailable: the database does not answer, or does not let this role in (LOG_UNREACHABLE).
+    """
+    async with open_pool(database_url) as pool, open_event_log(pool, archive) as event_log:
         yield event_log
 
 

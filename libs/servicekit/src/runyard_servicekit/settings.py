@@ -23,6 +23,9 @@ class ServiceSettings(BaseSettings):
     """This service's own token, for calls to other services."""
     database_url: SecretStr = SecretStr("")
     """postgresql://role:password@host:port/database"""
+    archive_url: SecretStr = SecretStr("")
+    """Where the log's sealed segments are: a folder, or s3+http://KEY:SECRET@host:port/bucket/prefix.
+    Empty: none, and reads of detached partitions are refused."""
     nats_url: str = ""
     nats_user: str = ""
     nats_password: SecretStr = SecretStr("")

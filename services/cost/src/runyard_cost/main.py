@@ -21,10 +21,10 @@ from runyard_cost.projections.leases import CostProjection
 from runyard_cost.queries import SCHEMA, CostQueries
 from runyard_cost.servicer import CostServicer
 from runyard_cost.settings import CostSettings
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
-from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_servicekit.server import serving
@@ -48,7 +48,9 @@ async def main(settings: CostSettings) -> None:
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(await _connect(url))
-        event_log = await stack.enter_async_context(PostgresEventLog(pool, doorbell=doorbell))
+        event_log = await stack.enter_async_context(
+            open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell)
+        )
         engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), **_QUERY_POOL)
         stack.push_async_callback(engine.dispose)
         projection = CostProjection()

@@ -1,4 +1,4 @@
-"""Wires the lineage service: the log, one projector, channels to the other services, three servicers."""
+"""Wires the lineage service: the log and its sealing, a projector, channels to others, three servicers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
 from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
-from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.sealing_watch import SealingWatch
+from runyard_eventlog.stored_log import PostgresStoredLog
 from runyard_lineage.erasures import Erasures
 from runyard_lineage.handlers import GraphHandlers
 from runyard_lineage.history import HistoryHandlers
 from runyard_lineage.projections.edges import EdgesProjection
 from runyard_lineage.queries import SCHEMA, GraphQueries
 from runyard_lineage.record import Peers, RecordHandlers
+from runyard_lineage.sealing_process import seal_apart
 from runyard_lineage.servicer import HistoryServicer, LineageServicer, RecordServicer
 from runyard_lineage.settings import LineageSettings
 from runyard_servicekit.channels import service_channel
@@ -52,7 +55,7 @@ async def main(settings: LineageSettings) -> None:
             timeout=10.0,
             command_timeout=30.0,
         ) as pool,
-        PostgresEventLog(pool, doorbell=doorbell) as event_log,
+        open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         _peers(settings) as peers,
         asyncio.TaskGroup() as tasks,
     ):
@@ -74,6 +77,15 @@ async def main(settings: LineageSettings) -> None:
             doorbell.serve(settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()),
             name="doorbell",
         )
+        if settings.seals:
+            watch = SealingWatch(
+                event_log,
+                PostgresStoredLog(pool),
+                seal_apart,
+                settings=settings.sealing,
+                look_seconds=settings.sealing_look_seconds,
+            )
+            tasks.create_task(watch.run(), name="sealing")
         await projector.caught_up()
         async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()

@@ -14,9 +14,10 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.metric.v1.metric_service_pb2 import DESCRIPTOR
 from runyard.metric.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
 from runyard_core.clock import SystemClock
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
-from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
 from runyard_metrics.handlers import MetricHandlers
 from runyard_metrics.ingest import Ingest
@@ -38,7 +39,7 @@ async def main(settings: MetricsSettings) -> None:
     doorbell = Doorbell()
     async with (
         _pool(settings) as pool,
-        PostgresEventLog(pool, doorbell=doorbell) as event_log,
+        open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         asyncio.TaskGroup() as tasks,
     ):
         telemetry = Projector(
@@ -66,7 +67,7 @@ async def main(settings: MetricsSettings) -> None:
             await asyncio.Event().wait()
 
 
-async def _take_in(settings: MetricsSettings, event_log: PostgresEventLog, doorbell: Doorbell) -> None:
+async def _take_in(settings: MetricsSettings, event_log: EventLog, doorbell: Doorbell) -> None:
     # In a task of its own: queries are answered also while the bus is away.
     async with _bus(settings) as bus:
         await doorbell.listen(bus)

@@ -12,10 +12,10 @@ from runyard.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
 from runyard.run.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
 from runyard_core.clock import SystemClock
 from runyard_core.errors import DeadlineExceeded, Unavailable
+from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
-from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_scheduler import tables
 from runyard_scheduler.agents import AgentServicer
@@ -61,7 +61,8 @@ async def main(settings: SchedulerSettings) -> None:
     except AWAY as error:
         raise Unavailable(f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL") from error
     doorbell = Doorbell()
-    async with pool, PostgresEventLog(pool, doorbell=doorbell) as event_log:
+    archive_url = settings.archive_url.get_secret_value()
+    async with pool, open_event_log(pool, archive_url, doorbell=doorbell) as event_log:
         await tables.prepare(pool)
         ledger = Ledger(event_log, await tables.read_world(pool), doorbell)
         await ledger.catch_up()

@@ -15,12 +15,14 @@ from runyard.history.v1.history_service_pb2 import (
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.history.detaching import detach
 from runyard_cli.history.erasing import erase
 from runyard_cli.history.exchange import export, import_
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
 from runyard_cli.history.source import Source, ask, direct_option
+from runyard_cli.history.verifying import check_proof, proof, verify
 from runyard_cli.history.whatif import what_if
 from runyard_cli.output import is_json, is_terminal, output_option, safe, say, say_json_line
 from runyard_cli.table import cut
@@ -99,6 +101,8 @@ def tail(
 
 for _question in (timeline, as_of, explain, diff, effects, what_if, export, import_):
     command.add_command(_question)
+for _deed in (verify, proof, check_proof, detach):
+    command.add_command(_deed)
 
 command.add_command(erase)
 

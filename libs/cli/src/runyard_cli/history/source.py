@@ -108,7 +108,7 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
     from runyard_cli.history.direct import DirectSource
     from runyard_core.errors import RunyardError, Unavailable
     from runyard_eventlog.personal.edge import PersonalEdge
-    from runyard_replay.direct import open_edge, open_log, reader_database_url
+    from runyard_replay.direct import archive_url, open_edge, open_log, reader_database_url
     from runyard_replay.imported import FILE, ImportedLog
 
     if (runyard_home() / FILE).exists():
@@ -121,7 +121,10 @@ async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: Clie
             raise unanswered from None
         raise LocalError(error.code, error.message) from None
     try:
-        async with open_log(url) as event_log, open_edge(url, runyard_home(), os.environ) as edge:
+        async with (
+            open_log(url, archive_url(runyard_home(), os.environ)) as event_log,
+            open_edge(url, runyard_home(), os.environ) as edge,
+        ):
             if unanswered is not None:
                 note(f"{unanswered.message}; reading the log itself, read-only")
             return await _answered(work(DirectSource(event_log, edge)))

@@ -1,0 +1,204 @@
+"""``history verify, proof, check-proof``: is the log still what was sealed, and is this event in it.
+
+They never ask a service: whoever could change the log could change a service's answer too.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runyard.event.v1.read_pb2 import AsOf
+from runyard_cli.failures import ExitCode
+from runyard_cli.history.moments import MOMENT
+from runyard_cli.output import is_json, output_option, safe, say, say_json_object
+
+if TYPE_CHECKING:
+    from runyard_eventlog.proof import ProvenEvent
+    from runyard_eventlog.verification import Report
+
+PROOF_BYTES_MAX = 16 * 1024 * 1024
+"""Largest proof that is looked at; one holds a single event."""
+
+public_key_option = click.option(
+    "--public-key",
+    "key_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A trusted public key (PEM), best kept elsewhere; default: this yard's own.",
+)
+archive_option = click.option(
+    "--archive",
+    "archive_named",
+    default="",
+    metavar="FOLDER|URL",
+    help="Where the segments are: a folder, or s3+https://KEY:SECRET@host:port/bucket/prefix.",
+)
+
+
+@click.command("verify")
+@click.option("--from", "begin", type=MOMENT, metavar="MOMENT", help="Only contents from here on.")
+@click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Only contents up to here.")
+@public_key_option
+@archive_option
+@click.option("--archive-only", is_flag=True, help="Without the database: signatures, chain and files alone.")
+@click.option(
+    "--processes",
+    "process_count",
+    type=click.IntRange(1, 64),
+    default=os.cpu_count() or 1,
+    metavar="N",
+    help="How many compare; one a core by default.",
+)
+@output_option
+def verify(
+    begin: AsOf | None,
+    end: AsOf | None,
+    key_files: tuple[Path, ...],
+    archive_named: str,
+    archive_only: bool,
+    process_count: int,
+) -> None:
+    """Recompute every sealed segment from database and archive; name what was changed, dropped or added.
+
+    The chain of all segments is checked whatever --from and --to say. No service is asked, and none need be
+    up. Exit code 1 when something is not as it was sealed.
+    """
+    from runyard_cli.history.sealed import answer
+
+    report = answer(_verify(begin, end, key_files, archive_named, archive_only, process_count))
+    _say_report(report)
+    if not report.is_sound:
+        raise SystemExit(ExitCode.FAILED)
+
+
+@click.command("proof")
+@click.argument("event_id", metavar="EVENT")
+@archive_option
+def proof(event_id: str, archive_named: str) -> None:
+    """Write the proof that EVENT (an id, or its first digits) is in the sealed log to standard output.
+
+    Who has the file and the public key can check it with `runyard history check-proof`, and needs no yard.
+    """
+    from runyard_cli.history.sealed import answer
+
+    click.echo(answer(_prove(event_id, archive_named)), nl=False)
+
+
+@click.command("check-proof")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+@click.option(
+    "--public-key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The public key (PEM) of the yard, from where it can be trusted.",
+)
+@output_option
+def check_proof(file: Path, key_file: Path) -> None:
+    """Check the proof in FILE with the public key alone. Exit code 1 when it proves nothing."""
+    from runyard_cli.history.sealed import answer
+
+    _say_proven(answer(_check(file, key_file)))
+
+
+async def _verify(
+    begin: AsOf | None,
+    end: AsOf | None,
+    key_files: tuple[Path, ...],
+    archive_named: str,
+    archive_only: bool,
+    process_count: int,
+) -> Report:
+    from contextlib import AsyncExitStack
+
+    from runyard_cli.history.sealed import open_archive, open_rows, segments_between, trusted_keys
+    from runyard_core.errors import Rejected
+    from runyard_eventlog.verification import verify
+
+    async with AsyncExitStack() as stack:
+        archive = await stack.enter_async_context(open_archive(archive_named))
+        rows = None if archive_only else await stack.enter_async_context(open_rows(archive))
+        report = await verify(
+            archive,
+            trusted_keys(key_files),
+            log=None if rows is None else rows.log,
+            stored=None if rows is None else rows.stored,
+            is_wanted=await segments_between(archive, rows, begin, end),
+            process_count=process_count,
+        )
+    if report.is_sound and not report.event_count:
+        raise Rejected(
+            "nothing is sealed there yet: a segment is sealed when it is full, or some minutes old",
+            code="NOTHING_SEALED",
+        )
+    return report
+
+
+async def _prove(event_id: str, archive_named: str) -> bytes:
+    from runyard_cli.history.sealed import open_archive, open_rows
+    from runyard_eventlog.verification import prove_event
+
+    async with open_archive(archive_named) as archive, open_rows(archive) as rows:
+        return await prove_event(archive, rows.stored, event_id)
+
+
+async def _check(file: Path, key_file: Path) -> ProvenEvent:
+    from runyard_core.errors import InvalidInput
+    from runyard_eventlog.proof import check_proof
+    from runyard_eventlog.signing import PublicKey
+
+    with file.open("rb") as opened:
+        content = opened.read(PROOF_BYTES_MAX + 1)
+    if len(content) > PROOF_BYTES_MAX:
+        raise InvalidInput(f"{file} is too large for a proof", code="BAD_PROOF")
+    return check_proof(content, PublicKey.load(key_file))
+
+
+def _say_report(report: Report) -> None:
+    if not is_json():
+        for line in report.lines():
+            say(safe(line))
+        return
+    from runyard_eventlog.verification import NOT_PROVEN
+
+    say_json_object(
+        {
+            "sound": report.is_sound,
+            "event_count": report.event_count,
+            "seconds": round(report.seconds, 3),
+            "findings": [asdict(finding) for finding in report.findings],
+            "lanes": [asdict(lane) for lane in report.lanes],
+            "not_proven": NOT_PROVEN,
+        }
+    )
+
+
+def _say_proven(proven: ProvenEvent) -> None:
+    event, manifest = proven.event, proven.manifest
+    facts = {
+        "event_id": str(event.event_id),
+        "type": event.type,
+        "stream": event.stream,
+        "version": event.version,
+        "lane": manifest.lane,
+        "position": event.position,
+        "recorded_at": event.recorded_at.isoformat(),
+        "actor": event.actor,
+        "correlation_id": event.correlation_id,
+        "segment": str(manifest.name),
+        "segment_root": manifest.segment_root,
+        "key_id": proven.key_id,
+    }
+    if is_json():
+        say_json_object({"proven": facts})
+        return
+    say(f"PROVEN: key {proven.key_id} signed a segment that holds this event")
+    for name, value in facts.items():
+        say(safe(f"  {name.replace('_', ' '):<15} {value}"))
