@@ -28,6 +28,7 @@ from runyard_eventlog.port import (
     LogHead,
     Page,
 )
+from runyard_eventlog.same_log import SameLog
 
 READ_SECONDS_MAX = 30.0
 """How long one read may take."""
@@ -59,6 +60,7 @@ class PostgresEventLog:
         self._append_seconds_max = append_seconds_max
         self._owns_pool = owns_pool
         self._appender = Appender(pool)
+        self._same_log = SameLog()
 
     @classmethod
     async def connect(
@@ -99,7 +101,9 @@ class PostgresEventLog:
 
     async def append(self, command: AppendCommand) -> Appended:
         """See ``EventLog.append``."""
-        answer = await self._appender.append(admit(command), self._append_seconds_max)
+        admitted = admit(command)
+        answer = await self._appender.append(admitted, self._append_seconds_max)
+        self._same_log.saw(admitted.lane, answer.position)
         if self._doorbell is not None:
             self._doorbell.ring()
         return answer
@@ -144,6 +148,7 @@ class PostgresEventLog:
         async with self._reading() as connection:
             # Positions have no gaps and become visible in order: what is at or below the head stays as it is.
             head = await connection.fetchval(rows.lane_head(lane))
+            self._same_log.saw(lane, head)
             low, high = after_position, head if to_position is None else min(to_position, head)
             if high <= low:
                 return Page([], Position(max(low, high) if not descending else min(low + 1, high)))
@@ -184,6 +189,7 @@ class PostgresEventLog:
     async def _reading(self) -> AsyncIterator[Connection]:
         try:
             async with asyncio.timeout(READ_SECONDS_MAX), self._pool.acquire() as connection:
+                await self._same_log.check(connection)
                 yield connection
         except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
