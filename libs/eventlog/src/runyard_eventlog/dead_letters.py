@@ -103,7 +103,6 @@ class DeadLetters:
         A stream whose first one fails again keeps the rest behind it. The projector looks again afterwards.
 
         Raises:
-            NotFound: nothing is parked (NO_DEAD_LETTERS).
             Rejected: later rows were built on what an event changes (REBUILD_NEEDED); nothing is changed.
             Unavailable: the log did not answer.
         """
@@ -112,8 +111,6 @@ class DeadLetters:
             # The projector waits, so that no event of these streams comes in between.
             await self._store.lock(connection)
             letters = await self._read(connection, after=0, limit=limit, stream=stream)
-            if not letters:
-                raise NotFound(f"{self._projection.name} has no parked events", code="NO_DEAD_LETTERS")
             place = await self._store.place(connection)
             disputed = await disputed_events(self._log, place.disputes_position)
             stopped: set[str] = set()

@@ -87,6 +87,7 @@ class Projector:
         self._applied = Position(0)
         self._moved = asyncio.Condition()
         self._stopped: BaseException | None = None
+        self._stopped_at = datetime.now(UTC)
         self._limit = FailureLimit()
         self._disputed: frozenset[str] = frozenset()
         self._is_shown = False
@@ -123,8 +124,10 @@ class Projector:
     @property
     def lag(self) -> Lag:
         """How far it is behind."""
-        oldest = (datetime.now(UTC) - min(self._parked_at)).total_seconds() if self._parked_at else 0.0
-        return Lag(self._position_lag, self._time_lag_seconds, len(self._parked_at), oldest)
+        now = datetime.now(UTC)
+        oldest = (now - min(self._parked_at)).total_seconds() if self._parked_at else 0.0
+        stopped_for = (now - self._stopped_at).total_seconds() if self._stopped is not None else 0.0
+        return Lag(self._position_lag, self._time_lag_seconds + stopped_for, len(self._parked_at), oldest)
 
     async def wait_for(self, position: int, timeout_seconds: float) -> None:
         """Wait until the tables show a position.
@@ -189,10 +192,11 @@ class Projector:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
+                self._position_lag = (await self._log.head()).of(self._lane) - self._applied
                 async with self._pool.acquire() as connection:
                     if (await self._store.place(connection)).epoch != self._place.epoch:
                         return
-            except AWAY as error:
+            except (*AWAY, Unavailable) as error:
                 _log.warning("projection %s: database away: %r", self._projection.name, error)
 
     async def _open(self) -> None:
@@ -270,5 +274,7 @@ class Projector:
 
     async def _announce(self, stopped: BaseException | None = None) -> None:
         async with self._moved:
+            if self._stopped is None:
+                self._stopped_at = datetime.now(UTC)
             self._stopped = stopped
             self._moved.notify_all()

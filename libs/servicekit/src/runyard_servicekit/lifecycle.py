@@ -1,4 +1,4 @@
-"""Start and stop of a service's process: logs, traces, signals, one exit code."""
+"""Start and stop of a service's process: logs, traces, metrics, signals, one exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from runyard_core.errors import RunyardError
 from runyard_servicekit.logs import configure_logs
+from runyard_servicekit.metering import configure_metering
 from runyard_servicekit.settings import ServiceSettings
 from runyard_servicekit.tracing import configure_tracing
 
@@ -41,10 +42,12 @@ def run_service(
         return EXIT_WRONG_SETTINGS
     configure_logs(name, settings.log_level)
     tracing = configure_tracing(name, settings.otlp_endpoint)
+    metering = configure_metering(name, settings.otlp_endpoint)
     try:
         return asyncio.run(_until_signal(main(settings)))
     finally:
         tracing.shutdown()
+        metering.shutdown()
 
 
 async def _until_signal(main: Awaitable[None]) -> int:
