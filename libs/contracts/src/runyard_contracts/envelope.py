@@ -82,9 +82,9 @@ def unwrap(envelope: Envelope) -> Message:
     found = event_type(envelope.type)
     data = envelope.data
     if envelope.schema_version != found.schema_version:
-        data = upcasting.upcast(envelope.type, envelope.schema_version, found.schema_version, data)
+        data = upcasting.upcast(found.name, envelope.schema_version, found.schema_version, data)
     try:
-        return found.message_class.FromString(data)
+        return found.decode(data)
     except DecodeError as error:
         raise UndecodableEventError(
             f"event {envelope.event_id} ({envelope.type}) at position {envelope.position}: {error}"

@@ -14,10 +14,18 @@ class RecordedEvent:
 
     __slots__ = ("_message", "envelope", "position")
 
-    def __init__(self, envelope: Envelope, message: Message | None = None) -> None:
-        """Keep the envelope as read; ``message`` saves decoding when the caller already has it."""
+    def __init__(
+        self, envelope: Envelope, message: Message | None = None, position: Position | None = None
+    ) -> None:
+        """Keep the envelope as read.
+
+        Args:
+            envelope: with its position.
+            message: saves decoding when the caller already has it.
+            position: saves looking when the caller already has it.
+        """
         self.envelope = envelope
-        self.position = Position(envelope.position)
+        self.position = Position(envelope.position) if position is None else position
         self._message = message
 
     @property
@@ -33,9 +41,10 @@ class RecordedEvent:
             UnknownEventTypeError: this version of the contracts does not know the type.
             UndecodableEventError: the payload does not parse.
         """
-        if self._message is None:
-            self._message = unwrap(self.envelope)
-        return self._message
+        message = self._message
+        if message is None:
+            message = self._message = unwrap(self.envelope)
+        return message
 
     def __repr__(self) -> str:
         """Show place and type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -42,6 +42,8 @@ class EventType:
     schema_version: int
     lane: Lane.ValueType
     message_class: type[Message]
+    decode: Callable[[bytes], Message]
+    """The class's ``FromString``, looked up once."""
 
 
 def event_type(type_name: str) -> EventType:
@@ -76,11 +78,13 @@ def _found() -> Iterator[EventType]:
             if not descriptor.GetOptions().HasExtension(options_pb2.event):
                 continue
             options = descriptor.GetOptions().Extensions[options_pb2.event]
+            message_class = message_factory.GetMessageClass(descriptor)
             yield EventType(
                 name=options.type,
                 schema_version=options.schema_version,
                 lane=options.lane,
-                message_class=message_factory.GetMessageClass(descriptor),
+                message_class=message_class,
+                decode=message_class.FromString,
             )
 
 

@@ -22,3 +22,10 @@ AWAY = (
     asyncpg.InternalClientError,
 )
 """Raised when the database is away, is going down, or does not answer in time: try again."""
+
+
+async def leave_as_it_is(_: Connection) -> None:
+    """Do nothing to a connection that goes back to its pool: the ``reset`` of a pool of the log.
+
+    The log leaves nothing behind in a session, and asyncpg's own reset is a round trip after every read.
+    """

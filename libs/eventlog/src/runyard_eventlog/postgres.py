@@ -17,7 +17,7 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog import refusals, rows
 from runyard_eventlog.admission import admit
 from runyard_eventlog.appender import Appender
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import (
     EVERYTHING,
@@ -78,6 +78,7 @@ class PostgresEventLog:
                 max_size=connections_max,
                 timeout=10.0,
                 command_timeout=READ_SECONDS_MAX,
+                reset=leave_as_it_is,
             )
         except AWAY as error:
             raise Unavailable(
@@ -131,7 +132,7 @@ class PostgresEventLog:
         """See ``EventLog.read_stream``."""
         statement, arguments = rows.stream(stream, after_version, to_position, min(limit, READ_LIMIT_MAX))
         async with self._reading() as connection:
-            return list(rows.events(await connection.fetch(statement, *arguments)))
+            return list(rows.fetched(await connection.fetch(statement, *arguments)))
 
     async def read(
         self,
@@ -147,6 +148,11 @@ class PostgresEventLog:
         limit = min(limit, READ_LIMIT_MAX)
         async with self._reading() as connection:
             # Positions have no gaps and become visible in order: what is at or below the head stays as it is.
+            if filter == EVERYTHING and not descending:
+                page = await _next_page(connection, lane, after_position, to_position, limit)
+                if page.events:
+                    self._same_log.saw(lane, page.scanned_to)
+                return page
             head = await connection.fetchval(rows.lane_head(lane))
             self._same_log.saw(lane, head)
             low, high = after_position, head if to_position is None else min(to_position, head)
@@ -161,7 +167,7 @@ class PostgresEventLog:
                 statement, arguments = rows.page(
                     lane, first, last, filter, limit - len(found), descending=descending
                 )
-                found.extend(rows.events(await connection.fetch(statement, *arguments)))
+                found.extend(rows.fetched(await connection.fetch(statement, *arguments)))
                 if len(found) == limit:
                     return Page(found, found[-1].position)
                 low, high = (low, first) if descending else (last, high)
@@ -183,7 +189,7 @@ class PostgresEventLog:
         """See ``EventLog.find``."""
         async with self._reading() as connection:
             found = await connection.fetch(rows.FIND, event_id)
-        return next(rows.events(found), None)
+        return next(rows.fetched(found), None)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:
@@ -193,3 +199,12 @@ class PostgresEventLog:
                 yield connection
         except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
+
+
+async def _next_page(
+    connection: Connection, lane: Lane.ValueType, after: Position, to: Position | None, limit: int
+) -> Page:
+    """Read without asking for the head first: the last event found is as far as this page goes."""
+    statement, arguments = rows.page(lane, after, to, EVERYTHING, limit, descending=False)
+    found = list(rows.fetched(await connection.fetch(statement, *arguments)))
+    return Page(found, found[-1].position if found else after)

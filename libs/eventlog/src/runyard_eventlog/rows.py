@@ -4,19 +4,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import asyncpg
 
+from runyard.event.v1.envelope_group_pb2 import EnvelopeGroup
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
-from runyard_contracts.ids import StreamName, stream_category
+from runyard_contracts.ids import Position, StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter
+from runyard_eventlog.stored_event import RECORDED_EPOCH
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = "position, after_position, recorded_at, payload"
+# What the log adds on read besides the position, as raw bytes, which are cheap to read and to compare.
+_ADDED = {
+    Lane.LANE_DOMAIN: "timestamptz_send(recorded_at)",
+    Lane.LANE_TELEMETRY: "timestamptz_send(recorded_at) || int8send(after_position)",
+}
+_PARSED_TOGETHER = 100
+"""Envelopes that share their memory: whoever keeps one of them keeps them all."""
 _TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
 
 HEAD = """
@@ -26,7 +35,7 @@ select (select log_id::text from log.identity) as log_id,
 """
 
 FIND = f"""
-select {_COLUMNS} from log.event
+select position, {_ADDED[Lane.LANE_TELEMETRY]}, payload from log.event
 where (lane, position) = (select k.lane, k.position from log.event_id k where k.event_id = $1)
 """
 
@@ -52,18 +61,19 @@ def lane_head(lane: Lane.ValueType) -> str:
 
 
 def page(
-    lane: Lane.ValueType, after: int, to: int, wanted: EventFilter, limit: int, *, descending: bool
+    lane: Lane.ValueType, after: int, to: int | None, wanted: EventFilter, limit: int, *, descending: bool
 ) -> tuple[str, list[object]]:
-    """Give the statement for the events of a window of positions."""
+    """Give the statement for the events of a window of positions, open at its end without ``to``."""
     query = Query()
     query.where("position > {}", after)
-    query.where("position <= {}", to)
+    if to is not None:
+        query.where("position <= {}", to)
     _add_filter(query, wanted)
     order = "desc" if descending else "asc"
     query.arguments.append(limit)
     statement = (
-        f"select {_COLUMNS} from {_TABLES[lane]} where {' and '.join(query.conditions)} "
-        f"order by position {order} limit ${len(query.arguments)}"
+        f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
+        f"where {' and '.join(query.conditions)} order by position {order} limit ${len(query.arguments)}"
     )
     return statement, query.arguments
 
@@ -80,34 +90,45 @@ def stream(
     query.arguments.append(limit)
     lane = Lane.LANE_TELEMETRY if stream_category(name) == "telemetry" else Lane.LANE_DOMAIN
     statement = (
-        f"select {_COLUMNS} from {_TABLES[lane]} where {' and '.join(query.conditions)} "
-        f"order by version limit ${len(query.arguments)}"
+        f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
+        f"where {' and '.join(query.conditions)} order by version limit ${len(query.arguments)}"
     )
     return statement, query.arguments
 
 
-def events(rows: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
-    """Bring rows back into events."""
-    parse = Envelope.FromString
-    given: tuple[datetime, int] | None = None
-    tail = b""
-    for position, after_position, recorded_at, payload in rows:
-        if (recorded_at, after_position) != given:
-            # The events of one batch share these, and two serialised messages parse as their merge.
-            given = (recorded_at, after_position)
-            tail = recorded(recorded_at, after_position).SerializeToString()
-        envelope = parse(payload + tail)
-        envelope.position = position
-        yield RecordedEvent(envelope)
+def fetched(found: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
+    """Bring what these statements find back into events."""
+    given, added = b"", b""
+    for start in range(0, len(found), _PARSED_TOGETHER):
+        positions: list[Position] = []
+        pieces: list[bytes] = []
+        for position, raw, payload in found[start : start + _PARSED_TOGETHER]:
+            if raw != given:
+                # The same for all events of one call of the append function.
+                given, added = raw, _added(raw)
+            positions.append(position)
+            # Two serialised messages, one after the other, parse as their merge.
+            pieces += (_item_header(len(payload) + len(added)), payload, added)
+        envelopes = EnvelopeGroup.FromString(b"".join(pieces)).envelopes
+        for position, envelope in zip(positions, envelopes, strict=True):
+            envelope.position = position
+            yield RecordedEvent(envelope, None, position)
 
 
-def recorded(recorded_at: datetime, after_position: int = 0, position: int = 0) -> Envelope:
-    """Give an envelope with nothing but what the log adds on read."""
+def events(stored: Iterable[tuple[int, int, datetime, bytes]]) -> Iterator[RecordedEvent]:
+    """Bring position, after_position, recorded_at and payload of stored events back into events."""
+    for position, after_position, recorded_at, payload in stored:
+        added = recorded(recorded_at, after_position, position)
+        yield RecordedEvent(Envelope.FromString(payload + added))
+
+
+def recorded(recorded_at: datetime, after_position: int = 0, position: int = 0) -> bytes:
+    """Write an envelope with nothing but what the log adds on read."""
     since = recorded_at - _EPOCH
     added = Envelope(position=position, after_position=after_position)
     added.recorded_at.seconds = since.days * 86_400 + since.seconds
     added.recorded_at.nanos = since.microseconds * 1_000
-    return added
+    return added.SerializeToString()
 
 
 def is_selective(wanted: EventFilter) -> bool:
@@ -134,3 +155,20 @@ def _add_filter(query: Query, wanted: EventFilter) -> None:
         query.where("causation_id = {}", wanted.causation_id)
     if wanted.actor:
         query.where("actor = {}", wanted.actor)
+
+
+def _added(raw: bytes) -> bytes:
+    recorded_us = int.from_bytes(raw[:8], "big", signed=True)
+    after_position = int.from_bytes(raw[8:], "big")
+    return recorded(RECORDED_EPOCH + timedelta(microseconds=recorded_us), after_position)
+
+
+@lru_cache(maxsize=4_096)
+def _item_header(size_bytes: int) -> bytes:
+    """Give what stands before an envelope in a serialised ``EnvelopeGroup``: field 1, and its size."""
+    header = bytearray(b"\x0a")
+    while size_bytes > 0x7F:
+        header.append(size_bytes & 0x7F | 0x80)
+        size_bytes >>= 7
+    header.append(size_bytes)
+    return bytes(header)

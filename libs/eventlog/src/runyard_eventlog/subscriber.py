@@ -74,6 +74,7 @@ async def follow(
                 if len(page.events) == page_size:
                     # In history the database reads the next page while the caller works on this one.
                     ahead = asyncio.create_task(read())
+                    await asyncio.sleep(0)  # lets it ask, as the caller may not give way while it works
                 yield page
                 given_at = loop.time()
                 continue
