@@ -16,7 +16,8 @@ from runyard.artifact.v1 import artifact_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
-from runyard_artifact.queries import SCHEMA, CatalogueQueries
+from runyard_artifact.queries import CatalogueQueries
+from runyard_artifact.read_connection import SCHEMA
 from runyard_artifact.resolving import Resolver
 from runyard_artifact.s3_store import S3ObjectStore, StoreSettings
 from runyard_artifact.servicer import ArtifactServicer
@@ -31,9 +32,12 @@ from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
+from runyard_servicekit.projection_operations import ProjectionOperations
+from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
+REGISTRY_SERVICE_NAME = "runyard.artifact.v1.RegistryService"
 
 _CONNECTIONS_MAX = 8
 _CONNECT_SECONDS_MAX = 10.0
@@ -73,20 +77,26 @@ async def main(settings: ArtifactSettings) -> None:
         queries = CatalogueQueries(engine)
         servicer = ArtifactServicer(handlers, Resolver(handlers, queries, moments), queries, moments)
 
+        operations = ProjectionOperations("artifact", [projector], pool, event_log, settings)
+
         def register(server: grpc.aio.Server) -> None:
+            ProjectionServicer("artifact", operations).register(server)
             artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(servicer, server)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(projector.run())
+            for projector in projectors:
+                group.create_task(projector.run())
             if settings.nats_url:
                 group.create_task(
                     doorbell.serve(
                         settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()
                     )
                 )
-            await projector.caught_up()
+            for projector in projectors:
+                await projector.caught_up()
+            group.create_task(operations.run())
             edge = edge_of_service(pool, settings.personal_key_file)
-            async with serving(settings, [SERVICE_NAME], register, edge):
+            async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
                 await asyncio.Event().wait()
 
 

@@ -27,6 +27,8 @@ from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
+from runyard_servicekit.projection_operations import ProjectionOperations
+from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.cost.v1.CostService"
@@ -63,7 +65,10 @@ async def main(settings: CostSettings) -> None:
             Handlers(event_log, clock), Costs(queries), queries, PricedMoments(event_log, projector, clock)
         )
 
+        operations = ProjectionOperations("cost", [projector], pool, event_log, settings)
+
         def register(server: grpc.aio.Server) -> None:
+            ProjectionServicer("cost", operations).register(server)
             cost_service_pb2_grpc.add_CostServiceServicer_to_server(servicer, server)
 
         async with asyncio.TaskGroup() as group:
@@ -75,8 +80,9 @@ async def main(settings: CostSettings) -> None:
                     )
                 )
             await projector.caught_up()
+            group.create_task(operations.run())
             edge = edge_of_service(pool, settings.personal_key_file)
-            async with serving(settings, [SERVICE_NAME], register, edge):
+            async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
                 await asyncio.Event().wait()
 
 

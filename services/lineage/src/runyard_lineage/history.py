@@ -10,6 +10,7 @@ from runyard.history.v1 import history_service_pb2 as pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, OutOfRange
+from runyard_eventlog.disputes import dispute
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.subscriber import follow
@@ -21,6 +22,7 @@ from runyard_replay.reading.selecting import bounds_of, select_page, selection_o
 from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
 from runyard_replay.views import event_view
+from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
 BOOKMARK_SECONDS = 5.0
@@ -143,6 +145,19 @@ class HistoryHandlers:
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """Price recorded leases with another price book; raises as ``price_again`` of the library."""
         return await price_again(self._event_log, request, self._clock)
+
+    async def dispute(self, request: pb.DisputeEventRequest) -> pb.DisputeEventResponse:
+        """Say that an event should not count, or take that back; raises as ``dispute`` of the library."""
+        executed, event = await dispute(
+            self._event_log,
+            request.event_id,
+            request.reason,
+            request_context("lineage"),
+            withdraw=request.withdraw,
+            command_id=command_id("lineage", "DisputeEvent", request.request_id),
+            now=self._clock.now(),
+        )
+        return pb.DisputeEventResponse(position=executed.position, event=event_view(event))
 
 
 def _check_range(low: int, high: int, head: int) -> None:

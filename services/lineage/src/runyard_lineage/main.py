@@ -34,13 +34,18 @@ from runyard_lineage.sealing_process import seal_apart
 from runyard_lineage.servicer import HistoryServicer, LineageServicer, RecordServicer
 from runyard_lineage.settings import LineageSettings
 from runyard_servicekit.channels import service_channel
+from runyard_servicekit.projection_operations import ProjectionOperations
+from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
 
 CONNECTIONS_MAX = 10
-SERVICES = tuple(
-    service.full_name
-    for file in (lineage_service_pb2, record_service_pb2, history_service_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
+SERVICES = (
+    *(
+        service.full_name
+        for file in (lineage_service_pb2, record_service_pb2, history_service_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    ),
+    PROJECTION_SERVICE,
 )
 
 
@@ -67,7 +72,10 @@ async def main(settings: LineageSettings) -> None:
         erasures = Erasures(event_log, None if edge is None else edge.keyring, SystemClock())
         history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()), erasures)
 
+        operations = ProjectionOperations("lineage", [projector], pool, event_log, settings)
+
         def register(server: grpc.aio.Server) -> None:
+            ProjectionServicer("lineage", operations).register(server)
             lineage_service_pb2_grpc.add_LineageServiceServicer_to_server(graph, server)
             record_service_pb2_grpc.add_RecordServiceServicer_to_server(record, server)
             history_service_pb2_grpc.add_HistoryServiceServicer_to_server(history, server)
@@ -87,6 +95,7 @@ async def main(settings: LineageSettings) -> None:
             )
             tasks.create_task(watch.run(), name="sealing")
         await projector.caught_up()
+        tasks.create_task(operations.run(), name="projection operations")
         async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()
 

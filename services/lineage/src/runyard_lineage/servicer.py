@@ -131,6 +131,13 @@ class HistoryServicer(HistoryServiceServicer):
         require_role("client", "service")
         return await self._handlers.price_again(request)
 
+    async def DisputeEvent(
+        self, request: history_pb.DisputeEventRequest, context: object
+    ) -> history_pb.DisputeEventResponse:
+        """Say that an event should not count."""
+        require_role("client")
+        return await self._handlers.dispute(request)
+
     async def ErasePerson(
         self, request: history_pb.ErasePersonRequest, context: object
     ) -> history_pb.ErasePersonResponse:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import grpc
 import structlog
 from nats.aio.client import Client
 
@@ -26,6 +27,8 @@ from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.queries import SCHEMA, MetricQueries
 from runyard_metrics.servicer import MetricServicer
 from runyard_metrics.settings import MetricsSettings
+from runyard_servicekit.projection_operations import ProjectionOperations
+from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
 
 CONNECTIONS_MAX = 12
@@ -56,14 +59,17 @@ async def main(settings: MetricsSettings) -> None:
         tasks.create_task(runs.run(), name="runs-projector")
         tasks.create_task(_take_in(settings, event_log, doorbell), name="ingest")
         servicer = MetricServicer(handlers, SystemClock())
+        operations = ProjectionOperations("metrics", [telemetry, runs], pool, event_log, settings)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_MetricServiceServicer_to_server(servicer, server)
+            ProjectionServicer("metrics", operations).register(server)
+
         await telemetry.caught_up()
         await runs.caught_up()
-        async with serving(
-            settings,
-            [SERVICE],
-            lambda server: add_MetricServiceServicer_to_server(servicer, server),
-            edge_of_service(pool, settings.personal_key_file),
-        ):
+        tasks.create_task(operations.run(), name="projection operations")
+        edge = edge_of_service(pool, settings.personal_key_file)
+        async with serving(settings, [SERVICE, PROJECTION_SERVICE], register, edge):
             await asyncio.Event().wait()
 
 

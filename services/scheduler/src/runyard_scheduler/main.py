@@ -15,6 +15,7 @@ from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projector import Projector
 from runyard_scheduler import tables
@@ -32,11 +33,14 @@ from runyard_scheduler.servicer import SchedulerServicer
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.settings import SchedulerSettings
 from runyard_scheduler.watch import Watches
+from runyard_servicekit.projection_operations import ProjectionOperations
+from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
 
 SERVICE_NAMES = (
     scheduler_service_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    PROJECTION_SERVICE,
 )
 
 CONNECTIONS_MAX = 12
@@ -52,7 +56,6 @@ async def main(settings: SchedulerSettings) -> None:
 
     Raises:
         Unavailable: the database does not answer, or the address cannot be listened on.
-        ProjectionStopped: the read model cannot be kept.
     """
     try:
         pool = await asyncpg.create_pool(
@@ -82,6 +85,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     scheduler = SchedulerServicer(
         ledger, Handlers(ledger, clock), Queries(pool, projector, ledger.log), watches, planner, sessions
     )
+    operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(
             ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000)
@@ -90,6 +94,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         def register(server: grpc.aio.Server) -> None:
             scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
+            ProjectionServicer("scheduler", operations).register(server)
 
         for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):
             tasks.create_task(loop(), name=loop.__qualname__)
@@ -98,6 +103,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
         await _read_model_shows(ledger, projector)
         await projector.caught_up()
+        tasks.create_task(operations.run(), name="projection operations")
         edge = edge_of_service(pool, settings.personal_key_file)
         async with serving(settings, SERVICE_NAMES, register, edge):
             try:
@@ -111,5 +117,5 @@ async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
     """Wait until queries show what was there at the start, so that a restart shows nobody the past."""
     try:
         await projector.wait_for(ledger.world.position, CATCH_UP_SECONDS_MAX)
-    except DeadlineExceeded as error:
+    except (DeadlineExceeded, ProjectionStopped) as error:
         log.warning("serving while the read model is behind", reason=error.message)
