@@ -16,8 +16,7 @@ from runyard.artifact.v1 import artifact_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
-from runyard_artifact.queries import CatalogueQueries
-from runyard_artifact.read_connection import SCHEMA
+from runyard_artifact.queries import SCHEMA, CatalogueQueries
 from runyard_artifact.resolving import Resolver
 from runyard_artifact.s3_store import S3ObjectStore, StoreSettings
 from runyard_artifact.servicer import ArtifactServicer
@@ -37,7 +36,6 @@ from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, Projectio
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
-REGISTRY_SERVICE_NAME = "runyard.artifact.v1.RegistryService"
 
 _CONNECTIONS_MAX = 8
 _CONNECT_SECONDS_MAX = 10.0
@@ -84,16 +82,14 @@ async def main(settings: ArtifactSettings) -> None:
             artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(servicer, server)
 
         async with asyncio.TaskGroup() as group:
-            for projector in projectors:
-                group.create_task(projector.run())
+            group.create_task(projector.run())
             if settings.nats_url:
                 group.create_task(
                     doorbell.serve(
                         settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()
                     )
                 )
-            for projector in projectors:
-                await projector.caught_up()
+            await projector.caught_up()
             group.create_task(operations.run())
             edge = edge_of_service(pool, settings.personal_key_file)
             async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
