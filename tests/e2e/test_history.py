@@ -60,6 +60,19 @@ async def test_the_log_alone_answers_as_the_service_does(
         assert served
 
 
+async def test_the_log_alone_walks_the_graph_as_the_service_does(yard: Yard, clients: Clients) -> None:
+    run = await _finished(clients)
+    at = str(run.position)
+    for words in (
+        ("trace", run.attempts[0].outputs[0].sha256, "--at", at),
+        ("trace", f"{PROJECT}#{run.number}", "--at", at),
+        ("impact", run.run_id, "--at", at),
+    ):
+        served = json.loads(yard.cli(*words, "--output", "json").stdout)
+        assert served == json.loads(yard.cli(*words, "--direct", "--output", "json").stdout), words
+        assert served["edges"], words
+
+
 async def test_what_the_log_adds_up_to_is_what_the_read_models_show(yard: Yard, clients: Clients) -> None:
     run = await _finished(clients)
     at = str(run.position)

@@ -34,7 +34,7 @@ from runyard_cli.commands.nodes import node_row
 from runyard_cli.commands.outputs import path_in_run
 from runyard_cli.commands.ps import row_of
 from runyard_cli.commands.show import record_lines
-from runyard_cli.commands.trace import trace_lines
+from runyard_cli.graph import impact_lines, trace_lines
 from runyard_cli.output import Style
 from runyard_cli.table import Cell
 
@@ -182,6 +182,26 @@ def test_trace_of_a_circle_ends() -> None:
     one = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="1")
     two = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="2")
     assert len(list(trace_lines(one, [Edge(source=one, target=two), Edge(source=two, target=one)]))) == 3
+
+
+def test_impact_is_the_same_tree_the_other_way_with_its_size() -> None:
+    data = Vertex(kind=VertexKind.VERTEX_KIND_ARTIFACT, id="e" * 64, label="data.csv")
+    model = Vertex(kind=VertexKind.VERTEX_KIND_ARTIFACT, id="f" * 64, label="model.json")
+    train = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="0198", label="digits#3 train")
+    check = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="0199", label="digits#4 check")
+    made, used = EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY, EdgeRelation.EDGE_RELATION_USED
+    edges = [
+        Edge(source=train, relation=used, target=data, role="dataset"),
+        Edge(source=model, relation=made, target=train, role="model.json"),
+        Edge(source=check, relation=used, target=model, role="model"),
+    ]
+    assert list(impact_lines(data, edges)) == [
+        "file data.csv eeeeeeeeeeee",
+        "└─ used by run digits#3 train as dataset",
+        "   └─ made file model.json ffffffffffff",
+        "      └─ used by run digits#4 check",
+        "touched: 2 runs, 1 file",
+    ]
 
 
 def test_gpu_shows_its_holder_and_its_last_reading() -> None:

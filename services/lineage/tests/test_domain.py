@@ -7,8 +7,8 @@ from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse
 from runyard.run.v1.types_pb2 import Attempt, ParameterValue, Run, RunState, TelemetryMark
 from runyard_core.errors import InvalidInput
 from runyard_lineage.domain.completeness import completeness
-from runyard_lineage.domain.identities import parameters_id, parameters_json
-from runyard_lineage.domain.names import IdPrefix, NumberedRun, WholeId, parse_name
+from runyard_replay.graph.identities import parameters_id, parameters_json
+from runyard_replay.graph.names import IdPrefix, NumberedRun, WholeId, parse_name
 
 MARK = TelemetryMark(
     node_id="n1", spool_id="s1", last_sequence=9, log_line_count=40, metric_point_count=5, sample_count=7

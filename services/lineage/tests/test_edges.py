@@ -6,8 +6,9 @@ from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.run.v1.events_pb2 import RunQueued, RunStarted
 from runyard.run.v1.types_pb2 import Input
 from runyard_contracts.ids import sha256_of
-from runyard_lineage.domain.identities import environment_id
-from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX, EdgeRow
+from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX
+from runyard_replay.graph.identities import environment_id
+from runyard_replay.graph.rows import EdgeRow
 
 from .folding import fold
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, environment, story

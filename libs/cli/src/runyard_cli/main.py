@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "get": "Download a file by datum:// reference or SHA-256.",
         "put": "Upload a file and give its datum:// reference.",
         "trace": "Where a file, run or code tree came from.",
+        "impact": "What a file, run or code tree touched.",
     },
     "Yard": {
         "cost": "What a run or project cost, term by term.",

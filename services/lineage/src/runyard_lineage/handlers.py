@@ -7,7 +7,7 @@ from runyard.lineage.v1.lineage_service_pb2 import ImpactResponse, TraceResponse
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.moment import Moments
 from runyard_lineage.queries import GraphQueries
-from runyard_lineage.walk import find_vertex, walk_down, walk_up
+from runyard_replay.graph.walking import find_vertex, walk_down, walk_up
 
 
 class GraphHandlers:

@@ -14,15 +14,13 @@ from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_lineage.projections.edges import EdgesProjection
-from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX, EdgeRow, VertexRow
+from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
 SCHEMA = "lineage"
 QUERY_SECONDS_MAX = 10.0
 
 RowT = TypeVar("RowT")
-
-VertexKey = tuple[int, str]
-"""Kind and id."""
 
 
 def _table(spec: TableSpec[Any]) -> str:

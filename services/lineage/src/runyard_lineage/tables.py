@@ -7,38 +7,9 @@ append-only table has one index, its key.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from runyard_core.projection import TableSpec
-
-
-@dataclass(frozen=True, slots=True)
-class VertexRow:
-    """A thing of the graph, as it was last described."""
-
-    kind: int
-    """VertexKind."""
-    vertex_id: str
-    position: int
-    label: str
-    properties: str
-    """Canonical JSON object, text to text."""
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeRow:
-    """An edge, from the later thing to what it came from. Written once, by the first event that says so."""
-
-    source_kind: int
-    source_id: str
-    relation: int
-    """EdgeRelation."""
-    target_kind: int
-    target_id: str
-    role: str
-    position: int
-    event_id: str
-    occurred_at: datetime
+from runyard_replay.graph.rows import EdgeRow, VertexRow
 
 
 @dataclass(frozen=True, slots=True)

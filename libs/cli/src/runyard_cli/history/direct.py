@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard.lineage.v1 import lineage_service_pb2 as lineage_pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import SystemClock
 from runyard_eventlog.personal.edge import PersonalEdge
@@ -19,6 +20,7 @@ from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
 from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
+from runyard_replay.reading.tracing import impact, trace
 from runyard_replay.views import event_view
 
 
@@ -98,3 +100,11 @@ class DirectSource:
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """See ``Source``."""
         return await price_again(self._log, request, self._clock)
+
+    async def trace(self, request: lineage_pb.TraceRequest) -> lineage_pb.TraceResponse:
+        """See ``Source``."""
+        return await self._edge.open_answer(await trace(self._log, request, self._clock))
+
+    async def impact(self, request: lineage_pb.ImpactRequest) -> lineage_pb.ImpactResponse:
+        """See ``Source``."""
+        return await self._edge.open_answer(await impact(self._log, request, self._clock))

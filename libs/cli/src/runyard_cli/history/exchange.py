@@ -30,18 +30,24 @@ _PAGE_SIZES = {Lane.LANE_DOMAIN: 500, Lane.LANE_TELEMETRY: 100}
 @click.option(
     "--to", "end", type=MOMENT, default="now", metavar="MOMENT", help="Up to this position or time."
 )
+@click.option(
+    "--names", is_flag=True, help="Names of persons as people read them; the export then holds them."
+)
 @click.option("--cloudevents", is_flag=True, help="CloudEvents 1.0 JSON; cannot be imported again.")
 @direct_option
 @output_option
-def export(folder: Path, end: AsOf, cloudevents: bool, direct: bool) -> None:
-    """Write the log, from its first event on, into the new FOLDER: JSON lines and a manifest of hashes."""
+def export(folder: Path, end: AsOf, names: bool, cloudevents: bool, direct: bool) -> None:
+    """Write the log, from its first event on, into the new FOLDER: JSON lines and a manifest of hashes.
+
+    Persons read [sealed] in it where they are imported, unless --names writes them open.
+    """
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise click.UsageError(f"{folder} must be a new folder: {error.strerror}") from None
 
     async def write(source: Source) -> Manifest:
-        return await _write(source, folder, end, cloudevents=cloudevents)
+        return await _write(source, folder, end, names=names, cloudevents=cloudevents)
 
     try:
         manifest = ask(write, direct=direct)
@@ -73,7 +79,7 @@ def import_(folder: Path) -> None:
     _say_done(f"imported into {home}", event_count, manifest.log_id)
 
 
-async def _write(source: Source, folder: Path, end: AsOf, *, cloudevents: bool) -> Manifest:
+async def _write(source: Source, folder: Path, end: AsOf, *, names: bool, cloudevents: bool) -> Manifest:
     from runyard_contracts.recorded import RecordedEvent
     from runyard_replay.exports import CLOUDEVENTS, FORMAT, LaneWriter, Manifest, write_manifest
 
@@ -91,7 +97,7 @@ async def _write(source: Source, folder: Path, end: AsOf, *, cloudevents: bool) 
                     after_position=writer.event_count,
                     to_position=last,
                     page_size=_PAGE_SIZES[lane],
-                    as_stored=True,
+                    as_stored=not names,
                 )
                 page = await source.list_events(request)
                 found = [view.envelope for view in page.events]

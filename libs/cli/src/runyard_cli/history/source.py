@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard.lineage.v1 import lineage_service_pb2 as lineage_pb
 from runyard_cli.output import note
 from runyard_client import Client, load_context, runyard_home
 from runyard_client.errors import ClientError, LocalError, Unreachable
@@ -62,6 +63,14 @@ class Source(Protocol):
 
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """Price leases with another price book."""
+        ...
+
+    async def trace(self, request: lineage_pb.TraceRequest) -> lineage_pb.TraceResponse:
+        """Walk to everything that made a thing."""
+        ...
+
+    async def impact(self, request: lineage_pb.ImpactRequest) -> lineage_pb.ImpactResponse:
+        """Walk to everything that a thing touched."""
         ...
 
 
@@ -150,6 +159,7 @@ class ServiceSource:
     def __init__(self, client: Client) -> None:
         """Ask this yard."""
         self._stub = client.history
+        self._lineage = client.lineage
 
     async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """See ``Source``."""
@@ -189,3 +199,11 @@ class ServiceSource:
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """See ``Source``."""
         return await self._stub.PriceAgain(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def trace(self, request: lineage_pb.TraceRequest) -> lineage_pb.TraceResponse:
+        """See ``Source``."""
+        return await self._lineage.Trace(request, timeout=ANSWER_SECONDS_MAX)
+
+    async def impact(self, request: lineage_pb.ImpactRequest) -> lineage_pb.ImpactResponse:
+        """See ``Source``."""
+        return await self._lineage.Impact(request, timeout=ANSWER_SECONDS_MAX)

@@ -1,16 +1,16 @@
-"""Walks the graph breadth first, one query a level."""
+"""Walks the graph breadth first, one question a level; the same walk over tables and over a log."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard_core.errors import Ambiguous, NotFound
-from runyard_lineage.domain.names import IdPrefix, NumberedRun, WholeId, parse_name
-from runyard_lineage.queries import GraphQueries, VertexKey
-from runyard_lineage.tables import EDGE_UP, EdgeRow, VertexRow
+from runyard_replay.graph.names import IdPrefix, NumberedRun, WholeId, parse_name
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
 DEPTH_DEFAULT = 32
 EDGES_MAX = 10_000
@@ -24,6 +24,38 @@ NextEdges = Callable[[Sequence[VertexKey], int, int], Awaitable[list[EdgeRow]]]
 """Edges of vertices, as of a position, at most so many."""
 
 
+class Graph(Protocol):
+    """Answers what a walk asks, each time as of a position."""
+
+    async def edges_up(self, sources: Sequence[VertexKey], position: int, limit: int) -> list[EdgeRow]:
+        """Give the edges that leave vertices, in the order of the vertices."""
+        ...
+
+    async def edges_down(self, targets: Sequence[VertexKey], position: int, limit: int) -> list[EdgeRow]:
+        """Give the edges that arrive at vertices, in the order of the vertices."""
+        ...
+
+    async def vertices(self, keys: Sequence[VertexKey], position: int) -> dict[VertexKey, VertexRow]:
+        """Give what is known of vertices."""
+        ...
+
+    async def starting_with(
+        self, prefix: str, kinds: Sequence[int], position: int, limit: int
+    ) -> list[VertexKey]:
+        """Find vertices whose ids start with hexadecimal digits."""
+        ...
+
+    async def with_id(
+        self, vertex_id: str, kinds: Sequence[int], position: int, limit: int
+    ) -> list[VertexKey]:
+        """Find vertices of any of these kinds by their whole id."""
+        ...
+
+    async def run_by_number(self, project: str, number: int | None, position: int) -> str | None:
+        """Find a run by its project's counter; the last one without a number."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Walk:
     """What a walk found."""
@@ -33,7 +65,7 @@ class Walk:
     truncated: bool
 
 
-async def find_vertex(queries: GraphQueries, name: str, position: int) -> VertexKey:
+async def find_vertex(graph: Graph, name: str, position: int) -> VertexKey:
     """Find the one vertex that a name means.
 
     Raises:
@@ -43,15 +75,15 @@ async def find_vertex(queries: GraphQueries, name: str, position: int) -> Vertex
     """
     match parse_name(name):
         case NumberedRun(project, number):
-            run_id = await queries.run_by_number(project, number, position)
+            run_id = await graph.run_by_number(project, number, position)
             found = [] if run_id is None else [(int(VertexKind.VERTEX_KIND_RUN), run_id)]
         case IdPrefix(text, files_only):
             kinds = (_FILE,) if files_only else _BY_PREFIX
-            found = await queries.starting_with(text, kinds, position, _AMBIGUOUS_SHOWN + 1)
+            found = await graph.starting_with(text, kinds, position, _AMBIGUOUS_SHOWN + 1)
             if not found and not files_only:
-                found = await queries.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
+                found = await graph.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
         case WholeId(text):
-            found = await queries.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
+            found = await graph.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
     if not found:
         raise NotFound(
             f"the graph has nothing called {name!r} at position {position}", code="VERTEX_NOT_FOUND"
@@ -62,19 +94,17 @@ async def find_vertex(queries: GraphQueries, name: str, position: int) -> Vertex
     return found[0]
 
 
-async def walk_up(queries: GraphQueries, root: VertexKey, depth_max: int, position: int) -> Walk:
+async def walk_up(graph: Graph, root: VertexKey, depth_max: int, position: int) -> Walk:
     """Walk from a thing to everything that made it."""
-    return await _walk(queries, queries.edges_up, root, depth_max, position)
+    return await _walk(graph, graph.edges_up, root, depth_max, position)
 
 
-async def walk_down(queries: GraphQueries, root: VertexKey, depth_max: int, position: int) -> Walk:
+async def walk_down(graph: Graph, root: VertexKey, depth_max: int, position: int) -> Walk:
     """Walk from a thing to everything that it touched."""
-    return await _walk(queries, queries.edges_down, root, depth_max, position)
+    return await _walk(graph, graph.edges_down, root, depth_max, position)
 
 
-async def _walk(
-    queries: GraphQueries, next_edges: NextEdges, root: VertexKey, depth_max: int, position: int
-) -> Walk:
+async def _walk(graph: Graph, next_edges: NextEdges, root: VertexKey, depth_max: int, position: int) -> Walk:
     found: dict[tuple[int | str, ...], EdgeRow] = {}
     seen = {root}
     level = [root]
@@ -88,7 +118,7 @@ async def _walk(
             if len(found) == EDGES_MAX:
                 truncated = True
                 break
-            found[EDGE_UP.key_of(row)] = row
+            found[row.key] = row
             for key in ((row.source_kind, row.source_id), (row.target_kind, row.target_id)):
                 if key not in seen:
                     seen.add(key)
@@ -96,7 +126,7 @@ async def _walk(
     if level and not truncated:
         # Cut by depth only when there is something behind the cut.
         truncated = bool(await next_edges(level, position, 1))
-    known = await queries.vertices(list(seen), position)
+    known = await graph.vertices(list(seen), position)
     edges = [_edge_message(row, known) for row in found.values()]
     return Walk(_vertex_message(root, known), edges, truncated)
 

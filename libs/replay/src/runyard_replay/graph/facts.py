@@ -20,14 +20,14 @@ from runyard.run.v1.events_pb2 import (
 )
 from runyard.run.v1.types_pb2 import CauseCode, CodeRef, Environment, Executor, Hardware, Outcome
 from runyard_contracts.envelope import actor_name
-from runyard_lineage.domain.identities import (
+from runyard_replay.graph.identities import (
     environment_id,
     external_id,
     key_text,
     parameters_id,
     parameters_json,
 )
-from runyard_lineage.domain.names import DATUM
+from runyard_replay.graph.names import DATUM
 
 LABEL_CHARACTERS_MAX = 120
 

@@ -1,0 +1,37 @@
+"""``runyard impact``: what a file, run or code tree touched."""
+
+from __future__ import annotations
+
+import click
+
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.lineage.v1.lineage_service_pb2 import ImpactRequest
+from runyard_cli.graph import asked_about, impact_lines
+from runyard_cli.history.moments import MOMENT
+from runyard_cli.history.source import ask, direct_option
+from runyard_cli.names import project_option
+from runyard_cli.output import is_json, note, output_option, say, say_json
+
+
+@click.command("impact")
+@click.argument("name")
+@project_option
+@click.option("--depth", type=click.IntRange(1, 100), default=None, help="Steps to walk; 32 by default.")
+@click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
+@direct_option
+@output_option
+def command(name: str, project: str | None, depth: int | None, at: AsOf | None, direct: bool) -> None:
+    """Show what NAME went into: a file on disk (it is hashed), a datum:// reference, a SHA-256, or a run.
+
+    It is answered by the log itself when no service answers, and from an imported one.
+    """
+    wanted = asked_about(name, project)
+    request = ImpactRequest(name=wanted, depth_max=depth or 0, read=ReadOptions(as_of=at))
+    answer = ask(lambda source: source.impact(request), direct=direct)
+    if is_json():
+        say_json(answer)
+        return
+    for line in impact_lines(answer.root, answer.edges):
+        say(line)
+    if answer.truncated:
+        note("the walk was cut: --depth shows more")

@@ -1,0 +1,121 @@
+"""The provenance graph on the command line: what is asked about, and walks as trees of lines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
+from runyard_cli.failures import ExitCode, fail
+from runyard_cli.names import full_run_name, looks_like_run, may_be_id
+from runyard_cli.output import is_json, note, safe
+from runyard_cli.words import count_words
+from runyard_client.files import hash_file
+
+_MADE_FROM = {
+    EdgeRelation.EDGE_RELATION_USED: "used",
+    EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY: "made by",
+    EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH: "with",
+    EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO: "put by",
+}
+_WENT_INTO = {
+    EdgeRelation.EDGE_RELATION_USED: "used by",
+    EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY: "made",
+    EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH: "part of",
+    EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO: "put",
+}
+_KIND_WORDS = {
+    VertexKind.VERTEX_KIND_ARTIFACT: "file",
+    VertexKind.VERTEX_KIND_RUN: "run",
+    VertexKind.VERTEX_KIND_CODE: "code",
+    VertexKind.VERTEX_KIND_ENVIRONMENT: "environment",
+    VertexKind.VERTEX_KIND_NODE: "node",
+    VertexKind.VERTEX_KIND_GPU: "GPU",
+    # An actor's name says what it is: "user:alice".
+    VertexKind.VERTEX_KIND_ACTOR: "",
+    VertexKind.VERTEX_KIND_PARAMETERS: "parameters",
+    VertexKind.VERTEX_KIND_EXTERNAL: "outside",
+}
+_HASHED_KINDS = (VertexKind.VERTEX_KIND_ARTIFACT, VertexKind.VERTEX_KIND_CODE)
+_COUNTED_KINDS = (VertexKind.VERTEX_KIND_RUN, VertexKind.VERTEX_KIND_ARTIFACT)
+
+
+def asked_about(name: str, project: str | None) -> str:
+    """Give the name that the graph knows: a file on disk is hashed, "12" becomes "digits#12".
+
+    Ends the program when it can name nothing.
+    """
+    path = Path(name)
+    if path.is_file():
+        file = hash_file(path)
+        if not is_json():
+            note(f"{path} has SHA-256 {file.sha256}")
+        return file.sha256
+    if looks_like_run(name):
+        return full_run_name(name, project)
+    if not may_be_id(name.removeprefix("datum://")):
+        advice = "Give a file on disk, a datum:// reference, a SHA-256, or a run."
+        fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
+    return name
+
+
+def trace_lines(root: Vertex, edges: Sequence[Edge]) -> Iterator[str]:
+    """Write what a thing came from as a tree; what was shown is named again, not repeated."""
+    below: dict[tuple[int, str], list[tuple[Edge, Vertex]]] = defaultdict(list)
+    for edge in edges:
+        below[_key(edge.source)].append((edge, edge.target))
+    return _tree(root, below, _MADE_FROM)
+
+
+def impact_lines(root: Vertex, edges: Sequence[Edge]) -> Iterator[str]:
+    """Write what a thing went into as a tree, and how much that is."""
+    below: dict[tuple[int, str], list[tuple[Edge, Vertex]]] = defaultdict(list)
+    for edge in edges:
+        below[_key(edge.target)].append((edge, edge.source))
+    yield from _tree(root, below, _WENT_INTO)
+    yield f"touched: {_counted(edge.source for edge in edges)}"
+
+
+def vertex_words(vertex: Vertex) -> str:
+    """Name a vertex: its kind, its label, and the beginning of its hash where it has one."""
+    label = vertex.label or vertex.id
+    digest = f" {vertex.id[:12]}" if vertex.kind in _HASHED_KINDS and vertex.id[:12] not in label else ""
+    return f"{_KIND_WORDS.get(vertex.kind, 'thing')} {label}{digest}".lstrip()
+
+
+def _tree(
+    root: Vertex,
+    below: Mapping[tuple[int, str], Sequence[tuple[Edge, Vertex]]],
+    relation_words: Mapping[EdgeRelation.ValueType, str],
+) -> Iterator[str]:
+    shown: set[tuple[int, str]] = set()
+
+    def walk(vertex: Vertex, indent: str) -> Iterator[str]:
+        shown.add(_key(vertex))
+        children = below.get(_key(vertex), ())
+        for index, (edge, child) in enumerate(children):
+            is_last = index == len(children) - 1
+            again = _key(child) in shown and bool(below.get(_key(child)))
+            is_new = edge.role not in f"{edge.source.label} {edge.target.label}"
+            role = f" as {edge.role}" if edge.role and is_new else ""
+            words = f"{relation_words.get(edge.relation, 'from')} {vertex_words(child)}{role}"
+            yield safe(f"{indent}{'└─ ' if is_last else '├─ '}{words}{' (above)' if again else ''}")
+            if not again:
+                yield from walk(child, indent + ("   " if is_last else "│  "))
+
+    yield safe(vertex_words(root))
+    yield from walk(root, "")
+
+
+def _counted(vertices: Iterable[Vertex]) -> str:
+    kinds = {_key(vertex): vertex.kind for vertex in vertices}
+    counts = [
+        count_words(sum(found == kind for found in kinds.values()), _KIND_WORDS[kind])
+        for kind in _COUNTED_KINDS
+    ]
+    return ", ".join(counts)
+
+
+def _key(vertex: Vertex) -> tuple[int, str]:
+    return vertex.kind, vertex.id

@@ -1,0 +1,88 @@
+"""Things and origins as the graph holds them, in tables or in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from runyard_contracts.recorded import RecordedEvent
+from runyard_replay.graph.facts import Origin, Thing
+from runyard_replay.graph.identities import canonical_json
+
+VertexKey = tuple[int, str]
+"""Kind and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class VertexRow:
+    """A thing of the graph, as it was last described."""
+
+    kind: int
+    """VertexKind."""
+    vertex_id: str
+    position: int
+    label: str
+    properties: str
+    """Canonical JSON object, text to text."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """An edge, from the later thing to what it came from. Written once, by the first event that says so."""
+
+    source_kind: int
+    source_id: str
+    relation: int
+    """EdgeRelation."""
+    target_kind: int
+    target_id: str
+    role: str
+    position: int
+    event_id: str
+    occurred_at: datetime
+
+    @property
+    def key(self) -> tuple[int | str, ...]:
+        """What tells it from others: everything but who said so, and when."""
+        source, target = (self.source_kind, self.source_id), (self.target_kind, self.target_id)
+        return (*source, self.relation, *target, self.role)
+
+
+def sorted_out(found: Iterable[Thing | Origin]) -> tuple[list[Thing], list[Origin]]:
+    """Tell the things that an event speaks of from the origins that it tells."""
+    things: list[Thing] = []
+    origins: list[Origin] = []
+    for each in found:
+        if isinstance(each, Origin):
+            things += [each.source, each.target]
+            origins.append(each)
+        else:
+            things.append(each)
+    return things, origins
+
+
+def described_after(thing: Thing, before: VertexRow | None, position: int) -> VertexRow:
+    """Add what an event knows of a vertex; gives the same row when it knows nothing new."""
+    known: dict[str, str] = json.loads(before.properties) if before else {}
+    properties = canonical_json(known | dict(thing.properties))
+    label = thing.label or (before.label if before else "")
+    if before is not None and (before.label, before.properties) == (label, properties):
+        return before
+    return VertexRow(thing.kind, thing.id, position, label, properties)
+
+
+def edge_row(origin: Origin, event: RecordedEvent) -> EdgeRow:
+    """Write an origin as the event tells it."""
+    return EdgeRow(
+        source_kind=origin.source.kind,
+        source_id=origin.source.id,
+        relation=origin.relation,
+        target_kind=origin.target.kind,
+        target_id=origin.target.id,
+        role=origin.role,
+        position=event.position,
+        event_id=event.envelope.event_id,
+        occurred_at=event.envelope.occurred_at.ToDatetime(tzinfo=UTC),
+    )
