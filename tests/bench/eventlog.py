@@ -105,11 +105,10 @@ async def _create_raw_tables(database: Database) -> None:
 
 _RAW_INSERT = """
 with placed as materialized (
-  select $16::bigint + o as position, u.*
-  from unnest($5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::bytea[],
-    $12::text[], $13::uuid[], $14::text[], $15::bytea[]) with ordinality
-    u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor,
-      payload, o)
+  select $14::bigint + o as position, u.*
+  from unnest($4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::bytea[], $10::text[],
+    $11::uuid[], $12::text[], $13::bytea[]) with ordinality
+    u(command, stream, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
 ), heads as (
   insert into raw.stream (stream, version) select stream, version from placed
 ), ids as (
@@ -117,8 +116,8 @@ with placed as materialized (
   select event_id, position, $1::smallint, digest from placed
 ), known as (
   insert into raw.command (command_id, first_position, event_count, lane, digest)
-  select command_id, $16 + o, n, $1, digest
-  from unnest($2::uuid[], $3::bytea[], $4::int[]) with ordinality u(command_id, digest, n, o)
+  select command_id, $14 + o, 1, $1, digest
+  from unnest($2::uuid[], $3::bytea[]) with ordinality u(command_id, digest, o)
 )
 insert into raw.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream,
   type, correlation_id, actor, payload)

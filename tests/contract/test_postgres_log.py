@@ -76,25 +76,46 @@ async def test_append_wants_read_committed(database: Database) -> None:
         await connection.close()
 
 
-@pytest.mark.parametrize("fault", ["stream twice", "version skipped", "commands mixed"])
-async def test_a_malformed_batch_is_refused_as_a_whole(database: Database, fault: str) -> None:
-    stream = run_stream()
-    commands = [admit(details(stream, 0, "a", "b")), admit(details(run_stream(), 0, "c"))]
-    arguments = list(append_arguments(commands))
-    names = ["lane", "ids", "digests", "counts", "commands", "streams", "expected", "versions"]
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("stream in two commands", "duplicate key"),
+        ("stream twice in a command", "duplicate key"),
+        ("version skipped", "malformed"),
+        ("commands mixed", "malformed"),
+        ("command without events", "malformed"),
+        ("columns of unlike length", "malformed"),
+        ("no events", "malformed"),
+    ],
+)
+async def test_a_malformed_batch_is_refused_as_a_whole(database: Database, fault: str, reason: str) -> None:
+    stream, other = run_stream(), run_stream()
+    arguments = list(append_arguments([admit(details(stream, 0, "a", "b")), admit(details(other, 0, "c"))]))
+    names = ["lane", "ids", "digests", "commands", "streams", "versions", "types"]
     position = {name: index for index, name in enumerate(names)}
     match fault:
-        case "stream twice":
+        case "stream in two commands":
             arguments[position["streams"]] = [stream, stream, stream]
+        case "stream twice in a command":
+            arguments[position["commands"]] = [1, 2, 2]
+            arguments[position["streams"]] = [stream, other, stream]
+            arguments[position["versions"]] = [1, 1, 1]
         case "version skipped":
             arguments[position["versions"]] = [1, 3, 1]
-        case _:
+        case "commands mixed":
             arguments[position["commands"]] = [2, 2, 1]
+        case "command without events":
+            arguments[position["commands"]] = [1, 1, 1]
+        case "columns of unlike length":
+            arguments[position["types"]] = ["t", "t"]
+        case _:
+            arguments[3:] = [[] for _ in arguments[3:]]
     connection = await asyncpg.connect(database.url("scheduler"))
     try:
-        with pytest.raises(asyncpg.PostgresError):
+        with pytest.raises(asyncpg.PostgresError, match=reason):
             await connection.fetch(APPEND, *arguments)
-        assert await connection.fetchval("select count(*) from log.event") == 0
+        for table in ("event", "event_id", "stream", "command"):
+            assert await connection.fetchval(f"select count(*) from log.{table}") == 0
     finally:
         await connection.close()
 

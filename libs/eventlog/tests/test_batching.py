@@ -22,7 +22,6 @@ def admitted(
 ) -> AdmittedCommand:
     event = AdmittedEvent(
         stream=StreamName(streams[0]),
-        expected_version=0,
         version=1,
         type="t",
         event_id=EventId(event_id),

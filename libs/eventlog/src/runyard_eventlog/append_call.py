@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -14,7 +14,7 @@ from runyard_eventlog.port import Appended
 
 APPEND = """
 select command, outcome, first_position, positions, stream, expected, actual, event_id
-from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+from log.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
 
 
@@ -25,7 +25,6 @@ def append_arguments(commands: Sequence[AdmittedCommand]) -> tuple[object, ...]:
         int(commands[0].lane),
         [command.command_id for command in commands],
         [command.digest for command in commands],
-        [len(command.events) for command in commands],
         [index for index, command in enumerate(commands, start=1) for _ in command.events],
         *zip(*events, strict=True),
     )
@@ -35,18 +34,26 @@ def append_answers(
     commands: Sequence[AdmittedCommand], rows: list[asyncpg.Record]
 ) -> list[Appended | RunyardError]:
     """Bring the rows of ``log.append`` back into answers, in the order of the commands."""
-    by_command = {row[0]: row for row in rows}
-    return [_answer(command, by_command[index]) for index, command in enumerate(commands, start=1)]
+    special = {row[0]: row for row in rows}
+    # The row of no command says where the commands without a row of their own begin.
+    following = special[None]["first_position"] if None in special else 0
+    answers: list[Appended | RunyardError] = []
+    for index, command in enumerate(commands, start=1):
+        if index in special:
+            answers.append(_special_answer(command, special[index]))
+            continue
+        positions: tuple[Position, ...] = tuple(range(following, following + len(command.events)))  # type: ignore[arg-type]
+        following += len(command.events)
+        answers.append(Appended(positions[-1], positions))
+    return answers
 
 
-def _answer(command: AdmittedCommand, row: asyncpg.Record) -> Appended | RunyardError:
+def _special_answer(command: AdmittedCommand, row: asyncpg.Record) -> Appended | RunyardError:
     command_id = command.command_id
     match row["outcome"]:
-        case "appended" | "repeated" as outcome:
-            first = row["first_position"]
-            positions: Iterable[Position] = row["positions"] or range(first, first + len(command.events))  # type: ignore[assignment]
-            found = tuple(positions)
-            return Appended(found[-1], found, repeated=outcome == "repeated")
+        case "repeated":
+            positions: tuple[Position, ...] = tuple(row["positions"])
+            return Appended(positions[-1], positions, repeated=True)
         case "conflict":
             return refusals.conflict(row["stream"], row["expected"], row["actual"])
         case "denied":

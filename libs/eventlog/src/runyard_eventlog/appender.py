@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput, PermissionDenied, RunyardError, Unavailable
 from runyard_eventlog.admission import AdmittedCommand
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
@@ -43,11 +45,13 @@ class Appender:
     the batches: measured on two busy cores that cost 30 % more processor time for each command.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, on_appended: Callable[[Lane.ValueType, Position], None]) -> None:
+        """Use a connection of the pool; call back once for each batch, with its lane and last position."""
         self._pool = pool
+        self._on_appended = on_appended
         self._waiting: list[_Waiting] = []
         self._under_way: list[_Waiting] = []
-        self._room = asyncio.Semaphore(QUEUE_MAX)
+        self._room = asyncio.Event()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -70,12 +74,14 @@ class Appender:
                 asyncio.create_task(self._run(), name="log-appender"),
                 asyncio.create_task(self._watch(), name="log-appender-watch"),
             ]
-        async with self._room:
-            loop = asyncio.get_running_loop()
-            waiting = _Waiting(command, loop.create_future(), loop.time() + timeout_seconds)
-            self._waiting.append(waiting)
-            self._wake.set()
-            return await waiting.answer
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        if len(self._waiting) >= QUEUE_MAX:
+            await self._wait_for_room(deadline)
+        waiting = _Waiting(command, loop.create_future(), deadline)
+        self._waiting.append(waiting)
+        self._wake.set()
+        return await waiting.answer
 
     async def close(self) -> None:
         """End the tasks; what still waits gets ``Unavailable``."""
@@ -85,6 +91,18 @@ class Appender:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         _refuse(self._waiting, Unavailable(f"the log was closed; {_SAFE}"))
         self._waiting.clear()
+        self._room.set()
+
+    async def _wait_for_room(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                while len(self._waiting) >= QUEUE_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError as error:
+            raise _too_late() from error
+        if self._closed:
+            raise Unavailable(f"the log was closed; {_SAFE}")
 
     async def _run(self) -> None:
         sender = _Sender(self._pool)
@@ -97,7 +115,7 @@ class Appender:
                 await asyncio.sleep(0)
                 self._under_way = self._take()
                 if self._under_way:
-                    await _settle(sender, self._under_way)
+                    await self._settle(sender, self._under_way)
         finally:
             await sender.drop_connection()
 
@@ -107,7 +125,7 @@ class Appender:
             await asyncio.sleep(_WATCH_SECONDS)
             now = asyncio.get_running_loop().time()
             late = [waiting for waiting in (*self._waiting, *self._under_way) if waiting.deadline < now]
-            _refuse(late, Unavailable(f"the log did not answer in time; {_SAFE}", code="LOG_TIMEOUT"))
+            _refuse(late, _too_late())
 
     def _take(self) -> list[_Waiting]:
         """Take the next batch out of the queue; callers that have gone away are left out."""
@@ -115,7 +133,44 @@ class Appender:
         indexes = next_batch([one.command for one in waiting])
         taken = set(indexes)
         self._waiting = [one for index, one in enumerate(waiting) if index not in taken]
+        self._room.set()
         return [waiting[index] for index in indexes]
+
+    async def _settle(self, sender: _Sender, batch: list[_Waiting]) -> None:
+        """Give each of a batch its answer, whatever happens."""
+        try:
+            answers = await sender.send(
+                [waiting.command for waiting in batch], max(waiting.deadline for waiting in batch)
+            )
+        except asyncio.CancelledError:
+            _refuse(batch, Unavailable(f"the log was closed; {_SAFE}"))
+            raise
+        except Unavailable as error:
+            _refuse(batch, error)
+        except asyncpg.PostgresError as error:
+            if len(batch) == 1:
+                _refuse(batch, _as_runyard_error(error))
+                return
+            # One of them is at fault (say, an event id that the other lane took meanwhile): find which.
+            for waiting in batch:
+                await self._settle(sender, [waiting])
+        except Exception as error:  # noqa: BLE001 - the loop's top: a caller must never wait for ever
+            _log.exception("append failed")
+            _refuse(batch, Unavailable(f"append failed: {error}"))
+        else:
+            self._tell(batch, answers)
+
+    def _tell(self, batch: Sequence[_Waiting], answers: Sequence[Appended | RunyardError]) -> None:
+        newest = Position(0)
+        for waiting, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, RunyardError):
+                _refuse([waiting], answer)
+                continue
+            newest = max(newest, answer.position)
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        if newest:
+            self._on_appended(batch[0].command.lane, newest)
 
 
 class _Sender:
@@ -165,39 +220,14 @@ class _Sender:
             _log.debug("the appender's connection was gone already")
 
 
-async def _settle(sender: _Sender, batch: list[_Waiting]) -> None:
-    """Give each of a batch its answer, whatever happens."""
-    try:
-        answers = await sender.send(
-            [waiting.command for waiting in batch], max(waiting.deadline for waiting in batch)
-        )
-    except asyncio.CancelledError:
-        _refuse(batch, Unavailable(f"the log was closed; {_SAFE}"))
-        raise
-    except Unavailable as error:
-        _refuse(batch, error)
-    except asyncpg.PostgresError as error:
-        if len(batch) == 1:
-            _refuse(batch, _as_runyard_error(error))
-            return
-        # One of them is at fault (say, an event id that the other lane took meanwhile): find which.
-        for waiting in batch:
-            await _settle(sender, [waiting])
-    except Exception as error:  # noqa: BLE001 - the loop's top: a caller must never wait for ever
-        _log.exception("append failed")
-        _refuse(batch, Unavailable(f"append failed: {error}"))
-    else:
-        for waiting, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, RunyardError):
-                _refuse([waiting], answer)
-            elif not waiting.answer.done():
-                waiting.answer.set_result(answer)
-
-
 def _refuse(batch: Sequence[_Waiting], error: RunyardError) -> None:
     for waiting in batch:
         if not waiting.answer.done():
             waiting.answer.set_exception(error)
+
+
+def _too_late() -> Unavailable:
+    return Unavailable(f"the log did not answer in time; {_SAFE}", code="LOG_TIMEOUT")
 
 
 def _as_runyard_error(error: asyncpg.PostgresError) -> RunyardError:

@@ -51,15 +51,15 @@ class PostgresEventLog:
 
         Args:
             pool: connections of a role that reads the log, and appends when this process does.
-            doorbell: rung after every append of this process.
+            doorbell: rung after every batch of appends of this process.
             append_seconds_max: how long an append may wait for its answer.
             owns_pool: close the pool together with the log.
         """
         self._pool = pool
-        self._doorbell = doorbell
         self._append_seconds_max = append_seconds_max
         self._owns_pool = owns_pool
-        self._appender = Appender(pool)
+        self._doorbell = doorbell
+        self._appender = Appender(pool, self._appended)
         self._same_log = SameLog()
 
     @classmethod
@@ -102,12 +102,7 @@ class PostgresEventLog:
 
     async def append(self, command: AppendCommand) -> Appended:
         """See ``EventLog.append``."""
-        admitted = admit(command)
-        answer = await self._appender.append(admitted, self._append_seconds_max)
-        self._same_log.saw(admitted.lane, answer.position)
-        if self._doorbell is not None:
-            self._doorbell.ring()
-        return answer
+        return await self._appender.append(admit(command), self._append_seconds_max)
 
     async def find_command(self, command_id: CommandId, request_digest: bytes = b"") -> Appended | None:
         """See ``EventLog.find_command``."""
@@ -190,6 +185,11 @@ class PostgresEventLog:
         async with self._reading() as connection:
             found = await connection.fetch(rows.FIND, event_id)
         return next(rows.fetched(found), None)
+
+    def _appended(self, lane: Lane.ValueType, position: Position) -> None:
+        self._same_log.saw(lane, position)
+        if self._doorbell is not None:
+            self._doorbell.ring()
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:

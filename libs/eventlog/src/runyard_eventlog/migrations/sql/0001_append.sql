@@ -1,26 +1,25 @@
 -- The one way into the log. Call it as one autocommitted statement: whoever holds its lock stops all others.
 --
 -- Takes the commands of one lane and their events, in command order; p_commands gives for each event the
--- index of its command (from 1), p_expected the version that its stream must have before the command, and
--- p_versions the version that the event gets.
+-- index of its command (from 1), and p_versions the version that it gets: that of the first event of a
+-- stream is one more than the version which the command expects there.
 -- A batch names a stream, a command id and an event id in one command only.
 --
--- Gives one row for each command, whose outcome is
---   appended        first_position and the following ones are the command's
+-- Gives one row for each command that is not appended, whose outcome is
 --   repeated        the log had the command, or each of its events, at positions
 --   conflict        stream is at version actual, not at expected
 --   denied          the session's role may not append to stream, or its category is of the other lane
 --   command_reused  the command id is known with other content, at first_position
 --   event_reused    event_id is known with other content, at first_position
 --   partly_known    some of its events are known, others are not
+-- and one row for all the others together, whose command is null: appended, in their order, from
+-- first_position on.
 create function log.append(
   p_lane smallint,
   p_command_ids uuid[],
   p_command_digests bytea[],
-  p_event_counts integer[],
   p_commands integer[],
   p_streams text[],
-  p_expected bigint[],
   p_versions bigint[],
   p_types text[],
   p_event_ids uuid[],
@@ -45,8 +44,19 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  accepted boolean[] := array_fill(true, array[cardinality(p_command_ids)]);
+  event_count constant integer := cardinality(p_commands);
+  command_count constant integer := cardinality(p_command_ids);
+  accepted boolean[] := array_fill(true, array[command_count]);
   own_categories text[];
+  -- Indexes of events: the first of each command, the first of each stream of a command, those to append.
+  -- Subscripts into the arguments cost half of what joining unnested columns does.
+  command_starts integer[];
+  stream_starts integer[];
+  kept integer[] := array(select generate_series(1, event_count));
+  is_malformed boolean;
+  is_denied boolean;
+  is_conflicting boolean;
+  new_stream_count integer;
   head bigint;
   recorded timestamptz;
   domain_head bigint := 0;
@@ -58,86 +68,110 @@ begin
   if current_setting('synchronous_commit') = 'off' then
     perform set_config('synchronous_commit', 'on', true);
   end if;
-  if exists (
-    select from (
-      select u.command, u.expected, u.version,
-        lag(u.command, 1, 0) over w as last_command,
-        case when (u.command, u.stream) = (lag(u.command) over w, lag(u.stream) over w)
-          then lag(u.version) over w else u.expected end as last_version
-      from unnest(p_commands, p_streams, p_expected, p_versions) with ordinality u(command, stream, expected, version, o)
-      window w as (order by u.o)
-    ) v
-    where v.version <> v.last_version + 1 or v.command < v.last_command or v.command > v.last_command + 1
-  ) then
+
+  select coalesce(array_agg(w.category), '{}') into own_categories
+  from log.writer w join log.category c using (category)
+  where w.role = session_user and c.lane = p_lane;
+
+  select array_agg(i) filter (where e.starts_command), array_agg(i) filter (where e.starts_command or e.starts_stream),
+    bool_or(case when e.starts_command then p_commands[i] <> coalesce(p_commands[i - 1], 0) + 1
+      else not e.starts_stream and p_versions[i] <> p_versions[i - 1] + 1 end),
+    bool_or(split_part(p_streams[i], '-', 1) <> all (own_categories))
+  into command_starts, stream_starts, is_malformed, is_denied
+  from (
+    select i, p_commands[i] is distinct from p_commands[i - 1] as starts_command,
+      p_streams[i] is distinct from p_streams[i - 1] as starts_stream
+    from generate_series(1, event_count) i
+  ) e;
+  if is_malformed or cardinality(command_starts) is distinct from command_count or event_count <> any (array[
+    cardinality(p_streams), cardinality(p_versions), cardinality(p_types), cardinality(p_event_ids),
+    cardinality(p_event_digests), cardinality(p_correlation_ids), cardinality(p_causation_ids),
+    cardinality(p_actors), cardinality(p_payloads)])
+  then
     raise exception 'malformed batch: events are not in command and version order' using errcode = 'RY001';
   end if;
 
-  select array_agg(w.category) into own_categories
-  from log.writer w join log.category c using (category)
-  where w.role = session_user and c.lane = p_lane;
-  for f in
-    select u.command, min(u.stream) as stream from unnest(p_commands, p_streams) u(command, stream)
-    where split_part(u.stream, '-', 1) <> all (coalesce(own_categories, '{}')) group by u.command
-  loop
-    accepted[f.command] := false;
-    command := f.command; outcome := 'denied'; stream := f.stream;
-    return next;
-  end loop;
-  stream := null;
+  if is_denied then
+    for f in
+      select p_commands[i] as command, min(p_streams[i]) as stream from unnest(stream_starts) i
+      where split_part(p_streams[i], '-', 1) <> all (own_categories) group by p_commands[i]
+    loop
+      accepted[f.command] := false;
+      command := f.command; outcome := 'denied'; stream := f.stream;
+      return next;
+    end loop;
+    stream := null;
+  end if;
 
   -- From here on one appender of the lane at a time. Each statement below sees all that came before.
   perform pg_advisory_xact_lock(hashtext('log.append'), p_lane);
 
-  for f in
-    select u.i::integer as command, k.digest = u.digest as same, k.first_position, k.event_count
-    from unnest(p_command_ids, p_command_digests) with ordinality u(command_id, digest, i)
-    join log.command k on k.command_id = u.command_id
-  loop
-    continue when not accepted[f.command];
-    accepted[f.command] := false;
-    command := f.command; first_position := f.first_position;
-    outcome := case when f.same then 'repeated' else 'command_reused' end;
-    -- The first answer, also when the repetition was decided anew and came with other events.
-    positions := array(select generate_series(f.first_position, f.first_position + f.event_count - 1));
-    return next;
-  end loop;
-  first_position := null; positions := null;
+  if exists (select from log.command k where k.command_id = any (p_command_ids)) then
+    for f in
+      select u.i::integer as command, k.digest = u.digest as same, k.first_position, k.event_count
+      from unnest(p_command_ids, p_command_digests) with ordinality u(command_id, digest, i)
+      join log.command k on k.command_id = u.command_id
+    loop
+      continue when not accepted[f.command];
+      accepted[f.command] := false;
+      command := f.command; first_position := f.first_position;
+      outcome := case when f.same then 'repeated' else 'command_reused' end;
+      -- The first answer, also when the repetition was decided anew and came with other events.
+      positions := array(select generate_series(f.first_position, f.first_position + f.event_count - 1));
+      return next;
+    end loop;
+    first_position := null; positions := null;
+  end if;
 
-  for f in
-    select u.command, array_agg(k.position order by u.o) as positions,
-      (array_agg(k.event_id) filter (where k.digest <> u.digest or k.lane <> p_lane))[1] as other,
-      (array_agg(k.position) filter (where k.digest <> u.digest or k.lane <> p_lane))[1] as other_position
-    from unnest(p_commands, p_event_ids, p_event_digests) with ordinality u(command, event_id, digest, o)
-    join log.event_id k on k.event_id = u.event_id
-    group by u.command
-  loop
-    continue when not accepted[f.command];
-    accepted[f.command] := false;
-    command := f.command; positions := f.positions;
-    event_id := f.other; first_position := f.other_position;
-    outcome := case
-      when f.other is not null then 'event_reused'
-      when cardinality(f.positions) < p_event_counts[f.command] then 'partly_known'
-      else 'repeated' end;
-    return next;
-  end loop;
-  positions := null; event_id := null; first_position := null;
+  if exists (select from log.event_id k where k.event_id = any (p_event_ids)) then
+    for f in
+      select u.command, array_agg(k.position order by u.o) as positions, count(*) < u.event_count as partly,
+        (array_agg(k.event_id) filter (where k.digest <> u.digest or k.lane <> p_lane))[1] as other,
+        (array_agg(k.position) filter (where k.digest <> u.digest or k.lane <> p_lane))[1] as other_position
+      from (
+        select v.*, count(*) over (partition by v.command) as event_count
+        from unnest(p_commands, p_event_ids, p_event_digests) with ordinality v(command, event_id, digest, o)
+      ) u
+      join log.event_id k on k.event_id = u.event_id
+      group by u.command, u.event_count
+    loop
+      continue when not accepted[f.command];
+      accepted[f.command] := false;
+      command := f.command; positions := f.positions;
+      event_id := f.other; first_position := f.other_position;
+      outcome := case
+        when f.other is not null then 'event_reused'
+        when f.partly then 'partly_known'
+        else 'repeated' end;
+      return next;
+    end loop;
+    positions := null; event_id := null; first_position := null;
+  end if;
 
-  for f in
-    select u.command, u.stream, u.expected, coalesce(h.version, 0) as actual
-    from unnest(p_commands, p_streams, p_expected) u(command, stream, expected)
-    left join log.stream h on h.stream = u.stream
-    where u.expected <> coalesce(h.version, 0)
-  loop
-    continue when not accepted[f.command];
-    accepted[f.command] := false;
-    command := f.command; outcome := 'conflict';
-    stream := f.stream; expected := f.expected; actual := f.actual;
-    return next;
-  end loop;
+  select count(*) filter (where h.version is null), bool_or(p_versions[i] - 1 <> coalesce(h.version, 0))
+  into new_stream_count, is_conflicting
+  from unnest(stream_starts) i left join log.stream h on h.stream = p_streams[i];
+  if is_conflicting then
+    for f in
+      select p_commands[i] as command, p_streams[i] as stream, p_versions[i] - 1 as expected,
+        coalesce(h.version, 0) as actual
+      from unnest(stream_starts) i left join log.stream h on h.stream = p_streams[i]
+      where p_versions[i] - 1 <> coalesce(h.version, 0)
+    loop
+      continue when not accepted[f.command];
+      accepted[f.command] := false;
+      command := f.command; outcome := 'conflict';
+      stream := f.stream; expected := f.expected; actual := f.actual;
+      return next;
+    end loop;
+    stream := null; expected := null; actual := null;
+  end if;
 
-  if not (true = any (accepted)) then
-    return;
+  if false = any (accepted) then
+    kept := array(select i from unnest(kept) i where accepted[p_commands[i]] order by i);
+    if kept = '{}' then
+      return;
+    end if;
   end if;
 
   if p_lane = 1 then
@@ -149,42 +183,42 @@ begin
   head := coalesce(head, 0);
   recorded := greatest(recorded, clock_timestamp());
 
-  with placed as materialized (
-    select head + row_number() over (order by u.o) as position, u.*
-    from unnest(p_commands, p_streams, p_expected, p_versions, p_types, p_event_ids, p_event_digests, p_correlation_ids,
-      p_causation_ids, p_actors, p_payloads) with ordinality
-      u(command, stream, expected, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
-    where accepted[u.command]
-  ), heads as (
-    -- A stream that two commands of the batch name comes twice here, which the database refuses.
+  -- A stream that two commands of the batch name comes twice here, which the database refuses.
+  if new_stream_count > 0 then
     insert into log.stream (stream, version)
-    select p.stream, max(p.version) from placed p group by p.stream, p.command, p.expected
-    on conflict (stream) do update set version = excluded.version
-  ), ids as (
-    insert into log.event_id (event_id, position, lane, digest)
-    select p.event_id, p.position, p_lane, p.digest from placed p
-  )
+    select p_streams[s.i], p_versions[coalesce(stream_starts[s.o + 1], event_count + 1) - 1]
+    from unnest(stream_starts) with ordinality s(i, o)
+    where p_versions[s.i] = 1 and accepted[p_commands[s.i]];
+  end if;
+  if new_stream_count < cardinality(stream_starts) then
+    insert into log.stream (stream, version)
+    select p_streams[s.i], p_versions[coalesce(stream_starts[s.o + 1], event_count + 1) - 1]
+    from unnest(stream_starts) with ordinality s(i, o)
+    where p_versions[s.i] > 1 and accepted[p_commands[s.i]]
+    on conflict (stream) do update set version = excluded.version;
+  end if;
+
+  insert into log.command (command_id, first_position, event_count, lane, digest)
+  select p_command_ids[p_commands[k.i]], head + k.o,
+    coalesce(command_starts[p_commands[k.i] + 1], event_count + 1) - k.i, p_lane, p_command_digests[p_commands[k.i]]
+  from unnest(kept) with ordinality k(i, o)
+  where command_starts[p_commands[k.i]] = k.i;
+
+  insert into log.event_id (event_id, position, lane, digest)
+  select p_event_ids[k.i], head + k.o, p_lane, p_event_digests[k.i]
+  from unnest(kept) with ordinality k(i, o);
+
   insert into log.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream,
     type, correlation_id, actor, payload)
-  select p_lane, p.position, p.version, domain_head, recorded, p.event_id, p.causation_id, p.stream,
-    p.type, p.correlation_id, p.actor, p.payload
-  from placed p;
-
-  return query
-  with placed as materialized (
-    select u.i::integer as command, u.command_id, u.digest, u.n,
-      head + 1 + coalesce(sum(u.n) over (order by u.i rows between unbounded preceding and 1 preceding), 0) as first_position
-    from unnest(p_command_ids, p_command_digests, p_event_counts) with ordinality u(command_id, digest, n, i)
-    where accepted[u.i]
-  ), known as (
-    insert into log.command (command_id, first_position, event_count, lane, digest)
-    select p.command_id, p.first_position, p.n, p_lane, p.digest from placed p
-  )
-  select p.command, 'appended', p.first_position::bigint, null::bigint[], null::text, null::bigint, null::bigint, null::uuid
-  from placed p;
+  select p_lane, head + k.o, p_versions[k.i], domain_head, recorded, p_event_ids[k.i], p_causation_ids[k.i],
+    p_streams[k.i], p_types[k.i], p_correlation_ids[k.i], p_actors[k.i], p_payloads[k.i]
+  from unnest(kept) with ordinality k(i, o);
 
   -- Wakes the relay. Only the domain lane is mirrored.
   if p_lane = 1 then
     perform pg_notify('runyard_log', '');
   end if;
+
+  command := null; outcome := 'appended'; first_position := head + 1;
+  return next;
 end $$
