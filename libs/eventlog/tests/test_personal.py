@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Collection, Mapping
+import pkgutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard.event.v1 import personal_pb2
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard.history.v1.history_service_pb2 import (
     EventFilter,
@@ -91,6 +96,27 @@ def test_every_actor_of_every_event_is_declared_personal() -> None:
     assert may_name_persons(Envelope)
     named = {name for name, event in BY_NAME.items() if may_name_persons(event.message_class)}
     assert named == {"runyard.run.queued", "runyard.code.snapshot_recorded"}
+
+
+def test_no_field_that_names_an_actor_is_left_undeclared() -> None:
+    undeclared = [
+        field.full_name
+        for message in _messages()
+        for field in message.fields
+        if field.name in ("actor", "git_author") or field.name.endswith(("_by", "_actor", "_author"))
+        if field.message_type is None and not field.GetOptions().Extensions[personal_pb2.personal]
+    ]
+    assert undeclared == []
+
+
+def _messages() -> Iterator[Descriptor]:
+    """Give every message of the contracts that a client may see."""
+    pool = descriptor_pool.Default()
+    for area in ("run", "artifact", "metric", "cost", "lineage", "history", "record"):
+        for module in pkgutil.iter_modules(importlib.import_module(f"runyard.{area}.v1").__path__):
+            if module.name.endswith("_pb2"):
+                imported = importlib.import_module(f"runyard.{area}.v1.{module.name}")
+                yield from pool.FindFileByName(imported.DESCRIPTOR.name).message_types_by_name.values()
 
 
 async def test_a_request_is_sealed_and_its_answer_opened_until_the_key_is_gone() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,24 +15,34 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from runyard.event.v1.envelope_pb2 import Actor
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard.history.v1 import history_service_pb2_grpc as rpc
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_servicekit.auth import current_caller
+from runyard_servicekit.edge import Edge
 from runyard_servicekit.server import serving
 from runyard_servicekit.settings import ServiceSettings
 from runyard_servicekit.tracing import current_traceparent
 
 TOKEN = "a-token-of-alice"
+SERVICE_TOKEN = "a-token-of-a-service"
 SERVICE = "runyard.history.v1.HistoryService"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+seen: list[str] = []
+"""Who called, as the service saw it."""
+
+
 class _Servicer(rpc.HistoryServiceServicer):
     async def GetLogHead(self, request: object, context: object) -> pb.GetLogHeadResponse:
+        seen.append(current_caller().name)
         return pb.GetLogHeadResponse(log_id=f"{current_caller().name} {current_traceparent()}")
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: object) -> pb.ListEventsResponse:
+        if request.filter.actor:
+            raise NotFound(f"nobody is called {request.filter.actor}")
         if request.page_size < 0:
             raise InvalidInput("page_size is negative", field_violations={"page_size": "negative"})
         raise ValueError("a secret detail")
@@ -42,17 +54,43 @@ class _Servicer(rpc.HistoryServiceServicer):
         raise NotFound("no such stream", code="STREAM_NOT_FOUND", metadata={"stream": "x"})
 
 
-@pytest.fixture
-async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    tokens = tmp_path / "tokens.json"
-    entry = {"sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "actor": "user:alice", "roles": ["client"]}
-    tokens.write_text(json.dumps({"tokens": [entry]}))
+class _Edge:
+    """Seals by writing in capitals."""
+
+    async def seal_actor(self, actor: Actor) -> Actor:
+        return Actor(kind=actor.kind, id=actor.id.upper())
+
+    async def seal_request(self, request: pb.ListEventsRequest) -> None:
+        if isinstance(request, pb.ListEventsRequest):
+            request.filter.actor = request.filter.actor.upper()
+
+    async def open_answer(self, answer: Any) -> Any:
+        return pb.GetLogHeadResponse(log_id=answer.log_id.lower()) if hasattr(answer, "log_id") else answer
+
+    async def open_text(self, text: str) -> str:
+        return text.lower()
+
+
+@asynccontextmanager
+async def _served(folder: Path, edge: Edge | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    tokens = folder / "tokens.json"
+    entries = [
+        {"sha256": hashlib.sha256(token.encode()).hexdigest(), "actor": "user:alice", "roles": [role]}
+        for token, role in ((TOKEN, "client"), (SERVICE_TOKEN, "service"))
+    ]
+    tokens.write_text(json.dumps({"tokens": entries}))
     settings = ServiceSettings(tokens_file=tokens, stop_grace_seconds=0)
     register = lambda server: rpc.add_HistoryServiceServicer_to_server(_Servicer(), server)  # type: ignore[abstract]  # noqa: E731
     async with (
-        serving(settings, [SERVICE], register) as port,
+        serving(settings, [SERVICE], register, edge) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
+        yield channel
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with _served(tmp_path) as channel:
         yield channel
 
 
@@ -117,3 +155,18 @@ async def test_a_stream_gives_its_items_and_then_its_error(channel: grpc.aio.Cha
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call.read()
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_names_are_sealed_on_the_way_in_and_opened_for_clients_alone(tmp_path: Path) -> None:
+    seen.clear()
+    async with _served(tmp_path, _Edge()) as channel:
+        stub = rpc.HistoryServiceStub(channel)
+        answer = await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
+        assert answer.log_id.startswith("user:alice 00-")
+        answer = await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata(SERVICE_TOKEN))
+        assert answer.log_id.startswith("user:ALICE 00-")
+        assert seen == ["user:ALICE", "user:ALICE"]
+        question = pb.ListEventsRequest(filter=pb.EventFilter(actor="bob"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ListEvents(question, metadata=_metadata())
+        assert refused.value.details() == "nobody is called bob"

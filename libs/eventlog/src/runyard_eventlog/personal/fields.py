@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, MutableSequence
-from functools import cache
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -12,7 +11,7 @@ from google.protobuf.message import Message
 from runyard.event.v1 import personal_pb2
 from runyard.event.v1.personal_pb2 import Personal
 
-Rewrite = Callable[[Personal.ValueType, str], str]
+Rewrite: TypeAlias = Callable[[Personal.ValueType, str], str]
 """Gives what shall stand in the place of a text."""
 
 
@@ -22,6 +21,8 @@ class _Field(NamedTuple):
     """``PERSONAL_UNSPECIFIED`` for a message that holds such fields further down."""
     is_repeated: bool
     is_map: bool
+    below: list[_Field]
+    """The fields of that message: a list, as some messages hold their like."""
 
 
 def may_name_persons(message: Message | type[Message]) -> bool:
@@ -31,13 +32,17 @@ def may_name_persons(message: Message | type[Message]) -> bool:
 
 def rewrite(message: Message, rewritten: Rewrite) -> None:
     """Go through every text of a message that may name a person, and put something else in its place."""
-    for name, kind, is_repeated, is_map in _fields(cast("Descriptor", message.DESCRIPTOR)):
-        if kind == Personal.PERSONAL_UNSPECIFIED:
+    _rewrite(message, _fields(cast("Descriptor", message.DESCRIPTOR)), rewritten)
+
+
+def _rewrite(message: Message, fields: list[_Field], rewritten: Rewrite) -> None:
+    for name, kind, is_repeated, is_map, below in fields:
+        if below:
             if is_repeated:
                 for each in getattr(message, name):
-                    rewrite(each, rewritten)
+                    _rewrite(each, below, rewritten)
             elif message.HasField(name):
-                rewrite(getattr(message, name), rewritten)
+                _rewrite(getattr(message, name), below, rewritten)
         elif is_map:
             _rewrite_map(getattr(message, name), kind, rewritten)
         elif is_repeated:
@@ -63,16 +68,23 @@ def _rewrite_list(texts: MutableSequence[str], kind: Personal.ValueType, rewritt
             texts[index] = changed
 
 
-@cache
-def _fields(descriptor: Descriptor) -> tuple[_Field, ...]:
-    found = []
+_known: dict[str, list[_Field]] = {}
+
+
+def _fields(descriptor: Descriptor) -> list[_Field]:
+    known = _known.get(descriptor.full_name)
+    if known is not None:
+        return known
+    found = _known[descriptor.full_name] = []
     for field in cast("list[FieldDescriptor]", descriptor.fields):
         kind = field.GetOptions().Extensions[personal_pb2.personal]
         below = field.message_type
         is_map = below is not None and below.GetOptions().map_entry
-        if kind or (below is not None and not is_map and _reaches(below, frozenset())):
-            found.append(_Field(field.name, kind, field.is_repeated, is_map))
-    return tuple(found)
+        if kind:
+            found.append(_Field(field.name, kind, field.is_repeated, is_map, []))
+        elif below is not None and not is_map and _reaches(below, frozenset()):
+            found.append(_Field(field.name, kind, field.is_repeated, is_map, _fields(below)))
+    return found
 
 
 def _reaches(descriptor: Descriptor, above: frozenset[str]) -> bool:

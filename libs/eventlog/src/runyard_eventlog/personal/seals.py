@@ -26,6 +26,7 @@ PERSON_ID_BYTES = 12
 KEY_BYTES = 64
 
 _SEALED_TEXT = re.compile(r"~(?P<person>[A-Za-z0-9_-]{16})\.(?P<text>[A-Za-z0-9_-]{23,})~")
+_SEALED_BYTES = re.compile(rb"~[A-Za-z0-9_-]{16}\.[A-Za-z0-9_-]{23,}~")
 _CONTEXT = b"runyard sealed text 1"
 
 
@@ -77,8 +78,15 @@ def sealed_in(text: str) -> list[str]:
     return [found.group() for found in _SEALED_TEXT.finditer(text)] if "~" in text else []
 
 
+def sealed_within(content: bytes) -> set[str]:
+    """Find everything sealed in a serialised message."""
+    return {found.decode() for found in set(_SEALED_BYTES.findall(content))}
+
+
 def replaced(text: str, replacement: Callable[[str], str]) -> str:
     """Put something in the place of everything sealed in a text."""
+    if "~" not in text:
+        return text
     return _SEALED_TEXT.sub(lambda found: replacement(found.group()), text)
 
 

@@ -27,7 +27,7 @@ from runyard.event.v1 import personal_pb2 as runyard_dot_event_dot_v1_dot_person
 from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(runyard/lineage/v1/lineage_service.proto\x12\x12runyard.lineage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/event/v1/personal.proto\x1a\x1brunyard/event/v1/read.proto\"\xd6\x01\n\x06Vertex\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.runyard.lineage.v1.VertexKind\x12\x10\n\x02id\x18\x02 \x01(\tB\x04\x98\xb5\x18\x01\x12\x13\n\x05label\x18\x03 \x01(\tB\x04\x98\xb5\x18\x03\x12\x44\n\nproperties\x18\x04 \x03(\x0b\x32*.runyard.lineage.v1.Vertex.PropertiesEntryB\x04\x98\xb5\x18\x03\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf5\x01\n\x04\x45\x64ge\x12*\n\x06source\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\x32\n\x08relation\x18\x02 \x01(\x0e\x32 .runyard.lineage.v1.EdgeRelation\x12*\n\x06target\x18\x03 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\x03\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x0cTraceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdepth_max\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x87\x01\n\rTraceResponse\x12(\n\x04root\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\'\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x18.runyard.lineage.v1.Edge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x03\"]\n\rImpactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdepth_max\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x88\x01\n\x0eImpactResponse\x12(\n\x04root\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\'\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x18.runyard.lineage.v1.Edge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x03*\x83\x02\n\nVertexKind\x12\x1b\n\x17VERTEX_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14VERTEX_KIND_ARTIFACT\x10\x01\x12\x13\n\x0fVERTEX_KIND_RUN\x10\x02\x12\x14\n\x10VERTEX_KIND_CODE\x10\x03\x12\x1b\n\x17VERTEX_KIND_ENVIRONMENT\x10\x04\x12\x14\n\x10VERTEX_KIND_NODE\x10\x05\x12\x13\n\x0fVERTEX_KIND_GPU\x10\x06\x12\x15\n\x11VERTEX_KIND_ACTOR\x10\x07\x12\x1a\n\x16VERTEX_KIND_PARAMETERS\x10\x08\x12\x18\n\x14VERTEX_KIND_EXTERNAL\x10\t*\xb5\x01\n\x0c\x45\x64geRelation\x12\x1d\n\x19\x45\x44GE_RELATION_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45\x44GE_RELATION_USED\x10\x01\x12\"\n\x1e\x45\x44GE_RELATION_WAS_GENERATED_BY\x10\x02\x12%\n!EDGE_RELATION_WAS_ASSOCIATED_WITH\x10\x03\x12#\n\x1f\x45\x44GE_RELATION_WAS_ATTRIBUTED_TO\x10\x04\x32\xaf\x01\n\x0eLineageService\x12L\n\x05Trace\x12 .runyard.lineage.v1.TraceRequest\x1a!.runyard.lineage.v1.TraceResponse\x12O\n\x06Impact\x12!.runyard.lineage.v1.ImpactRequest\x1a\".runyard.lineage.v1.ImpactResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(runyard/lineage/v1/lineage_service.proto\x12\x12runyard.lineage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/event/v1/personal.proto\x1a\x1brunyard/event/v1/read.proto\"\xd6\x01\n\x06Vertex\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.runyard.lineage.v1.VertexKind\x12\x10\n\x02id\x18\x02 \x01(\tB\x04\x98\xb5\x18\x01\x12\x13\n\x05label\x18\x03 \x01(\tB\x04\x98\xb5\x18\x03\x12\x44\n\nproperties\x18\x04 \x03(\x0b\x32*.runyard.lineage.v1.Vertex.PropertiesEntryB\x04\x98\xb5\x18\x03\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf5\x01\n\x04\x45\x64ge\x12*\n\x06source\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\x32\n\x08relation\x18\x02 \x01(\x0e\x32 .runyard.lineage.v1.EdgeRelation\x12*\n\x06target\x18\x03 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x10\n\x08position\x18\x06 \x01(\x03\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x0cTraceRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\x98\xb5\x18\x01\x12\x11\n\tdepth_max\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x87\x01\n\rTraceResponse\x12(\n\x04root\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\'\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x18.runyard.lineage.v1.Edge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x03\"c\n\rImpactRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\x98\xb5\x18\x01\x12\x11\n\tdepth_max\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x88\x01\n\x0eImpactResponse\x12(\n\x04root\x18\x01 \x01(\x0b\x32\x1a.runyard.lineage.v1.Vertex\x12\'\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x18.runyard.lineage.v1.Edge\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08position\x18\x04 \x01(\x03*\x83\x02\n\nVertexKind\x12\x1b\n\x17VERTEX_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14VERTEX_KIND_ARTIFACT\x10\x01\x12\x13\n\x0fVERTEX_KIND_RUN\x10\x02\x12\x14\n\x10VERTEX_KIND_CODE\x10\x03\x12\x1b\n\x17VERTEX_KIND_ENVIRONMENT\x10\x04\x12\x14\n\x10VERTEX_KIND_NODE\x10\x05\x12\x13\n\x0fVERTEX_KIND_GPU\x10\x06\x12\x15\n\x11VERTEX_KIND_ACTOR\x10\x07\x12\x1a\n\x16VERTEX_KIND_PARAMETERS\x10\x08\x12\x18\n\x14VERTEX_KIND_EXTERNAL\x10\t*\xb5\x01\n\x0c\x45\x64geRelation\x12\x1d\n\x19\x45\x44GE_RELATION_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45\x44GE_RELATION_USED\x10\x01\x12\"\n\x1e\x45\x44GE_RELATION_WAS_GENERATED_BY\x10\x02\x12%\n!EDGE_RELATION_WAS_ASSOCIATED_WITH\x10\x03\x12#\n\x1f\x45\x44GE_RELATION_WAS_ATTRIBUTED_TO\x10\x04\x32\xaf\x01\n\x0eLineageService\x12L\n\x05Trace\x12 .runyard.lineage.v1.TraceRequest\x1a!.runyard.lineage.v1.TraceResponse\x12O\n\x06Impact\x12!.runyard.lineage.v1.ImpactRequest\x1a\".runyard.lineage.v1.ImpactResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,10 +42,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERTEX'].fields_by_name['label']._serialized_options = b'\230\265\030\003'
   _globals['_VERTEX'].fields_by_name['properties']._loaded_options = None
   _globals['_VERTEX'].fields_by_name['properties']._serialized_options = b'\230\265\030\003'
-  _globals['_VERTEXKIND']._serialized_start=1091
-  _globals['_VERTEXKIND']._serialized_end=1350
-  _globals['_EDGERELATION']._serialized_start=1353
-  _globals['_EDGERELATION']._serialized_end=1534
+  _globals['_TRACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_TRACEREQUEST'].fields_by_name['name']._serialized_options = b'\230\265\030\001'
+  _globals['_IMPACTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_IMPACTREQUEST'].fields_by_name['name']._serialized_options = b'\230\265\030\001'
+  _globals['_VERTEXKIND']._serialized_start=1103
+  _globals['_VERTEXKIND']._serialized_end=1362
+  _globals['_EDGERELATION']._serialized_start=1365
+  _globals['_EDGERELATION']._serialized_end=1546
   _globals['_VERTEX']._serialized_start=160
   _globals['_VERTEX']._serialized_end=374
   _globals['_VERTEX_PROPERTIESENTRY']._serialized_start=325
@@ -53,13 +57,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EDGE']._serialized_start=377
   _globals['_EDGE']._serialized_end=622
   _globals['_TRACEREQUEST']._serialized_start=624
-  _globals['_TRACEREQUEST']._serialized_end=716
-  _globals['_TRACERESPONSE']._serialized_start=719
-  _globals['_TRACERESPONSE']._serialized_end=854
-  _globals['_IMPACTREQUEST']._serialized_start=856
-  _globals['_IMPACTREQUEST']._serialized_end=949
-  _globals['_IMPACTRESPONSE']._serialized_start=952
-  _globals['_IMPACTRESPONSE']._serialized_end=1088
-  _globals['_LINEAGESERVICE']._serialized_start=1537
-  _globals['_LINEAGESERVICE']._serialized_end=1712
+  _globals['_TRACEREQUEST']._serialized_end=722
+  _globals['_TRACERESPONSE']._serialized_start=725
+  _globals['_TRACERESPONSE']._serialized_end=860
+  _globals['_IMPACTREQUEST']._serialized_start=862
+  _globals['_IMPACTREQUEST']._serialized_end=961
+  _globals['_IMPACTRESPONSE']._serialized_start=964
+  _globals['_IMPACTRESPONSE']._serialized_end=1100
+  _globals['_LINEAGESERVICE']._serialized_start=1549
+  _globals['_LINEAGESERVICE']._serialized_end=1724
 # @@protoc_insertion_point(module_scope)

@@ -203,7 +203,7 @@ class TraceRequest(_message.Message):
     DEPTH_MAX_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """SHA-256 or unambiguous prefix, "datum://...", a run name, or a tree SHA-256."""
+    """SHA-256 or unambiguous prefix, "datum://...", a run name, a tree SHA-256, or the id of any vertex."""
     depth_max: _builtins.int
     """Steps from the start; 0 means 32."""
     @_builtins.property
