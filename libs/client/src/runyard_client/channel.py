@@ -50,7 +50,8 @@ class YardChannel:
         """Prepare a channel; it connects with the first call."""
         self._service = service
         self._address = address
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        # ProjectionService is every service's: a router in front of them goes by the service's name.
+        self._metadata = (("authorization", f"Bearer {token}"), ("runyard-service", service))
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
 
     def unary_unary(self, method: str, **settings: Any) -> Callable[..., Any]:

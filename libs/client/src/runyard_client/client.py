@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
     from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
     from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
+    from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
     from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
     from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
@@ -90,6 +91,12 @@ class Client:
         from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
 
         return HistoryServiceStub(self._channel("lineage"))
+
+    def projections(self, service: str) -> ProjectionServiceStub:
+        """The read models of a service, by its name: "cost"."""
+        from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
+
+        return ProjectionServiceStub(self._channel(service))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -15,12 +15,15 @@ from runyard.history.v1.history_service_pb2 import (
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.history.dead_letters import dead_letters
 from runyard_cli.history.detaching import detach
+from runyard_cli.history.disputing import dispute
 from runyard_cli.history.erasing import erase
 from runyard_cli.history.exchange import export, import_
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
+from runyard_cli.history.rebuilding import projections, rebuild
 from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.history.verifying import check_proof, proof, verify
 from runyard_cli.history.whatif import what_if
@@ -101,7 +104,7 @@ def tail(
 
 for _question in (timeline, as_of, explain, diff, effects, what_if, export, import_):
     command.add_command(_question)
-for _deed in (verify, proof, check_proof, detach):
+for _deed in (verify, proof, check_proof, detach, projections, rebuild, dead_letters, dispute):
     command.add_command(_deed)
 
 command.add_command(erase)

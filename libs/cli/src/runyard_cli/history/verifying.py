@@ -15,6 +15,7 @@ import click
 from runyard.event.v1.read_pb2 import AsOf
 from runyard_cli.failures import ExitCode
 from runyard_cli.history.moments import MOMENT
+from runyard_cli.history.rebuilding import TARGET, Target, verify_projections
 from runyard_cli.output import is_json, output_option, safe, say, say_json_object
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ archive_option = click.option(
     metavar="N",
     help="How many compare; one a core by default.",
 )
+@click.option("--projections", is_flag=True, help="Instead: are the read models what the log says.")
+@click.option(
+    "--read-model",
+    "targets",
+    type=TARGET,
+    multiple=True,
+    metavar="SERVICE[/READ-MODEL]",
+    help="With --projections: only this one.",
+)
 @output_option
 def verify(
     begin: AsOf | None,
@@ -63,12 +73,20 @@ def verify(
     archive_named: str,
     archive_only: bool,
     process_count: int,
+    projections: bool,
+    targets: tuple[Target, ...],
 ) -> None:
     """Recompute every sealed segment from database and archive; name what was changed, dropped or added.
 
     The chain of all segments is checked whatever --from and --to say. No service is asked, and none need be
     up. Exit code 1 when something is not as it was sealed.
+
+    With --projections each service folds the log into scratch tables and compares them with its live ones,
+    and rows that differ are named. Exit code 1 when there are any.
     """
+    if projections or targets:
+        verify_projections(targets)
+        return
     from runyard_cli.history.sealed import answer
 
     report = answer(_verify(begin, end, key_files, archive_named, archive_only, process_count))
