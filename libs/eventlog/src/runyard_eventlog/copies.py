@@ -81,7 +81,8 @@ def _columns(copies: Copies, findings: list[Finding]) -> SegmentColumns | None:
 
 def _sealed(copies: Copies, archived: list[bytes]) -> list[bytes]:
     """Find a copy of the leaf hashes that gives the root; empty when there is none."""
-    for leaves in (_split(copies.leaves or b""), archived):
+    is_same = copies.leaves == b"".join(archived)
+    for leaves in [archived] if is_same else [_split(copies.leaves or b""), archived]:
         if _is_sealed(copies.manifest, leaves):
             return leaves
     if copies.database and copies.database_first == copies.manifest.first_position:

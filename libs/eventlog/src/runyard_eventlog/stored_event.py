@@ -28,13 +28,16 @@ RECORDED_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 LEAF_CONTENT_SQL = """
 '\\x00'::bytea || int2send(lane) || int8send(position) || int8send(version) || int8send(after_position)
 || timestamptz_send(recorded_at) || uuid_send(event_id)
-|| case when causation_id is null then '\\x00000000'::bytea else '\\x00000010'::bytea end
-|| int4send(octet_length(stream)) || int4send(octet_length(type)) || int4send(octet_length(correlation_id))
-|| int4send(octet_length(actor)) || int4send(octet_length(payload))
+|| int8send((case when causation_id is null then 0 else 16 end)::bigint << 32 | octet_length(stream))
+|| int8send(octet_length(type)::bigint << 32 | octet_length(correlation_id))
+|| int8send(octet_length(actor)::bigint << 32 | octet_length(payload))
 || coalesce(uuid_send(causation_id), ''::bytea)
-|| convert_to(stream || type || correlation_id || actor, 'UTF8') || payload
+|| convert_to(concat(stream, type, correlation_id, actor), 'UTF8') || payload
 """
-"""What the leaf hash of a row of ``log.event`` is over, put together by the database itself."""
+"""What the leaf hash of a row of ``log.event`` is over, put together by the database itself.
+
+Two lengths go into one number, as every operator costs the database a copy.
+"""
 
 _MICROSECOND = timedelta(microseconds=1)
 

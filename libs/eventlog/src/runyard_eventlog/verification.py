@@ -29,7 +29,7 @@ NOT_PROVEN = (
     "anything against somebody who has the signing key and can change both database and archive",
 )
 """What a verification does not prove."""
-EVENTS_FOR_PROCESSES = 100_000
+EVENTS_FOR_PROCESSES = 300_000
 """From so many events on, starting processes takes less time than they save."""
 
 
@@ -130,7 +130,7 @@ async def verify(
             report.findings.extend(chain.findings)
             archived = in_database = 0
             works = (places.compared(lane, link) for link in chain.links if is_wanted(link))
-            async for compared in _in_order(works, at_once=process_count + 1):
+            async for compared in _in_order(works, at_once=process_count + 2):
                 report.findings.extend(compared.findings)
                 archived += compared.archived_count
                 in_database += compared.database_count
