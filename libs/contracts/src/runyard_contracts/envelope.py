@@ -77,15 +77,18 @@ def unwrap(envelope: Envelope) -> Message:
 
     Raises:
         UnknownEventTypeError: this version of the contracts does not know the type.
-        UndecodableEventError: the payload does not parse.
+        UndecodableEventError: the payload does not parse, or a step of its upcast fails on it.
+        NoUpcasterError: no step leads from its schema version to the newest.
     """
     found = event_type(envelope.type)
     data = envelope.data
-    if envelope.schema_version != found.schema_version:
-        data = upcasting.upcast(found.name, envelope.schema_version, found.schema_version, data)
     try:
+        if envelope.schema_version != found.schema_version:
+            data = upcasting.upcast(found.name, envelope.schema_version, found.schema_version, data)
         return found.decode(data)
-    except DecodeError as error:
+    except upcasting.NoUpcasterError:
+        raise
+    except (DecodeError, ValueError, LookupError) as error:
         raise UndecodableEventError(
             f"event {envelope.event_id} ({envelope.type}) at position {envelope.position}: {error}"
         ) from error

@@ -1,10 +1,14 @@
-"""Pure steps that bring a stored payload from schema version n to n + 1, run on read."""
+"""Pure steps that bring a stored payload from schema version n to n + 1, run on read.
+
+An event at its present version never comes here. How to write a step: docs/how-to/add-an-event.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 Step = Callable[[bytes], bytes]
+"""Total for what its version allows; raises ValueError, LookupError or DecodeError for anything else."""
 
 STEPS: Mapping[tuple[str, int], Step] = {}
 """(event type, from version) -> step. Empty while every event is at version 1."""
