@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import click
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.cost_service_pb2 import (
     ListPricesRequest,
@@ -15,6 +16,7 @@ from runyard.cost.v1.cost_service_pb2 import (
     SetPriceResponse,
 )
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard_cli.history.moments import time_of
 from runyard_cli.output import is_json, output_option, say, say_json
 from runyard_cli.session import converse
 from runyard_cli.table import Row, say_table
@@ -27,6 +29,21 @@ _UNIT_WORDS = {
     PriceUnit.PRICE_UNIT_GPU_HOUR: "GPU-hour",
     PriceUnit.PRICE_UNIT_NODE_HOUR: "node-hour",
 }
+
+
+class TimeType(click.ParamType[Timestamp]):
+    """A time in ISO 8601, of this machine's zone unless it says, to the microsecond."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Timestamp:
+        """Read one."""
+        if isinstance(value, Timestamp):
+            return value
+        found = time_of(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r}: want a time like 2026-11-01 or 2026-11-22T13:50:00.25Z", param, ctx)
+        return found.time
 
 
 @click.group("price")
@@ -44,15 +61,21 @@ def command() -> None:
 @click.option(
     "--from",
     "effective_from",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
-    help="From when on, local time; by default now. A past time restates the past.",
+    type=TimeType(),
+    metavar="TIME",
+    help="From when on, by default now: 2026-11-01, or what `price list --output json` says of the price "
+    "that it takes the place of.",
 )
 @click.option("--note", default="", metavar="TEXT", help="Why, for people.")
 @output_option
 def set_price(
-    usd_per_hour: str, per: str, node: str, gpu_model: str, effective_from: datetime | None, note: str
+    usd_per_hour: str, per: str, node: str, gpu_model: str, effective_from: Timestamp | None, note: str
 ) -> None:
-    """Set a price of USD an hour. Without --node or --gpu-model it is the default for all."""
+    """Set a price of USD an hour. Without --node or --gpu-model it is the default for all.
+
+    A past time restates the past, up to the next price for the same machines. To put a wrong price right,
+    give exactly the time from which the wrong one holds.
+    """
     if node and gpu_model:
         raise click.UsageError("--node and --gpu-model do not go together: set two prices")
     price = Price(
@@ -62,7 +85,10 @@ def set_price(
         micro_usd_per_hour=micro_usd(usd_per_hour),
         note=note,
     )
-    price.effective_from.FromDatetime((effective_from or datetime.now(UTC)).astimezone(UTC))
+    if effective_from is None:
+        price.effective_from.GetCurrentTime()
+    else:
+        price.effective_from.CopyFrom(effective_from)
 
     async def ask(client: Client) -> SetPriceResponse:
         return await client.costs.SetPrice(SetPriceRequest(request_id=uuid7(), price=price))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from runyard.event.v1.envelope_pb2 import Envelope, Lane
 from runyard.history.v1.history_service_pb2 import (
     CauseLink,
     DiffStatesResponse,
+    Effect,
     ExplainRunResponse,
     FieldChange,
     ListEffectsResponse,
@@ -81,14 +83,15 @@ def diff_lines(answer: DiffStatesResponse) -> Iterator[str]:
 
 
 def effects_lines(answer: ListEffectsResponse) -> Iterator[str]:
-    """Give an event, what it caused as a tree by depth, then what else its request did."""
+    """Give an event, what it caused as a tree, then what else its request did."""
     envelope = answer.event.envelope
     yield safe(f"{place(envelope)} {short_type(envelope.type)} by {actor(envelope)}: {answer.sentence}")
     if not answer.effects:
         yield "it caused nothing"
+    below: dict[str, list[Effect]] = defaultdict(list)
     for effect in answer.effects:
-        at = effect.event.envelope
-        yield safe(f"{'  ' * effect.depth}-> {place(at)} {short_type(at.type)}: {effect.sentence}")
+        below[effect.event.envelope.causation_id].append(effect)
+    yield from _effect_tree(envelope.event_id, below)
     if answer.followers:
         yield "of the same request, later:"
         for follower in answer.followers:
@@ -96,6 +99,13 @@ def effects_lines(answer: ListEffectsResponse) -> Iterator[str]:
             yield safe(f"   {place(at)} {short_type(at.type)}: {follower.sentence}")
     if answer.truncated:
         yield "there is more: --limit shows it"
+
+
+def _effect_tree(cause_id: str, below: Mapping[str, Sequence[Effect]]) -> Iterator[str]:
+    for effect in below.get(cause_id, ()):
+        at = effect.event.envelope
+        yield safe(f"{'  ' * effect.depth}-> {place(at)} {short_type(at.type)}: {effect.sentence}")
+        yield from _effect_tree(at.event_id, below)
 
 
 def change_words(change: FieldChange) -> str:

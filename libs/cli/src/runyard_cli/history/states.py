@@ -91,18 +91,21 @@ def _say_gpus(gpus: GpuState) -> None:
         say_table(("NODE", "", "GPU", "MODEL", "HELD BY", "SINCE"), rows)
     else:
         say("no nodes yet")
-    for process in gpus.foreign_processes:
-        held = size_words(process.memory_bytes)
-        say(safe(f"foreign: {process.process_name} ({process.pid}) held {held} on {process.gpu_uuid}"))
 
 
 def _gpu_rows(gpus: GpuState) -> Iterator[Row]:
+    foreign = {process.gpu_uuid: process for process in gpus.foreign_processes}
     for node in gpus.nodes:
         state = "attached" if node.state == NodeState.NODE_STATE_ATTACHED else "not heard from"
         holders = {uuid: held for held in node.reservations for uuid in held.gpu_uuids}
         for gpu in node.inventory.gpus:
-            holder = holders.get(gpu.uuid)
-            held_by = f"{holder.run_id} attempt {holder.attempt}" if holder else "free"
+            holder, other = holders.get(gpu.uuid), foreign.get(gpu.uuid)
+            held_by = f"{holder.run_id} attempt {holder.attempt}" if holder else ""
+            if other is not None:
+                size = size_words(other.memory_bytes)
+                process = f"{other.process_name} ({other.pid}) of no run, {size}"
+                held_by = f"{held_by} and {process}" if holder else process
+            held_by = held_by or "free"
             since = time_words(holder.reserved_at) if holder else ""
             yield (node.node_id, state, gpu.uuid, gpu.model, held_by, since)
         slots = [held for held in node.reservations if not held.gpu_uuids]

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import TimelineFlag, TimelineFlagKind
 from runyard.metric.v1 import batches_pb2 as batches
+from runyard.run.v1.events_pb2 import RunAttemptExited
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.folding.order import recording_delay_milliseconds
@@ -51,8 +52,18 @@ class GapWatch:
                 yield from self._silence(series, message.times_unix_milliseconds)
             case batches.LogChunkRecorded():
                 yield from self._lines(_series("", "log", message.attempt), message)
+            case RunAttemptExited() if message.HasField("exited_at"):
+                yield from self._silence_at_end(message)
             case _:
                 pass
+
+    def _silence_at_end(self, exited: RunAttemptExited) -> Iterator[TimelineFlag]:
+        """Flag samples that are missing at the end, where no later batch shows that they are."""
+        ended = exited.exited_at.ToMilliseconds()
+        for (_, kind, run_id, attempt), sampled_to in self._sampled_to.items():
+            same = (kind, run_id, attempt) == ("host", exited.run_id, exited.attempt)
+            if same and ended - sampled_to > SILENCE_MILLISECONDS_MAX:
+                yield _gap(f"no {kind} samples for {duration_text(ended - sampled_to)} before the end")
 
     def _silence(self, series: _Series, times: Sequence[int]) -> Iterator[TimelineFlag]:
         if not times:

@@ -99,10 +99,12 @@ def _of_attempt(message: Message) -> str:
         case run_events.RunAttemptFailed():
             return f"attempt {message.attempt} failed: {cause_text(message.cause)}"
         case run_events.RunStaleReportReceived():
-            return (
-                f'late report "{message.report}" of attempt {message.attempt} from {message.node_id}: '
-                f"epoch {message.epoch} is older than {message.current_epoch}, nothing changed"
-            )
+            why = "that attempt was given up before"
+            if message.epoch != message.current_epoch:
+                why = f"epoch {message.epoch} is older than {message.current_epoch}"
+            outputs = f" with {len(message.outputs)} outputs" if message.outputs else ""
+            what = f'late report "{message.report}"{outputs} of attempt {message.attempt}'
+            return f"{what} from {message.node_id}: {why}, so nothing changed"
         case _:
             return ""
 

@@ -10,7 +10,7 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import SubjectKind
 from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded, SamplesMissing
 from runyard.node.v1.events_pb2 import NodeGpusReleased, NodeGpusReserved
-from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunStarted
+from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunStaleReportReceived, RunStarted
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_contracts.ids import StreamName, stream_name
 from runyard_contracts.recorded import RecordedEvent
@@ -198,11 +198,21 @@ async def _add_node(event_log: EventLog, scope: Scope, node_id: str, span: Span)
             event_log, Lane.LANE_DOMAIN, after=max(0, began - 3), to=min(span.to, ended + 3), wanted=wanted
         ):
             scope.add(event)
+    await _add_late_reports(event_log, scope, node_id, span)
     first = await telemetry_after(event_log, span.telemetry_to, max(span.after, 1))
     wanted = EventFilter(actor=f"agent:{node_id}")
     scope.telemetry.append(
         read_lane(event_log, Lane.LANE_TELEMETRY, after=first, to=span.telemetry_to, wanted=wanted)
     )
+
+
+async def _add_late_reports(event_log: EventLog, scope: Scope, node_id: str, span: Span) -> None:
+    """Add what a node said of leases that it had no more."""
+    wanted = EventFilter(types=("runyard.run.stale_report_received",))
+    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=span.after, to=span.to, wanted=wanted):
+        late = readable(event)
+        if isinstance(late, RunStaleReportReceived) and late.node_id == node_id:
+            scope.add(event)
 
 
 async def _add_file(event_log: EventLog, scope: Scope, sha256: str, span: Span) -> None:
