@@ -170,7 +170,9 @@ async def wait_for_exit(pid: int, timeout: float | None = None) -> bool:
         ended: asyncio.Future[None] = loop.create_future()
         loop.add_reader(descriptor, _settle, ended)
         try:
-            await asyncio.wait_for(ended, timeout)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the answer.
+            async with asyncio.timeout(timeout):
+                await ended
         except TimeoutError:
             return False
         finally:
