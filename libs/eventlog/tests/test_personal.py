@@ -180,7 +180,7 @@ def test_an_author_is_known_by_the_mail_address() -> None:
 
 
 def test_the_yards_key_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    path = tmp_path / "personal.key"
+    path = tmp_path / "yard.key"
     create_yard_key(path)
     first = path.read_bytes()
     create_yard_key(path)

@@ -42,7 +42,7 @@ def load_or_create(home: Home) -> Credentials:
         credentials = _draw()
         write_private(home.credentials_file, asdict(credentials))
     write_private(home.tokens_file, _tokens(credentials))
-    create_yard_key(home.personal_key_file)
+    create_yard_key(home.yard_key_file)
     return credentials
 
 

@@ -61,9 +61,9 @@ class Home:
         return self.folder / "tokens.json"
 
     @property
-    def personal_key_file(self) -> Path:
-        """The key under which the names of persons are kept (0600). No backup of the data should hold it."""
-        return self.folder / "personal.key"
+    def yard_key_file(self) -> Path:
+        """The key under which names of persons and secrets are kept (0600). In no backup of the data."""
+        return self.folder / "yard.key"
 
     @property
     def segment_key_file(self) -> Path:

@@ -131,7 +131,7 @@ def _services(
     shared = {
         **settings.handed_on,
         "RUNYARD_TOKENS_FILE": str(home.tokens_file),
-        "RUNYARD_PERSONAL_KEY_FILE": str(home.personal_key_file),
+        "RUNYARD_YARD_KEY_FILE": str(home.yard_key_file),
         "RUNYARD_SERVICE_TOKEN": credentials.service_token,
         "RUNYARD_ARCHIVE_URL": addresses.archive_url,
         **{f"RUNYARD_{name.upper()}_ADDRESS": address for name, address in addresses.services.items()},

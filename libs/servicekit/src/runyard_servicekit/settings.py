@@ -17,8 +17,8 @@ class ServiceSettings(BaseSettings):
     """host:port to serve on; port 0 takes a free one."""
     tokens_file: Path
     """JSON file with the hashes of the tokens that callers may use."""
-    personal_key_file: Path | None = None
-    """The yard's key (0600), under which persons' keys are kept. Without it events hold names as they are."""
+    yard_key_file: Path | None = None
+    """The yard's key (0600), for names of persons and secrets. Without it events hold names as they are."""
     service_token: SecretStr = SecretStr("")
     """This service's own token, for calls to other services."""
     database_url: SecretStr = SecretStr("")

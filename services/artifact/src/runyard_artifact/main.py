@@ -91,7 +91,7 @@ async def main(settings: ArtifactSettings) -> None:
                 )
             await projector.caught_up()
             group.create_task(operations.run())
-            edge = edge_of_service(pool, settings.personal_key_file)
+            edge = edge_of_service(pool, settings.yard_key_file)
             async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
                 await asyncio.Event().wait()
 

@@ -39,7 +39,7 @@ class Erasures:
         """
         if self._keyring is None:
             raise Rejected(
-                "names are not sealed in this yard: its services have no RUNYARD_PERSONAL_KEY_FILE",
+                "names are not sealed in this yard: its services have no RUNYARD_YARD_KEY_FILE",
                 code="NOT_SEALED",
             )
         person_id = await self._keyring.find(person_named(request.person))

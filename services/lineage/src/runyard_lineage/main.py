@@ -68,7 +68,7 @@ async def main(settings: LineageSettings) -> None:
         moments = Moments(event_log, projector)
         graph = LineageServicer(GraphHandlers(GraphQueries(pool), moments))
         record = RecordServicer(RecordHandlers(moments, peers))
-        edge = edge_of_service(pool, settings.personal_key_file)
+        edge = edge_of_service(pool, settings.yard_key_file)
         erasures = Erasures(event_log, None if edge is None else edge.keyring, SystemClock())
         history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()), erasures)
 

@@ -68,7 +68,7 @@ async def main(settings: MetricsSettings) -> None:
         await telemetry.caught_up()
         await runs.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
-        edge = edge_of_service(pool, settings.personal_key_file)
+        edge = edge_of_service(pool, settings.yard_key_file)
         async with serving(settings, [SERVICE, PROJECTION_SERVICE], register, edge):
             await asyncio.Event().wait()
 

@@ -104,7 +104,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         await _read_model_shows(ledger, projector)
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
-        edge = edge_of_service(pool, settings.personal_key_file)
+        edge = edge_of_service(pool, settings.yard_key_file)
         async with serving(settings, SERVICE_NAMES, register, edge):
             try:
                 await asyncio.Event().wait()

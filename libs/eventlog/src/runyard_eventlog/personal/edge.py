@@ -32,7 +32,7 @@ def edge_of_service(pool: asyncpg.Pool, key_file: Path | None) -> PersonalEdge |
         InvalidInput: the key file cannot be used.
     """
     if key_file is None:
-        _log.warning("RUNYARD_PERSONAL_KEY_FILE is not set: events hold names of persons as they are")
+        _log.warning("RUNYARD_YARD_KEY_FILE is not set: events hold names of persons as they are")
         return None
     return PersonalEdge(Keyring(pool, read_yard_key(key_file)))
 
