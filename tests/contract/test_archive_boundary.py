@@ -11,117 +11,32 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from runyard.event.v1.envelope_pb2 import Lane
-from runyard_contracts.ids import EventId, Position, stream_name
+from runyard_contracts.ids import EventId, Position
 from runyard_core.errors import Rejected
-from runyard_eventlog.archive import Archive
-from runyard_eventlog.archive_store import ArchiveStore, FolderStore, S3Place, open_store
-from runyard_eventlog.archived_log import ArchivedEventLog
-from runyard_eventlog.detaching import attached_before, detach_before
+from runyard_eventlog.archive_store import S3Place, open_store
+from runyard_eventlog.detaching import attached_before
 from runyard_eventlog.difference import Kind
-from runyard_eventlog.port import EventFilter, StreamAppend
-from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.port import EventFilter
 from runyard_eventlog.proof import check_proof
-from runyard_eventlog.sealing import Sealer
 from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.segment_seals import SealingSettings
-from runyard_eventlog.signing import SigningKey
-from runyard_eventlog.stored_log import PostgresStoredLog
 from runyard_eventlog.subscriber import follow
 from runyard_eventlog.verification import prove_event, verify
 from runyard_testkit import Bucket, Database
-from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
+from tests.contract.archive_yard import SEGMENT, ArchiveYard, fill_domain, fill_telemetry, opened
+from tests.contract.events import DOMAIN, TELEMETRY
 
 pytestmark = pytest.mark.engines
 
-PARTITION = 20
-"""Positions of a partition here; the real ones hold millions."""
-SEGMENT = 7
-
-
-class Yard:
-    """One log with small partitions, and its archive."""
-
-    def __init__(self, database: Database, pool: asyncpg.Pool, admin: asyncpg.Pool, folder: Path) -> None:
-        self.database = database
-        self.admin = admin
-        self.store: ArchiveStore = FolderStore(folder / "archive")
-        self.key = SigningKey.load_or_create(folder / "segment.key")
-        self.stored = PostgresStoredLog(pool)
-        self.hot = PostgresEventLog(pool)
-
-    @property
-    def archive(self) -> Archive:
-        return Archive(self.store)
-
-    @property
-    def whole(self) -> ArchivedEventLog:
-        return ArchivedEventLog(self.hot, self.stored, self.archive)
-
-    def sealer(self, events_max: int = SEGMENT) -> Sealer:
-        settings = SealingSettings(events_max=events_max)
-        return Sealer(self.hot, self.stored, self.store, self.key, settings=settings)
-
-    async def seal(self, lane: Lane.ValueType = DOMAIN) -> None:
-        sealer = self.sealer()
-        while await sealer.seal_next(lane) is not None:
-            pass
-
-    async def detach(self, lane: Lane.ValueType = DOMAIN) -> str:
-        """Detach the oldest partition of a lane."""
-        oldest = (await attached_before(self.admin, lane, 10**9))[0]
-        (end,) = await self.stored.read(lane, oldest.last_position, oldest.last_position)
-        before = 1 + (end.position if lane == DOMAIN else end.after_position)
-        (detached,) = await detach_before(self.admin, self.archive, [self.key.public], lane, before)
-        assert detached == oldest
-        return detached.name
-
 
 @pytest.fixture
-async def yard(database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
-    async with (
-        asyncpg.create_pool(database.url("lineage"), min_size=1, max_size=6) as pool,
-        asyncpg.create_pool(database.admin_url, min_size=1, max_size=2) as admin,
-    ):
-        await make_partitions_small(admin)
-        made = Yard(database, pool, admin, tmp_path)
+async def yard(database: Database, tmp_path: Path) -> AsyncIterator[ArchiveYard]:
+    async with opened(database, tmp_path) as made:
         yield made
-        await made.hot.close()
 
 
-async def make_partitions_small(admin: asyncpg.Pool) -> None:
-    for row in await admin.fetch("delete from log.partition returning name"):
-        await admin.execute(f"drop table log.{row['name']}")
-    for parent, lane in (("domain_event", DOMAIN), ("telemetry_event", TELEMETRY)):
-        for low in range(1, 12 * PARTITION, PARTITION):
-            name = f"{parent}_{low:012d}"
-            await admin.execute(
-                f"create table log.{name} partition of log.{parent} "
-                f"for values from ({low}) to ({low + PARTITION})"
-            )
-            await admin.execute(f"alter table log.{name} owner to runyard_log_owner")
-            await admin.execute(
-                "insert into log.partition (lane, from_position, to_position, name) values ($1, $2, $3, $4)",
-                *(lane, low, low + PARTITION, name),
-            )
-
-
-async def fill_domain(yard: Yard, count: int) -> None:
-    async with await PostgresEventLog.connect(yard.database.url("scheduler")) as log:
-        streams = [run_stream() for _ in range(4)]
-        await fill(log, count, streams)
-
-
-async def fill_telemetry(yard: Yard, count: int) -> None:
-    stream = stream_name("telemetry", "node-1.spool")
-    async with await PostgresEventLog.connect(yard.database.url("metrics")) as log:
-        begun = len(await log.read_stream(stream))
-        for number in range(begun, begun + count):
-            await log.append(command(StreamAppend(stream, number, [chunk(stream, f"line {number}")])))
-
-
-async def test_the_database_gives_the_bytes_that_the_file_gives(yard: Yard) -> None:
+async def test_the_database_gives_the_bytes_that_the_file_gives(yard: ArchiveYard) -> None:
     await fill_domain(yard, 12)
     await fill_telemetry(yard, 5)
     for lane in (DOMAIN, TELEMETRY):
@@ -131,7 +46,7 @@ async def test_the_database_gives_the_bytes_that_the_file_gives(yard: Yard) -> N
         assert await yard.stored.leaf_contents(lane, 1, 12) == contents
 
 
-async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(yard: Yard) -> None:
+async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(yard: ArchiveYard) -> None:
     await fill_domain(yard, 30)
     await fill_telemetry(yard, 15)
     await yard.seal()
@@ -154,7 +69,7 @@ async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_name
         await yard.detach()
 
 
-async def test_only_sealed_partitions_are_detached_and_never_the_head(yard: Yard) -> None:
+async def test_only_sealed_partitions_are_detached_and_never_the_head(yard: ArchiveYard) -> None:
     await fill_domain(yard, 17)
     await yard.seal()
     assert await attached_before(yard.admin, DOMAIN, 10**9) == []
@@ -174,7 +89,7 @@ async def test_only_sealed_partitions_are_detached_and_never_the_head(yard: Yard
 
 
 @pytest.mark.parametrize("role", ["lineage", "scheduler", "relay", "reader"])
-async def test_no_service_may_detach(yard: Yard, role: str) -> None:
+async def test_no_service_may_detach(yard: ArchiveYard, role: str) -> None:
     connection = await asyncpg.connect(yard.database.url(role))
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -183,7 +98,7 @@ async def test_no_service_may_detach(yard: Yard, role: str) -> None:
         await connection.close()
 
 
-async def test_nobody_notices_that_partitions_were_detached(yard: Yard) -> None:
+async def test_nobody_notices_that_partitions_were_detached(yard: ArchiveYard) -> None:
     for domain_count, telemetry_count in ((35, 25), (35, 20)):
         await fill_domain(yard, domain_count)
         await fill_telemetry(yard, telemetry_count)
@@ -232,7 +147,7 @@ async def test_nobody_notices_that_partitions_were_detached(yard: Yard) -> None:
     assert (await verify(yard.archive, [yard.key.public], log=whole, stored=yard.stored)).is_sound
 
 
-async def test_two_sealers_at_once_seal_every_segment_once(yard: Yard) -> None:
+async def test_two_sealers_at_once_seal_every_segment_once(yard: ArchiveYard) -> None:
     await fill_domain(yard, 50)
 
     async def seal() -> None:
@@ -247,7 +162,7 @@ async def test_two_sealers_at_once_seal_every_segment_once(yard: Yard) -> None:
     assert (await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)).findings == []
 
 
-async def test_the_log_is_sealed_as_it_grows(yard: Yard) -> None:
+async def test_the_log_is_sealed_as_it_grows(yard: ArchiveYard) -> None:
     await fill_domain(yard, 30)
     await fill_telemetry(yard, 15)
     async with asyncio.TaskGroup() as tasks:
@@ -267,7 +182,7 @@ async def test_the_log_is_sealed_as_it_grows(yard: Yard) -> None:
         running.cancel()
 
 
-async def test_an_object_store_holds_the_archive(yard: Yard, bucket: Bucket) -> None:
+async def test_an_object_store_holds_the_archive(yard: ArchiveYard, bucket: Bucket) -> None:
     place = S3Place(bucket.endpoint, bucket.region, bucket.name, bucket.access_key, bucket.secret_key)
     yard.store = open_store(place.url)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,20 +11,17 @@ import click
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard_cli.history.moments import MOMENT
-from runyard_cli.history.verifying import archive_option, public_key_option
+from runyard_cli.history.verifying import archive_option, lane_option, lanes_of, public_key_option
 from runyard_cli.output import is_json, output_option, say, say_json_object
 from runyard_cli.words import count_words
 
 if TYPE_CHECKING:
     from runyard_eventlog.detaching import Partition
 
-_LANES = {"domain": (Lane.LANE_DOMAIN,), "telemetry": (Lane.LANE_TELEMETRY,)}
-_BOTH = (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY)
-
 
 @click.command("detach")
 @click.option("--before", type=MOMENT, required=True, metavar="MOMENT", help="Only what is wholly before it.")
-@click.option("--lane", type=click.Choice(sorted(_LANES)), help="Only this lane.")
+@lane_option
 @click.option("--yes", is_flag=True, help="Do it; without it, only say what would be detached.")
 @public_key_option
 @archive_option
@@ -39,8 +37,7 @@ def detach(
     """
     from runyard_cli.history.sealed import answer
 
-    lanes = _BOTH if lane is None else _LANES[lane]
-    found = answer(_detach(before, lanes, key_files, archive_named, is_meant=yes))
+    found = answer(_detach(before, lanes_of(lane), key_files, archive_named, is_meant=yes))
     if is_json():
         tables = [
             {"table": f"log.{one.name}", "first": one.first_position, "last": one.last_position}
@@ -59,7 +56,7 @@ def detach(
 
 async def _detach(
     before: AsOf,
-    lanes: tuple[Lane.ValueType, ...],
+    lanes: Sequence[Lane.ValueType],
     key_files: tuple[Path, ...],
     archive_named: str,
     *,

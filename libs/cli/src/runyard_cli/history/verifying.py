@@ -6,12 +6,15 @@ They never ask a service: whoever could change the log could change a service's 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard_cli.failures import ExitCode
 from runyard_cli.history.moments import MOMENT
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 PROOF_BYTES_MAX = 16 * 1024 * 1024
 """Largest proof that is looked at; one holds a single event."""
+
+_LANES = {"domain": Lane.LANE_DOMAIN, "telemetry": Lane.LANE_TELEMETRY}
 
 public_key_option = click.option(
     "--public-key",
@@ -40,11 +45,18 @@ archive_option = click.option(
     metavar="FOLDER|URL",
     help="Where the segments are: a folder, or s3+https://KEY:SECRET@host:port/bucket/prefix.",
 )
+lane_option = click.option("--lane", type=click.Choice(sorted(_LANES)), help="Only this lane.")
+
+
+def lanes_of(name: str | None) -> Sequence[Lane.ValueType]:
+    """Give the lanes that ``--lane`` means; both without it."""
+    return list(_LANES.values()) if name is None else [_LANES[name]]
 
 
 @click.command("verify")
 @click.option("--from", "begin", type=MOMENT, metavar="MOMENT", help="Only contents from here on.")
 @click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Only contents up to here.")
+@lane_option
 @public_key_option
 @archive_option
 @click.option("--archive-only", is_flag=True, help="Without the database: signatures, chain and files alone.")
@@ -69,6 +81,7 @@ archive_option = click.option(
 def verify(
     begin: AsOf | None,
     end: AsOf | None,
+    lane: str | None,
     key_files: tuple[Path, ...],
     archive_named: str,
     archive_only: bool,
@@ -89,7 +102,8 @@ def verify(
         return
     from runyard_cli.history.sealed import answer
 
-    report = answer(_verify(begin, end, key_files, archive_named, archive_only, process_count))
+    lanes = lanes_of(lane)
+    report = answer(_verify(begin, end, lanes, key_files, archive_named, archive_only, process_count))
     _say_report(report)
     if not report.is_sound:
         raise SystemExit(ExitCode.FAILED)
@@ -105,7 +119,7 @@ def proof(event_id: str, archive_named: str) -> None:
     """
     from runyard_cli.history.sealed import answer
 
-    click.echo(answer(_prove(event_id, archive_named)), nl=False)
+    say(answer(_prove(event_id, archive_named)).decode().removesuffix("\n"))
 
 
 @click.command("check-proof")
@@ -129,13 +143,12 @@ def check_proof(file: Path, key_file: Path) -> None:
 async def _verify(
     begin: AsOf | None,
     end: AsOf | None,
+    lanes: Sequence[Lane.ValueType],
     key_files: tuple[Path, ...],
     archive_named: str,
     archive_only: bool,
     process_count: int,
 ) -> Report:
-    from contextlib import AsyncExitStack
-
     from runyard_cli.history.sealed import open_archive, open_rows, segments_between, trusted_keys
     from runyard_core.errors import Rejected
     from runyard_eventlog.verification import verify
@@ -148,6 +161,7 @@ async def _verify(
             trusted_keys(key_files),
             log=None if rows is None else rows.log,
             stored=None if rows is None else rows.stored,
+            lanes=lanes,
             is_wanted=await segments_between(archive, rows, begin, end),
             process_count=process_count,
         )
