@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import sys
 import time
@@ -11,13 +12,13 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from runyard_contracts.ids import Position, uuid7
-from runyard_core.errors import Conflict, IdReused, Unavailable
+from runyard_contracts.ids import Position, stream_name, uuid7
+from runyard_core.errors import Conflict, IdReused, PermissionDenied, Unavailable
 from runyard_engines import Postgres, start_ready
 from runyard_eventlog.admission import CATEGORY_LANES, ROLE_CATEGORIES, admit
-from runyard_eventlog.append_call import APPEND, append_arguments
+from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
 from runyard_eventlog.migrate import NEWEST_REVISION, migrate
-from runyard_eventlog.port import AppendCommand, StreamAppend
+from runyard_eventlog.port import AppendCommand, Appended, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
@@ -323,6 +324,53 @@ async def test_conflicts_of_a_batch_are_told_one_by_one(log: PostgresEventLog) -
         return_exceptions=True,
     )
     assert [isinstance(result, Conflict) for result in results] == [True, False, True, False]
+
+
+async def test_each_command_of_a_mixed_batch_gets_its_own_answer(database: Database) -> None:
+    """Refused commands leave no gap between the appended ones, and an answer goes to who asked."""
+    known, moved = details(run_stream(), 0, "a", "b"), details(run_stream(), 0, "c")
+    reused = dataclasses.replace(details(run_stream(), 0, "d"), command_id=moved.command_id)
+    foreign = stream_name("price", uuid7())
+    mixed = [
+        details(run_stream(), 0, "e", "f"),
+        known,
+        command(StreamAppend(foreign, 0, [detail(foreign, "g")])),
+        details(moved.appends[0].stream, 0, "h"),
+        command(*details(run_stream(), 0, "i").appends, *details(known.appends[0].stream, 2, "j").appends),
+        reused,
+        details(run_stream(), 0, "k", "l", "m"),
+    ]
+    connection = await asyncpg.connect(database.url("scheduler"))
+    try:
+        first = [admit(known), admit(moved)]
+        await connection.fetch(APPEND, *append_arguments(first))
+        batch = [admit(one) for one in mixed]
+        answers = append_answers(batch, await connection.fetch(APPEND, *append_arguments(batch)))
+        assert [answer.positions if isinstance(answer, Appended) else type(answer) for answer in answers] == [
+            (4, 5),
+            (1, 2),
+            PermissionDenied,
+            Conflict,
+            (6, 7),
+            IdReused,
+            (8, 9, 10),
+        ]
+        rows = await connection.fetch("select command_id::text, first_position, event_count from log.command")
+        assert {tuple(row) for row in rows} == {
+            (one.command_id, first_position, event_count)
+            for one, first_position, event_count in [
+                *[(known, 1, 2), (moved, 3, 1)],
+                *[(mixed[0], 4, 2), (mixed[4], 6, 2), (mixed[6], 8, 3)],
+            ]
+        }
+        versions = await connection.fetch(
+            "select s.stream, s.version, (select max(e.version) from log.event e where e.stream = s.stream) "
+            "from log.stream s"
+        )
+        assert len(versions) == 5
+        assert all(row[1] == row[2] for row in versions)
+    finally:
+        await connection.close()
 
 
 async def test_migration_may_run_again_and_beside_others(empty_database: Database) -> None:

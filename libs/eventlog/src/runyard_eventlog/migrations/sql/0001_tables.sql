@@ -81,7 +81,7 @@ create index event_recorded_at on log.event using brin (recorded_at)
 create table log.stream (
   -- The length apart from the pattern: a counted repetition takes 85 us a name, this one 1.
   stream text collate "C" primary key
-    check (length(stream) <= 240 and stream ~ '^[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]*$'),
+    check (octet_length(stream) <= 240 and stream ~ '^[a-z][a-z_]*-[A-Za-z0-9][A-Za-z0-9._-]*$'),
   version bigint not null
 ) with (fillfactor = 70)
 ---
