@@ -47,6 +47,9 @@ def filled(message: Message, depth: int = 0) -> Message:
     if message.DESCRIPTOR.full_name == "google.protobuf.Value":
         message.string_value = "sample"  # type: ignore[attr-defined]  # known by its name
         return message
+    if message.DESCRIPTOR.full_name == "google.protobuf.Struct":
+        message["key"] = "sample"  # type: ignore[index]  # known by its name
+        return message
     for field in message.DESCRIPTOR.fields:
         assert isinstance(field, FieldDescriptor)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:

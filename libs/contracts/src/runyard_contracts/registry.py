@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from runyard.artifact.v1 import events_pb2 as artifact_events
+from runyard.artifact.v1 import registry_events_pb2
 from runyard.cost.v1 import events_pb2 as cost_events
 from runyard.event.v1 import options_pb2
 from runyard.event.v1.envelope_pb2 import Lane
@@ -26,6 +27,7 @@ _EVENT_FILES = (
     batches_pb2,
     node_events,
     projection_events,
+    registry_events_pb2,
     run_events,
 )
 

@@ -27,6 +27,9 @@ CATEGORY_LANES: Mapping[str, Lane.ValueType] = {
     "project": Lane.LANE_DOMAIN,
     "artifact": Lane.LANE_DOMAIN,
     "code": Lane.LANE_DOMAIN,
+    "alias": Lane.LANE_DOMAIN,
+    "dataset": Lane.LANE_DOMAIN,
+    "model": Lane.LANE_DOMAIN,
     "price": Lane.LANE_DOMAIN,
     "log": Lane.LANE_DOMAIN,
     "projection": Lane.LANE_DOMAIN,
@@ -36,7 +39,7 @@ CATEGORY_LANES: Mapping[str, Lane.ValueType] = {
 
 ROLE_CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "runyard_scheduler": ("run", "node", "project", "projection"),
-    "runyard_artifact": ("artifact", "code", "projection"),
+    "runyard_artifact": ("artifact", "code", "alias", "dataset", "model", "projection"),
     "runyard_metrics": ("telemetry", "projection"),
     "runyard_cost": ("price", "projection"),
     "runyard_lineage": ("log", "projection"),

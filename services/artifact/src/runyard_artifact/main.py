@@ -12,18 +12,25 @@ import grpc
 import structlog
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from runyard.artifact.v1 import artifact_service_pb2_grpc
+from runyard.artifact.v1 import artifact_service_pb2_grpc, registry_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
-from runyard_artifact.queries import SCHEMA, CatalogueQueries
-from runyard_artifact.resolving import Resolver
+from runyard_artifact.projections.registry import RegistryProjection
+from runyard_artifact.queries import CatalogueQueries
+from runyard_artifact.read_connection import SCHEMA
+from runyard_artifact.registry_handlers import RegistryHandlers
+from runyard_artifact.registry_queries import RegistryQueries
+from runyard_artifact.registry_servicer import RegistryServicer
+from runyard_artifact.resolving import Registry, Resolver
 from runyard_artifact.s3_store import S3ObjectStore, StoreSettings
 from runyard_artifact.servicer import ArtifactServicer
 from runyard_artifact.settings import ArtifactSettings
+from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 from runyard_core.presign import SigningKey
+from runyard_core.projection import Projection
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
@@ -36,6 +43,7 @@ from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, Projectio
 from runyard_servicekit.server import serving
 
 SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
+REGISTRY_SERVICE_NAME = "runyard.artifact.v1.RegistryService"
 
 _CONNECTIONS_MAX = 8
 _CONNECT_SECONDS_MAX = 10.0
@@ -65,34 +73,44 @@ async def main(settings: ArtifactSettings) -> None:
         objects = S3ObjectStore(_store_settings(settings), clock)
         stack.callback(objects.close)
         await _make_bucket(objects)
-        projection = CatalogueProjection()
+        projections: tuple[Projection[RecordedEvent], ...] = (CatalogueProjection(), RegistryProjection())
         async with pool.acquire() as connection:
             # Before the first query may come.
-            await ProjectionStore(projection, SCHEMA).create(connection)
-        projector = Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
-        moments = Moments(event_log, projector)
+            for projection in projections:
+                await ProjectionStore(projection, SCHEMA).create(connection)
+        projectors = [
+            Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
+            for projection in projections
+        ]
+        moments, registry_moments = (Moments(event_log, projector) for projector in projectors)
         handlers = Handlers(event_log, objects, clock)
         queries = CatalogueQueries(engine)
-        servicer = ArtifactServicer(handlers, Resolver(handlers, queries, moments), queries, moments)
-
-        operations = ProjectionOperations("artifact", [projector], pool, event_log, settings)
+        registry = Registry(RegistryHandlers(event_log, clock), RegistryQueries(engine), registry_moments)
+        resolver = Resolver(handlers, queries, moments, registry)
+        servicer = ArtifactServicer(handlers, resolver, queries, moments)
+        registry_servicer = RegistryServicer(registry.handlers, registry.queries, registry_moments)
+        operations = ProjectionOperations("artifact", projectors, pool, event_log, settings)
 
         def register(server: grpc.aio.Server) -> None:
             ProjectionServicer("artifact", operations).register(server)
             artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(servicer, server)
+            registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry_servicer, server)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(projector.run())
+            for projector in projectors:
+                group.create_task(projector.run())
             if settings.nats_url:
                 group.create_task(
                     doorbell.serve(
                         settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value()
                     )
                 )
-            await projector.caught_up()
+            for projector in projectors:
+                await projector.caught_up()
             group.create_task(operations.run())
             edge = edge_of_service(pool, settings.yard_key_file)
-            async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
+            services = [SERVICE_NAME, REGISTRY_SERVICE_NAME, PROJECTION_SERVICE]
+            async with serving(settings, services, register, edge):
                 await asyncio.Event().wait()
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Select, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard_artifact.projections.catalogue import CATALOGUE_VERSION
+from runyard_artifact.read_connection import SCHEMA, connected
 from runyard_artifact.tables import ARTIFACTS, ORIGINS, RUN_ARTIFACTS
 from runyard_contracts.ids import Position
-from runyard_core.errors import Unavailable
 from runyard_eventlog import readmodel
-
-SCHEMA = "artifact"
-QUERY_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ class CatalogueQueries:
 
     async def _read(self, wanted: Select[tuple[object, ...]], at: Position) -> Sequence[Artifact]:
         origins = readmodel.as_of(self._origins, at)
-        async with self._connection() as connection:
+        async with connected(self._engine) as connection:
             rows = (await connection.execute(wanted)).all()
             found = {
                 row.sha256: Artifact(
@@ -91,14 +84,3 @@ class CatalogueQueries:
                 origin.written_at.FromDatetime(row.written_at)
                 found[row.sha256].origins.append(origin)
         return list(found.values())
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(QUERY_SECONDS_MAX), self._engine.connect() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                f"the read model's database does not answer: {type(error).__name__}",
-                code="READ_MODEL_UNREACHABLE",
-            ) from error

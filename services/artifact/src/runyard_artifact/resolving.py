@@ -2,45 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.run.v1.types_pb2 import Input
-from runyard_artifact.domain.reference import is_datum_uri, is_unresolved_uri, parse_datum_name
+from runyard_artifact.domain.dataset import files_of
+from runyard_artifact.domain.model import version_of
+from runyard_artifact.domain.naming import (
+    DATASET_SCHEME,
+    MODEL_SCHEME,
+    check_label,
+    check_project,
+    parse_dataset_version,
+    parse_model,
+)
+from runyard_artifact.domain.reference import (
+    DATUM_SCHEME,
+    is_datum_uri,
+    is_unresolved_uri,
+    parse_datum_name,
+)
 from runyard_artifact.domain.resolution import ResolvedFile, place_files
 from runyard_artifact.handlers import Handlers
 from runyard_artifact.queries import CatalogueQueries
+from runyard_artifact.registry_handlers import RegistryHandlers
+from runyard_artifact.registry_queries import RegistryQueries
 from runyard_contracts.ids import Position
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.moment import Moments
 
 
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The names that stand for files."""
+
+    handlers: RegistryHandlers
+    queries: RegistryQueries
+    moments: Moments
+    """Of the registry's own read model."""
+
+
 class Resolver:
     """Turns names into files."""
 
-    def __init__(self, handlers: Handlers, queries: CatalogueQueries, moments: Moments) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        queries: CatalogueQueries,
+        moments: Moments,
+        registry: Registry,
+    ) -> None:
         """Ask these."""
         self._handlers = handlers
         self._queries = queries
         self._moments = moments
+        self._registry = registry
 
-    async def resolve(self, wanted: Input) -> Input:
+    async def resolve(self, wanted: Input, project: str) -> Input:
         """Fill an input's files in, for the references that are to files of this service.
 
         Raises:
-            NotFound: there is no such file (DATUM_NOT_FOUND).
+            NotFound: there is no such file (DATUM_NOT_FOUND), dataset or model, or version of one.
             Ambiguous: a prefix of several files.
-            InvalidInput: a reference of no known kind (BAD_URI, BAD_DATUM), or two files of one path.
+            InvalidInput: a reference of no known kind (BAD_URI, BAD_DATUM, BAD_NAME), or a name without a
+                project (BAD_PROJECT).
         """
-        resolved = []
+        resolved: list[ResolvedFile] = []
         for uri in wanted.uris:
             if is_datum_uri(uri):
-                file = await self._find_now(uri)
-                resolved.append(ResolvedFile(uri, file.sha256, file.name, file.size_bytes))
+                resolved.append(await self._datum(uri, project))
+            elif uri.startswith(DATASET_SCHEME):
+                resolved += await self._dataset_files(uri, project)
+            elif uri.startswith(MODEL_SCHEME):
+                resolved += await self._model_files(uri, project)
             elif not is_unresolved_uri(uri):
                 raise InvalidInput(
-                    f"input {wanted.name!r}: {uri[:200]!r} is no reference; want datum://, http(s):// or s3://",
+                    f"input {wanted.name!r}: {uri[:200]!r} is no reference; want datum://, dataset://, "
+                    "model://, http(s):// or s3://",
                     code="BAD_URI",
                 )
-        return place_files(wanted, resolved)
+        placed = place_files(wanted, resolved)
+        await self._add_properties(placed)
+        return placed
 
     async def find(self, name: str, at: Position) -> Artifact:
         """Give a file as the catalogue had it at a position.
@@ -57,6 +101,45 @@ class Resolver:
             raise Ambiguous(f"{name} names several files: {some} ...; give more digits")
         return found[0]
 
+    async def _datum(self, uri: str, project: str) -> ResolvedFile:
+        try:
+            file, resolved_uri = await self._find_now(uri), ""
+        except (InvalidInput, NotFound):
+            sha256 = await self._aliased(uri, project)
+            if not sha256:
+                raise
+            resolved_uri = f"{DATUM_SCHEME}{sha256}"
+            file = await self._find_now(resolved_uri)
+        return ResolvedFile(uri, file.sha256, file.name, file.size_bytes, resolved_uri)
+
+    async def _aliased(self, uri: str, project: str) -> str:
+        alias = check_label(uri.removeprefix(DATUM_SCHEME), "alias")
+        return await self._registry.handlers.alias(project, alias) if project else ""
+
+    async def _dataset_files(self, uri: str, project: str) -> list[ResolvedFile]:
+        name = parse_dataset_version(uri)
+        state = await self._registry.handlers.dataset(check_project(project), name.name)
+        version, files = files_of(state, name.version, uri)
+        resolved_uri = f"{DATASET_SCHEME}{name.name}/{version}"
+        return [_of_version(uri, file, resolved_uri) for file in files]
+
+    async def _model_files(self, uri: str, project: str) -> list[ResolvedFile]:
+        name = parse_model(uri)
+        registered = version_of(
+            await self._registry.handlers.model(check_project(project), name.name), name.version, uri
+        )
+        resolved_uri = f"{MODEL_SCHEME}{name.name}/{registered.version}"
+        return [_of_version(uri, file, resolved_uri) for file in registered.files]
+
+    async def _add_properties(self, placed: Input) -> None:
+        if not placed.files:
+            return
+        at = await self._registry.moments.latest()
+        properties = await self._registry.queries.properties((file.sha256 for file in placed.files), at)
+        for file in placed.files:
+            if file.sha256 in properties:
+                file.properties.CopyFrom(properties[file.sha256])
+
     async def _find_now(self, name: str) -> Artifact:
         datum = parse_datum_name(name)
         if not datum.is_whole:
@@ -65,6 +148,12 @@ class Resolver:
         if file is None:
             raise _not_found(name)
         return file
+
+
+def _of_version(uri: str, file: VersionFile, resolved_uri: str) -> ResolvedFile:
+    return ResolvedFile(
+        uri, file.sha256, file.path, file.size_bytes, resolved_uri if resolved_uri != uri else ""
+    )
 
 
 def _not_found(name: str) -> NotFound:

@@ -138,7 +138,7 @@ class ArtifactServicer(ArtifactServiceServicer):
             raise InvalidInput(
                 f"{reference_count} references at once, want at most {INPUTS_MAX}", code="TOO_MANY_INPUTS"
             )
-        inputs = [await self._resolver.resolve(wanted) for wanted in request.inputs]
+        inputs = [await self._resolver.resolve(wanted, request.project) for wanted in request.inputs]
         return pb.ResolveInputsResponse(inputs=inputs)
 
     async def GetDownload(

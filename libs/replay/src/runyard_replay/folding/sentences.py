@@ -6,6 +6,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from runyard.artifact.v1 import events_pb2 as artifact_events
+from runyard.artifact.v1 import registry_events_pb2 as registry_events
 from runyard.cost.v1 import events_pb2 as cost_events
 from runyard.cost.v1.types_pb2 import PriceUnit
 from runyard.metric.v1 import batches_pb2 as batches
@@ -35,6 +36,7 @@ def sentence_of(event: RecordedEvent) -> str:
         or _of_attempt(message)
         or _of_node(message)
         or _of_files_and_prices(message)
+        or _of_names(message)
         or _of_telemetry(message)
         or _of_other(message)
     )
@@ -152,6 +154,28 @@ def _of_files_and_prices(message: Message) -> str:
             unit = "node" if price.unit == PriceUnit.PRICE_UNIT_NODE_HOUR else "GPU"
             since = price.effective_from.ToJsonString()
             return f"{scope} costs {money_text(price.micro_usd_per_hour)} a {unit}-hour from {since}"
+        case _:
+            return ""
+
+
+def _of_names(message: Message) -> str:
+    match message:
+        case registry_events.ArtifactTagged():
+            return f"file {_short(message.sha256)} tagged {', '.join(message.tags)}"
+        case registry_events.ArtifactPropertiesSet():
+            names = sorted(message.properties.fields)
+            return f"file {_short(message.sha256)} got properties {_cut(', '.join(names))}"
+        case registry_events.ArtifactAliasMoved():
+            former = f", before {_short(message.previous_sha256)}" if message.previous_sha256 else ""
+            return f"alias {message.alias} stands for file {_short(message.sha256)}{former}"
+        case registry_events.DatasetVersionCreated():
+            base = f", made from {message.from_version}" if message.from_version else ""
+            return f"dataset {message.dataset}/{message.version} created: {len(message.files)} files{base}"
+        case registry_events.DatasetAliasMoved():
+            former = f", before {message.previous_version}" if message.previous_version else ""
+            return f"dataset {message.dataset}/{message.alias} stands for {message.version}{former}"
+        case registry_events.ModelVersionRegistered():
+            return f"model {message.model}/{message.version} registered: {len(message.files)} files"
         case _:
             return ""
 

@@ -19,6 +19,8 @@ class ResolvedFile:
     name: str
     """Path below the outputs directory that it came from."""
     size_bytes: int
+    resolved_uri: str = ""
+    """What a name that moves stood for; empty when ``uri`` says it already."""
 
 
 def place_files(wanted: Input, resolved: Sequence[ResolvedFile]) -> Input:
@@ -32,7 +34,13 @@ def place_files(wanted: Input, resolved: Sequence[ResolvedFile]) -> Input:
     placed.CopyFrom(wanted)
     del placed.files[:]
     placed.files.extend(
-        InputFile(uri=file.uri, path=_path(wanted, file), sha256=file.sha256, size_bytes=file.size_bytes)
+        InputFile(
+            uri=file.uri,
+            path=_path(wanted, file),
+            sha256=file.sha256,
+            size_bytes=file.size_bytes,
+            resolved_uri=file.resolved_uri,
+        )
         for file in resolved
     )
     return placed

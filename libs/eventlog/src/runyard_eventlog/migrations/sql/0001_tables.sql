@@ -17,7 +17,7 @@ create table log.category (
 ---
 insert into log.category values
   ('run', 1), ('node', 1), ('project', 1), ('artifact', 1), ('code', 1), ('price', 1), ('log', 1),
-  ('projection', 1),
+  ('projection', 1), ('alias', 1), ('dataset', 1), ('model', 1),
   ('telemetry', 2)
 ---
 create table log.writer (
@@ -28,7 +28,8 @@ create table log.writer (
 ---
 insert into log.writer values
   ('runyard_scheduler', 'run'), ('runyard_scheduler', 'node'), ('runyard_scheduler', 'project'),
-  ('runyard_artifact', 'artifact'), ('runyard_artifact', 'code'),
+  ('runyard_artifact', 'artifact'), ('runyard_artifact', 'code'), ('runyard_artifact', 'alias'),
+  ('runyard_artifact', 'dataset'), ('runyard_artifact', 'model'),
   ('runyard_metrics', 'telemetry'),
   ('runyard_cost', 'price'),
   ('runyard_lineage', 'log'),

@@ -1,0 +1,74 @@
+"""Decides the history of one model: files promoted under its name, version after version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from runyard.artifact.v1.registry_events_pb2 import ModelVersionRegistered
+from runyard.artifact.v1.registry_types_pb2 import VersionFile
+from runyard.artifact.v1.types_pb2 import Origin
+from runyard_core.decider import Decider
+from runyard_core.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterVersion:
+    """Promote files as the model's next version."""
+
+    project: str
+    model: str
+    files: Sequence[VersionFile]
+    tags: Sequence[str]
+    release_note: str
+    origin: Origin
+
+
+ModelState = tuple[ModelVersionRegistered, ...]
+"""The versions, oldest first."""
+
+
+def decide(state: ModelState, command: RegisterVersion) -> list[Message]:
+    """Give the event of the next version; none when this attempt has registered these files already."""
+    files = sorted(command.files, key=lambda file: file.path)
+    if any(each.origin == command.origin and list(each.files) == files for each in state):
+        return []
+    return [
+        ModelVersionRegistered(
+            project=command.project,
+            model=command.model,
+            version=len(state) + 1,
+            files=files,
+            tags=command.tags,
+            release_note=command.release_note,
+            origin=command.origin,
+        )
+    ]
+
+
+def evolve(state: ModelState, event: Message) -> ModelState:
+    """Give the state after an event."""
+    return (*state, event) if isinstance(event, ModelVersionRegistered) else state
+
+
+def version_of(state: ModelState, number: str, shown: str) -> ModelVersionRegistered:
+    """Give a version; the newest when no number is said.
+
+    Raises:
+        NotFound: MODEL_NOT_FOUND or MODEL_VERSION_NOT_FOUND.
+    """
+    if not state:
+        raise NotFound(
+            f'there is no model of that name: {shown}; "runyard models" lists them', code="MODEL_NOT_FOUND"
+        )
+    index = int(number or len(state)) - 1
+    if index >= len(state):
+        raise NotFound(
+            f"there is no such version: {shown}; the newest is {len(state)}", code="MODEL_VERSION_NOT_FOUND"
+        )
+    return state[index]
+
+
+MODEL: Decider[ModelState, RegisterVersion, Message] = Decider(initial=(), decide=decide, evolve=evolve)

@@ -1,0 +1,167 @@
+"""Names of files, through the real service: described by a run, listed, and resolved as inputs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from runyard.artifact.v1 import artifact_service_pb2 as files_pb
+from runyard.artifact.v1 import registry_service_pb2 as pb
+from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
+from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
+from runyard.artifact.v1.types_pb2 import Origin
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.run.v1.types_pb2 import Input
+from runyard_servicekit.channels import service_channel
+
+from .yard import TOKEN, Yard, new_id, reason, sha256_of
+
+ORIGIN = Origin(run_id="run-1", attempt=1, project="vision")
+
+
+@pytest.fixture
+async def registry(yard: Yard) -> AsyncIterator[RegistryServiceStub]:
+    channel = service_channel(yard.address, TOKEN)
+    yield RegistryServiceStub(channel)
+    await channel.close()
+
+
+async def describe(
+    yard: Yard, registry: RegistryServiceStub, metadata: dict[str, object], origin: Origin = ORIGIN
+) -> pb.DescribeOutputsResponse:
+    """Store a file for each path, whose bytes are its path, and describe it."""
+    outputs = []
+    for path, content in metadata.items():
+        placed = Origin()
+        placed.CopyFrom(origin)
+        placed.path = path
+        await yard.put(path.encode(), placed)
+        outputs.append(
+            DescribedOutput(
+                path=path, sha256=sha256_of(path.encode()), size_bytes=len(path),
+                metadata=ParseDict(content, Struct()),  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+    request = pb.DescribeOutputsRequest(request_id=new_id(), origin=origin, outputs=outputs)
+    answer: pb.DescribeOutputsResponse = await registry.DescribeOutputs(request)
+    assert await registry.DescribeOutputs(request) == answer
+    return answer
+
+
+async def resolve(yard: Yard, uri: str, keep_directories: str = "none") -> Input:
+    wanted = Input(name="data", uris=[uri], keep_directories=keep_directories)
+    request = files_pb.ResolveInputsRequest(inputs=[wanted], project="vision")
+    return (await yard.artifact.ResolveInputs(request)).inputs[0]
+
+
+async def test_what_a_run_says_of_its_outputs_becomes_names_for_them(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    entry = {"uri": "dataset://images/v1", "targeting_aliases": ["newest"]}
+    first = await describe(
+        yard,
+        registry,
+        {
+            "x/a.jpg": {"valohai.dataset-versions": [entry], "label": "cat", "n": 3},
+            "b.jpg": {"valohai.dataset-versions": ["dataset://images/v1"], "valohai.alias": "best"},
+            "model.pt": {"valohai.model-versions": ["model://resnet/"], "valohai.tags": ["good"]},
+            "bad": {"valohai.alias": "no name"},
+        },
+    )
+    assert first.made == [
+        "datum://best",
+        "dataset://images/v1",
+        "dataset://images/newest",
+        "model://resnet/1",
+    ]
+    assert len(first.problems) == 1
+    base = {"uri": "dataset://images/v2", "from": "dataset://images/newest", "targeting_aliases": ["newest"]}
+    again = Origin(run_id="run-2", attempt=1, project="vision")
+    second = await describe(yard, registry, {"c.jpg": {"valohai.dataset-versions": [base]}}, again)
+    assert second.made == ["dataset://images/v2", "dataset://images/newest"]
+
+    by_alias = await resolve(yard, "dataset://images/newest", keep_directories="full")
+    assert [(file.path, file.resolved_uri) for file in by_alias.files] == [
+        (path, "dataset://images/v2") for path in ("b.jpg", "c.jpg", "x/a.jpg")
+    ]
+    assert MessageToDict(by_alias.files[2].properties) == {"label": "cat", "n": 3}
+    plain = await resolve(yard, "dataset://images/v1")
+    assert [(file.path, file.resolved_uri) for file in plain.files] == [("b.jpg", ""), ("a.jpg", "")]
+    [aliased] = (await resolve(yard, "datum://best")).files
+    assert (aliased.path, aliased.resolved_uri) == ("b.jpg", f"datum://{sha256_of(b'b.jpg')}")
+    [model] = (await resolve(yard, "model://resnet/1")).files
+    assert (model.path, model.sha256) == ("model.pt", sha256_of(b"model.pt"))
+
+    read = ReadOptions(min_position=second.position)
+    [listed] = (await registry.ListDatasets(pb.ListDatasetsRequest(project="vision", read=read))).datasets
+    assert (listed.name, listed.version_count, listed.newest_version) == ("images", 2, "v2")
+    request = pb.ListDatasetVersionsRequest(project="vision", dataset="images", page_size=1, read=read)
+    page = await registry.ListDatasetVersions(request)
+    assert [(each.version, each.file_count, list(each.aliases)) for each in page.versions] == [
+        ("v2", 3, ["newest"])
+    ]
+    request.page_token = page.next_page_token
+    last = await registry.ListDatasetVersions(request)
+    assert ([each.version for each in last.versions], last.next_page_token) == (["v1"], "")
+    asked = pb.GetDatasetVersionRequest(project="vision", name="images/newest", read=read)
+    shown = (await registry.GetDatasetVersion(asked)).version
+    assert (shown.version, shown.from_version, shown.created_by) == (
+        "v2",
+        "dataset://images/v1",
+        "user:alice",
+    )
+    assert [file.path for file in shown.files] == ["b.jpg", "c.jpg", "x/a.jpg"]
+    before = ReadOptions(as_of=AsOf(position=first.position))
+    asked = pb.GetDatasetVersionRequest(project="vision", name="images/newest", read=before)
+    assert (await registry.GetDatasetVersion(asked)).version.version == "v1"
+
+    [resnet] = (await registry.ListModels(pb.ListModelsRequest(project="vision", read=read))).models
+    assert (resnet.name, resnet.version_count) == ("resnet", 1)
+    versions = await registry.ListModelVersions(pb.ListModelVersionsRequest(project="vision", model="resnet"))
+    assert [each.origin.run_id for each in versions.versions] == ["run-1"]
+    found = await registry.GetModelVersion(pb.GetModelVersionRequest(project="vision", name="resnet"))
+    assert [file.path for file in found.version.files] == ["model.pt"]
+
+
+async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    await describe(yard, registry, {"a": {"valohai.dataset-versions": ["dataset://images/v1"]}})
+    answer = await describe(
+        yard,
+        registry,
+        {
+            "b": {
+                "valohai.dataset-versions": [
+                    "dataset://images/v1", {"uri": "dataset://images/v3", "from": "dataset://none/v1"},
+                ],
+                "valohai.alias": "best",
+            }
+        },
+    )  # fmt: skip
+    assert answer.made == ["datum://best"]
+    assert ["versions never change" in answer.problems[0], "no dataset" in answer.problems[1]] == [True, True]
+    stranger = DescribedOutput(
+        path="x", sha256="0" * 64, metadata=ParseDict({"valohai.alias": "x"}, Struct())
+    )
+    request = pb.DescribeOutputsRequest(request_id=new_id(), origin=ORIGIN, outputs=[stranger])
+    assert (await registry.DescribeOutputs(request)).problems == [f"there is no file {'0' * 64}"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("datum://nobody", "BAD_DATUM"),
+        ("dataset://none/v1", "DATASET_NOT_FOUND"),
+        ("dataset://none", "BAD_NAME"),
+        ("model://none/1", "MODEL_NOT_FOUND"),
+    ],
+)
+async def test_a_name_that_stands_for_nothing_is_refused(yard: Yard, uri: str, code: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await resolve(yard, uri)
+    assert reason(refused.value) == code
