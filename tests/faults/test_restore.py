@@ -14,6 +14,7 @@ import pytest
 
 from runyard_engines import Postgres, start_ready
 from runyard_eventlog.auditor import audit
+from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.mirror import MirrorMismatch
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
@@ -120,13 +121,20 @@ async def _project(database: Database, head: int) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_command_names_read_models_that_were_not_restored_with_the_log(database: Database) -> None:
+async def test_read_models_that_were_not_restored_with_the_log_are_named_and_stop(database: Database) -> None:
     async with await PostgresEventLog.connect(database.url("scheduler")) as log:
         await fill(log, 3)
     await _project(database, 3)
     connection = await asyncpg.connect(database.url("cost"))
     await connection.execute("update cost.projection_checkpoint set position = 4 where version = 1")
     await connection.close()
+    async with asyncpg.create_pool(database.url("cost"), min_size=1, max_size=4) as pool:
+        projector = Projector(pool, PostgresEventLog(pool), Stories(), schema="cost")
+        projecting = asyncio.ensure_future(projector.run())
+        with pytest.raises(ProjectionStopped, match="the log ends at 3"):
+            await projector.wait_for(1, SECONDS_MAX)
+        projecting.cancel()
+        await asyncio.gather(projecting, return_exceptions=True)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "runyard_eventlog.restored",
         env={"RUNYARD_ADMIN_DATABASE_URL": database.admin_url},

@@ -205,6 +205,9 @@ class Projector:
             await self._store.create(connection)
             self._place = await self._store.place(connection)
             self._parked_at = await self._store.parked_at(connection)
+            if self._place.position > head:
+                # Read again: another process of this projection may have moved it on since.
+                await self._require_log_to(self._place.position)
             self._is_shown = self._place.position >= head
             if self._is_shown:
                 await self._store.show(connection)
@@ -212,6 +215,14 @@ class Projector:
         # Looked-at positions without wanted events are not stored each time, and stay looked at.
         self._applied = max(self._applied, self._place.position)
         await self._announce()
+
+    async def _require_log_to(self, position: Position) -> None:
+        head = (await self._log.head()).of(self._lane)
+        if position > head:
+            raise ProjectionStopped(
+                f"its tables are at position {position}, the log ends at {head}: they were not restored "
+                "together with it. Build them anew, see docs/how-to/restore-the-log.md"
+            )
 
     async def _follow(self) -> None:
         async for page in follow(
