@@ -170,7 +170,7 @@ async def _replay_round(log: PostgresEventLog) -> float:
     head = (await log.head()).domain_position
     seen = 0
     started = time.perf_counter()
-    async with aclosing(follow(log, Lane.LANE_DOMAIN, page_size=5_000)) as pages:
+    async with aclosing(follow(log, Lane.LANE_DOMAIN, page_size=2_000)) as pages:
         async for page in pages:
             for event in page.events:
                 message = event.message

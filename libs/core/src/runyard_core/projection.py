@@ -6,9 +6,11 @@ is the row with the highest position of a key; the state as of a position is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from functools import cache
+from operator import attrgetter
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 RowT = TypeVar("RowT")
 EventT_contra = TypeVar("EventT_contra", contravariant=True)
@@ -34,19 +36,17 @@ class TableSpec(Generic[RowT]):
 
     def key_of(self, row: RowT) -> tuple[KeyValue, ...]:
         """Give the values of the key fields of a row."""
-        return tuple(getattr(row, name) for name in self.key)
+        return _values_of(self.key)(row)
 
 
-@dataclass(frozen=True, slots=True)
-class RowKey:
+class RowKey(NamedTuple):
     """Names the current row of a table."""
 
     table: str
     values: tuple[KeyValue, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Put(Generic[RowT]):
+class Put(NamedTuple, Generic[RowT]):
     """A new row, which becomes the current one of its key."""
 
     table: TableSpec[RowT]
@@ -95,3 +95,12 @@ class Projection(Protocol[EventT_contra]):
     def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[Any]]:
         """Give the new rows. Each row's ``position`` is the event's position."""
         ...
+
+
+@cache
+def _values_of(names: tuple[str, ...]) -> Callable[[object], tuple[KeyValue, ...]]:
+    """Give what reads some fields of a row, many times as fast as reading one after the other."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    (name,) = names
+    return lambda row: (getattr(row, name),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from google.protobuf.message import Message
@@ -30,6 +31,21 @@ from runyard_replay.graph.identities import (
 from runyard_replay.graph.names import DATUM
 
 LABEL_CHARACTERS_MAX = 120
+
+# Looked up once: the class looks names up in its descriptor.
+_USED = EdgeRelation.EDGE_RELATION_USED
+_WAS_ASSOCIATED_WITH = EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH
+_WAS_ATTRIBUTED_TO = EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO
+_WAS_GENERATED_BY = EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY
+_ACTOR = VertexKind.VERTEX_KIND_ACTOR
+_ARTIFACT = VertexKind.VERTEX_KIND_ARTIFACT
+_CODE = VertexKind.VERTEX_KIND_CODE
+_ENVIRONMENT = VertexKind.VERTEX_KIND_ENVIRONMENT
+_EXTERNAL = VertexKind.VERTEX_KIND_EXTERNAL
+_GPU = VertexKind.VERTEX_KIND_GPU
+_NODE = VertexKind.VERTEX_KIND_NODE
+_PARAMETERS = VertexKind.VERTEX_KIND_PARAMETERS
+_RUN = VertexKind.VERTEX_KIND_RUN
 
 EVENTS = (
     RunQueued,
@@ -92,11 +108,11 @@ def _queued(queued: RunQueued, envelope: Envelope) -> Iterator[Thing | Origin]:
         properties["title"] = queued.title
     run = _run(queued.run_id, f"{queued.project}#{queued.number} {spec.step}".rstrip(), properties)
     yield run
-    yield Origin(run, EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH, _actor(envelope), "submitter")
+    yield Origin(run, _WAS_ASSOCIATED_WITH, _actor(envelope), "submitter")
     if spec.code.tree_sha256:
         yield _used(run, _code(spec.code))
     parameters = Thing(
-        VertexKind.VERTEX_KIND_PARAMETERS,
+        _PARAMETERS,
         parameters_id(spec.parameters),
         _shortened(parameters_json(spec.parameters)),
     )
@@ -107,7 +123,7 @@ def _leased(leased: RunLeaseGranted) -> Iterator[Origin]:
     run = _run(leased.run_id)
     yield _associated(run, _node(leased.node_id))
     for gpu_uuid in leased.gpu_uuids:
-        yield _associated(run, Thing(VertexKind.VERTEX_KIND_GPU, key_text(gpu_uuid)))
+        yield _associated(run, Thing(_GPU, key_text(gpu_uuid)))
 
 
 def _started(started: RunStarted) -> Iterator[Thing | Origin]:
@@ -121,14 +137,12 @@ def _started(started: RunStarted) -> Iterator[Thing | Origin]:
         for uri in used.uris:
             if not uri.startswith(DATUM):
                 external = external_id(uri)
-                yield _used(
-                    run, Thing(VertexKind.VERTEX_KIND_EXTERNAL, external, _shortened(external)), used.name
-                )
+                yield _used(run, Thing(_EXTERNAL, external, _shortened(external)), used.name)
 
 
 def _written(written: ArtifactWritten, envelope: Envelope) -> Iterator[Origin]:
     origin = written.origin
-    artifact = _artifact(written.sha256, PurePosixPath(origin.path).name, written.size_bytes)
+    artifact = _artifact(written.sha256, _file_name(origin.path), written.size_bytes)
     if origin.run_id:
         yield _generated(artifact, _run(origin.run_id), origin.path)
     else:
@@ -143,7 +157,7 @@ def _finished(finished: RunFinished) -> Iterator[Thing | Origin]:
     yield run
     for file in finished.outputs:
         if file.sha256:
-            artifact = _artifact(file.sha256, PurePosixPath(file.path).name, file.size_bytes)
+            artifact = _artifact(file.sha256, _file_name(file.path), file.size_bytes)
             yield _generated(artifact, run, file.path)
 
 
@@ -161,7 +175,7 @@ def _machines(hardware: Hardware) -> Iterator[Thing]:
     yield _node(hardware.node_id, label, _filled(properties))
     for gpu in hardware.gpus:
         yield Thing(
-            VertexKind.VERTEX_KIND_GPU,
+            _GPU,
             key_text(gpu.uuid),
             _shortened(gpu.model),
             {"model": gpu.model, "memory_bytes": str(gpu.memory_bytes), "node_id": hardware.node_id},
@@ -169,22 +183,22 @@ def _machines(hardware: Hardware) -> Iterator[Thing]:
 
 
 def _run(run_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
-    return Thing(VertexKind.VERTEX_KIND_RUN, key_text(run_id), _shortened(label), properties or {})
+    return Thing(_RUN, key_text(run_id), _shortened(label), properties or {})
 
 
 def _node(node_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
     label = _shortened(label or node_id) if properties else ""
-    return Thing(VertexKind.VERTEX_KIND_NODE, key_text(node_id), label, properties or {})
+    return Thing(_NODE, key_text(node_id), label, properties or {})
 
 
 def _actor(envelope: Envelope) -> Thing:
     name = actor_name(envelope.actor)
-    return Thing(VertexKind.VERTEX_KIND_ACTOR, key_text(name), _shortened(name))
+    return Thing(_ACTOR, key_text(name), _shortened(name))
 
 
 def _artifact(sha256: str, name: str, size_bytes: int) -> Thing:
     properties = {"size_bytes": str(size_bytes)}
-    return Thing(VertexKind.VERTEX_KIND_ARTIFACT, key_text(sha256), _shortened(name), properties)
+    return Thing(_ARTIFACT, key_text(sha256), _shortened(name), properties)
 
 
 def _code(code: CodeRef) -> Thing:
@@ -197,7 +211,7 @@ def _code(code: CodeRef) -> Thing:
         "dirty": "true" if code.dirty else "",
     }
     label = f"{commit} (dirty)" if code.dirty else commit
-    return Thing(VertexKind.VERTEX_KIND_CODE, key_text(code.tree_sha256), label, _filled(properties))
+    return Thing(_CODE, key_text(code.tree_sha256), label, _filled(properties))
 
 
 def _environment(environment: Environment) -> Thing:
@@ -216,7 +230,7 @@ def _environment(environment: Environment) -> Thing:
         "cuda_version": environment.cuda_version,
     }
     return Thing(
-        VertexKind.VERTEX_KIND_ENVIRONMENT,
+        _ENVIRONMENT,
         environment_id(environment),
         _shortened(label),
         _filled(properties),
@@ -224,19 +238,19 @@ def _environment(environment: Environment) -> Thing:
 
 
 def _used(run: Thing, used: Thing, role: str = "") -> Origin:
-    return Origin(run, EdgeRelation.EDGE_RELATION_USED, used, key_text(role))
+    return Origin(run, _USED, used, key_text(role))
 
 
 def _associated(run: Thing, other: Thing) -> Origin:
-    return Origin(run, EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH, other)
+    return Origin(run, _WAS_ASSOCIATED_WITH, other)
 
 
 def _generated(artifact: Thing, run: Thing, path: str) -> Origin:
-    return Origin(artifact, EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY, run, key_text(path))
+    return Origin(artifact, _WAS_GENERATED_BY, run, key_text(path))
 
 
 def _attributed(thing: Thing, envelope: Envelope, role: str = "") -> Origin:
-    return Origin(thing, EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO, _actor(envelope), key_text(role))
+    return Origin(thing, _WAS_ATTRIBUTED_TO, _actor(envelope), key_text(role))
 
 
 def _filled(properties: Mapping[str, str]) -> dict[str, str]:
@@ -246,3 +260,8 @@ def _filled(properties: Mapping[str, str]) -> dict[str, str]:
 def _shortened(text: str) -> str:
     clean = text.replace("\x00", "\ufffd")
     return clean if len(clean) <= LABEL_CHARACTERS_MAX else f"{clean[: LABEL_CHARACTERS_MAX - 1]}…"
+
+
+@lru_cache(maxsize=1_024)
+def _file_name(path: str) -> str:
+    return PurePosixPath(path).name

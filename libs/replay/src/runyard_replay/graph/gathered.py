@@ -10,7 +10,7 @@ from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.graph.facts import facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_row, sorted_out
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows, sorted_out
 
 
 class GatheredGraph:
@@ -32,7 +32,7 @@ class GatheredGraph:
         for thing in things:
             key: VertexKey = (thing.kind, thing.id)
             self._vertices[key] = described_after(thing, self._vertices.get(key), event.position)
-        for edge in (edge_row(origin, event) for origin in origins):
+        for edge in edge_rows(origins, event):
             if edge.key not in self._edges:
                 self._edges[edge.key] = edge
                 self._up[edge.source_kind, edge.source_id].append(edge)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
+from math import isfinite
 from urllib.parse import urlsplit, urlunsplit
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Value
 
 from runyard.run.v1.types_pb2 import Environment, ParameterValue
 from runyard_contracts.ids import sha256_of
@@ -33,7 +36,7 @@ def key_text(text: str) -> str:
 
 def parameters_json(parameters: Iterable[ParameterValue]) -> str:
     """Write parameters as canonical JSON: keys in order, whole numbers without a fraction."""
-    values = {each.name: _whole(MessageToDict(each.value)) for each in parameters}
+    values = {each.name: _value(each.value) for each in parameters}
     return canonical_json(values)
 
 
@@ -44,6 +47,13 @@ def parameters_id(parameters: Iterable[ParameterValue]) -> str:
 
 def environment_id(environment: Environment) -> str:
     """Name an environment by what makes it: interpreter or image, packages, system; not by where it lay."""
+    return _environment_id(environment.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=256)
+def _environment_id(serialised: bytes) -> str:
+    """Many runs share few environments, and naming one takes a hundred times as long as looking it up."""
+    environment = Environment.FromString(serialised)
     content = MessageToDict(environment, preserving_proto_field_name=True)
     for name in _NOT_IDENTITY:
         content.pop(name, None)
@@ -63,7 +73,22 @@ def external_id(uri: str) -> str:
 
 def canonical_json(value: object) -> str:
     """Write JSON in the one form that we hash: keys in order, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _value(value: Value) -> object:
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "number_value" if isfinite(value.number_value):
+            return _whole(value.number_value)
+        case _:
+            return _whole(MessageToDict(value))
 
 
 def _whole(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,6 +13,8 @@ from runyard_replay.graph.identities import canonical_json
 
 VertexKey = tuple[int, str]
 """Kind and id."""
+EdgeKey = tuple[int, str, int, int, str, str]
+"""Source, relation, target and role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,14 @@ class EdgeRow:
     occurred_at: datetime
 
     @property
-    def key(self) -> tuple[int | str, ...]:
+    def key(self) -> EdgeKey:
         """What tells it from others: everything but who said so, and when."""
-        source, target = (self.source_kind, self.source_id), (self.target_kind, self.target_id)
-        return (*source, self.relation, *target, self.role)
+        return (
+            *(self.source_kind, self.source_id),
+            self.relation,
+            *(self.target_kind, self.target_id),
+            self.role,
+        )
 
 
 def sorted_out(found: Iterable[Thing | Origin]) -> tuple[list[Thing], list[Origin]]:
@@ -65,24 +71,27 @@ def sorted_out(found: Iterable[Thing | Origin]) -> tuple[list[Thing], list[Origi
 
 def described_after(thing: Thing, before: VertexRow | None, position: int) -> VertexRow:
     """Add what an event knows of a vertex; gives the same row when it knows nothing new."""
+    if before is not None and not thing.properties and thing.label in ("", before.label):
+        return before
     known: dict[str, str] = json.loads(before.properties) if before else {}
-    properties = canonical_json(known | dict(thing.properties))
+    described = known | dict(thing.properties)
+    properties = canonical_json(described) if described else "{}"
     label = thing.label or (before.label if before else "")
     if before is not None and (before.label, before.properties) == (label, properties):
         return before
     return VertexRow(thing.kind, thing.id, position, label, properties)
 
 
-def edge_row(origin: Origin, event: RecordedEvent) -> EdgeRow:
-    """Write an origin as the event tells it."""
-    return EdgeRow(
-        source_kind=origin.source.kind,
-        source_id=origin.source.id,
-        relation=origin.relation,
-        target_kind=origin.target.kind,
-        target_id=origin.target.id,
-        role=origin.role,
-        position=event.position,
-        event_id=event.envelope.event_id,
-        occurred_at=event.envelope.occurred_at.ToDatetime(tzinfo=UTC),
-    )
+def edge_key(origin: Origin) -> EdgeKey:
+    """Give the key that the edge of an origin has."""
+    source, target = origin.source, origin.target
+    return (source.kind, source.id, origin.relation, target.kind, target.id, origin.role)
+
+
+def edge_rows(origins: Iterable[Origin], event: RecordedEvent) -> Iterator[EdgeRow]:
+    """Write origins as the event tells them."""
+    envelope = event.envelope
+    position, event_id = event.position, envelope.event_id
+    occurred_at = envelope.occurred_at.ToDatetime(tzinfo=UTC)
+    for origin in origins:
+        yield EdgeRow(*edge_key(origin), position, event_id, occurred_at)

@@ -10,9 +10,12 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
 from runyard_core.projection import Put, RowKey, Rows, TableSpec
 from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX, RunNumberRow
-from runyard_replay.graph.facts import EVENTS, facts
+from runyard_replay.graph.facts import EVENTS, Origin, Thing, facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import VertexRow, described_after, edge_row, sorted_out
+from runyard_replay.graph.rows import VertexRow, described_after, edge_key, edge_rows, sorted_out
+
+_TOLD_MAX = 10_000
+"""Events whose facts wait for ``apply``. More than a batch: some never come to it, as others stop them."""
 
 
 class EdgesProjection:
@@ -23,17 +26,24 @@ class EdgesProjection:
     tables: tuple[TableSpec[Any], ...] = (VERTEX, EDGE_UP, EDGE_DOWN, RUN_NUMBER)
     event_types = frozenset(event_type_of(event).name for event in EVENTS)
 
+    def __init__(self) -> None:
+        """Start with nothing kept."""
+        self._told: dict[RecordedEvent, tuple[list[Thing], list[Origin]]] = {}
+
     def reads(self, event: RecordedEvent) -> Iterator[RowKey]:
-        """Name the vertices and edges that an event speaks of."""
-        things, origins = sorted_out(facts(event.message, event.envelope))
+        """Name the vertices and edges that an event speaks of; what it tells is kept for ``apply``."""
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        things, origins = self._told[event] = sorted_out(facts(event.message, event.envelope))
         for thing in things:
             yield RowKey(VERTEX.name, (thing.kind, thing.id))
         for origin in origins:
-            yield RowKey(EDGE_UP.name, EDGE_UP.key_of(edge_row(origin, event)))
+            yield RowKey(EDGE_UP.name, edge_key(origin))
 
     def apply(self, event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
         """Give new and newly described vertices, and new edges."""
-        things, origins = sorted_out(facts(event.message, event.envelope))
+        told = self._told.pop(event, None)
+        things, origins = told or sorted_out(facts(event.message, event.envelope))
         described: dict[tuple[int, str], VertexRow] = {}
         for thing in things:
             key: tuple[int, str] = (thing.kind, thing.id)
@@ -43,13 +53,9 @@ class EdgesProjection:
         for key, vertex in described.items():
             if vertex != rows.get(VERTEX, *key):
                 yield Put(VERTEX, vertex)
-        written: set[tuple[str | int, ...]] = set()
-        for origin in origins:
-            edge = edge_row(origin, event)
-            edge_key = EDGE_UP.key_of(edge)
-            if edge_key in written or rows.get(EDGE_UP, *edge_key) is not None:
-                continue
-            written.add(edge_key)
+        edges = {edge_key(origin): origin for origin in origins}
+        new = [origin for known, origin in edges.items() if rows.get(EDGE_UP, *known) is None]
+        for edge in edge_rows(new, event):
             yield Put(EDGE_UP, edge)
             yield Put(EDGE_DOWN, edge)
         if isinstance(message := event.message, RunQueued):

@@ -1,0 +1,155 @@
+"""``python -m tests.bench.replay_worker``: replays or rebuilds in a process of its own, for time and memory.
+
+Takes a job as JSON on standard input and gives what it took as JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_contracts.ids import Position
+from runyard_core.projection import Projection
+from runyard_cost.projections.leases import CostProjection
+from runyard_eventlog.builds import Builds
+from runyard_eventlog.filling import fill
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projection_store import ProjectionStore
+from runyard_eventlog.readmodel import Build
+from runyard_eventlog.subscriber import follow
+from runyard_lineage.projections.edges import EdgesProjection
+
+PAGE_EVENTS = 2_000
+_RAW = "select position, payload from log.domain_event where position > $1 order by position limit $2"
+_PROJECTIONS: dict[str, type[Projection[Any]]] = {"lineage": EdgesProjection, "cost": CostProjection}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to do."""
+
+    mode: Literal["replay", "rebuild"]
+    urls: dict[str, str]
+    """Database addresses by role."""
+    to_position: int
+    services: tuple[str, ...] = ()
+    """Whose read models to rebuild, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What it took, and what the bare driver took for the same rows without decoding them."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int = 0
+    raw_seconds: float = 0.0
+    raw_cpu_seconds: float = 0.0
+
+
+async def _work(job: Job) -> Took:
+    if job.mode == "replay":
+        return await _replay(job)
+    took = [await _rebuild(job, service) for service in job.services]
+    return Took(sum(one.seconds for one in took), sum(one.cpu_seconds for one in took))
+
+
+async def _replay(job: Job) -> Took:
+    """Decode every message, and count them by type and run."""
+    counts: Counter[type] = Counter()
+    last_runs: dict[str, str] = {}
+    async with await PostgresEventLog.connect(job.urls["lineage"]) as log:
+        clock = _Clock()
+        async with aclosing(follow(log, Lane.LANE_DOMAIN, page_size=PAGE_EVENTS)) as pages:
+            async for page in pages:
+                for event in page.events:
+                    message = event.message
+                    counts[type(message)] += 1
+                    last_runs[event.envelope.type] = event.envelope.stream
+                if page.scanned_to >= job.to_position:
+                    break
+        took, peak = clock.read(), _peak_bytes()
+    if counts.total() != job.to_position:
+        raise AssertionError(f"{counts.total()} events of {job.to_position}")
+    raw = await _fetch_raw(job)
+    return Took(*took, peak, *raw)
+
+
+async def _fetch_raw(job: Job) -> tuple[float, float]:
+    connection = await asyncpg.connect(job.urls["lineage"])
+    clock, position = _Clock(), 0
+    while position < job.to_position:
+        position = (await connection.fetch(_RAW, position, PAGE_EVENTS))[-1]["position"]
+    took = clock.read()
+    await connection.close()
+    return took
+
+
+async def _rebuild(job: Job, service: str) -> Took:
+    """Fill tables beside the live ones, as a rebuild and a verification do."""
+    projection = _PROJECTIONS[service]()
+    scratch = ProjectionStore(projection, service, Build.CHECK)
+    async with (
+        asyncpg.create_pool(job.urls[service], min_size=2, max_size=4) as pool,
+        PostgresEventLog(pool) as log,
+    ):
+        async with pool.acquire() as connection:
+            await scratch.create(connection)
+            place = await scratch.place(connection)
+        clock = _Clock()
+        filled = fill(
+            pool,
+            log,
+            scratch,
+            projection,
+            lane=Lane.LANE_DOMAIN,
+            place=place,
+            to_position=job.to_position,
+        )
+        async with aclosing(filled) as batches:
+            async for batch in batches:
+                place = batch.place
+        seconds, cpu_seconds = clock.read()
+        if place.position != Position(job.to_position) or place.parked_streams:
+            raise AssertionError(f"{service} came to {place}, not to {job.to_position}")
+        builds = Builds(projection, service)
+        async with pool.acquire() as connection:
+            for kept in await builds.kept(connection):
+                if kept.build is Build.CHECK:
+                    await builds.drop(connection, kept)
+    return Took(seconds, cpu_seconds)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._begun = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Give the seconds since the beginning, and those that this process worked."""
+        return time.perf_counter() - self._begun[0], time.process_time() - self._begun[1]
+
+
+def _peak_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise LookupError("VmHWM")
+
+
+def run(job: Job) -> Took:
+    """Do a job in this process."""
+    return asyncio.run(_work(job))
+
+
+if __name__ == "__main__":
+    json.dump(asdict(run(Job(**json.load(sys.stdin)))), sys.stdout)
