@@ -72,7 +72,8 @@ async def test_the_queue_stands_in_the_order_of_placement() -> None:
         RunState.RUN_STATE_QUEUED: 1,
         RunState.RUN_STATE_STARTING: 1,
     }
-    assert not (await shown(yard, 0, "other", QUEUE)).queue.waiting
+    with pytest.raises(NotFound, match="no project 'other'"):
+        await shown(yard, 0, "other", QUEUE)
 
 
 async def test_gpus_are_shown_with_their_holders_and_foreign_processes() -> None:
@@ -195,8 +196,12 @@ async def test_effects_go_forward_and_followers_are_of_the_same_request() -> Non
     assert (len(short.effects), short.truncated) == (2, True)
     with pytest.raises(NotFound):
         await effects_of(yard.log, ListEffectsRequest(event_id=uuid7()))
+    by_position = await effects_of(yard.log, ListEffectsRequest(event_id=str(answer.event.envelope.position)))
+    assert by_position.event.envelope.event_id == queued
+    with pytest.raises(NotFound):
+        await effects_of(yard.log, ListEffectsRequest(event_id="99"))
     with pytest.raises(InvalidInput):
-        await effects_of(yard.log, ListEffectsRequest(event_id="0198"))
+        await effects_of(yard.log, ListEffectsRequest(event_id="0198-abc"))
 
 
 async def test_other_prices_give_other_costs_and_change_nothing() -> None:

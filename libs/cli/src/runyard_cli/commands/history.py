@@ -20,6 +20,7 @@ from runyard_cli.history.detaching import detach
 from runyard_cli.history.disputing import dispute
 from runyard_cli.history.erasing import erase
 from runyard_cli.history.exchange import export, import_
+from runyard_cli.history.filters import check_span, whole_correlation, whole_stream
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
@@ -27,6 +28,7 @@ from runyard_cli.history.rebuilding import projections, rebuild
 from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.history.verifying import check_proof, proof, verify
 from runyard_cli.history.whatif import what_if
+from runyard_cli.names import project_option
 from runyard_cli.output import is_json, is_terminal, output_option, safe, say, say_json_line
 from runyard_cli.table import cut
 from runyard_cli.words import moment
@@ -48,19 +50,20 @@ def command() -> None:
 @click.option(
     "--type", "types", multiple=True, metavar="TYPE", help="Only this type, or those below it (runyard.run.)."
 )
-@click.option("--stream", default="", metavar="STREAM", help="Only this stream (run-0198...).")
+@click.option("--stream", default="", metavar="STREAM", help="Only this stream (run-0198..., node-n1).")
 @click.option("--node", default="", metavar="NODE", help="Only events of this machine and its agent.")
 @click.option(
     "--actor", "actor_name", default="", metavar="ACTOR", help="Only what this actor did (user:alice)."
 )
 @click.option(
-    "--correlation", default="", metavar="ID", help="Only what one request set off (a run: its id)."
+    "--correlation", default="", metavar="ID", help="Only what one request set off (a run: its name or id)."
 )
 @click.option(
     "--from", "begin", type=MOMENT, metavar="MOMENT", help="Recorded from this position or time on."
 )
 @click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Recorded up to this position or time.")
 @click.option("--telemetry", is_flag=True, help="The telemetry lane instead of the domain lane.")
+@project_option
 @direct_option
 @output_option
 def tail(
@@ -74,19 +77,22 @@ def tail(
     begin: AsOf | None,
     end: AsOf | None,
     telemetry: bool,
+    project: str | None,
     direct: bool,
 ) -> None:
     """Show the newest events, oldest first. With --output json: one JSON object a line."""
     if follow and end is not None:
         raise click.UsageError("--follow and --to do not go together")
     lane = Lane.LANE_TELEMETRY if telemetry else Lane.LANE_DOMAIN
-    wanted = EventFilter(
-        types=types, stream=stream, node_id=node, actor=actor_name, correlation_id=correlation
-    )
+    wanted = EventFilter(types=types, node_id=node, actor=actor_name)
     request = ListEventsRequest(lane=lane, filter=wanted, page_size=limit, descending=True)
     _bound(request, begin, end)
 
     async def show(source: Source) -> None:
+        await check_span(source, begin, end)
+        wanted.correlation_id = await whole_correlation(source, correlation, project)
+        wanted.stream = await whole_stream(source, stream)
+        request.filter.correlation_id, request.filter.stream = wanted.correlation_id, wanted.stream
         head = await source.head()
         # What comes between the list and the watch belongs to the watch.
         last = head.telemetry_position if telemetry else head.domain_position

@@ -114,14 +114,17 @@ def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, di
 
 
 @click.command("effects")
-@click.argument("event_id", metavar="EVENT_ID")
+@click.argument("event_id", metavar="EVENT")
 @click.option(
     "-n", "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="How many."
 )
 @direct_option
 @output_option
 def effects(event_id: str, limit: int, direct: bool) -> None:
-    """Show everything that an event caused, and what else its request did later."""
+    """Show everything that EVENT caused, and what else its request did later.
+
+    EVENT is the id of an event, its first 8 digits or more, or its position.
+    """
     request = pb.ListEffectsRequest(event_id=event_id, event_count_max=limit)
     answer = ask(lambda source: source.effects(request), direct=direct)
     if is_json():

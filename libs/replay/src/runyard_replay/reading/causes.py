@@ -8,10 +8,10 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import Effect, ListEffectsRequest, ListEffectsResponse
 from runyard_contracts.ids import EventId
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.errors import InvalidInput, NotFound
+from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_replay.folding.sentences import sentence_of
-from runyard_replay.reading.event_ids import checked_event_id
+from runyard_replay.reading.event_ids import find_event
 from runyard_replay.reading.pages import read_lane
 from runyard_replay.views import event_view
 
@@ -57,8 +57,8 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEf
     """Walk from an event to everything that it caused, breadth first.
 
     Raises:
-        InvalidInput: not an event id (BAD_EVENT_ID), or a negative count.
-        NotFound: the log has no such event (EVENT_NOT_FOUND).
+        InvalidInput: a negative count; and as ``find_event``.
+        NotFound, Ambiguous: as ``find_event``.
         Unavailable: the log did not answer in time.
     """
     if request.event_count_max < 0:
@@ -66,10 +66,7 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEf
             f"event_count_max is {request.event_count_max}", field_violations={"event_count_max": "negative"}
         )
     count_max = min(request.event_count_max or EFFECTS_DEFAULT, EFFECTS_MAX)
-    event_id = checked_event_id(request.event_id)
-    event = await event_log.find(event_id)
-    if event is None:
-        raise NotFound(f"the log has no event {event_id}", code="EVENT_NOT_FOUND")
+    event = await find_event(event_log, request.event_id)
     answer = ListEffectsResponse(event=event_view(event), sentence=sentence_of(event))
     head = await event_log.head()
     reached = {event.envelope.event_id}

@@ -14,7 +14,7 @@ from runyard_replay.folding.leases import price_line
 from runyard_replay.pricing.price_book import PriceLine
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.states import lease_fold
-from runyard_replay.reading.subjects import find_run
+from runyard_replay.reading.subjects import check_project, find_run
 
 PRICES_MAX = 1_000
 
@@ -24,7 +24,7 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
 
     Raises:
         InvalidInput: no prices, or one that cannot be (BAD_PRICE); no project's name (BAD_PROJECT).
-        NotFound, Ambiguous: as ``find_run``.
+        NotFound, Ambiguous: as ``find_run`` and ``check_project``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
@@ -35,6 +35,7 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
     if request.WhichOneof("scope") == "run":
         run_ids = [await find_run(event_log, request.run, moment.position)]
     elif is_name(request.project):
+        await check_project(event_log, request.project, moment.position)
         run_ids = fold.runs_of(request.project)
     else:
         raise InvalidInput(

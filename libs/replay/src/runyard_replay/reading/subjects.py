@@ -46,7 +46,8 @@ async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Th
 
     Raises:
         InvalidInput: it can name nothing (BAD_NAME).
-        NotFound: there was no such thing (RUN_NOT_FOUND, NODE_NOT_FOUND, FILE_NOT_FOUND, NOT_FOUND).
+        NotFound: there was no such thing (RUN_NOT_FOUND, NODE_NOT_FOUND, FILE_NOT_FOUND, PROJECT_NOT_FOUND,
+            NOT_FOUND).
         Ambiguous: it begins several names; the message has them.
         Unavailable: the log did not answer in time.
     """
@@ -60,6 +61,7 @@ async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Th
     if kind in _OF_PROJECT:
         if not is_name(name):
             raise _bad_name(name, "want a project's name")
+        await check_project(event_log, name, position)
         return Thing(kind, name)
     if kind == _NODE:
         return await _node(event_log, name, position)
@@ -79,6 +81,17 @@ async def find_run(event_log: EventLog, name: str, position: int) -> str:
         InvalidInput, NotFound, Ambiguous, Unavailable: as ``find_thing``.
     """
     return (await find_thing(event_log, Subject(kind=_RUN, name=name), position)).id
+
+
+async def check_project(event_log: EventLog, project: str, position: int) -> None:
+    """Refuse a project that has no run yet.
+
+    Raises:
+        NotFound: PROJECT_NOT_FOUND.
+        Unavailable: the log did not answer in time.
+    """
+    if not await _exists(event_log, "project", project, position):
+        raise NotFound(f"there is no project {project!r} at position {position}", code="PROJECT_NOT_FOUND")
 
 
 async def _run_or_file(event_log: EventLog, kind: SubjectKind.ValueType, name: str, position: int) -> Thing:

@@ -1,0 +1,44 @@
+"""What people give ``history tail`` to choose by, brought into the form that events have it in."""
+
+from __future__ import annotations
+
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest, Subject, SubjectKind
+from runyard_cli.history.source import Source
+from runyard_cli.names import full_run_name, looks_like_run, may_be_id
+from runyard_client.errors import ClientError
+
+_ID_LENGTH = 36
+_KINDS = {"run": SubjectKind.SUBJECT_KIND_RUN, "artifact": SubjectKind.SUBJECT_KIND_FILE}
+
+
+async def check_span(source: Source, begin: AsOf | None, end: AsOf | None) -> None:
+    """Refuse moments that the log does not have; from before its first event on is from the first on."""
+    for at, may_be_before in ((begin, True), (end, False)):
+        if at is None:
+            continue
+        prices = Subject(kind=SubjectKind.SUBJECT_KIND_PRICES)
+        try:
+            await source.state(GetStateAsOfRequest(as_of=at, subject=prices))
+        except ClientError as error:
+            if not may_be_before or error.reason != "BEFORE_FIRST_EVENT":
+                raise
+
+
+async def whole_correlation(source: Source, text: str, project: str | None) -> str:
+    """Give the id of the run that is meant; an id of something else stays as it is."""
+    name = full_run_name(text, project)
+    if not looks_like_run(text) and (not may_be_id(text) or len(text) >= _ID_LENGTH):
+        return text
+    subject = Subject(kind=SubjectKind.SUBJECT_KIND_RUN, name=name)
+    return (await source.state(GetStateAsOfRequest(subject=subject))).run.run_id
+
+
+async def whole_stream(source: Source, text: str) -> str:
+    """Give the stream that is meant by a name like "run-0198" or "artifact-5474"."""
+    category, _, begin = text.partition("-")
+    kind = _KINDS.get(category)
+    if kind is None or not may_be_id(begin):
+        return text
+    shown = await source.state(GetStateAsOfRequest(subject=Subject(kind=kind, name=begin)))
+    return f"{category}-{shown.run.run_id or shown.file.sha256}"
