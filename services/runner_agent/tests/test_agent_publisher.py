@@ -166,6 +166,32 @@ async def test_marks_of_other_spools_and_nonsense_trim_nothing(bus: Bus, tmp_pat
     await client.close()
 
 
+async def test_what_a_restored_log_lost_is_sent_again(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_RESEND_SECONDS_MIN", 0.3)
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    ledger, restored = Ledger(), Ledger()
+
+    async with publishing(spool, bus):
+        async with ledger.listening(client):
+            await until_trimmed(spool, write(telemetry, 30))
+        restored.batches = {key: data for key, data in ledger.batches.items() if key[1] <= 12}
+        restored.committed = {spool.spool_id: 12}
+        # The bus forgets what it has seen, as after two minutes.
+        await client.jetstream().delete_stream("TELEMETRY")
+        await create_stream(client)
+        async with restored.listening(client):
+            last = write(telemetry, 1)
+            await restored.wait_for(spool.spool_id, last)
+            await until_trimmed(spool, last)
+
+    assert {**restored.batches, **ledger.batches} == restored.batches
+    await client.close()
+
+
 async def test_mark_beyond_the_spool_ends_the_publisher(bus: Bus, tmp_path: Path) -> None:
     client = await bus.connect("test")
     await create_stream(client)

@@ -138,6 +138,37 @@ async def test_spool_behind_the_log_begins_anew(tmp_path: Path) -> None:
     assert (anew.next_sequence, anew.marks) == (1, {})
 
 
+async def test_what_a_restored_log_lost_is_given_out_again(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, segment_bytes=10_000)
+    for number in range(1, 31):
+        spool.append([("log", b"x" * number)])
+    await spool.sync()
+    spool.commit(29)
+
+    spool.go_back(12)
+    spool.append([("log", b"new")])
+    await spool.sync()
+
+    assert [record.sequence for record in read_all(spool)] == list(range(13, 32))
+    spool.close()
+    assert open_spool(tmp_path, segment_bytes=10_000).committed_sequence == 12
+
+
+async def test_spool_that_has_not_what_a_restored_log_lost_begins_anew(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path / "spool")
+    for _ in range(30):
+        spool.append([("log", b"x" * 50)])
+    await spool.sync()
+    spool.commit(29)
+
+    with pytest.raises(Corrupt, match="was restored"):
+        spool.go_back(2)
+    anew = open_spool(tmp_path / "spool")
+
+    assert anew.spool_id != spool.spool_id
+    assert anew.next_sequence == 1
+
+
 async def test_append_that_finds_no_space_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

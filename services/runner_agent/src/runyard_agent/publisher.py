@@ -67,12 +67,14 @@ class Publisher:
         self._ended = asyncio.Event()
         self._spool_error: Corrupt | None = None
         self._resend_seconds = _RESEND_SECONDS_MIN
+        self._lower_mark: int | None = None
+        """What the log said last, when that was less than it has said before."""
 
     async def run(self) -> None:
         """Send for ever: over one connection after the other, until cancelled.
 
         Raises:
-            Corrupt: SPOOL_IS_OLD, see ``Spool.commit``.
+            Corrupt: SPOOL_IS_OLD or SPOOL_IS_TRIMMED, see ``Spool.commit`` and ``Spool.go_back``.
         """
         failure_count = 0
         while True:
@@ -179,6 +181,10 @@ class Publisher:
             return
         if time.monotonic() - self._mark_moved_at > self._resend_seconds:
             self._resend_seconds = min(self._resend_seconds * 2, _RESEND_SECONDS_MAX)
+            if self._lower_mark is not None:
+                # Said once, it may have been overtaken by a higher one; but nothing followed.
+                self._spool.go_back(self._lower_mark)
+                self._lower_mark = None
             self._begin_again()
 
     async def _wait_for_work(self) -> None:
@@ -207,7 +213,10 @@ class Publisher:
         except (ValueError, KeyError, TypeError):
             logger.warning("not a committed mark: %r", message.data[:200])
             return
-        if spool_id != self._spool.spool_id or sequence <= self._spool.committed_sequence:
+        if spool_id != self._spool.spool_id:
+            return
+        self._lower_mark = sequence if sequence < self._spool.committed_sequence else None
+        if sequence <= self._spool.committed_sequence:
             return
         self._mark_moved_at = time.monotonic()
         self._resend_seconds = _RESEND_SECONDS_MIN

@@ -180,6 +180,24 @@ class Spool:
             self._path(first).unlink()
             del self._segments[first]
 
+    def go_back(self, sequence: int) -> None:
+        """Take note that the log has only this much any more: it was restored to an earlier time.
+
+        Raises:
+            Corrupt: SPOOL_IS_TRIMMED, what the log lost is not here any more, so nothing could ever follow.
+                Open the spool again; it begins anew, and logs are read again from the start.
+        """
+        if sequence + 1 < min(self._segments):
+            (self._directory / _STALE_FILE).touch()
+            raise Corrupt(
+                f"the log was restored: it has spool {self.spool_id} only up to batch {sequence}, and"
+                f" {self._directory} begins at {min(self._segments)}. The next start begins a new spool",
+                code="SPOOL_IS_TRIMMED",
+            )
+        logger.warning("the log has batches up to %d again, not %d", sequence, self.committed_sequence)
+        self.committed_sequence = sequence
+        self._write_checkpoint()
+
     def close(self) -> None:
         """Put everything on the disk and let go of the files."""
         self._write_checkpoint()
