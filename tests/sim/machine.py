@@ -17,13 +17,13 @@ from runyard.agent.v1.agent_service_pb2 import AttemptStarted
 from runyard.node.v1.types_pb2 import GpuDevice, NodeInventory
 from runyard.run.v1.types_pb2 import Environment, Executor, OutputFile, TelemetryMark
 from runyard_agent import attempt as attempt_module
-from runyard_agent import attempt_store, loop, outputs
+from runyard_agent import attempt_store, collecting, loop
 from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
-from runyard_agent.outputs import OutputsIncomplete
+from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_agent.preparation import make_folders
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.uplink import Uplink
@@ -343,8 +343,8 @@ class _Silence:
         await ended.wait()
 
 
-async def _collect(client: object, *_: object, tell: object) -> list[OutputFile]:
-    universe = cast("Universe", client)
+async def _collect(of: OutputsOf) -> list[OutputFile]:
+    universe = cast("Universe", of.artifact_client)
     await asyncio.sleep(universe.between(0.0, 5.0))
     stored = [OutputFile(path="model.pt", sha256="a" * 64, size_bytes=1)]
     if universe.likely(0.03):
@@ -364,7 +364,8 @@ def machines_in_place_of_real_ones(machines: dict[Path, Machine]) -> Iterator[No
             (attempt_store, "write_atomically", write),
             (attempt_store, "sync_folder", lambda _: None),
             (attempt_module, "LogReader", _Silence),
-            (outputs, "collect", _collect),
+            (attempt_module, "LiveOutputs", _Silence),
+            (collecting, "collect", _collect),
             (loop, "AttemptTelemetry", _Silence),
             (loop, "Attempt", SimAttempt),
         ):

@@ -19,6 +19,11 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import (
     ArtifactServiceServicer,
     add_ArtifactServiceServicer_to_server,
 )
+from runyard.artifact.v1.registry_service_pb2 import DescribeOutputsRequest, DescribeOutputsResponse
+from runyard.artifact.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    add_RegistryServiceServicer_to_server,
+)
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import InputFile
 from runyard_agent.artifact_client import ArtifactClient
@@ -230,12 +235,28 @@ class Catalogue(ArtifactServiceServicer):
             await context.abort(self.failures.pop(0), "told to")
 
 
+class Names(RegistryServiceServicer):
+    """Keeps what was said of outputs."""
+
+    def __init__(self) -> None:
+        self.described: list[DescribeOutputsRequest] = []
+        self.problems: list[str] = []
+        self.status: grpc.StatusCode | None = None
+
+    async def DescribeOutputs(self, request: Any, context: Any) -> DescribeOutputsResponse:
+        if self.status is not None:
+            await context.abort(self.status, "told to")
+        self.described.append(request)
+        return DescribeOutputsResponse(problems=self.problems)
+
+
 @dataclass(frozen=True)
 class Yard:
-    """Both doubles, and the agent's side of them."""
+    """The doubles, and the agent's side of them."""
 
     store: ObjectStore
     catalogue: Catalogue
+    registry: Names
     client: ArtifactClient
     transfers: Transfers
     cache: ContentCache
@@ -252,13 +273,15 @@ async def serving(folder: Path) -> AsyncIterator[Yard]:
     grpc_server = grpc.aio.server()
     catalogue = Catalogue(store)
     add_ArtifactServiceServicer_to_server(catalogue, grpc_server)
+    registry = Names()  # type: ignore[abstract] # only what outputs need
+    add_RegistryServiceServicer_to_server(registry, grpc_server)
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
     transfers = Transfers(patience=HASTE)
     client = ArtifactClient(f"127.0.0.1:{port}", TOKEN, transfers, patience_seconds=5)
     cache = ContentCache(folder / "cache")
     try:
-        yield Yard(store, catalogue, client, transfers, cache)
+        yield Yard(store, catalogue, registry, client, transfers, cache)
     finally:
         await client.close()
         transfers.close()

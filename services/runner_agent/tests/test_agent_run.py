@@ -130,6 +130,23 @@ async def test_process_that_names_the_contracts_folders_itself_is_served_there(y
     assert str(yard.agent.directory) not in mounts()
 
 
+async def test_file_that_is_made_read_only_is_stored_while_the_program_runs(yard: ScriptedYard) -> None:
+    grant = yard.scheduler.grant(
+        "printf one > $VH_OUTPUTS_DIR/step.bin; chmod 444 $VH_OUTPUTS_DIR/step.bin",
+        "while [ -e $VH_OUTPUTS_DIR/step.bin ]; do sleep 0.05; done",
+        "printf last > $VH_OUTPUTS_DIR/last.bin",
+    )
+
+    finished = (await yard.finished(grant)).finished
+
+    assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+    assert [(file.path, file.sha256) for file in finished.outputs] == [
+        ("last.bin", hashlib.sha256(b"last").hexdigest()),
+        ("step.bin", hashlib.sha256(b"one").hexdigest()),
+    ]
+    assert [request.origin.path for request in yard.artifacts.committed] == ["step.bin", "last.bin"]
+
+
 async def test_failing_program_is_a_user_error_with_its_status(yard: ScriptedYard) -> None:
     grant = yard.scheduler.grant("exit 3")
 

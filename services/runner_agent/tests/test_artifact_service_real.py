@@ -15,13 +15,15 @@ import pytest
 
 from runyard.artifact.v1.artifact_service_pb2 import BlobRef, FindMissingBlobsRequest
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import CodeRef, Input, OutputFile
-from runyard_agent import code, inputs, outputs
+from runyard_agent import code, collecting, inputs
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.http_connections import Request
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.inputs import InputsOf
+from runyard_agent.outputs import OutputsOf
 from runyard_agent.transfers import Transfers
 from runyard_contracts.ids import Sha256
 from runyard_contracts.manifest import Entry, Mode, format_manifest
@@ -83,6 +85,12 @@ def ways(client: ArtifactClient, cache: ContentCache) -> InputsOf:
     return InputsOf("vision", client, cache, InputSources(client, cache, InputRules(), SystemClock(), {}))
 
 
+def outputs_of(client: ArtifactClient, folder: Path, told: list[str] | None = None) -> OutputsOf:
+    said = told if told is not None else []
+    origin = Origin(run_id="01990000-0000-7000-8000-000000000001", attempt=1, project="vision")
+    return OutputsOf(client, folder, origin, folder.parent / "live.jsonl", said.append)
+
+
 async def test_outputs_come_back_as_inputs_byte_for_byte(
     client: ArtifactClient, cache: ContentCache, tmp_path: Path
 ) -> None:
@@ -93,7 +101,7 @@ async def test_outputs_come_back_as_inputs_byte_for_byte(
     (folder / "large.bin").write_bytes(LARGE)
     (folder / "latest.bin").symlink_to("large.bin")
 
-    stored = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+    stored = await collecting.collect(outputs_of(client, folder))
 
     large = hashlib.sha256(LARGE).hexdigest()
     assert stored == [
@@ -117,10 +125,38 @@ async def test_collecting_again_gives_the_same(client: ArtifactClient, tmp_path:
     folder.mkdir()
     (folder / "model.bin").write_bytes(b"weights")
 
-    first = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+    first = await collecting.collect(outputs_of(client, folder))
 
-    again = await outputs.collect(client, folder, "01990000-0000-7000-8000-000000000001", 1, "vision")
+    again = await collecting.collect(outputs_of(client, folder))
     assert again == first
+
+
+async def test_outputs_come_back_by_the_names_that_their_run_gave_them(
+    client: ArtifactClient, cache: ContentCache, tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_text(name, encoding="utf-8")
+        entry = {"uri": "dataset://cats/v1", "targeting_aliases": ["newest"]}
+        said: dict[str, object] = {"valohai.dataset-versions": [entry]}
+        said |= {"valohai.alias": "best-cat", "cute": True} if name == "b.jpg" else {}
+        (folder / f"{name}.metadata.json").write_text(json.dumps(said), encoding="utf-8")
+    told: list[str] = []
+
+    await collecting.collect(outputs_of(client, folder, told))
+
+    assert told == ["made datum://best-cat, dataset://cats/v1, dataset://cats/newest"]
+    wanted = [
+        Input(name="cats", uris=["dataset://cats/newest"]),
+        Input(name="best", uris=["datum://best-cat"]),
+    ]
+    cats, best = await inputs.fetch(ways(client, cache), wanted, tmp_path / "inputs")
+    assert [(file.path, file.resolved_uri) for file in cats.files] == [
+        ("a.jpg", "dataset://cats/v1"), ("b.jpg", "dataset://cats/v1"),
+    ]  # fmt: skip
+    assert (tmp_path / "inputs/best/b.jpg").read_text(encoding="utf-8") == "b.jpg"
+    assert best.files[0].properties["cute"] is True
 
 
 async def test_a_code_tree_is_rebuilt(

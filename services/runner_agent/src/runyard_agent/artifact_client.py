@@ -18,6 +18,9 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     ResolveInputsRequest,
 )
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.artifact.v1.registry_service_pb2 import DescribeOutputsRequest, DescribeOutputsResponse
+from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
+from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import Input
 from runyard_agent.fan_out import fan_out
@@ -72,6 +75,7 @@ class ArtifactClient:
         """Open a channel; nothing is sent before the first call."""
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._service: ArtifactServiceStub = ArtifactServiceStub(self._channel)
+        self._registry: RegistryServiceStub = RegistryServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._transfers = transfers
         self._patience_seconds = patience_seconds
@@ -116,6 +120,17 @@ class ArtifactClient:
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
         await self._patiently(lambda: self._upload_once(descriptor, sha256, size_bytes, origin))
+
+    async def describe_outputs(
+        self, request_id: str, origin: Origin, outputs: Sequence[DescribedOutput]
+    ) -> DescribeOutputsResponse:
+        """Apply what a run says of its stored outputs. Idempotent.
+
+        Raises:
+            RunyardError: as the service says.
+        """
+        request = DescribeOutputsRequest(request_id=request_id, origin=origin, outputs=outputs)
+        return await self._call(self._registry.DescribeOutputs, request)
 
     async def _download_once(self, sha256: str, destination: Path) -> int:
         answer = await self._call(self._service.GetDownload, GetDownloadRequest(sha256=sha256))

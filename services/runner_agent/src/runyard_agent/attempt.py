@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, OutputFile
-from runyard_agent import outputs
+from runyard_agent import collecting
 from runyard_agent.attempt_lease import AttemptLease
 from runyard_agent.attempt_store import AttemptRecord, Fact
 from runyard_agent.domain import attempt as domain
 from runyard_agent.domain.attempt import Phase, Stop
 from runyard_agent.domain.exit_cause import cause_of, end_sentence, reboot_cause
 from runyard_agent.executors import ExecutorOnNode
+from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.log_reader import LogReader
 from runyard_agent.node import Node
+from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_agent.preparation import Preparation, launch_plan
 from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime
 from runyard_agent.stop_watch import StopWatch
@@ -191,6 +194,7 @@ class Attempt:
                     watch.look(())
                     reader.on_lines = watch.look
                 group.create_task(reader.follow(ended_event))
+                group.create_task(LiveOutputs(self._outputs_of()).follow(ended_event))
                 with attempt_span("run", self._grant):
                     ended = await self._wait(executor.runtime, handle, plan)
                 cause = self._cause(ended)
@@ -233,11 +237,8 @@ class Attempt:
         cause, plan = state.cause, self._plan
         with attempt_span("collect", self._grant):
             try:
-                stored = await outputs.collect(
-                    self._node.artifact_client, plan.outputs, plan.run_id, plan.attempt,
-                    self._grant.project, tell=self._tell,
-                )  # fmt: skip
-            except outputs.OutputsIncomplete as error:
+                stored = await collecting.collect(self._outputs_of())
+            except OutputsIncomplete as error:
                 stored = error.stored
                 if cause.code == CauseCode.CAUSE_CODE_SUCCEEDED:
                     cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail=error.message)
@@ -260,6 +261,16 @@ class Attempt:
         self.record.save(domain.reported(self.record.state))
 
     # Parts of the above.
+
+    def _outputs_of(self) -> OutputsOf:
+        grant = self._grant
+        return OutputsOf(
+            artifact_client=self._node.artifact_client,
+            folder=self._plan.outputs,
+            origin=Origin(run_id=grant.run_id, attempt=grant.attempt, project=grant.project),
+            live_file=self.record.live_outputs_file,
+            tell=self._tell,
+        )
 
     def _stop_watch(self) -> StopWatch | None:
         spec = self._grant.spec

@@ -70,6 +70,11 @@ class AttemptRecord:
         """True when the scheduler has acknowledged the last report: nothing is left to do."""
         return self._path(_FINISHED, acknowledged=True).exists()
 
+    @property
+    def live_outputs_file(self) -> Path:
+        """Outputs that were stored while the program ran."""
+        return self._record / "live_outputs.jsonl"
+
     def save(self, state: AttemptState) -> None:
         """Move to another state, on disk first."""
         write_atomically(self._record / "state.json", json.dumps(to_json(state)).encode())

@@ -1,17 +1,19 @@
-"""What a run left in its outputs folder, stored file by file; a hostile folder gives only its own files."""
+"""The files of an outputs folder, stored one by one; a hostile folder gives only its own files."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.below import open_below
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import is_inside, relative_path
 from runyard_agent.fan_out import fan_out
@@ -21,7 +23,7 @@ from runyard_core.errors import Corrupt, InvalidInput, RunyardError, Unavailable
 CONTAINER_OUTPUTS = "/valohai/outputs"
 """What a program in a container or a private view calls its outputs folder."""
 
-_FILES_AT_ONCE = 4
+FILES_AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20
 _REASONS_SHOWN_MAX = 5
 _KINDS = {
@@ -69,45 +71,64 @@ class Listing:
     """What somebody may miss: it leads out of the folder or cannot be recorded; a sentence each."""
 
 
-async def collect(
-    artifact_client: ArtifactClient,
-    outputs_dir: Path,
-    run_id: str,
-    attempt: int,
-    project: str,
-    *,
-    tell: Tell = lambda _: None,
-) -> list[OutputFile]:
-    """Store every file of an outputs folder; gives them by path. Call it again after a crash of the agent.
+@dataclass(frozen=True, slots=True)
+class OutputsOf:
+    """Whose outputs they are, and where they go."""
 
-    A symlink to a file inside the folder is stored as that file; nothing outside is ever read. ``tell``
-    gets a sentence for whatever is skipped, refused or fails. A missing folder has no files.
+    artifact_client: ArtifactClient
+    folder: Path
+    origin: Origin
+    """Run, attempt and project; its path is empty."""
+    live_file: Path
+    """What was stored while the program ran (see ``live_outputs``)."""
+    tell: Tell = lambda _: None
+    """Gets a sentence for whatever is skipped, refused or fails."""
+
+
+@contextlib.contextmanager
+def opened_output(of: OutputsOf, path: PurePosixPath) -> Iterator[int]:
+    """Open an output for reading.
 
     Raises:
-        OutputsIncomplete: OUTPUT_UNAVAILABLE, after everything that can be stored has been.
+        OSError: it is gone, or no file any more.
     """
-    pool = BlockingPool("outputs", thread_count=_FILES_AT_ONCE)
-    stored: list[OutputFile] = []
+    descriptor = open_below(of.folder, path)
     try:
-        listing = await pool.run(None, list_outputs, outputs_dir)
-        for sentence in (*listing.skipped, *listing.refused):
-            tell(sentence)
-
-        async def store(file: FoundFile) -> None:
-            origin = Origin(path=str(file.path), run_id=run_id, attempt=attempt, project=project)
-            try:
-                stored.append(await _store(artifact_client, pool, outputs_dir, file, origin))
-            except (RunyardError, OSError) as error:
-                sentence = f"output {str(file.path)!r} is not stored: {error}"
-                tell(sentence)
-                listing.refused.append(sentence)
-
-        await fan_out(_FILES_AT_ONCE, store, listing.files)
+        yield descriptor
     finally:
-        pool.close()
-    stored.sort(key=lambda file: file.path)
-    if listing.refused:
-        raise OutputsIncomplete(listing.refused, stored)
+        os.close(descriptor)
+
+
+async def store_output(of: OutputsOf, pool: BlockingPool, path: PurePosixPath, descriptor: int) -> OutputFile:
+    """Store an open file as the output of a path.
+
+    Raises:
+        RequestRefused, Corrupt: it changed while it was sent.
+        RunyardError: as the store or the service says.
+    """
+    sha256, size_bytes = await pool.run(None, _hash, descriptor)
+    origin = Origin()
+    origin.CopyFrom(of.origin)
+    origin.path = str(path)
+    await of.artifact_client.upload(descriptor, sha256=sha256, size_bytes=size_bytes, origin=origin)
+    return OutputFile(path=str(path), sha256=sha256, size_bytes=size_bytes)
+
+
+async def store_files(
+    of: OutputsOf, pool: BlockingPool, files: Sequence[FoundFile], refused: list[str]
+) -> list[OutputFile]:
+    """Store files; a sentence for each that cannot be is told, and added to those refused."""
+    stored: list[OutputFile] = []
+
+    async def store(file: FoundFile) -> None:
+        try:
+            stored.append(await _store_whole(of, pool, file))
+        except (RunyardError, OSError) as error:
+            sentence = f"output {str(file.path)!r} is not stored: {error}"
+            of.tell(sentence)
+            refused.append(sentence)
+
+    await fan_out(FILES_AT_ONCE, store, files)
     return stored
 
 
@@ -132,45 +153,16 @@ def list_outputs(outputs_dir: Path) -> Listing:
     return listing
 
 
-def open_below(root: Path, path: PurePosixPath) -> int:
-    """Open a regular file below a folder for reading, whatever else changes names there meanwhile.
-
-    Raises:
-        OSError: it is gone, or a symlink or something else has taken its place.
-    """
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in path.parts[:-1]:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            child = os.open(part, flags, dir_fd=directory)
-            os.close(directory)
-            directory = child
-        # Not blocking: opening a pipe that has taken the file's place would wait for a writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(path.name, flags, dir_fd=directory)
-    finally:
-        os.close(directory)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is not a file any more")
-    return descriptor
-
-
-async def _store(
-    artifact_client: ArtifactClient, pool: BlockingPool, outputs_dir: Path, file: FoundFile, origin: Origin
-) -> OutputFile:
+async def _store_whole(of: OutputsOf, pool: BlockingPool, file: FoundFile) -> OutputFile:
     for is_last in (False, True):
-        descriptor = await pool.run(None, open_below, outputs_dir, file.real_path)
         try:
-            sha256, size_bytes = await pool.run(None, _hash, descriptor)
-            await artifact_client.upload(descriptor, sha256=sha256, size_bytes=size_bytes, origin=origin)
-            return OutputFile(path=origin.path, sha256=sha256, size_bytes=size_bytes)
+            # From its own name: the file behind a symlink may be another by now.
+            with opened_output(of, file.real_path) as descriptor:
+                return await store_output(of, pool, file.path, descriptor)
         except (RequestRefused, Corrupt):
             # The store holds the bytes against the hash; something may still have been writing. Once more.
             if is_last:
                 raise
-        finally:
-            os.close(descriptor)
     raise AssertionError("unreachable")
 
 

@@ -1,0 +1,94 @@
+"""The end of an attempt's outputs: what is left is stored, and what the program says of them is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.struct_pb2 import Struct
+
+from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
+from runyard.run.v1.types_pb2 import OutputFile
+from runyard_agent.blocking import BlockingPool
+from runyard_agent.live_outputs import LiveOutput, stored_live
+from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
+from runyard_agent.outputs import FILES_AT_ONCE, OutputsIncomplete, OutputsOf, list_outputs, store_files
+from runyard_contracts.ids import deterministic_id, sha256_of
+from runyard_core.errors import RunyardError
+
+DESCRIBED_MAX = 10_000
+DESCRIBED_BYTES_MAX = 3 << 20
+"""Of one attempt; beyond them metadata is not applied, and somebody is told."""
+
+
+async def collect(of: OutputsOf) -> list[OutputFile]:
+    """Store every file of an outputs folder and apply its metadata; gives all outputs by path, live ones too.
+
+    A symlink to a file inside the folder is stored as that file; nothing outside is ever read. A missing
+    folder has no files. Call it again after a crash of the agent.
+
+    Raises:
+        OutputsIncomplete: OUTPUT_UNAVAILABLE, after everything that can be stored has been.
+    """
+    pool = BlockingPool("outputs", thread_count=FILES_AT_ONCE)
+    try:
+        listing = await pool.run(None, list_outputs, of.folder)
+        for sentence in (*listing.skipped, *listing.refused):
+            of.tell(sentence)
+        live = await pool.run(None, stored_live, of)
+        paths = [str(file.path) for file in listing.files]
+        metadata = await pool.run(
+            None, read_metadata, of.folder, paths, [output.file.path for output in live], of.tell
+        )
+        files = [file for file in listing.files if str(file.path) not in metadata.control_files]
+        stored = await store_files(of, pool, files, listing.refused)
+    finally:
+        pool.close()
+    stored = _all_of(stored, live)
+    described = _described(stored, live, metadata)
+    if described and not await _apply(of, described):
+        listing.refused.append("the metadata of outputs is not applied")
+    if listing.refused:
+        raise OutputsIncomplete(listing.refused, stored)
+    return stored
+
+
+def _all_of(stored: Sequence[OutputFile], live: Sequence[LiveOutput]) -> list[OutputFile]:
+    """Give every version of every path once, the newest of a path last."""
+    found = {(file.path, file.sha256): file for file in (*(output.file for output in live), *stored)}
+    return sorted(found.values(), key=lambda file: file.path)
+
+
+def _described(
+    stored: Sequence[OutputFile], live: Sequence[LiveOutput], metadata: OutputMetadata
+) -> list[DescribedOutput]:
+    then = {(output.file.path, output.file.sha256): output.metadata for output in live}
+    described = []
+    for file in stored:
+        said = merged(then.get((file.path, file.sha256)), metadata.by_path.get(file.path, Struct()))
+        if said.fields:
+            described.append(
+                DescribedOutput(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, metadata=said)
+            )
+    return described
+
+
+async def _apply(of: OutputsOf, described: Sequence[DescribedOutput]) -> bool:
+    sizes = sum(output.ByteSize() for output in described)
+    if len(described) > DESCRIBED_MAX or sizes > DESCRIBED_BYTES_MAX:
+        of.tell(
+            f"the metadata of outputs is not applied: of {len(described)} files with {sizes} bytes, want at "
+            f"most {DESCRIBED_MAX} files and {DESCRIBED_BYTES_MAX} bytes"
+        )
+        return False
+    digest = sha256_of(b"".join(output.SerializeToString(deterministic=True) for output in described))
+    request_id = deterministic_id("DescribeOutputs", of.origin.run_id, of.origin.attempt, digest)
+    try:
+        answer = await of.artifact_client.describe_outputs(request_id, of.origin, described)
+    except RunyardError as error:
+        of.tell(f"the metadata of outputs is not applied: {error}")
+        return False
+    for problem in answer.problems:
+        of.tell(problem)
+    if answer.made:
+        of.tell(f"made {', '.join(answer.made)}")
+    return True
