@@ -18,6 +18,7 @@ from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, TelemetryMark
 from runyard_agent import loop
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, begun
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 
@@ -31,6 +32,7 @@ class QuietTelemetry:
 
     def __init__(self, *_: object) -> None:
         self.synced = asyncio.Event()
+        self.redaction = Redaction()
         made.append(self)
 
     def write_status(self, sentence: str) -> None:

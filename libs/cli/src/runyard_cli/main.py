@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "gpus": "Every GPU: who holds it, utilisation, memory, power.",
         "nodes": "Every machine with a runner agent.",
         "history": "Every event, and how things stood at any moment.",
+        "secret": "Secrets that the runs of a project get as environment variables.",
         "context": "Which yard to talk to.",
     },
 }

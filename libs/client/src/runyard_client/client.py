@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
     from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
     from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+    from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
 
 
 class Client:
@@ -49,6 +50,13 @@ class Client:
         from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
         return SchedulerServiceStub(self._channel("scheduler"))
+
+    @property
+    def secrets(self) -> SecretServiceStub:
+        """Secrets of projects; their values cannot be had back."""
+        from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
+
+        return SecretServiceStub(self._channel("scheduler"))
 
     @property
     def artifacts(self) -> ArtifactServiceStub:

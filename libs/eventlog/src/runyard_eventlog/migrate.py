@@ -15,7 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
-NEWEST_REVISION = "0003"
+NEWEST_REVISION = "0004"
 """Last revision in ``migrations/versions``; known here so that a warm run need not load Alembic."""
 
 SERVICE_ROLES: Mapping[str, str] = {

@@ -22,6 +22,7 @@ from runyard_agent.attempt_store import AttemptRecord, Fact
 from runyard_agent.domain import attempt as domain
 from runyard_agent.domain.attempt import Phase, Stop
 from runyard_agent.domain.exit_cause import cause_of, end_sentence, reboot_cause
+from runyard_agent.domain.secret_free import secret_free
 from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.log_reader import LogReader
@@ -67,6 +68,7 @@ class Attempt:
         self._node = node
         self._reports_changed = reports_changed
         self._grant = record.grant
+        self._secret_names = {secret.name for secret in record.grant.secrets}
         self._stop_news = asyncio.Event()
         self._plan = launch_plan(record.grant, record.directory)
         self._lease = AttemptLease(self._plan)
@@ -277,7 +279,8 @@ class Attempt:
         return StopWatch(spec, self._plan, self.stop) if spec.stop_condition else None
 
     def _report(self, fact: Fact, occurred_at: datetime | None = None) -> None:
-        if self.record.report(fact, occurred_at or self._node.clock.now()):
+        shown = secret_free(fact, self._secret_names, self.telemetry.redaction)
+        if self.record.report(shown, occurred_at or self._node.clock.now()):
             self._reports_changed()
 
     def _tell(self, sentence: str) -> None:

@@ -59,7 +59,7 @@ def write(
 
 
 def variables(grant: LeaseGrant, directories: Directories = IN_CONTAINER) -> dict[str, str]:
-    """Give the variables of a run: those asked for, and the contract's, which nobody can override."""
+    """Give the variables of a run: secrets, what was asked for, and the contract's, which go before all."""
     spec = grant.spec
     asked = {variable.name: variable.value for variable in spec.environment_variables}
     gpu_uuids = ",".join(grant.gpu_uuids)
@@ -81,7 +81,12 @@ def variables(grant: LeaseGrant, directories: Directories = IN_CONTAINER) -> dic
     }
     if grant.traceparent:
         fixed["TRACEPARENT"] = grant.traceparent
-    return {"PYTHONUNBUFFERED": "1", **asked, **fixed}
+    return {"PYTHONUNBUFFERED": "1", **secret_variables(grant), **asked, **fixed}
+
+
+def secret_variables(grant: LeaseGrant) -> dict[str, str]:
+    """Give the secrets of the project."""
+    return {secret.name: secret.value for secret in grant.secrets}
 
 
 def parameters(grant: LeaseGrant) -> dict[str, Json]:

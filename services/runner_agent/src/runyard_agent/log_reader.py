@@ -132,7 +132,9 @@ class LogReader:
     def _source(self, name: str, stream: LogStream.ValueType, path: Path) -> _Source:
         offset = self._telemetry.position(f"{name}_offset")
         in_cut_line = bool(self._telemetry.position(f"{name}_in_cut_line"))
-        return _Source(name, stream, path, LineAssembler(offset, in_cut_line=in_cut_line))
+        redaction = self._telemetry.redaction
+        assembler = LineAssembler(offset, in_cut_line=in_cut_line, redaction=redaction)
+        return _Source(name, stream, path, assembler)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

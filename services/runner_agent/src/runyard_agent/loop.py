@@ -11,6 +11,7 @@ from runyard.run.v1.types_pb2 import CauseCode
 from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, Stop
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.node import Node
 from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
@@ -140,7 +141,8 @@ class Attempts:
     def _telemetry_of(self, record: AttemptRecord) -> AttemptTelemetry:
         grant = record.grant
         cause = Cause(grant.correlation_id, grant.traceparent)
-        return AttemptTelemetry(self._telemetry, grant.run_id, grant.attempt, cause)
+        redaction = Redaction(secret.value for secret in grant.secrets)
+        return AttemptTelemetry(self._telemetry, grant.run_id, grant.attempt, cause, redaction)
 
     def _sweep_marks(self) -> None:
         """Forget the marks of attempts that were let go when the agent died."""

@@ -97,7 +97,8 @@ class Preparation:
         if not asked:
             return []
         self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
-        variables = {each.name: each.value for each in self._grant.spec.environment_variables}
+        asked_for = {each.name: each.value for each in self._grant.spec.environment_variables}
+        variables = {**config_files.secret_variables(self._grant), **asked_for}
         sources = self._node.input_sources(variables)
         try:
             of = inputs.InputsOf(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
@@ -19,6 +19,7 @@ from runyard.metric.v1.batches_pb2 import (
 )
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_agent.domain.batching import LogLine, log_chunks, metric_batches, metric_readings
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import Mark
 from runyard_contracts.envelope import Context, wrap
@@ -97,8 +98,19 @@ def envelope_bytes(
 class AttemptTelemetry:
     """Telemetry of one attempt. What it counts lives in the spool, written together with what is counted."""
 
-    def __init__(self, telemetry: Telemetry, run_id: str, attempt: int, cause: Cause) -> None:
-        """Go on where the spool's mark of this attempt says, also after a restart of the agent."""
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        run_id: str,
+        attempt: int,
+        cause: Cause,
+        redaction: Redaction | None = None,
+    ) -> None:
+        """Go on where the spool's mark of this attempt says, also after a restart of the agent.
+
+        Every line goes through the redaction before anything else sees it.
+        """
+        self.redaction = redaction or Redaction()
         self.ref = AttemptRef(run_id=run_id, attempt=attempt)
         self._telemetry = telemetry
         self._cause = cause
@@ -121,6 +133,8 @@ class AttemptTelemetry:
     def write_lines(self, lines: Sequence[LogLine], positions: Mapping[str, int] | None = None) -> None:
         """Number lines, read the metrics among them, and keep positions in the same step."""
         first = self._mark.get("log_line_count", 0) + 1
+        if self.redaction.longest_bytes:
+            lines = [replace(line, text=self.redaction.of(line.text)) for line in lines]
         readings = metric_readings(first, lines)
         batches = [*log_chunks(self.ref, first, lines), *metric_batches(self.ref, readings)]
         point_count = sum(len(numbered.reading.numbers) for numbered in readings)

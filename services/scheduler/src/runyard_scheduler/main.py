@@ -9,7 +9,12 @@ import grpc
 import structlog
 
 from runyard.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
-from runyard.run.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
+from runyard.run.v1 import (
+    scheduler_service_pb2,
+    scheduler_service_pb2_grpc,
+    secret_service_pb2,
+    secret_service_pb2_grpc,
+)
 from runyard_core.clock import SystemClock
 from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_eventlog.archived_log import open_event_log
@@ -29,6 +34,8 @@ from runyard_scheduler.planner import Planner
 from runyard_scheduler.process.deadlines import Limits
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.queries import Queries
+from runyard_scheduler.secret_servicer import SecretServicer
+from runyard_scheduler.secrets import Secrets
 from runyard_scheduler.servicer import SchedulerServicer
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.settings import SchedulerSettings
@@ -39,6 +46,7 @@ from runyard_servicekit.server import serving
 
 SERVICE_NAMES = (
     scheduler_service_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
+    secret_service_pb2.DESCRIPTOR.services_by_name["SecretService"].full_name,
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
     PROJECTION_SERVICE,
 )
@@ -86,14 +94,16 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         ledger, Handlers(ledger, clock), Queries(pool, projector, ledger.log), watches, planner, sessions
     )
     operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
+    secrets = Secrets.of_service(pool, settings.yard_key_file)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(
-            ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000)
+            ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.granted
         )
 
         def register(server: grpc.aio.Server) -> None:
             scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
+            secret_service_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(secrets), server)
             ProjectionServicer("scheduler", operations).register(server)
 
         for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):

@@ -1,6 +1,6 @@
-"""The yard's key, a file: it wraps the keys of persons for the database, and hashes their names.
+"""The yard's key, a file: it wraps keys of persons and secrets for the database, and hashes persons' names.
 
-Whoever has the database alone, or a backup of it, can neither open a name nor guess one.
+Whoever has the database alone, or a backup of it, can neither open a name or a secret nor guess one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class YardKey:
     def __init__(self, key: bytes) -> None:
         """Derive what is needed from a key of ``YARD_KEY_BYTES``."""
         self._wrapping = AESGCM(_derived(key, b"runyard wrap 1"))
+        self._secrets = AESGCM(_derived(key, b"runyard secret 1"))
         self._naming = _derived(key, b"runyard name 1")
 
     def name_hash(self, name: str) -> bytes:
@@ -37,8 +38,7 @@ class YardKey:
 
     def wrap(self, person_id: bytes, key: bytes) -> bytes:
         """Seal the key of a person for the database."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._wrapping.encrypt(nonce, key, person_id)
+        return _seal(self._wrapping, key, person_id)
 
     def unwrap(self, person_id: bytes, wrapped_key: bytes) -> bytes:
         """Give the key of a person again.
@@ -46,14 +46,19 @@ class YardKey:
         Raises:
             Corrupt: it was wrapped with another yard's key, or changed (WRONG_YARD_KEY).
         """
-        nonce, content = wrapped_key[:_NONCE_BYTES], wrapped_key[_NONCE_BYTES:]
-        try:
-            return self._wrapping.decrypt(nonce, content, person_id)
-        except (InvalidTag, ValueError) as error:
-            raise Corrupt(
-                "the yard's key does not open the keys of persons: it is another yard's key file",
-                code="WRONG_YARD_KEY",
-            ) from error
+        return _open(self._wrapping, wrapped_key, person_id)
+
+    def seal_secret(self, place: str, value: str) -> bytes:
+        """Seal a secret for the database, where it can be opened at this place alone."""
+        return _seal(self._secrets, value.encode(), place.encode())
+
+    def open_secret(self, place: str, sealed: bytes) -> str:
+        """Give a secret again.
+
+        Raises:
+            Corrupt: it was sealed with another yard's key or for another place, or changed (WRONG_YARD_KEY).
+        """
+        return _open(self._secrets, sealed, place.encode()).decode()
 
 
 def create_yard_key(path: Path) -> None:
@@ -104,6 +109,21 @@ def read_yard_key(path: Path) -> YardKey:
     if len(key) != YARD_KEY_BYTES:
         raise InvalidInput(f"{path} does not hold {YARD_KEY_BYTES} bytes in hexadecimal", code="BAD_KEY_FILE")
     return YardKey(key)
+
+
+def _seal(cipher: AESGCM, content: bytes, place: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, content, place)
+
+
+def _open(cipher: AESGCM, sealed: bytes, place: bytes) -> bytes:
+    try:
+        return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place)
+    except (InvalidTag, ValueError) as error:
+        raise Corrupt(
+            "the yard's key does not open what the database holds: it is another yard's key file",
+            code="WRONG_YARD_KEY",
+        ) from error
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:

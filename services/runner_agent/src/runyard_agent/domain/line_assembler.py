@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from runyard_agent.domain.redaction import Redaction
+
 LINE_BYTES_MAX = 64 * 1024
 """A longer line is cut into pieces of at most this many bytes."""
 
@@ -27,8 +29,14 @@ class LineAssembler:
     last state is kept, as a terminal would show it.
     """
 
-    def __init__(self, offset: int = 0, *, in_cut_line: bool = False) -> None:
-        """Begin at the start of the file, or where another assembler was after a feed."""
+    def __init__(
+        self, offset: int = 0, *, in_cut_line: bool = False, redaction: Redaction | None = None
+    ) -> None:
+        """Begin at the start of the file, or where another assembler was after a feed.
+
+        What ``redaction`` must find later is never cut in two.
+        """
+        self._redaction = redaction or Redaction()
         self._pending = bytearray()
         self.offset = offset
         """Offset of the first byte that is in no line given so far."""
@@ -52,8 +60,8 @@ class LineAssembler:
         self._drop(start)
         if len(self._pending) > LINE_BYTES_MAX:
             self._drop(_last_state_start(self._pending))
-        while len(self._pending) > LINE_BYTES_MAX:
-            piece = bytes(self._pending[: _piece_size(self._pending)])
+        while len(self._pending) > LINE_BYTES_MAX + self._redaction.longest_bytes:
+            piece = bytes(self._pending[: self._redaction.cut(self._pending, _piece_size(self._pending))])
             self._drop(len(piece))
             self.in_cut_line = True
             lines.append(Line(_decode(piece), is_whole=False))
@@ -79,7 +87,7 @@ class LineAssembler:
         is_whole = not self.in_cut_line and len(text) <= LINE_BYTES_MAX
         self.in_cut_line = False
         while len(text) > LINE_BYTES_MAX:
-            size = _piece_size(text)
+            size = self._redaction.cut(text, _piece_size(text))
             yield Line(_decode(text[:size]), is_whole)
             text = text[size:]
         yield Line(_decode(text), is_whole)

@@ -260,6 +260,7 @@ class LeaseGrant(_message.Message):
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     project: _builtins.str
     number: _builtins.int
@@ -279,6 +280,10 @@ class LeaseGrant(_message.Message):
     def spec(self) -> _types_pb2_1.RunSpec: ...
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]:
+        """Secrets of the project, filled in on the way to the agent and nowhere else."""
+
     def __init__(
         self,
         *,
@@ -296,14 +301,39 @@ class LeaseGrant(_message.Message):
         submitted_by: _builtins.str = ...,
         title: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        secrets: _abc.Iterable[Global___Secret] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "run_id", b"run_id", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseGrant: _TypeAlias = LeaseGrant  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """Secret becomes an environment variable of the program; its value is taken out of everything that is recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
 
 @_typing.final
 class StopOrder(_message.Message):

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, LeaseGrant, Secret
+from runyard.run.v1.types_pb2 import Cause, Environment, EnvironmentVariable
+from runyard_agent.config_files import variables
+from runyard_agent.domain.line_assembler import LINE_BYTES_MAX, LineAssembler
+from runyard_agent.domain.redaction import REDACTED, Redaction
+from runyard_agent.domain.secret_free import secret_free
+
+SECRET = "tøp-secret"
+
+
+def _shown(redaction: Redaction, content: bytes, chunk_bytes: int) -> list[str]:
+    """Read a file as the agent does, in chunks."""
+    assembler = LineAssembler(redaction=redaction)
+    lines = []
+    for start in range(0, len(content), chunk_bytes):
+        lines += assembler.feed(content[start : start + chunk_bytes])
+    lines += assembler.finish()
+    return [redaction.of(line.text) for line in lines]
+
+
+@given(
+    before=st.integers(LINE_BYTES_MAX - 40, LINE_BYTES_MAX + 5),
+    after=st.integers(0, 70_000),
+    chunk_bytes=st.sampled_from([7_001, 65_536, 262_144]),
+)
+@example(before=0, after=LINE_BYTES_MAX, chunk_bytes=1_000)
+@example(before=LINE_BYTES_MAX - 5, after=0, chunk_bytes=1_000)
+def test_a_value_is_taken_out_wherever_a_long_line_and_a_chunk_are_cut(
+    before: int, after: int, chunk_bytes: int
+) -> None:
+    redaction = Redaction([SECRET])
+    content = b"x" * before + SECRET.encode() + b"y" * after + b"\nnext\n"
+    lines = _shown(redaction, content, chunk_bytes)
+    assert "".join(lines) == "x" * before + REDACTED + "y" * after + "next"
+    assert all(len(line.encode()) <= LINE_BYTES_MAX for line in lines)
+
+
+@given(st.lists(st.sampled_from(["abcd", "cdef", "efabcdab", "x", "é"]), max_size=12).map("".join))
+def test_values_that_overlap_leave_nothing_of_themselves(text: str) -> None:
+    shown = Redaction(["abcd", "cdef", "efabcdab"]).of(text)
+    assert not any(value in shown for value in ("abcd", "cdef"))
+    assert Redaction(["abcd"]).of("1abcdef2") == f"1{REDACTED}ef2"
+    assert Redaction(["abcd", "cdef"]).of("1abcdef2") == f"1{REDACTED}2"
+
+
+def test_a_value_of_several_lines_is_known_by_each_of_them_and_in_json() -> None:
+    key = "-----BEGIN KEY-----\nMIIEabc\n}\n"
+    redaction = Redaction([key, 'quo"ted'])
+    assert redaction.of("MIIEabc") == REDACTED
+    assert redaction.of(json.dumps({"key": key, "word": 'quo"ted'})).count(REDACTED) == 2
+    assert redaction.of("}") == "}"
+
+
+@pytest.mark.parametrize("values", [(), ("", "abc")])
+def test_without_values_worth_hiding_everything_stays(values: tuple[str, ...]) -> None:
+    redaction = Redaction(values)
+    assert (redaction.of("abc"), redaction.longest_bytes) == ("abc", 0)
+    assert redaction.cut(b"abcdef", 3) == 3
+
+
+def test_a_report_names_secrets_and_holds_no_value() -> None:
+    redaction = Redaction([SECRET])
+    environment = Environment(
+        variables=[
+            EnvironmentVariable(name="TOKEN", value=SECRET),
+            EnvironmentVariable(name="URL", value=f"https://{SECRET}@example.com"),
+            EnvironmentVariable(name="LANG", value="C"),
+        ]
+    )
+    shown = secret_free(environment, {"TOKEN"}, redaction)
+    assert isinstance(shown, Environment)
+    assert {each.name: each.value for each in shown.variables} == {
+        "TOKEN": "",
+        "URL": "https://***@example.com",
+        "LANG": "C",
+    }
+    assert environment.variables[0].value == SECRET
+    cause = Cause(detail=f"cannot fetch {SECRET}")
+    for fact in (cause, AttemptExited(cause=cause), AttemptFinished(cause=cause)):
+        content = secret_free(fact, set(), redaction).SerializeToString()
+        assert SECRET.encode() not in content
+        assert REDACTED.encode() in content
+
+
+def test_secrets_are_variables_and_what_the_run_asks_for_goes_before_them() -> None:
+    grant = LeaseGrant(secrets=[Secret(name="A", value="secret-a"), Secret(name="B", value="secret-b")])
+    grant.spec.environment_variables.add(name="B", value="asked")
+    found = variables(grant)
+    assert (found["A"], found["B"]) == ("secret-a", "asked")

@@ -1,0 +1,160 @@
+"""The secrets of projects: sealed in the database, opened for a lease on its way to the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from runyard.agent.v1.agent_service_pb2 import Secret as GrantedSecret
+from runyard.run.v1.secret_service_pb2 import Secret
+from runyard_contracts.ids import is_name
+from runyard_core.errors import InvalidInput, Rejected, ResourceExhausted, Unavailable
+from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.personal.yard_key import YardKey, read_yard_key
+
+VALUE_BYTES_MIN, VALUE_BYTES_MAX = 4, 32_768
+NAME_LENGTH_MAX = 200
+SECRETS_MAX = 100
+"""Most secrets of a project."""
+
+_CALL_SECONDS_MAX = 10.0
+_NAME = re.compile(r"(?!VH_|RUNYARD_)[A-Za-z_][A-Za-z0-9_]*")
+
+_SET = """
+insert into secret.project_secret (project, name, sealed_value, changed_by) values ($1, $2, $3, $4)
+on conflict (project, name) do update
+set sealed_value = excluded.sealed_value, changed_by = excluded.changed_by, changed_at = clock_timestamp()
+returning changed_at
+"""
+_LIST = "select name, changed_at, changed_by from secret.project_secret where project = $1 order by name"
+_COUNT = "select count(*) from secret.project_secret where project = $1 and name <> $2"
+_VALUES = "select name, sealed_value from secret.project_secret where project = $1 order by name"
+_REMOVE = "delete from secret.project_secret where project = $1 and name = $2 returning true"
+
+
+class Secrets:
+    """The store."""
+
+    def __init__(self, pool: asyncpg.Pool, yard_key: YardKey | None) -> None:
+        """Use the scheduler's connections; without a key nothing can be kept."""
+        self._pool = pool
+        self._yard_key = yard_key
+
+    @classmethod
+    def of_service(cls, pool: asyncpg.Pool, key_file: Path | None) -> Secrets:
+        """Make the store of a service with this setting.
+
+        Raises:
+            InvalidInput: the key file cannot be used.
+        """
+        return cls(pool, None if key_file is None else read_yard_key(key_file))
+
+    async def put(self, project: str, name: str, value: str, changed_by: str) -> Secret:
+        """Keep a value; it replaces the one of that name.
+
+        Raises:
+            InvalidInput: the project, name or value cannot be.
+            Rejected: the scheduler has no key (NO_YARD_KEY).
+            ResourceExhausted: the project has ``SECRETS_MAX`` others.
+            Unavailable: the database does not answer.
+        """
+        _check_project(project)
+        _check(name, value)
+        sealed = self._key.seal_secret(_place(project, name), value)
+        async with self._connected() as connection:
+            if await connection.fetchval(_COUNT, project, name) >= SECRETS_MAX:
+                raise ResourceExhausted(
+                    f"project {project} has {SECRETS_MAX} secrets", code="TOO_MANY_SECRETS"
+                )
+            changed_at = await connection.fetchval(_SET, project, name, sealed, changed_by)
+        secret = Secret(project=project, name=name, changed_by=changed_by)
+        secret.changed_at.FromDatetime(changed_at)
+        return secret
+
+    async def names(self, project: str) -> Sequence[Secret]:
+        """Give what may be known of the secrets of a project.
+
+        Raises:
+            InvalidInput: not the name of a project.
+            Unavailable: the database does not answer.
+        """
+        _check_project(project)
+        async with self._connected() as connection:
+            rows = await connection.fetch(_LIST, project)
+        found = []
+        for row in rows:
+            secret = Secret(project=project, name=row["name"], changed_by=row["changed_by"])
+            secret.changed_at.FromDatetime(row["changed_at"])
+            found.append(secret)
+        return found
+
+    async def remove(self, project: str, name: str) -> bool:
+        """Forget a secret; False when there is none of that name.
+
+        Raises:
+            InvalidInput: not the name of a project.
+            Unavailable: the database does not answer.
+        """
+        _check_project(project)
+        async with self._connected() as connection:
+            return bool(await connection.fetchval(_REMOVE, project, name))
+
+    async def granted(self, project: str) -> Sequence[GrantedSecret]:
+        """Give names and values for a lease.
+
+        Raises:
+            Rejected: the scheduler has no key any more, and the project has secrets.
+            Corrupt: the key is another one.
+            Unavailable: the database does not answer.
+        """
+        async with self._connected() as connection:
+            rows = await connection.fetch(_VALUES, project)
+        return [
+            GrantedSecret(
+                name=row["name"],
+                value=self._key.open_secret(_place(project, row["name"]), row["sealed_value"]),
+            )
+            for row in rows
+        ]
+
+    @property
+    def _key(self) -> YardKey:
+        if self._yard_key is None:
+            raise Rejected(
+                "secrets need a key to be kept under: the scheduler has no RUNYARD_YARD_KEY_FILE",
+                code="NO_YARD_KEY",
+            )
+        return self._yard_key
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Connection]:
+        try:
+            async with asyncio.timeout(_CALL_SECONDS_MAX), self._pool.acquire() as connection:
+                yield connection
+        except AWAY as error:
+            raise Unavailable(f"the secrets cannot be read: {error!r}", code="SECRETS_UNREACHABLE") from error
+
+
+def _place(project: str, name: str) -> str:
+    return f"{project}/{name}"
+
+
+def _check_project(project: str) -> None:
+    if not is_name(project):
+        raise InvalidInput(f"{project!r} cannot name a project", code="BAD_PROJECT_NAME")
+
+
+def _check(name: str, value: str) -> None:
+    violations = {}
+    if _NAME.fullmatch(name) is None or len(name) > NAME_LENGTH_MAX:
+        violations["name"] = 'want A-Z, a-z, 0-9 and "_", not beginning with a digit, VH_ or RUNYARD_'
+    if not VALUE_BYTES_MIN <= len(value.encode()) <= VALUE_BYTES_MAX or "\0" in value:
+        violations["value"] = f"want {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} bytes without NUL"
+    if violations:
+        what = "; ".join(f"{field}: {problem}" for field, problem in violations.items())
+        raise InvalidInput(f"not a secret: {what}", code="BAD_SECRET", field_violations=violations)

@@ -1,0 +1,88 @@
+"""The store of secrets on a real database: sealed there, and open to nobody but the scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from runyard_core.errors import Corrupt, InvalidInput, Rejected, ResourceExhausted
+from runyard_eventlog.migrate import ROLES
+from runyard_eventlog.personal.yard_key import YARD_KEY_BYTES, YardKey
+from runyard_scheduler import secrets as module
+from runyard_scheduler.secrets import Secrets
+from runyard_testkit import Database
+
+pytestmark = pytest.mark.engines
+
+VALUE = "xyzzy-plugh"
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
+    async with asyncpg.create_pool(database.url("scheduler"), min_size=1, max_size=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def secrets(pool: asyncpg.Pool) -> Secrets:
+    return Secrets(pool, YardKey(os.urandom(YARD_KEY_BYTES)))
+
+
+async def test_a_lease_gets_the_newest_values_of_its_own_project(secrets: Secrets) -> None:
+    await secrets.put("digits", "A", "first-value", "user:x")
+    await secrets.put("digits", "A", VALUE, "user:y")
+    await secrets.put("digits", "B", "wørd", "user:y")
+    await secrets.put("other", "A", "elsewhere", "user:x")
+    assert {each.name: each.value for each in await secrets.granted("digits")} == {"A": VALUE, "B": "wørd"}
+    assert [(each.name, each.changed_by) for each in await secrets.names("digits")] == [
+        ("A", "user:y"),
+        ("B", "user:y"),
+    ]
+    assert [await secrets.remove("digits", "A") for _ in range(2)] == [True, False]
+    assert [each.name for each in await secrets.granted("digits")] == ["B"]
+    assert await secrets.granted("nothing") == []
+
+
+async def test_the_database_holds_no_value_and_a_moved_one_does_not_open(
+    secrets: Secrets, pool: asyncpg.Pool
+) -> None:
+    await secrets.put("digits", "A", VALUE, "user:x")
+    (row,) = await pool.fetch("select * from secret.project_secret")
+    assert VALUE.encode() not in row["sealed_value"]
+    await pool.execute("update secret.project_secret set project = 'other'")
+    for whose in (secrets, Secrets(pool, YardKey(os.urandom(YARD_KEY_BYTES)))):
+        with pytest.raises(Corrupt):
+            await whose.granted("other")
+
+
+async def test_without_a_key_nothing_is_kept(pool: asyncpg.Pool) -> None:
+    keyless = Secrets.of_service(pool, None)
+    with pytest.raises(Rejected) as refused:
+        await keyless.put("digits", "A", VALUE, "user:x")
+    assert refused.value.code == "NO_YARD_KEY"
+    assert await keyless.granted("digits") == []
+
+
+async def test_a_project_has_a_bounded_number_of_secrets(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECRETS_MAX", 1)
+    await secrets.put("digits", "A", VALUE, "user:x")
+    await secrets.put("digits", "A", VALUE, "user:x")
+    with pytest.raises(ResourceExhausted):
+        await secrets.put("digits", "B", VALUE, "user:x")
+    with pytest.raises(InvalidInput):
+        await secrets.names("not a project")
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "runyard_scheduler"])
+async def test_no_other_role_sees_them(role: str, database: Database) -> None:
+    connection = await asyncpg.connect(database.url(role))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch("select from secret.project_secret")
+    finally:
+        await connection.close()

@@ -1,0 +1,121 @@
+"""A secret of a project reaches its runs, and nothing that is kept ever holds its value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import grpc
+import pytest
+
+from runyard.run.v1.secret_service_pb2 import SetSecretRequest
+from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
+from runyard.run.v1.types_pb2 import CauseCode, Executor, RunSpec
+from runyard_contracts.ids import uuid7
+from runyard_replay.direct import reader_database_url
+from tests.e2e.yard import Clients, Yard
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yard")]
+
+PROJECT = "e2e-secrets"
+NAME, VALUE = "DEPLOY_WORD", "xyzzy-plugh-0451"
+# The last line comes in two writes, and as one metric line.
+PROGRAM = """
+import os, sys, time, hashlib, json
+word = os.environ["DEPLOY_WORD"]
+print("sha256", hashlib.sha256(word.encode()).hexdigest())
+print("it is", word, flush=True)
+sys.stdout.write("half " + word[:7]); sys.stdout.flush(); time.sleep(0.3)
+print(word[7:])
+print(json.dumps({"loss": 1.5, "note": word}))
+sys.stderr.write("x" * 65530 + word + "\\n")
+print(os.environ["URL"])
+"""
+
+
+async def test_a_secret_reaches_its_run_and_nothing_that_is_kept(
+    yard: Yard, clients: Clients, tmp_path: Path
+) -> None:
+    _set(yard, VALUE)
+    listed = json.loads(yard.cli("secret", "list", "--project", PROJECT, "--output", "json").stdout)
+    assert [each["name"] for each in listed["secrets"]] == [NAME]
+    assert listed["secrets"][0]["changed_by"].startswith("user:")
+    spec = RunSpec(
+        step="x", command_lines=[f"python3 - <<'EOF'\n{PROGRAM}\nEOF"], executor=Executor.EXECUTOR_PROCESS
+    )
+    spec.environment_variables.add(name="URL", value="https://example.com")
+    record = await clients.complete_record((await clients.submit(spec, PROJECT)).run_id)
+    assert record.run.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+    lines = await clients.lines(record.run.run_id)
+    assert lines[0] == f"sha256 {_sha256(VALUE)}"
+    assert lines[1:] == ["it is ***", "half ***", '{"loss": 1.5, "note": "***"}', "https://example.com"]
+    variables = {each.name: each.value for each in record.environment.variables}
+    assert variables[NAME] == ""
+    yard.cli("history", "export", str(tmp_path / "export"))
+    assert await _holding_the_value(yard, tmp_path / "export") == []
+    assert VALUE not in yard.cli("show", record.run.run_id, "--output", "json").stdout
+
+    assert "forgotten" in yard.cli("secret", "rm", NAME, "--project", PROJECT).stdout
+    assert "has no secret" in yard.cli("secret", "rm", NAME, "--project", PROJECT).stdout
+    run = await clients.submit(spec, PROJECT)
+    assert (await clients.finished(run.run_id)).cause.code == CauseCode.CAUSE_CODE_USER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("VH_WORD", VALUE), ("1ST", VALUE), ("A", "abc"), ("A", "x" * 40_000), ("A", "ab\0cd")],
+)
+async def test_what_cannot_be_a_secret_is_refused_and_not_repeated(yard: Yard, name: str, value: str) -> None:
+    async with yard.channel("scheduler") as channel:
+        request = SetSecretRequest(request_id=uuid7(), project=PROJECT, name=name, value=value)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await SecretServiceStub(channel).SetSecret(request, timeout=20)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert value not in str(refused.value.details())
+
+
+def _set(yard: Yard, value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runyard_cli", "secret", "set", NAME, "--project", PROJECT],
+        input=f"{value}\n",
+        env={"RUNYARD_HOME": str(yard.home), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert value not in done.stdout + done.stderr
+
+
+def _sha256(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+async def _holding_the_value(yard: Yard, export: Path) -> list[str]:
+    """Name every table and file that holds what only the program should have had."""
+    found = [
+        str(file)
+        for folder in (yard.home, export)
+        for file in folder.rglob("*")
+        if file.is_file() and VALUE.encode() in file.read_bytes()
+    ]
+    connection = await asyncpg.connect(reader_database_url(yard.home, {}))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch("select from secret.project_secret")
+        words = [VALUE, VALUE.encode().hex()]
+        for (name,) in await connection.fetch(
+            "select format('%I.%I', schemaname, tablename) from pg_tables "
+            "where schemaname not in ('pg_catalog', 'information_schema', 'secret') "
+            "and has_table_privilege(schemaname || '.' || tablename, 'select')"
+        ):
+            query = f"select exists (select from {name} t where t::text ~ any($1))"
+            if await connection.fetchval(query, words):
+                found.append(name)
+    finally:
+        await connection.close()
+    return found
