@@ -97,6 +97,9 @@ def test_a_second_up_says_that_it_is_up_and_changes_nothing(yard: Yard) -> None:
     done = yard.runyard("up", "--background")
     assert (done.returncode, yard.identities()) == (0, before)
     assert f"is up already (supervisor {before['supervisor'].pid})" in done.stderr
+    refused = yard.runyard("up", "--background", "--restored")
+    assert (refused.returncode, yard.identities()) == (3, before)
+    assert "Stop it first" in refused.stderr
 
 
 def test_secrets_are_readable_by_their_owner_only(yard: Yard) -> None:
@@ -181,7 +184,11 @@ def test_down_asks_before_it_stops_what_trains_and_can_leave_it(yard: Yard, trai
     assert yard.runyard("ps", "--project", "waits", "--state", "running").stdout.count("waits#") == 1
     yard.down()
     assert running_attempts(yard.home) == []
-    yard.up()
+    # As after a restore: the same yard, and another log.
+    restored = yard.runyard("up", "--background", "--restored")
+    assert restored.returncode == 0, restored.stderr
+    assert "the restored log, which ends at" in (yard.home.logs / "supervisor.log").read_text()
+    assert {process["state"]["phase"] for process in yard.status().values()} == {"up"}
     assert yard.runyard("ps", "--project", "waits", "--state", "finished").stdout.count("waits#") == 1
 
 

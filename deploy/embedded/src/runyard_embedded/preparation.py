@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +20,25 @@ from runyard_embedded.plan import Addresses
 from runyard_embedded.settings import ExternalNats, ExternalStore
 from runyard_engines.nats import RELAY, ask_jetstream
 from runyard_eventlog.migrate import migrate
+from runyard_eventlog.restored import give_new_identity
+
+log = logging.getLogger("runyard.supervisor")
 
 
-async def prepare(addresses: Addresses, role_passwords: Mapping[str, str], segment_key_file: Path) -> None:
+async def prepare(
+    addresses: Addresses,
+    role_passwords: Mapping[str, str],
+    segment_key_file: Path,
+    *,
+    is_restored: bool = False,
+) -> None:
     """Make the engines ready for the services. They answer already, unless somebody else runs them.
+
+    Args:
+        addresses: of the engines.
+        role_passwords: of the database's roles.
+        segment_key_file: signs sealed segments; made when there is none.
+        is_restored: give the log a new identity, before anybody has looked at it.
 
     Raises:
         Unavailable: one of them does not answer, or refuses us.
@@ -32,6 +48,11 @@ async def prepare(addresses: Addresses, role_passwords: Mapping[str, str], segme
     await _create_database(addresses.database_url)
     try:
         await migrate(addresses.database_url, role_passwords)
+        if is_restored:
+            restored = await give_new_identity(addresses.database_url)
+            log.info("the restored log, which ends at %d, is %s", restored.domain_position, restored.log_id)
+            for name in restored.read_models_ahead:
+                log.error("read model %s is ahead of the restored log: build it anew", name)
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         raise _refused(addresses.database_url, error) from error
     await _check_nats(addresses.nats)

@@ -6,6 +6,7 @@ RUNYARD_EXTERNAL_NATS_PASSWORDS_FILE   JSON, user -> password (relay, metrics, .
 RUNYARD_EXTERNAL_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY, _SECRET_KEY   any S3 store
 RUNYARD_EXTERNAL_ARCHIVE_URL     where sealed segments of the log go, when not below log/ in that bucket:
                                  a folder, or s3+https://ACCESS_KEY:SECRET_KEY@host:port/bucket/prefix
+RUNYARD_LOG_RESTORED=1           this start follows a restore of the database: set by `up --restored`
 RUNYARD_PORT_<PROCESS>           fix the port of a process: RUNYARD_PORT_SCHEDULER=7001
 RUNYARD_LOG_LEVEL, RUNYARD_OTLP_ENDPOINT, RUNYARD_SLOT_COUNT, RUNYARD_SEALING_EVENTS_MAX,
 RUNYARD_SEALING_AGE_SECONDS_MAX, RUNYARD_SEALING_LOOK_SECONDS   handed on
@@ -30,6 +31,7 @@ HANDED_ON = (
 )
 PORT_PREFIX = "RUNYARD_PORT_"
 EXTERNAL_PREFIX = "RUNYARD_EXTERNAL_"
+LOG_RESTORED = "RUNYARD_LOG_RESTORED"
 BUCKET = "artifacts"
 REGION = "us-east-1"
 
@@ -62,6 +64,8 @@ class YardSettings:
     nats: ExternalNats | None = None
     store: ExternalStore | None = None
     archive_url: str | None = field(default=None, repr=False)
+    is_restored: bool = False
+    """The database was put back to an earlier time: the log needs a new identity."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """Process name -> port that it must have."""
     handed_on: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class YardSettings:
             nats=_nats(environment),
             store=_store(environment),
             archive_url=environment.get(f"{EXTERNAL_PREFIX}ARCHIVE_URL") or None,
+            is_restored=environment.get(LOG_RESTORED) == "1",
             ports={
                 name.removeprefix(PORT_PREFIX).lower(): _port(name, value)
                 for name, value in environment.items()

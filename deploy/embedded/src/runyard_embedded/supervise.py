@@ -77,7 +77,11 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
         save_context(_context(plan, credentials.client_token), home.folder)
         write_sightings(home, _sightings(plan.addresses, credentials))
         make_ready = functools.partial(
-            prepare, plan.addresses, credentials.role_passwords, home.segment_key_file
+            prepare,
+            plan.addresses,
+            credentials.role_passwords,
+            home.segment_key_file,
+            is_restored=settings.is_restored,
         )
         await Supervisor(plan, make_ready, state, note).run()
     except RunyardError as error:

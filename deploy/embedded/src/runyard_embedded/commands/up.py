@@ -11,6 +11,7 @@ from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, is_json, note, output_option, say, say_json_object, styled
 from runyard_core.errors import RunyardError
 from runyard_embedded.home import Home
+from runyard_embedded.settings import LOG_RESTORED
 from runyard_embedded.state import Phase, YardState, read_state
 
 ATTACH_SECONDS_MAX = 90.0
@@ -19,16 +20,31 @@ LOOK_SECONDS = 0.1
 
 @click.command("up")
 @click.option("--background", is_flag=True, help="Return when everything is up; `runyard down` stops it.")
+@click.option("--restored", is_flag=True, help="The database was put back: give the log a new identity.")
 @output_option
-def command(background: bool) -> None:
+def command(background: bool, restored: bool) -> None:
     """Start engines, services and one agent under $RUNYARD_HOME (~/.runyard); loopback only."""
     home = Home.from_environment()
     began = time.monotonic()
+    if restored:
+        _require_down(home)
+        os.environ[LOG_RESTORED] = "1"  # also for the process in the background
     if background:
         _up_in_background(home)
         _say_up(home, began)
     else:
         _up_here(home, began)
+
+
+def _require_down(home: Home) -> None:
+    state = read_state(home)
+    if state is not None and state.is_alive:
+        fail(
+            ExitCode.REFUSED,
+            "YARD_ALREADY_UP",
+            f"the yard under {home.folder} is up, and has read the log already",
+            "Stop it first: runyard down",
+        )
 
 
 class Progress:
