@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "outputs": "What a run left behind; -d downloads it.",
         "get": "Download a file by datum:// reference or SHA-256.",
         "put": "Upload a file and give its datum:// reference.",
+        "datasets": "Datasets, their versions and files.",
+        "models": "Models, their versions and files.",
         "trace": "Where a file, run or code tree came from.",
         "impact": "What a file, run or code tree touched.",
     },

@@ -12,6 +12,7 @@ from runyard_client.context import Context
 
 if TYPE_CHECKING:
     from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+    from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
     from runyard.cost.v1.cost_service_pb2_grpc import CostServiceStub
     from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
     from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
@@ -64,6 +65,13 @@ class Client:
         from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 
         return ArtifactServiceStub(self._channel("artifact"))
+
+    @property
+    def registry(self) -> RegistryServiceStub:
+        """Datasets, models and aliases of files."""
+        from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
+
+        return RegistryServiceStub(self._channel("artifact"))
 
     @property
     def metrics(self) -> MetricServiceStub:

@@ -23,7 +23,7 @@ PRIORITY_MAX = 1_000_000
 STOP_GRACE_SECONDS_MAX = 3_600
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_URI = re.compile(r"(datum|https?|s3|file)://.+", re.DOTALL)
+_URI = re.compile(r"(datum|dataset|model|https?|s3|file)://.+", re.DOTALL)
 _ITEM_KINDS = frozenset({"number_value", "string_value", "bool_value"})
 _KEEP_DIRECTORIES = frozenset({"", "none", "suffix", "full"})
 
@@ -144,7 +144,7 @@ def _inputs(spec: RunSpec) -> Iterator[Violation]:
 def _input_content(field: str, asked: Input) -> Iterator[Violation]:
     for uri in asked.uris:
         if _URI.fullmatch(uri) is None:
-            yield f"{field}.uris", f"{uri!r} is not datum://, http(s)://, s3:// or file://"
+            yield f"{field}.uris", f"{uri!r} is not datum://, dataset://, model://, http(s)://, s3:// or file://"
     if asked.keep_directories not in _KEEP_DIRECTORIES:
         yield f"{field}.keep_directories", f"{asked.keep_directories!r} is not none, suffix or full"
     for file in asked.files:

@@ -1,0 +1,98 @@
+"""``runyard models [NAME]``: models, the versions of one, or the files of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from runyard.artifact.v1 import registry_service_pb2 as pb
+from runyard.artifact.v1.registry_types_pb2 import Model, ModelVersion
+from runyard_cli.names import default_project, project_option
+from runyard_cli.output import is_json, output_option, say, say_json
+from runyard_cli.registry_lines import say_files
+from runyard_cli.session import converse
+from runyard_cli.table import Row, say_table
+from runyard_cli.words import size_words, time_words
+from runyard_client import Client
+
+_PAGE_SIZE = 1000
+_SCHEME = "model://"
+
+
+@click.command("models")
+@click.argument("name", default="", metavar="[NAME[/VERSION]]")
+@project_option
+@output_option
+def command(name: str, project: str | None) -> None:
+    """List the models of the project, the versions of NAME, or the files of NAME/VERSION.
+
+    `--input model=model://NAME/VERSION` uses one.
+    """
+    chosen, name = default_project(project), name.removeprefix(_SCHEME).rstrip("/")
+    if not name:
+        _list(chosen)
+    elif "/" in name:
+        _show(chosen, name)
+    else:
+        _list_versions(chosen, name)
+
+
+def _list(project: str) -> None:
+    async def ask(client: Client) -> pb.ListModelsResponse:
+        return await client.registry.ListModels(pb.ListModelsRequest(project=project, page_size=_PAGE_SIZE))
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    elif not answer.models:
+        say(f"project {project} has no models: outputs with valohai.model-versions make them")
+    else:
+        say_table(("MODEL", "VERSIONS", "SINCE"), model_rows(answer.models), right=(1,))
+
+
+def _list_versions(project: str, name: str) -> None:
+    async def ask(client: Client) -> pb.ListModelVersionsResponse:
+        request = pb.ListModelVersionsRequest(project=project, model=name, page_size=_PAGE_SIZE)
+        return await client.registry.ListModelVersions(request)
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    elif not answer.versions:
+        say(f"project {project} has no model {name}: `runyard models` lists them")
+    else:
+        headings = ("VERSION", "FILES", "SIZE", "REGISTERED", "BY RUN", "TAGS", "NOTE")
+        say_table(headings, version_rows(answer.versions), right=(0, 1, 2))
+
+
+def _show(project: str, name: str) -> None:
+    async def ask(client: Client) -> pb.GetModelVersionResponse:
+        return await client.registry.GetModelVersion(pb.GetModelVersionRequest(project=project, name=name))
+
+    answer = converse(ask)
+    if is_json():
+        say_json(answer)
+    else:
+        say_files(answer.version.files)
+
+
+def model_rows(models: Sequence[Model]) -> list[Row]:
+    """Give the lines of models."""
+    return [(each.name, str(each.version_count), time_words(each.newest_at)) for each in models]
+
+
+def version_rows(versions: Sequence[ModelVersion]) -> list[Row]:
+    """Give the lines of a model's versions."""
+    return [
+        (
+            str(each.version),
+            str(each.file_count),
+            size_words(each.size_bytes),
+            time_words(each.registered_at),
+            each.origin.run_id[:8],
+            ", ".join(each.tags),
+            each.release_note,
+        )
+        for each in versions
+    ]
