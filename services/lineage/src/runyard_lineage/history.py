@@ -17,6 +17,7 @@ from runyard_eventlog.subscriber import follow
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.explaining import explain_run
+from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
 from runyard_replay.reading.states import state_as_of
@@ -37,6 +38,7 @@ class HistoryHandlers:
         self._event_log = event_log
         self._doorbell = doorbell
         self._clock = clock
+        self._queues = Queues(event_log)
 
     async def events(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """Give one page; every page of a walk ends at the head of the first.
@@ -128,7 +130,7 @@ class HistoryHandlers:
 
     async def state_as_of(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
         """Show a thing as it was; raises as ``state_as_of`` of the library."""
-        return await state_as_of(self._event_log, request, self._clock)
+        return await state_as_of(self._event_log, request, self._clock, self._queues)
 
     async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
         """Say which events changed a field of a run; raises as ``explain_run``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Envelope
@@ -27,21 +29,22 @@ def run_after(run: Run | None, event: RecordedEvent) -> Run:
 
 def state_after(state: RunState.ValueType, message: Message) -> RunState.ValueType:
     """Give the state of a run after an event: the one rule, for what is decided and for what is shown."""
-    match message:
-        case ev.RunQueued() | ev.RunRequeued():
-            return RunState.RUN_STATE_QUEUED
-        case ev.RunLeaseGranted():
-            return RunState.RUN_STATE_STARTING
-        case ev.RunStarted() if state == RunState.RUN_STATE_STARTING:
-            return RunState.RUN_STATE_RUNNING
-        case ev.RunStopRequested():
-            return RunState.RUN_STATE_STOPPING
-        case ev.RunAttemptExited() | ev.RunAttemptFailed():
-            return RunState.RUN_STATE_FINISHING
-        case ev.RunFinished():
-            return RunState.RUN_STATE_FINISHED
-        case _:
-            return state
+    if isinstance(message, ev.RunStarted):
+        return _RUNNING if state == _STARTING else state
+    return _STATES_AFTER.get(type(message), state)
+
+
+_STARTING = RunState.RUN_STATE_STARTING
+_RUNNING = RunState.RUN_STATE_RUNNING
+_STATES_AFTER: Mapping[type[Message], RunState.ValueType] = {
+    ev.RunQueued: RunState.RUN_STATE_QUEUED,
+    ev.RunRequeued: RunState.RUN_STATE_QUEUED,
+    ev.RunLeaseGranted: _STARTING,
+    ev.RunStopRequested: RunState.RUN_STATE_STOPPING,
+    ev.RunAttemptExited: RunState.RUN_STATE_FINISHING,
+    ev.RunAttemptFailed: RunState.RUN_STATE_FINISHING,
+    ev.RunFinished: RunState.RUN_STATE_FINISHED,
+}
 
 
 def _apply_to_run(run: Run, message: Message, envelope: Envelope) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position, StreamName
 from runyard_contracts.recorded import RecordedEvent
-from runyard_eventlog.port import EVERYTHING, READ_LIMIT_MAX, EventFilter, EventLog
+from runyard_eventlog.port import EVERYTHING, READ_LIMIT_MAX, EventFilter, EventLog, Page
 
 PAGE_EVENTS = 2_000
 """Of a walk over a lane. Telemetry batches are tens of kilobytes each, so their pages are smaller."""
@@ -33,6 +34,37 @@ async def read_lane(
         if page.scanned_to <= after:
             return
         after = page.scanned_to
+
+
+async def read_pages(
+    event_log: EventLog, lane: Lane.ValueType, *, after: int, to: int, wanted: EventFilter
+) -> AsyncGenerator[Page, None]:
+    """Give pages of the events between two positions; while one is worked on, the next is read."""
+
+    def read(position: int) -> asyncio.Task[Page]:
+        return asyncio.create_task(
+            event_log.read(
+                lane,
+                after_position=Position(position),
+                to_position=Position(to),
+                filter=wanted,
+                limit=PAGE_EVENTS,
+            )
+        )
+
+    ahead = read(after)
+    try:
+        while after < to:
+            page = await ahead
+            if page.scanned_to <= after:
+                return
+            after = page.scanned_to
+            if after < to:
+                ahead = read(after)
+                await asyncio.sleep(0)  # lets it ask, as the caller may not give way while it works
+            yield page
+    finally:
+        ahead.cancel()
 
 
 async def read_stream(

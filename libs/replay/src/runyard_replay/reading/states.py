@@ -22,12 +22,13 @@ from runyard_contracts.ids import stream_id, stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import NotFound
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_replay.folding import leases, queue
+from runyard_replay.folding import leases
 from runyard_replay.folding.files import file_after
 from runyard_replay.folding.nodes import ForeignProcesses, foreign_after, node_after
 from runyard_replay.folding.runs import run_after
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.pages import read_lane, read_stream
+from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 from runyard_replay.views import readable
 
@@ -35,9 +36,15 @@ State = TypeVar("State", bound=Message)
 
 
 async def state_as_of(
-    event_log: EventLog, request: GetStateAsOfRequest, clock: Clock
+    event_log: EventLog, request: GetStateAsOfRequest, clock: Clock, queues: Queues | None = None
 ) -> GetStateAsOfResponse:
     """Give a thing as it was.
+
+    Args:
+        event_log: what to read.
+        request: the thing and the moment.
+        clock: what now is.
+        queues: what is remembered of the queue; without, all of the log is read for it.
 
     Raises:
         InvalidInput, NotFound, Ambiguous: as ``find_thing``.
@@ -46,10 +53,12 @@ async def state_as_of(
     """
     moment = await moment_of(event_log, request.as_of, clock)
     thing = await find_thing(event_log, or_yard(request.subject), moment.position)
-    return await thing_as_of(event_log, thing, moment)
+    return await thing_as_of(event_log, thing, moment, queues)
 
 
-async def thing_as_of(event_log: EventLog, thing: Thing, moment: Moment) -> GetStateAsOfResponse:
+async def thing_as_of(
+    event_log: EventLog, thing: Thing, moment: Moment, queues: Queues | None = None
+) -> GetStateAsOfResponse:
     """Give a thing that was found, as it was at a moment.
 
     Raises:
@@ -57,6 +66,7 @@ async def thing_as_of(event_log: EventLog, thing: Thing, moment: Moment) -> GetS
         Unavailable: the log did not answer in time.
     """
     shown = GetStateAsOfResponse(position=moment.position, recorded_at=moment.recorded_at)
+    queues = queues or Queues(event_log, kept_runs_max=0)
     match thing.kind:
         case SubjectKind.SUBJECT_KIND_RUN:
             shown.run.CopyFrom(await run_as_of(event_log, thing.id, moment.position))
@@ -65,7 +75,7 @@ async def thing_as_of(event_log: EventLog, thing: Thing, moment: Moment) -> GetS
         case SubjectKind.SUBJECT_KIND_FILE:
             shown.file.CopyFrom(await _file_as_of(event_log, thing.id, moment.position))
         case SubjectKind.SUBJECT_KIND_QUEUE:
-            shown.queue.CopyFrom(await _queue_as_of(event_log, thing.id, moment))
+            shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment))
         case SubjectKind.SUBJECT_KIND_GPUS:
             shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
         case SubjectKind.SUBJECT_KIND_COST:
@@ -75,7 +85,7 @@ async def thing_as_of(event_log: EventLog, thing: Thing, moment: Moment) -> GetS
             fold = await lease_fold(event_log, moment.position)
             shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
         case SubjectKind.SUBJECT_KIND_YARD:
-            shown.queue.CopyFrom(await _queue_as_of(event_log, "", moment))
+            shown.queue.CopyFrom(await _queue_as_of(queues, "", moment))
             shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
         case _ as unknown:
             raise AssertionError(f"no state of subject kind {unknown}")
@@ -141,13 +151,8 @@ async def _file_as_of(event_log: EventLog, sha256: str, position: int) -> Artifa
     return _there(file, "file", sha256, position)
 
 
-async def _queue_as_of(event_log: EventLog, project: str, moment: Moment) -> QueueState:
-    fold = queue.QueueFold(project)
-    wanted = EventFilter(types=queue.EVENT_TYPES)
-    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=moment.position, wanted=wanted):
-        if readable(event) is not None:
-            fold.apply(event)
-    return fold.shown(moment.time)
+async def _queue_as_of(queues: Queues, project: str, moment: Moment) -> QueueState:
+    return (await queues.at(moment.position)).shown(moment.time, project)
 
 
 async def _gpus_as_of(event_log: EventLog, position: int) -> GpuState:

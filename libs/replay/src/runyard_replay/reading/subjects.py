@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
 from runyard.run.v1.events_pb2 import ProjectRunNumbered
-from runyard_contracts.ids import is_name, is_sha256, stream_id, stream_name
+from runyard_contracts.ids import Position, is_name, is_sha256, stream_id, stream_name
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_replay.reading.pages import read_lane, read_stream
@@ -159,9 +159,7 @@ async def _beginning_with(
 
 async def _exists(event_log: EventLog, category: str, text: str, position: int) -> bool:
     stream = stream_name(category, text)
-    async for _ in read_stream(event_log, stream, to=position):
-        return True
-    return False
+    return bool(await event_log.read_stream(stream, to_position=Position(position), limit=1))
 
 
 def _bad_name(name: str, want: str) -> InvalidInput:

@@ -1,0 +1,84 @@
+"""The queue at any moment: folds of earlier questions are kept, so that the next one begins near it."""
+
+from __future__ import annotations
+
+import bisect
+from contextlib import aclosing
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_eventlog.port import EventFilter, EventLog
+from runyard_replay.folding.queue import EVENT_TYPES, QueueFold
+from runyard_replay.reading.pages import read_pages
+from runyard_replay.views import readable
+
+SPACING_EVENTS = 10_000
+"""Positions between two folds that are kept; more where they would hold too much."""
+KEPT_RUNS_MAX = 300_000
+"""Unfinished runs in all folds that are kept: some 60 MB when it is full, which takes long queues."""
+
+
+class Queues:
+    """Remembers the queue at some positions of a log. Past positions never change, so neither do these."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        *,
+        spacing_events: int = SPACING_EVENTS,
+        kept_runs_max: int = KEPT_RUNS_MAX,
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            event_log: where events are read.
+            spacing_events: positions between two folds that are kept.
+            kept_runs_max: unfinished runs in all of them; 0 keeps none.
+        """
+        self._event_log = event_log
+        self._spacing = spacing_events
+        self._kept_runs_max = kept_runs_max
+        self._kept: dict[int, QueueFold] = {0: QueueFold()}
+        self._positions = [0]
+
+    @property
+    def kept_run_count(self) -> int:
+        """Unfinished runs in all folds that are kept."""
+        return sum(map(len, self._kept.values()))
+
+    async def at(self, position: int) -> QueueFold:
+        """Give the queue at a position, not to be changed.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        kept = self._positions[bisect.bisect_right(self._positions, position) - 1]
+        if kept == position:
+            return self._kept[kept]
+        fold = self._kept[kept].copy()
+        pages = read_pages(
+            self._event_log,
+            Lane.LANE_DOMAIN,
+            after=kept,
+            to=position,
+            wanted=EventFilter(types=EVENT_TYPES),
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                for event in page.events:
+                    if readable(event) is not None:
+                        fold.apply(event)
+                if page.scanned_to - kept >= self._spacing:
+                    kept = page.scanned_to
+                    self._keep(kept, fold)
+        return fold
+
+    def _keep(self, position: int, fold: QueueFold) -> None:
+        if position in self._kept or not self._kept_runs_max:
+            return
+        self._kept[position] = fold.copy()
+        bisect.insort(self._positions, position)
+        while (held := self.kept_run_count) > self._kept_runs_max:
+            large = [at for at in self._positions if len(self._kept[at]) * len(self._kept) >= held]
+            for at in large[::2]:
+                del self._kept[at]
+            self._positions = sorted(self._kept)
