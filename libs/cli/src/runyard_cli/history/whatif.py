@@ -1,4 +1,4 @@
-"""``history what-if``: recorded leases with another price book."""
+"""``history what-if``: recorded leases with another price book, recorded decisions with today's code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from runyard.cost.v1.types_pb2 import Price
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import PriceAgainRequest
+from runyard_cli.history.deciding import decide_again, say_decided
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.source import ask, direct_option
 from runyard_cli.history.states import say_repriced
@@ -24,19 +25,42 @@ from runyard_cli.output import is_json, output_option, say_json
     "--prices",
     "book",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
     metavar="FILE",
-    help='JSON as `runyard price list --output json` writes it: {"prices": [...]}.',
+    help='Price again with this book, as `runyard price list --output json` writes it: {"prices": [...]}.',
 )
 @click.option("--keep", is_flag=True, help="Add the file's lines to the recorded book.")
+@click.option("--decide", is_flag=True, help="Decide again with the code that is installed here.")
 @click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
 @project_option
 @direct_option
 @output_option
 def what_if(
-    name: str | None, book: Path, keep: bool, at: AsOf | None, project: str | None, direct: bool
+    name: str | None,
+    book: Path | None,
+    keep: bool,
+    decide: bool,
+    at: AsOf | None,
+    project: str | None,
+    direct: bool,
 ) -> None:
-    """Show what RUN or PROJECT (this folder's by default) would have cost with other prices."""
+    """Show what RUN or PROJECT would have cost with other prices, or what today's code would have decided.
+
+    --prices prices every recorded lease of RUN or PROJECT (this folder's by default) again.
+
+    --decide rebuilds every recorded command of runs, machines and projects from the events that it came to,
+    decides on the state before it with the deciders that are installed here, and compares the events field by
+    field. At every lease the planner also looks at the queue and the machines of that moment and says where it
+    would have put the run. Without RUN or PROJECT: all of the yard.
+
+    What --decide cannot see: commands that came to nothing, a run that the planner would have placed sooner,
+    and whether a machine's stream was open (one that is attached counts as ready).
+    """
+    if decide == (book is not None):
+        raise click.UsageError("give either --prices FILE or --decide")
+    if book is None:
+        wanted = full_run_name(name, project) if name and looks_like_run(name) else name or project or ""
+        say_decided(ask(lambda source: decide_again(source, wanted, at or AsOf()), direct=direct))
+        return
     request = PriceAgainRequest(prices=read_prices(book), keep_recorded_prices=keep, as_of=at or AsOf())
     if name is not None and (looks_like_run(name) or may_be_id(name)):
         request.run = full_run_name(name, project)

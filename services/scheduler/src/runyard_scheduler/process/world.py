@@ -48,7 +48,7 @@ class RunEntry:
 
     def after(self, event: RecordedEvent) -> RunEntry:
         """Give the entry after the next event of the run's stream."""
-        envelope, message = event.envelope, _message(event)
+        envelope, message = event.envelope, message_of(event)
         entry = self
         if self.version == 0:
             entry = replace(
@@ -99,7 +99,7 @@ class NodeEntry:
 
     def after(self, event: RecordedEvent) -> NodeEntry:
         """Give the entry after the next event of the node's stream."""
-        envelope, message = event.envelope, _message(event)
+        envelope, message = event.envelope, message_of(event)
         after = replace(self, node=node_domain.evolve(self.node, message), version=envelope.stream_version)
         if not isinstance(message, NodeAttached | NodeDetached):
             return after
@@ -213,7 +213,7 @@ class World:
     def _apply_to_project(self, name: str, event: RecordedEvent) -> None:
         entry = self.project(name)
         if event.envelope.stream_version == entry.version + 1:
-            project = project_domain.evolve(entry.project, _message(event))
+            project = project_domain.evolve(entry.project, message_of(event))
             self._projects[name] = ProjectEntry(project, entry.version + 1)
 
     def _put_run(self, entry: RunEntry) -> None:
@@ -242,7 +242,7 @@ class World:
                 yield entry, lease
 
 
-def _message(event: RecordedEvent) -> Message:
+def message_of(event: RecordedEvent) -> Message:
     """Give the event's message; of one that this code cannot read, one that changes nothing."""
     try:
         return event.message

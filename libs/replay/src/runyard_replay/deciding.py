@@ -1,0 +1,76 @@
+"""Deciding again: what a package that decides offers, and what comes out of it.
+
+Commands are not recorded, but what they came to is, and from that and the state before they can be rebuilt.
+A package names its deciders with an entry point of group ``runyard.deciders``: a callable that gives a fresh
+``Deciders``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from runyard.history.v1.history_service_pb2 import FieldChange
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import Rejected
+
+GROUP = "runyard.deciders"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One recorded decision, made again."""
+
+    position: int
+    """Of the first event that it came to."""
+    stream: str
+    command: str
+    """The kind of the rebuilt command: "Grant", "MarkUnreachable"; "Placement" for the planner's choice."""
+    recorded: tuple[str, ...]
+    """Types of the events that it came to."""
+    run_id: str = ""
+    project: str = ""
+    differences: tuple[FieldChange, ...] = ()
+    """What today's code decides otherwise: before is what was recorded, after is today's."""
+    not_decided: str = ""
+    """Why it could not be decided again; empty when it was."""
+
+
+class Deciders(Protocol):
+    """Decides again, command after command, from the first event of the log on."""
+
+    categories: Sequence[str]
+    """Streams that it decides on."""
+
+    def decide_again(self, events: Sequence[RecordedEvent]) -> Iterable[Decision]:
+        """Decide what these events of one command came from, then go on with what was recorded."""
+        ...
+
+
+def installed_deciders() -> list[Deciders]:
+    """Give the deciders of every installed package.
+
+    Raises:
+        Rejected: none is installed here (NO_DECIDERS).
+    """
+    found: list[Deciders] = [point.load()() for point in entry_points(group=GROUP)]
+    if not found:
+        raise Rejected(
+            "no package here decides anything: install runyard-scheduler beside the command line",
+            code="NO_DECIDERS",
+        )
+    return found
+
+
+def by_command(events: Iterable[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
+    """Group the events of a lane by the command that appended them: they follow one another."""
+    group: list[RecordedEvent] = []
+    for event in events:
+        if group and event.envelope.command_id != group[-1].envelope.command_id:
+            yield group
+            group = []
+        group.append(event)
+    if group:
+        yield group
