@@ -14,7 +14,8 @@ from runyard_contracts.envelope import Context, parse_actor, wrap
 from runyard_contracts.ids import StreamName, stream_name, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import ManualClock
-from runyard_replay.deciding import Decision, by_command
+from runyard_replay.deciding import by_command
+from runyard_replay.folding.decisions import Decision
 from runyard_scheduler.process.deciding_again import SchedulerDeciders
 
 from .yard import MemoryYard, a_spec, an_inventory, finished, held, started

@@ -17,7 +17,7 @@ from runyard_cli.words import count_words
 
 if TYPE_CHECKING:
     from runyard_contracts.recorded import RecordedEvent
-    from runyard_replay.deciding import Decision
+    from runyard_replay.folding.decisions import Decision
 
 
 @dataclass(slots=True)

@@ -49,8 +49,8 @@ def what_if(
 
     --decide rebuilds every recorded command of runs, machines and projects from the events that it came to,
     decides on the state before it with the deciders that are installed here, and compares the events field by
-    field. At every lease the planner also looks at the queue and the machines of that moment and says where it
-    would have put the run. Without RUN or PROJECT: all of the yard.
+    field. At every lease the planner also looks at the queue and the machines of that moment and says where
+    it would have put the run. Without RUN or PROJECT: all of the yard.
 
     What --decide cannot see: commands that came to nothing, a run that the planner would have placed sooner,
     and whether a machine's stream was open (one that is attached counts as ready).

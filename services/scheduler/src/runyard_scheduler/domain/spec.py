@@ -144,7 +144,10 @@ def _inputs(spec: RunSpec) -> Iterator[Violation]:
 def _input_content(field: str, asked: Input) -> Iterator[Violation]:
     for uri in asked.uris:
         if _URI.fullmatch(uri) is None:
-            yield f"{field}.uris", f"{uri!r} is not datum://, dataset://, model://, http(s)://, s3:// or file://"
+            yield (
+                f"{field}.uris",
+                f"{uri!r} is not datum://, dataset://, model://, http(s)://, s3:// or file://",
+            )
     if asked.keep_directories not in _KEEP_DIRECTORIES:
         yield f"{field}.keep_directories", f"{asked.keep_directories!r} is not none, suffix or full"
     for file in asked.files:

@@ -17,7 +17,7 @@ from runyard.run.v1.events_pb2 import RunLeaseGranted
 from runyard_contracts.ids import stream_category, stream_id
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Rejected
-from runyard_replay.deciding import Decision
+from runyard_replay.folding.decisions import Decision
 from runyard_replay.folding.fields import changes_between, flat
 from runyard_scheduler.domain import node as node_domain
 from runyard_scheduler.domain import project as project_domain
