@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import asyncpg
 import pytest
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
+from runyard_engines import NatsServer, start_ready
 from runyard_eventlog.auditor import audit
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.mirror import Mirror, MirrorMessage, MirrorMismatch, configuration, read_messages
@@ -175,6 +177,47 @@ async def _whole(mirror: Mirror, count: int) -> None:
                 return
             # A relay that repairs says so only in its log.
             await asyncio.sleep(CHECK_SECONDS)
+
+
+async def test_a_bit_that_rots_on_the_disk_of_the_bus_is_made_good(
+    own_nats: NatsServer, database: Database
+) -> None:
+    """JetStream drops everything from there on, and says that the stream is well."""
+    bus = Bus(own_nats)
+    async with await PostgresEventLog.connect(database.url("scheduler")) as log:
+        await asyncio.gather(*(fill(log, 30) for _ in range(10)))
+        client = await bus.connect("test")
+        async with relaying(database, bus):
+            await mirrored(client, log, 300)
+        await client.close()
+        assert own_nats.process is not None
+        own_nats.process.kill()
+        await own_nats.stop()
+        await asyncio.to_thread(_flip_a_bit, own_nats.spec.data_dir)
+        await start_ready(own_nats)
+        client = await bus.connect("test")
+        mirror = Mirror(client, (await log.head()).log_id)
+        info = await mirror.info()
+        async with relaying(database, bus):
+            await fill(log, 1)
+            await mirrored(client, log, 301)
+        admin = await asyncpg.connect(database.admin_url)
+        verdict = await audit(admin, client)
+        await admin.close()
+        await client.close()
+    assert info is not None
+    assert 100 < info.state.messages < 200
+    assert (verdict.verdict, verdict.mirror_count) == ("SAME", 301)
+
+
+def _flip_a_bit(folder: Path) -> None:
+    (block,) = folder.rglob("*.blk")
+    content = bytearray(block.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    block.write_bytes(content)
+    # As when the server was killed before it had written its index.
+    for index in folder.rglob("index.db"):
+        index.unlink()
 
 
 @pytest.mark.parametrize("damage", [strayed, replaced_by_fewer, replaced_by_as_many, taken_over])
