@@ -13,6 +13,7 @@ import pytest
 
 from runyard_contracts.ids import EventId, Position
 from runyard_core.errors import Rejected
+from runyard_eventlog import verification
 from runyard_eventlog.archive_store import S3Place, open_store
 from runyard_eventlog.detaching import attached_before
 from runyard_eventlog.difference import Kind
@@ -46,7 +47,9 @@ async def test_the_database_gives_the_bytes_that_the_file_gives(yard: ArchiveYar
         assert await yard.stored.leaf_contents(lane, 1, 12) == contents
 
 
-async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(yard: ArchiveYard) -> None:
+async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(
+    yard: ArchiveYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fill_domain(yard, 30)
     await fill_telemetry(yard, 15)
     await yard.seal()
@@ -65,6 +68,9 @@ async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_name
         (Kind.DROPPED, 3, 17, "database"),
     ]
     assert report.findings[0].event_id == str(victim.event_id)
+    monkeypatch.setattr(verification, "EVENTS_FOR_PROCESSES", 1)
+    again = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored, process_count=2)
+    assert again.findings == report.findings
     with pytest.raises(Rejected, match="not sound"):
         await yard.detach()
 

@@ -203,7 +203,10 @@ def _comparing(process_count: int) -> Iterator[Executor | None]:
     if process_count == 1:
         yield None
         return
-    with ProcessPoolExecutor(process_count, multiprocessing.get_context("spawn")) as executor:
+    # What loads Arrow once is forked for each process, which a process with threads must not be.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "pyarrow.compute", "pyarrow.parquet", compare.__module__])
+    with ProcessPoolExecutor(process_count, context) as executor:
         yield executor
 
 
