@@ -99,7 +99,7 @@ class History:
                 records=[(row[5], row[1], 1, hashlib.sha256(row[11]).digest()) for row in chunk],
             )
         await self._connection.executemany(
-            "insert into log.stream values ($1, $2) on conflict (stream) do update set version = $2",
+            "insert into log.stream values ($1, $2) on conflict do nothing",
             self._versions.items(),
         )
         await self._connection.execute("vacuum analyze log.event, log.event_id, log.stream")

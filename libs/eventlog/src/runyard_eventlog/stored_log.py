@@ -192,9 +192,7 @@ class PostgresStoredLog:
 
     async def stream_version(self, stream: StreamName) -> int:
         """See ``StoredLog``."""
-        return await self._value(
-            "select coalesce((select version from log.stream where stream = $1), 0)", stream
-        )
+        return await self._value("select coalesce(max(version), 0) from log.stream where stream = $1", stream)
 
     @asynccontextmanager
     async def sealing(self, lane: Lane.ValueType) -> AsyncIterator[bool]:

@@ -55,8 +55,6 @@ declare
   kept integer[] := array(select generate_series(1, event_count));
   is_malformed boolean;
   is_denied boolean;
-  is_conflicting boolean;
-  new_stream_count integer;
   head bigint;
   recorded timestamptz;
   domain_head bigint := 0;
@@ -73,7 +71,8 @@ begin
   from log.writer w join log.category c using (category)
   where w.role = session_user and c.lane = p_lane;
 
-  select array_agg(i) filter (where e.starts_command), array_agg(i) filter (where e.starts_command or e.starts_stream),
+  select array_agg(i order by i) filter (where e.starts_command),
+    array_agg(i order by i) filter (where e.starts_command or e.starts_stream),
     bool_or(case when e.starts_command then p_commands[i] <> coalesce(p_commands[i - 1], 0) + 1
       else not e.starts_stream and p_versions[i] <> p_versions[i - 1] + 1 end),
     bool_or(split_part(p_streams[i], '-', 1) <> all (own_categories))
@@ -83,12 +82,15 @@ begin
       p_streams[i] is distinct from p_streams[i - 1] as starts_stream
     from generate_series(1, event_count) i
   ) e;
-  if is_malformed or cardinality(command_starts) is distinct from command_count or event_count <> any (array[
-    cardinality(p_streams), cardinality(p_versions), cardinality(p_types), cardinality(p_event_ids),
-    cardinality(p_event_digests), cardinality(p_correlation_ids), cardinality(p_causation_ids),
-    cardinality(p_actors), cardinality(p_payloads)])
+  if is_malformed or cardinality(command_starts) is distinct from command_count
+    or cardinality(stream_starts) <> (select count(distinct p_streams[i]) from unnest(stream_starts) i)
+    or event_count <> any (array[
+      cardinality(p_streams), cardinality(p_versions), cardinality(p_types), cardinality(p_event_ids),
+      cardinality(p_event_digests), cardinality(p_correlation_ids), cardinality(p_causation_ids),
+      cardinality(p_actors), cardinality(p_payloads)])
   then
-    raise exception 'malformed batch: events are not in command and version order' using errcode = 'RY001';
+    raise exception 'malformed batch: events are not in command and version order, or a stream comes twice'
+      using errcode = 'RY001';
   end if;
 
   if is_denied then
@@ -148,24 +150,21 @@ begin
     positions := null; event_id := null; first_position := null;
   end if;
 
-  select count(*) filter (where h.version is null), bool_or(p_versions[i] - 1 <> coalesce(h.version, 0))
-  into new_stream_count, is_conflicting
-  from unnest(stream_starts) i left join log.stream h on h.stream = p_streams[i];
-  if is_conflicting then
-    for f in
-      select p_commands[i] as command, p_streams[i] as stream, p_versions[i] - 1 as expected,
-        coalesce(h.version, 0) as actual
-      from unnest(stream_starts) i left join log.stream h on h.stream = p_streams[i]
-      where p_versions[i] - 1 <> coalesce(h.version, 0)
-    loop
-      continue when not accepted[f.command];
-      accepted[f.command] := false;
-      command := f.command; outcome := 'conflict';
-      stream := f.stream; expected := f.expected; actual := f.actual;
-      return next;
-    end loop;
-    stream := null; expected := null; actual := null;
-  end if;
+  for f in
+    select p_commands[i] as command, p_streams[i] as stream, p_versions[i] - 1 as expected,
+      coalesce(h.version, 0) as actual
+    from unnest(stream_starts) i left join lateral (
+      select h.version from log.stream h where h.stream = p_streams[i] order by h.version desc limit 1
+    ) h on true
+    where p_versions[i] - 1 <> coalesce(h.version, 0)
+  loop
+    continue when not accepted[f.command];
+    accepted[f.command] := false;
+    command := f.command; outcome := 'conflict';
+    stream := f.stream; expected := f.expected; actual := f.actual;
+    return next;
+  end loop;
+  stream := null; expected := null; actual := null;
 
   if false = any (accepted) then
     kept := array(select i from unnest(kept) i where accepted[p_commands[i]] order by i);
@@ -183,20 +182,10 @@ begin
   head := coalesce(head, 0);
   recorded := greatest(recorded, clock_timestamp());
 
-  -- A stream that two commands of the batch name comes twice here, which the database refuses.
-  if new_stream_count > 0 then
-    insert into log.stream (stream, version)
-    select p_streams[s.i], p_versions[coalesce(stream_starts[s.o + 1], event_count + 1) - 1]
-    from unnest(stream_starts) with ordinality s(i, o)
-    where p_versions[s.i] = 1 and accepted[p_commands[s.i]];
-  end if;
-  if new_stream_count < cardinality(stream_starts) then
-    insert into log.stream (stream, version)
-    select p_streams[s.i], p_versions[coalesce(stream_starts[s.o + 1], event_count + 1) - 1]
-    from unnest(stream_starts) with ordinality s(i, o)
-    where p_versions[s.i] > 1 and accepted[p_commands[s.i]]
-    on conflict (stream) do update set version = excluded.version;
-  end if;
+  insert into log.stream (stream, version)
+  select p_streams[s.i], p_versions[coalesce(stream_starts[s.o + 1], event_count + 1) - 1]
+  from unnest(stream_starts) with ordinality s(i, o)
+  where accepted[p_commands[s.i]];
 
   insert into log.command (command_id, first_position, event_count, lane, digest)
   select p_command_ids[p_commands[k.i]], head + k.o,
