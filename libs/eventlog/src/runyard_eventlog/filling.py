@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -13,58 +13,17 @@ import asyncpg
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import KeyValue, Projection, RowKey
+from runyard_core.projection import Projection, RowKey
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.disputes import disputed_events, undisputed
 from runyard_eventlog.failure_limit import FailureLimit
 from runyard_eventlog.folding import Folded, decoded, fold, wanted_rows
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.projection_store import Place, ProjectionStore
+from runyard_eventlog.row_cache import RowCache
 
 FILL_BATCH_MAX = 4_000
 """Most events of one transaction of a rebuild."""
-CACHED_ROWS_MAX = 50_000
-"""Newest rows that a rebuild keeps, so that it reads few of its own rows back."""
-
-
-class RowCache:
-    """The newest rows of keys that were used last; a row that it has is never older than the table's.
-
-    Holds what one writer put and read; it is wrong as soon as somebody else writes, so the projector, which
-    may have a twin in another process, goes without.
-    """
-
-    def __init__(self, rows_max: int = CACHED_ROWS_MAX) -> None:
-        self._rows_max = rows_max
-        # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
-        self._recent: dict[RowKey, object | None] = {}
-        self._before: dict[RowKey, object | None] = {}
-
-    def take(
-        self, wanted: Mapping[str, set[tuple[KeyValue, ...]]]
-    ) -> tuple[dict[RowKey, object | None], dict[str, set[tuple[KeyValue, ...]]]]:
-        """Give the rows that it has of those wanted, and the keys that it has not."""
-        found: dict[RowKey, object | None] = {}
-        missing: dict[str, set[tuple[KeyValue, ...]]] = {}
-        for table, keys in wanted.items():
-            for values in keys:
-                key = RowKey(table, values)
-                if key in self._recent:
-                    found[key] = self._recent[key]
-                elif key in self._before:
-                    found[key] = self._recent[key] = self._before[key]
-                else:
-                    missing.setdefault(table, set()).add(values)
-        return found, missing
-
-    def keep(self, fetched: Mapping[RowKey, object | None], folded: Folded) -> None:
-        """Keep what a batch read and put."""
-        self._recent.update(fetched)
-        for table, keys in folded.rows.items():
-            for values, rows in keys.items():
-                self._recent[RowKey(table, values)] = rows[max(rows)]
-        if len(self._recent) > self._rows_max // 2:
-            self._before, self._recent = self._recent, {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +53,11 @@ async def fold_events(
     projection: Projection[Any],
     events: list[RecordedEvent],
     place: Place,
-    cache: RowCache | None = None,
 ) -> Folded:
     """Read the rows that a batch wants to see, and fold it over them."""
     readable, undecodable = decoded(events, projection, place.parked_streams)
-    wanted = wanted_rows(readable)
-    if cache is None:
-        return fold(readable, undecodable, projection, await store.fetch(connection, wanted))
-    found, missing = cache.take(wanted)
-    fetched = dict.fromkeys(
-        (RowKey(table, values) for table, keys in missing.items() for values in keys), None
-    ) | await store.fetch(connection, missing)
-    folded = fold(readable, undecodable, projection, found | fetched)
-    cache.keep(fetched, folded)
-    return folded
+    rows = await store.fetch(connection, wanted_rows(readable))
+    return fold(readable, undecodable, projection, rows)
 
 
 async def fill(
@@ -120,13 +70,15 @@ async def fill(
     place: Place,
     to_position: int,
     batch_max: int = FILL_BATCH_MAX,
-    cache: RowCache | None = None,
     limit: FailureLimit | None = None,
 ) -> AsyncGenerator[Filled, None]:
     """Bring a build from its place to a position; gives each committed batch.
 
+    While one batch is written, the next is folded and the one after it read. So a batch is folded over rows
+    that may not be committed yet, which the cache has.
+
     Args:
-        pool: connections of the role that owns the tables.
+        pool: at least three connections of the role that owns the tables.
         log: where events are read.
         store: the build.
         projection: the pure fold.
@@ -134,7 +86,6 @@ async def fill(
         place: where the build stands.
         to_position: the last position that it shall show.
         batch_max: most events of a transaction.
-        cache: rows to start with; one for all fills of a build.
         limit: what became of earlier events; one for all fills of a build.
 
     Raises:
@@ -142,21 +93,67 @@ async def fill(
         ProjectionStopped: too many events cannot be projected; the batch that shows it is not kept.
         Unavailable: the log did not answer.
     """
-    cache = cache or RowCache()
+    cache = RowCache(has_all_keys=place.position == 0)
     limit = limit or FailureLimit()
     disputed = await disputed_at(log, place, lane)
     types = sorted(projection.event_types)
-    async with aclosing(_pages(log, lane, types, place.position, to_position, batch_max)) as pages:
-        async for page in pages:
-            events = undisputed(page.events, disputed) if disputed else page.events
-            async with pool.acquire() as connection, connection.transaction():
-                await store.lock(connection, place)
-                folded = await fold_events(connection, store, projection, events, place, cache)
+    writing: asyncio.Task[Filled] | None = None
+    try:
+        async with aclosing(_pages(log, lane, types, place.position, to_position, batch_max)) as pages:
+            async for page in pages:
+                events = undisputed(page.events, disputed) if disputed else page.events
+                folded = await _fold_cached(pool, store, projection, events, place, cache)
                 limit.record_all(events, folded.parked)
-                await store.write(connection, folded, page.scanned_to)
-            parked_streams = place.parked_streams | folded.parked_streams
-            place = Place(page.scanned_to, parked_streams, place.epoch, place.disputes_position)
-            yield Filled(place, len(events), folded)
+                if writing is not None:
+                    yield await writing
+                writing = asyncio.create_task(
+                    _write(pool, store, place, folded, page.scanned_to, len(events))
+                )
+                place = _after(place, folded, page.scanned_to)
+        if writing is not None:
+            yield await writing
+    finally:
+        if writing is not None and not writing.done():
+            writing.cancel()
+            await asyncio.wait((writing,))
+
+
+async def _fold_cached(
+    pool: asyncpg.Pool,
+    store: ProjectionStore,
+    projection: Projection[Any],
+    events: list[RecordedEvent],
+    place: Place,
+    cache: RowCache,
+) -> Folded:
+    # In a thread, so that the loop can go on with what is being written and read meanwhile.
+    readable, undecodable = await asyncio.to_thread(decoded, events, projection, place.parked_streams)
+    found, missing = cache.take(wanted_rows(readable))
+    fetched: dict[RowKey, object | None] = {}
+    if missing:
+        async with pool.acquire() as connection:
+            fetched = await store.fetch(connection, missing)
+    folded = await asyncio.to_thread(fold, readable, undecodable, projection, found | fetched)
+    cache.keep(missing, fetched, folded)
+    return folded
+
+
+async def _write(
+    pool: asyncpg.Pool,
+    store: ProjectionStore,
+    place: Place,
+    folded: Folded,
+    position: Position,
+    event_count: int,
+) -> Filled:
+    async with pool.acquire() as connection, connection.transaction():
+        await store.lock(connection, place)
+        await store.write(connection, folded, position)
+    return Filled(_after(place, folded, position), event_count, folded)
+
+
+def _after(place: Place, folded: Folded, position: Position) -> Place:
+    return replace(place, position=position, parked_streams=place.parked_streams | folded.parked_streams)
 
 
 async def _pages(

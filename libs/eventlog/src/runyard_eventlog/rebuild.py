@@ -26,7 +26,7 @@ from runyard_core.projection import Projection
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.comparison import Comparison, compare
 from runyard_eventlog.failure_limit import FailureLimit
-from runyard_eventlog.filling import RowCache, fill
+from runyard_eventlog.filling import fill
 from runyard_eventlog.handler import execute
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import Place, ProjectionStore
@@ -154,8 +154,6 @@ class Rebuilder:
             lane=self._subject.lane,
             place=place,
             to_position=to_position,
-            # Other processes may have filled since this one did: what it remembers is not to be trusted.
-            cache=RowCache(),
             limit=self._limit,
         )
         async with aclosing(filled) as batches:

@@ -34,6 +34,7 @@ CONNECT_SECONDS_MAX = 10.0
 TRIES_MAX = 60
 """How often a database that is away is asked again, a second apart."""
 JOB_BYTES_MAX = 64 * 1024
+SWITCH_SECONDS = 0.001
 NICENESS = 5
 """Queries of the service come first."""
 
@@ -66,6 +67,8 @@ def class_name(projection: Projection[Any]) -> str:
 def main() -> int:
     """Do the job on standard input; 0 when its last progress says how it ended."""
     os.nice(NICENESS)
+    # What folds and what writes are two threads; the writer must not wait long for its turn.
+    sys.setswitchinterval(SWITCH_SECONDS)
     return asyncio.run(_work())
 
 
