@@ -32,14 +32,19 @@ class Command:
 
 
 def violations(
-    clients: Iterable[Sequence[Record]], watchers: Mapping[str, Sequence[Record]], stored: Sequence[Stored]
+    clients: Iterable[Sequence[Record]],
+    watchers: Mapping[str, Sequence[Record]],
+    stored: Sequence[Stored],
+    *,
+    lanes: Sequence[int] = (1, 2),
 ) -> list[str]:
     """Name every promise that was broken.
 
     Args:
         clients: the records of each writer.
-        watchers: the records of each watcher, which saw both lanes from their beginning.
+        watchers: the records of each watcher, which saw the lanes from their beginning.
         stored: the whole log, as it is read in the end: by lane and position.
+        lanes: what the watchers watch.
     """
     records = [record for client in clients for record in client]
     commands = _commands(records)
@@ -48,7 +53,8 @@ def violations(
     found += _of_what_nobody_asked_for(commands, records, stored)
     found += _of_real_time(commands, stored)
     for name, seen in watchers.items():
-        found += _of_a_watcher(name, [record for record in seen if isinstance(record, Saw)], stored, commands)
+        told = [record for record in seen if isinstance(record, Saw)]
+        found += _of_a_watcher(name, told, [event for event in stored if event.lane in lanes], commands)
     return found
 
 

@@ -12,11 +12,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runyard_contracts import subjects
 from runyard_engines import NatsServer, Postgres, start_ready
 from runyard_testkit import Bus, Database
-from tests.jepsen.process_arguments import WatcherArguments, WriterArguments, text_of_arguments
+from tests.jepsen.process_arguments import (
+    BusWatcherArguments,
+    WatcherArguments,
+    WriterArguments,
+    text_of_arguments,
+)
 
 ROOT = Path(__file__).parents[2]
+WATCHER_COUNT = 3
+"""The first has a doorbell, the second has none, the third watches the mirror."""
+BUS_WATCHER = 2
 _END_SECONDS_MAX = 30.0
 
 
@@ -27,6 +36,7 @@ class Cluster:
     postgres: Postgres
     nats: NatsServer
     database: Database
+    log_id: str
     folder: Path
     """Where histories and what processes print are kept."""
     dice: random.Random
@@ -38,9 +48,9 @@ class Cluster:
     kills: Counter[str] = field(default_factory=Counter)
 
     async def start(self, *, writer_count: int) -> None:
-        """Start the clients: writers, a watcher with a doorbell, one without, and the relay."""
+        """Start the clients: writers, watchers, and the relay."""
         self.relays.append(await self._start_relay())
-        for number in range(2):
+        for number in range(WATCHER_COUNT):
             self.watchers.append(await self._start_watcher(number))
         for _ in range(writer_count):
             self.writers.append(await self._start_writer())
@@ -117,6 +127,8 @@ class Cluster:
 
     async def _start_watcher(self, number: int) -> Child:
         bus = Bus(self.nats)
+        if number == BUS_WATCHER:
+            return await self._start_bus_watcher(bus)
         arguments = WatcherArguments(
             database_url=self.database.url("lineage"),
             history=str(self.watcher_history(number)),
@@ -125,6 +137,16 @@ class Cluster:
         )
         history = self.watcher_history(number)
         return await self._start("tests.jepsen.watcher", history, text_of_arguments(arguments))
+
+    async def _start_bus_watcher(self, bus: Bus) -> Child:
+        history = self.watcher_history(BUS_WATCHER)
+        arguments = BusWatcherArguments(
+            stream=subjects.events_stream(self.log_id),
+            history=str(history),
+            nats_url=bus.url,
+            nats_password=bus.password("test"),
+        )
+        return await self._start("tests.jepsen.bus_watcher", history, text_of_arguments(arguments))
 
     def watcher_history(self, number: int) -> Path:
         """Where a watcher writes; the one that replaces it goes on there."""

@@ -28,7 +28,18 @@ class WatcherArguments:
     nats_password: str
 
 
-Arguments = TypeVar("Arguments", WriterArguments, WatcherArguments)
+@dataclass(frozen=True, slots=True)
+class BusWatcherArguments:
+    """Of ``tests.jepsen.bus_watcher``."""
+
+    stream: str
+    """The mirror's."""
+    history: str
+    nats_url: str
+    nats_password: str
+
+
+Arguments = TypeVar("Arguments", WriterArguments, WatcherArguments, BusWatcherArguments)
 
 
 def arguments_of(kind: type[Arguments], text: str) -> Arguments:
@@ -36,6 +47,6 @@ def arguments_of(kind: type[Arguments], text: str) -> Arguments:
     return kind(**json.loads(text))
 
 
-def text_of_arguments(arguments: WriterArguments | WatcherArguments) -> str:
+def text_of_arguments(arguments: WriterArguments | WatcherArguments | BusWatcherArguments) -> str:
     """Write them."""
     return json.dumps(asdict(arguments))

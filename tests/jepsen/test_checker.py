@@ -202,6 +202,14 @@ def test_a_broken_promise_is_named(fault: Callable[[Told], None], named: str) ->
     assert any(named in violation for violation in told.found()), told.found()
 
 
+def test_a_watcher_of_one_lane_need_not_have_seen_the_other() -> None:
+    told = good()
+    missed_a_lane(told)
+    assert violations([told.client], {"w": told.watcher}, told.stored, lanes=[1]) == []
+    missed(told)
+    assert violations([told.client], {"w": told.watcher}, told.stored, lanes=[1]) != []
+
+
 def test_a_history_file_survives_a_kill_within_a_line(tmp_path: Path) -> None:
     told = good()
     path = tmp_path / "history"

@@ -17,6 +17,7 @@ from runyard.event.v1.envelope_pb2 import Envelope, Lane
 from runyard_engines import NatsServer, Postgres
 from runyard_eventlog.auditor import audit
 from runyard_eventlog.mirror import Mirror
+from runyard_eventlog.mirror_upkeep import log_id_of
 from runyard_testkit import Bus, Database
 from tests.jepsen.checker import violations
 from tests.jepsen.history import (
@@ -29,7 +30,7 @@ from tests.jepsen.history import (
     last_seen,
     read_history,
 )
-from tests.jepsen.nemesis import Cluster
+from tests.jepsen.nemesis import BUS_WATCHER, WATCHER_COUNT, Cluster
 from tests.jepsen.writer import text_of
 
 SECONDS = float(os.environ.get("RUNYARD_FAULT_SECONDS", "2"))
@@ -43,23 +44,26 @@ async def test_what_was_acknowledged_is_there_once_and_in_order_and_every_watche
 ) -> None:
     seed = int(os.environ.get("RUNYARD_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"seed {seed}: repeat with RUNYARD_TEST_SEED={seed}; histories in {tmp_path}")
-    cluster = Cluster(own_postgres, own_nats, own_database, tmp_path, random.Random(seed))
+    log_id = await _log_id(own_database)
+    cluster = Cluster(own_postgres, own_nats, own_database, log_id, tmp_path, random.Random(seed))
     await cluster.start(writer_count=2)
     try:
         await cluster.torment(SECONDS)
         await cluster.stop_writers()
         stored = await stored_events(own_database)
-        for number in range(2):
-            await _caught_up(cluster.watcher_history(number), stored)
-        await _mirrored(own_nats, own_database)
+        await _mirrored(own_nats, own_database, log_id)
+        for number in range(WATCHER_COUNT):
+            await _caught_up(cluster.watcher_history(number), _watched_by(number, stored))
     finally:
         cluster.stop()
 
     clients = [read_history(path) for path in cluster.histories]
-    watchers = {f"{number}": read_history(cluster.watcher_history(number)) for number in range(2)}
+    seen = [read_history(cluster.watcher_history(number)) for number in range(WATCHER_COUNT)]
+    of_the_log = {f"{number}": records for number, records in enumerate(seen) if number != BUS_WATCHER}
     counts = _counts(clients)
     print(f"kills {dict(cluster.kills)}, stored {len(stored)}, {counts}")
-    assert violations(clients, watchers, stored) == []
+    assert violations(clients, of_the_log, stored) == []
+    assert violations(clients, {"bus": seen[BUS_WATCHER]}, stored, lanes=[Lane.LANE_DOMAIN]) == []
     # Nothing above is worth anything if nothing happened.
     assert len(cluster.kills) == 5
     assert min(counts["acknowledged"], counts["refused"], counts["forged"]) > 0
@@ -93,14 +97,24 @@ async def _caught_up(history: Path, stored: list[Stored]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _mirrored(nats: NatsServer, database: Database) -> None:
+def _watched_by(number: int, stored: list[Stored]) -> list[Stored]:
+    return [event for event in stored if number != BUS_WATCHER or event.lane == Lane.LANE_DOMAIN]
+
+
+async def _log_id(database: Database) -> str:
+    connection = await asyncpg.connect(database.admin_url)
+    try:
+        return await log_id_of(connection)
+    finally:
+        await connection.close()
+
+
+async def _mirrored(nats: NatsServer, database: Database, log_id: str) -> None:
     """Wait until the relay has caught up, and hold its mirror against the log."""
     client = await Bus(nats).connect("test")
     connection = await asyncpg.connect(database.admin_url)
     try:
-        ((head, log_id),) = await connection.fetch(
-            "select (select max(position) from log.domain_event), log_id::text from log.identity"
-        )
+        head = await connection.fetchval("select max(position) from log.domain_event")
         mirror = Mirror(client, log_id)
         async with asyncio.timeout(_CATCH_UP_SECONDS_MAX):
             while True:
