@@ -14,6 +14,8 @@ import pytest
 
 from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest
 from runyard.cost.v1.cost_service_pb2 import GetProjectCostRequest
+from runyard.event.v1.envelope_pb2 import ActorKind
+from runyard.history.v1.history_service_pb2 import ListEventsRequest
 from runyard.run.v1.types_pb2 import Executor, Run, RunSpec
 from runyard_replay.direct import reader_database_url
 from tests.e2e.yard import Clients, Yard
@@ -98,6 +100,25 @@ async def test_the_files_of_a_run_belong_to_its_group_of_events(yard: Yard, clie
     words = ("tail", "--correlation", run.run_id, "--type", "runyard.artifact.written", "--output", "json")
     lines = yard.cli("history", *words).stdout.splitlines()
     assert len(lines) == 1
+
+
+async def test_every_event_of_a_run_leads_back_to_a_command_and_an_actor(clients: Clients) -> None:
+    run = await _finished(clients)
+    request = ListEventsRequest(page_size=1000)
+    request.filter.correlation_id = run.run_id
+    listed = await clients.history.ListEvents(request, timeout=20)
+    story = {view.envelope.event_id: view.envelope for view in listed.events}
+    types = {envelope.type.removeprefix("runyard.") for envelope in story.values()}
+    assert types >= {"run.queued", "run.started", "run.finished", "node.gpus_released", "artifact.written"}
+    asked = {"runyard.run.queued", "runyard.project.created", "runyard.project.run_numbered"}
+    for envelope in story.values():
+        root = envelope
+        while root.causation_id:
+            assert story[root.causation_id].position < root.position, envelope.type
+            root = story[root.causation_id]
+        assert root.type in asked, envelope.type
+        assert root.command_id
+        assert (root.actor.kind, bool(root.actor.id)) == (ActorKind.ACTOR_KIND_USER, True)
 
 
 async def test_with_every_service_away_the_log_is_read(yard: Yard, clients: Clients, tmp_path: Path) -> None:

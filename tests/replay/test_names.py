@@ -92,27 +92,31 @@ def test_an_unknown_name_is_said_to_be_unknown(command: str, code: str, home: Pa
     assert printed.endswith("(exit code 3)\n")
 
 
-@pytest.mark.parametrize(
-    ("moment", "code"),
-    [
-        ("0", "BEFORE_FIRST_EVENT"),
-        ("2001-01-01", "BEFORE_FIRST_EVENT"),
-        ("2101-01-01T00:00:00+02:00", "TIME_AHEAD"),
-        ("1000", "POSITION_AHEAD"),
-    ],
+MOMENTS = (
+    ("0", "BEFORE_FIRST_EVENT"),
+    ("2001-01-01", "BEFORE_FIRST_EVENT"),
+    ("2101-01-01T00:00:00+02:00", "TIME_AHEAD"),
+    ("1000", "POSITION_AHEAD"),
 )
+ASKED_AT = (
+    "history as-of {} gpus",
+    "history explain lab#1 --at {}",
+    "history timeline lab#1 --to {}",
+    "history diff --from 1 --to {}",
+    "history tail --to {}",
+    "history what-if lab --prices docs/runbooks/right-price.json --at {}",
+    "history export nowhere --to {}",
+    "trace lab#1 --at {}",
+    "impact lab#1 --at {}",
+)
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "moment", "code"),
     [
-        "history as-of {} gpus",
-        "history explain lab#1 --at {}",
-        "history timeline lab#1 --to {}",
-        "history diff --from 1 --to {}",
-        "history tail --to {}",
-        "history what-if lab --prices docs/runbooks/right-price.json --at {}",
-        "history export nowhere --to {}",
-        "trace lab#1 --at {}",
-        "impact lab#1 --at {}",
+        *((ASKED_AT[0], *moment) for moment in MOMENTS),
+        # They all find moments in one place, so two of them are enough for the others.
+        *((command, *moment) for command in ASKED_AT[1:] for moment in MOMENTS[1:3]),
     ],
 )
 def test_a_moment_that_the_log_does_not_have_is_refused(
