@@ -230,6 +230,19 @@ async def test_a_log_restored_to_an_earlier_time_stops_sealing(tmp_path: Path) -
     assert await seals(restored) == []
 
 
+async def test_sealing_goes_on_once_what_the_former_log_sealed_is_moved_away(tmp_path: Path) -> None:
+    yard = Yard(tmp_path)
+    await yard.fill(20)
+    await yard.seal_all()
+    restored = Yard(tmp_path)
+    await restored.fill(20)
+    for path in (restored.folder / "domain").iterdir():
+        path.unlink()
+    await restored.seal_all()
+    report = await verify(restored.archive(), [restored.key.public], log=restored.log, stored=restored.stored)
+    assert (report.is_sound, report.event_count) == (True, 20)
+
+
 async def test_a_lost_row_is_never_sealed(tmp_path: Path) -> None:
     yard = Yard(tmp_path)
     await yard.fill(12)

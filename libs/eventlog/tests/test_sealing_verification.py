@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +34,7 @@ from .stored import DOMAIN, LANES, TELEMETRY, Yard
 
 pytestmark = pytest.mark.system
 
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "verify-the-log.md"
 SIZE = 8
 SECOND = SegmentName("domain", 2, 9, 16)
 
@@ -404,3 +408,28 @@ async def test_a_changed_proof_proves_nothing_else(yard: Yard, place: tuple[int,
 def test_what_is_no_proof_is_refused(yard: Yard, content: bytes) -> None:
     with pytest.raises(Corrupt):
         check_proof(content, yard.key.public)
+
+
+async def test_the_script_of_the_page_checks_a_proof_as_we_do(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    compiled = compile(script, str(PAGE), "exec")
+    file, key = tmp_path / "proof.json", tmp_path / "segment.key.pub"
+    key.write_bytes(yard.key.public.pem)
+    monkeypatch.setattr(sys, "argv", ["check", str(file), str(key)])
+    for position in range(1, yard.sealed_to[DOMAIN] + 1):
+        file.write_bytes(await prove(yard.archive(), DOMAIN, position))
+        exec(compiled, {})
+        assert capsys.readouterr().out.startswith(f"PROVEN {yard.stored.rows(DOMAIN)[position - 1].event_id}")
+    proof = await prove(yard.archive(), DOMAIN, 24)
+    for changed in (
+        proof.replace(b'"position": 24', b'"position": 23'),
+        proof.replace(b'"last_position": 24', b'"last_position": 25'),
+        proof.replace(b'"canonical_base64": "AAE', b'"canonical_base64": "AAI'),
+        proof.replace(b'"signature": "', b'"signature": "00'),
+    ):
+        assert changed != proof
+        file.write_bytes(changed)
+        with pytest.raises((AssertionError, InvalidSignature)):
+            exec(compiled, {})

@@ -109,7 +109,7 @@ class Sealer:
         if name.first_position != last.last_position + 1 or name.last_position > head:
             raise Corrupt(
                 f"the archive holds {name}, but this log is sealed to {last.last_position} and ends at "
-                f"{head}. Was it restored to an earlier time? Then give it an archive of its own",
+                f"{head}. Was it restored to an earlier time? Then move what was sealed after that elsewhere",
                 code="ARCHIVE_AHEAD",
             )
         return name
@@ -128,7 +128,7 @@ class Sealer:
             if begun.segment_root != manifest.segment_root:
                 raise Corrupt(
                     f"the archive holds {name} with other events than the log has. "
-                    "Was the log restored to an earlier time? Then give it an archive of its own",
+                    "Was the log restored to an earlier time? Then move what was sealed after that elsewhere",
                     code="ARCHIVE_DIFFERS",
                 )
             manifest = begun
