@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.result import Result, table, write
 
-MODULES = ("eventlog", "replay", "verify", "yard", "agent")
+MODULES = ("eventlog", "replay", "verify", "personal", "yard", "agent")
 OUT = Path("build") / "bench"
 
 

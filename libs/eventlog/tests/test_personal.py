@@ -174,7 +174,8 @@ def test_an_author_is_known_by_the_mail_address() -> None:
     assert person_of_author(AUTHOR) == person_named("ZOE@example.com") == "mail:zoe@example.com"
     assert person_of_author("somebody without one") == "mail:somebody without one"
     assert person_named("user:zoe") == "user:zoe"
-    for wrong in ("", "user:", "zoe", "agent:n1", f"user:{'z' * 400}"):
+    assert person_named("~AAAAbbbb____-000") == "~AAAAbbbb____-000"
+    for wrong in ("", "user:", "zoe", "~AAAAbbbb", "agent:n1", f"user:{'z' * 400}"):
         with pytest.raises(InvalidInput):
             person_named(wrong)
 

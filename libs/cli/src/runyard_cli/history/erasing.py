@@ -19,7 +19,8 @@ def erase(person: str, yes: bool) -> None:
     """Shred the key of PERSON ("user:alice", or a mail address): the name reads [erased] from then on.
 
     The log stays as it is, every hash of it too; nobody can open the name any more, here or in a copy.
-    Take away the person's token first: its next use would begin a new key.
+    Take away the person's token first: its next use would begin a new key. After a restore of the database
+    name again who was erased before, as ~ID where the name is not known any more.
     """
     if not yes:
         click.confirm(f"Erase {safe(person)} for ever?", abort=True, err=True)
@@ -32,6 +33,6 @@ def erase(person: str, yes: bool) -> None:
     if is_json():
         say_json(answer)
     elif answer.person_id:
-        say(f"erased; {answer.person_id} stands for the person in the log (event {answer.position} says so)")
+        say(f"erased; ~{answer.person_id} stands for the person in the log (event {answer.position} says so)")
     else:
         say("nothing is recorded under this name, or no more")

@@ -11,7 +11,14 @@ import asyncpg
 
 from runyard_core.errors import Corrupt, InvalidInput, Unavailable
 from runyard_eventlog.connections import AWAY, Connection
-from runyard_eventlog.personal.seals import ERASED, SEALED, PersonKey, new_person, person_of
+from runyard_eventlog.personal.seals import (
+    ERASED,
+    PERSON_ID,
+    SEALED,
+    PersonKey,
+    new_person,
+    person_of,
+)
 from runyard_eventlog.personal.yard_key import YardKey
 
 FRESH_SECONDS = 1.0
@@ -23,6 +30,7 @@ _CALL_SECONDS_MAX = 10.0
 _USER = "user:"
 
 _FIND = "select person_id, wrapped_key from personal.person where name_hash = $1"
+_FIND_ID = "select person_id from personal.person where person_id = $1 and wrapped_key is not null"
 _ADD = """
 insert into personal.person (person_id, name_hash, wrapped_key) values ($1, $2, $3) on conflict do nothing
 """
@@ -80,13 +88,17 @@ class Keyring:
         return found
 
     async def find(self, person: str) -> bytes | None:
-        """Give the id of a person who has a key.
+        """Give the id of a person who has a key; ``person`` is what ``person_named`` gave.
 
         Raises:
             Unavailable: the database does not answer.
         """
+        by_id = PERSON_ID.fullmatch(person)
         async with self._connected() as connection:
-            row = await connection.fetchrow(_FIND, self._yard_key.name_hash(person))
+            if by_id is not None:
+                row = await connection.fetchrow(_FIND_ID, person_of(person))
+            else:
+                row = await connection.fetchrow(_FIND, self._yard_key.name_hash(person))
         return None if row is None else row["person_id"]
 
     async def erase(self, person_id: bytes) -> None:
@@ -167,14 +179,16 @@ def person_of_author(author: str) -> str:
 
 
 def person_named(name: str) -> str:
-    """Read how a person is named by whoever wants to erase them: "user:alice" or a mail address.
+    """Read how a person to erase is named: "user:alice", a mail address, or "~" and the person id.
 
     Raises:
-        InvalidInput: it is neither (BAD_PERSON).
+        InvalidInput: it is none of these (BAD_PERSON).
     """
+    if PERSON_ID.fullmatch(name):
+        return name
     is_user = name.startswith(_USER) and len(name) > len(_USER)
     if len(name) > PERSON_LENGTH_MAX or not (is_user or parseaddr(name)[1].count("@") == 1):
-        raise InvalidInput('a person is "user:NAME" or a mail address', code="BAD_PERSON")
+        raise InvalidInput('a person is "user:NAME", a mail address, or "~PERSON-ID"', code="BAD_PERSON")
     return name if is_user else person_of_author(name)
 
 

@@ -22,6 +22,8 @@ ERASED = "[erased]"
 """What sealed text reads when its key was shredded."""
 SEALED = "[sealed]"
 """What it reads for whoever has no keys: a copy of the log outside of its yard."""
+PERSON_ID = re.compile(r"~[A-Za-z0-9_-]{16}")
+"""How a sealed text begins: who it is about."""
 PERSON_ID_BYTES = 12
 KEY_BYTES = 64
 
@@ -69,7 +71,7 @@ def person_name(person_id: bytes) -> str:
 
 
 def person_of(sealed: str) -> bytes:
-    """Give the person id of what ``sealed_in`` found."""
+    """Give the person id that a sealed text begins with."""
     return _bytes(sealed[1:17])
 
 

@@ -1298,7 +1298,7 @@ class ErasePersonRequest(_message.Message):
     PERSON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     person: _builtins.str
-    """"user:alice", or a mail address."""
+    """"user:alice", a mail address, or "~" and a person_id."""
     def __init__(
         self,
         *,
