@@ -463,3 +463,18 @@ async def test_a_stopped_projector_goes_on_after_a_rebuild_without_what_was_disp
         await shown(projector, answer.position)
         assert projector.stopped is None
         assert await pool.fetchval("select words from scheduler.story") == ["fine"]
+
+
+async def test_tables_that_are_ahead_of_a_restored_log_are_rebuilt_to_its_end(
+    pool: asyncpg.Pool, log: RingingLog
+) -> None:
+    await tell(log, 20)
+    async with live(pool, log) as projector:
+        await projector.wait_for(20, 10)
+    await pool.execute("update scheduler.projection_checkpoint set position = 70")
+    async with live(pool, log) as projector:
+        with pytest.raises(ProjectionStopped):
+            await projector.wait_for(21, 10)
+        assert (await rebuilt(pool, log)).phase == DONE
+        await shown(projector, 21)
+        assert projector.checkpoint == 21

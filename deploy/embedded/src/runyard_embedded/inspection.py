@@ -113,7 +113,7 @@ async def _look_at_log(connection: asyncpg.Connection, lags: dict[str, int]) -> 
             continue
         # Only the newest version of a projection is followed; the others are left behind on purpose.
         newest = f"select distinct on (projection) projection, position from {table}"  # noqa: S608 - ours
-        rows = await connection.fetch(f"{newest} order by projection, version desc")
+        rows = await connection.fetch(f"{newest} order by projection, version desc, build")
         behind = [
             heads[TELEMETRY if (service, row["projection"]) in TELEMETRY_PROJECTIONS else DOMAIN]
             - row["position"]

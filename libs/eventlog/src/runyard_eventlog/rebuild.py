@@ -113,8 +113,9 @@ class Rebuilder:
                 async with self._pool.acquire() as connection:
                     live = await self._live.place(connection)
                     await scratch.create(connection, disputes_position=live.disputes_position)
-                await self._fill(scratch, live.position)
-                comparison = await self._compare(Build.CHECK, live.position)
+                position = await self._in_log(live.position)
+                await self._fill(scratch, position)
+                comparison = await self._compare(Build.CHECK, position)
                 async with self._pool.acquire() as connection:
                     if (await self._live.place(connection)).epoch != live.epoch:
                         raise Conflict(
@@ -192,7 +193,7 @@ class Rebuilder:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(f"set local lock_timeout = {SWAP_LOCK_MILLISECONDS}")
             # From here on the projector waits, so the last events of the rebuild are these.
-            place = await self._fill(new, await self._live.lock(connection))
+            place = await self._fill(new, await self._in_log(await self._live.lock(connection)))
             await new.lock(connection, place)
             await self._records.swapped(connection, self._event(record, comparison, place))
             await self._builds.swap(connection)
@@ -241,7 +242,11 @@ class Rebuilder:
 
     async def _live_position(self) -> int:
         async with self._pool.acquire() as connection:
-            return (await self._live.place(connection)).position
+            return await self._in_log((await self._live.place(connection)).position)
+
+    async def _in_log(self, position: int) -> int:
+        """Give a position, or the log's head when that is before it: tables not restored with it."""
+        return min(position, (await self._log.head()).of(self._subject.lane))
 
     async def _drop_scratch(self) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
