@@ -25,6 +25,7 @@ from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest, Subject,
 from runyard_contracts.ids import stream_name
 from runyard_core.clock import SystemClock
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.states import state_as_of
 from runyard_testkit import Database
 from tests.bench.eventlog_setup import fresh_database
@@ -37,7 +38,7 @@ REBUILT_EVENTS = 100_000
 AS_OF_EVENTS = 1_000_000
 WAITING_RUNS = 100_000
 RUN_QUESTIONS = 200
-QUEUE_QUESTIONS = 3
+QUEUE_QUESTIONS = 10
 _MIB = 1024 * 1024
 _STREAM = "select payload from log.domain_event where stream = $1 and position <= $2 order by version"
 
@@ -140,24 +141,26 @@ async def _questions(database: Database, history: History) -> list[Result]:
     finished = (AS_OF_EVENTS - WAITING_RUNS) // EVENTS_A_RUN
     runs, raws, queues = [], [], []
     async with await PostgresEventLog.connect(database.url("lineage")) as log:
+        remembered = Queues(log)
 
         async def ask(kind: SubjectKind.ValueType, name: str, position: int) -> int:
             subject = Subject(kind=kind, name=name)
-            shown = await state_as_of(
-                log, GetStateAsOfRequest(as_of=AsOf(position=position), subject=subject), clock
-            )
-            return len(shown.queue.waiting)
+            request = GetStateAsOfRequest(as_of=AsOf(position=position), subject=subject)
+            return len((await state_as_of(log, request, clock, remembered)).queue.waiting)
 
         for _ in range(RUN_QUESTIONS):
             index = chosen.randrange(finished)
             run_id, position = history.run_ids[index], chosen.randint((index + 100) * EVENTS_A_RUN, 900_000)
             runs.append(await _milliseconds(lambda: ask(SubjectKind.SUBJECT_KIND_RUN, run_id, position)))  # noqa: B023
             raws.append(await _milliseconds(lambda: raw.fetch(_STREAM, stream_name("run", run_id), position)))  # noqa: B023
+        began = time.perf_counter()
         waiting = await ask(SubjectKind.SUBJECT_KIND_QUEUE, "", AS_OF_EVENTS)
+        first = (time.perf_counter() - began) * 1_000
         if waiting < WAITING_RUNS:
             raise AssertionError(f"{waiting} runs wait")
         for _ in range(QUEUE_QUESTIONS):
-            queues.append(await _milliseconds(lambda: ask(SubjectKind.SUBJECT_KIND_QUEUE, "", AS_OF_EVENTS)))
+            position = chosen.randint(AS_OF_EVENTS - WAITING_RUNS // 10, AS_OF_EVENTS)
+            queues.append(await _milliseconds(lambda: ask(SubjectKind.SUBJECT_KIND_QUEUE, "", position)))  # noqa: B023
     await raw.close()
     _say(f"asked {len(runs)} times for a run and {len(queues)} times for the queue")
     return [
@@ -170,7 +173,8 @@ async def _questions(database: Database, history: History) -> list[Result]:
             baseline=("its rows by asyncpg", raws),
         ),
         measured("as-of: a run, p99", [sorted(runs)[-len(runs) // 100]], "ms", "lower", target=5),
-        measured("as-of: a queue of 100,000 runs", queues, "ms", "lower", target=300),
+        measured("as-of: a queue of 100,000 runs, first question", [first], "ms", "lower"),
+        measured("as-of: a queue of 90,000 to 100,000 runs", queues, "ms", "lower", target=300),
     ]
 
 

@@ -16,6 +16,8 @@ from runyard_core.projection import KeyValue, Projection, RowKey, TableSpec
 
 RowT = TypeVar("RowT")
 
+_LARGE_BATCH_EVENTS = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Parked:
@@ -74,22 +76,6 @@ class BatchRows:
         return cast("RowT | None", self._rows.get(wanted))
 
 
-@contextmanager
-def collection_put_off() -> Iterator[None]:
-    """Keep the garbage collector from looking through a batch again and again while it is made.
-
-    A batch is hundreds of thousands of objects that all live to its end and form no cycles.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@collection_put_off()
 def decoded(
     events: list[RecordedEvent], projection: Projection[Any], parked_streams: frozenset[str]
 ) -> tuple[list[Readable], list[Parked]]:
@@ -100,21 +86,22 @@ def decoded(
     readable: list[Readable] = []
     parked: list[Parked] = []
     stopped = set(parked_streams)
-    for event in events:
-        stream = event.envelope.stream
-        if stream in stopped:
-            parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
-            continue
-        try:
-            event.message  # noqa: B018 - decodes
-        except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError) as error:
-            parked.append(Parked(event, "UNDECODABLE", repr(error)))
-            continue
-        try:
-            readable.append(Readable(event, tuple(projection.reads(event))))
-        except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
-            parked.append(Parked(event, "APPLY_FAILED", repr(error)))
-            stopped.add(stream)
+    with _collector_waiting(len(events)):
+        for event in events:
+            stream = event.envelope.stream
+            if stream in stopped:
+                parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
+                continue
+            try:
+                event.message  # noqa: B018 - decodes
+            except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError) as error:
+                parked.append(Parked(event, "UNDECODABLE", repr(error)))
+                continue
+            try:
+                readable.append(Readable(event, tuple(projection.reads(event))))
+            except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
+                parked.append(Parked(event, "APPLY_FAILED", repr(error)))
+                stopped.add(stream)
     return readable, parked
 
 
@@ -127,7 +114,6 @@ def wanted_rows(readable: list[Readable]) -> dict[str, set[tuple[KeyValue, ...]]
     return wanted
 
 
-@collection_put_off()
 def fold(
     readable: list[Readable],
     parked: list[Parked],
@@ -138,21 +124,43 @@ def fold(
     folded = Folded(parked=list(parked))
     rows = BatchRows(fetched)
     stopped: set[str] = set()
-    for item in readable:
-        event, stream = item.event, item.event.envelope.stream
-        if stream in stopped:
-            folded.parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
-            continue
-        rows.allow(item.reads)
-        try:
-            puts = list(projection.apply(event, rows))
-        except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
-            folded.parked.append(Parked(event, "APPLY_FAILED", repr(error)))
-            stopped.add(stream)
-            continue
-        for put in puts:
-            key = put.table.key_of(put.row)
-            rows.put(RowKey(put.table.name, key), put.row)
-            folded.rows.setdefault(put.table.name, {}).setdefault(key, {})[event.position] = put.row
+    with _collector_waiting(len(readable)):
+        for item in readable:
+            event, stream = item.event, item.event.envelope.stream
+            if stream in stopped:
+                reason = f"an earlier event of {stream} is parked"
+                folded.parked.append(Parked(event, "BEHIND_PARKED", reason))
+                continue
+            rows.allow(item.reads)
+            try:
+                puts = list(projection.apply(event, rows))
+            except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
+                folded.parked.append(Parked(event, "APPLY_FAILED", repr(error)))
+                stopped.add(stream)
+                continue
+            for put in puts:
+                key = put.table.key_of(put.row)
+                rows.put(RowKey(put.table.name, key), put.row)
+                folded.rows.setdefault(put.table.name, {}).setdefault(key, {})[event.position] = put.row
     folded.parked.sort(key=lambda letter: letter.event.position)
     return folded
+
+
+@contextmanager
+def _collector_waiting(event_count: int) -> Iterator[None]:
+    """Keep the garbage collector from a large batch: looking through it takes as long as folding it.
+
+    A batch is hundreds of thousands of objects without cycles, all in use until it is written. They go to the
+    old objects without being looked at. Small batches are left alone, as a service that lives on them for
+    months needs its collector.
+    """
+    if event_count < _LARGE_BATCH_EVENTS or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.unfreeze()
+        gc.enable()

@@ -111,11 +111,8 @@ def _queued(queued: RunQueued, envelope: Envelope) -> Iterator[Thing | Origin]:
     yield Origin(run, _WAS_ASSOCIATED_WITH, _actor(envelope), "submitter")
     if spec.code.tree_sha256:
         yield _used(run, _code(spec.code))
-    parameters = Thing(
-        _PARAMETERS,
-        parameters_id(spec.parameters),
-        _shortened(parameters_json(spec.parameters)),
-    )
+    text = parameters_json(spec.parameters)
+    parameters = Thing(_PARAMETERS, parameters_id(text), _shortened(text))
     yield _used(run, parameters)
 
 

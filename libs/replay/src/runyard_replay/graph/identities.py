@@ -40,9 +40,9 @@ def parameters_json(parameters: Iterable[ParameterValue]) -> str:
     return canonical_json(values)
 
 
-def parameters_id(parameters: Iterable[ParameterValue]) -> str:
+def parameters_id(written: str) -> str:
     """Name parameters by the SHA-256 of their canonical JSON."""
-    return sha256_of(parameters_json(parameters).encode())
+    return sha256_of(written.encode())
 
 
 def environment_id(environment: Environment) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.graph.facts import Origin, Thing
@@ -73,9 +74,7 @@ def described_after(thing: Thing, before: VertexRow | None, position: int) -> Ve
     """Add what an event knows of a vertex; gives the same row when it knows nothing new."""
     if before is not None and not thing.properties and thing.label in ("", before.label):
         return before
-    known: dict[str, str] = json.loads(before.properties) if before else {}
-    described = known | dict(thing.properties)
-    properties = canonical_json(described) if described else "{}"
+    properties = _merged(before.properties if before else "{}", tuple(thing.properties.items()))
     label = thing.label or (before.label if before else "")
     if before is not None and (before.label, before.properties) == (label, properties):
         return before
@@ -95,3 +94,9 @@ def edge_rows(origins: Iterable[Origin], event: RecordedEvent) -> Iterator[EdgeR
     occurred_at = envelope.occurred_at.ToDatetime(tzinfo=UTC)
     for origin in origins:
         yield EdgeRow(*edge_key(origin), position, event_id, occurred_at)
+
+
+@lru_cache(maxsize=4_096)
+def _merged(known: str, told: tuple[tuple[str, str], ...]) -> str:
+    """Add properties to those known, both of few things that are told of again and again."""
+    return canonical_json(json.loads(known) | dict(told)) if told else known
