@@ -20,6 +20,7 @@ from runyard_agent import attempt as attempt_module
 from runyard_agent import attempt_store, collecting, loop
 from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptStore
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
@@ -323,6 +324,8 @@ class SimAttempt(Attempt):
 
 class _Silence:
     """Stands for telemetry, which has tests of its own."""
+
+    redaction = Redaction()
 
     def __init__(self, *_: object) -> None:
         pass
