@@ -15,6 +15,8 @@ from runyard_contracts.ids import EventId, Position
 from runyard_core.errors import Rejected
 from runyard_eventlog import verification
 from runyard_eventlog.archive_store import S3Place, open_store
+from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.auditor import audit
 from runyard_eventlog.detaching import attached_before
 from runyard_eventlog.difference import Kind
 from runyard_eventlog.port import EventFilter
@@ -24,9 +26,11 @@ from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.subscriber import follow
 from runyard_eventlog.verification import prove_event, verify
-from runyard_testkit import Bucket, Database
+from runyard_testkit import Bucket, Bus, Database
 from tests.contract.archive_yard import SEGMENT, ArchiveYard, fill_domain, fill_telemetry, opened
 from tests.contract.events import DOMAIN, TELEMETRY
+from tests.contract.mirrors import mirrored, relaying
+from tests.contract.test_projector import projected
 
 pytestmark = pytest.mark.engines
 
@@ -151,6 +155,29 @@ async def test_nobody_notices_that_partitions_were_detached(yard: ArchiveYard) -
     await fill_domain(yard, 10)
     await yard.seal()
     assert (await verify(yard.archive, [yard.key.public], log=whole, stored=yard.stored)).is_sound
+
+
+async def test_mirror_and_read_models_go_on_over_a_detached_partition(yard: ArchiveYard, bus: Bus) -> None:
+    await fill_domain(yard, 50)
+    await yard.seal()
+    client = await bus.connect("test")
+    async with (
+        asyncpg.create_pool(yard.database.url("scheduler"), min_size=1, max_size=6) as pool,
+        open_event_log(pool, str(yard.folder / "archive")) as log,
+    ):
+        head = (await log.head()).domain_position
+        async with relaying(yard.database, bus):
+            await mirrored(client, log, head)
+        before = await projected(pool, log, head, 7, version=1)
+        await yard.detach()
+        assert await projected(pool, log, head, 7, version=2) == before
+        await fill_domain(yard, 5)
+        async with relaying(yard.database, bus):
+            await mirrored(client, log, head + 5)
+    async with yard.admin.acquire() as connection:
+        verdict = await audit(connection, client)
+    assert (verdict.verdict, verdict.first_position, verdict.last_position) == ("SAME", 21, head + 5)
+    await client.close()
 
 
 async def test_two_sealers_at_once_seal_every_segment_once(yard: ArchiveYard) -> None:

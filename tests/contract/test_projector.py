@@ -17,7 +17,7 @@ from runyard_core.errors import DeadlineExceeded
 from runyard_eventlog import readmodel
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import ProjectionStopped
-from runyard_eventlog.port import StreamAppend
+from runyard_eventlog.port import EventLog, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_testkit import Database
@@ -63,7 +63,7 @@ async def tell(log: PostgresEventLog, count: int, seed: int = 1) -> int:
 
 
 async def projected(
-    pool: asyncpg.Pool, log: PostgresEventLog, position: int, batch_max: int, version: int
+    pool: asyncpg.Pool, log: EventLog, position: int, batch_max: int, version: int
 ) -> list[tuple[object, ...]]:
     """Build a version from nothing, and give its rows."""
     projector = Projector(pool, log, Stories(version), schema="scheduler", batch_max=batch_max)

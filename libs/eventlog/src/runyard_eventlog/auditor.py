@@ -64,9 +64,10 @@ async def audit(connection: Connection, client: Client) -> Verdict:
     seen = await sight_mirror(mirror, info, replicas=info.config.num_replicas or 1)
     log = await sight_log(connection, seen, log_id)
     logged, mirrored = _Rolling(), _Rolling()
-    first, last = state.first_seq, state.last_seq
+    # What was detached from the database is not compared here; `runyard history verify` answers for it.
+    first, last = max(state.first_seq, log.first_position), state.last_seq
     log_side = _log_messages(connection, first, last, log_id)
-    mirror_side = _mirror_messages(client, mirror.name, state.messages)
+    mirror_side = _mirror_messages(client, mirror.name, state.messages, first)
     left, right = await anext(log_side, None), await anext(mirror_side, None)
     difference = 0
     while left is not None or right is not None:
@@ -79,7 +80,7 @@ async def audit(connection: Connection, client: Client) -> Verdict:
             mirrored.add(right)
             right = await anext(mirror_side, None)
     same = not difference and logged.sha256 == mirrored.sha256
-    whole = first <= log.first_expected
+    whole = state.first_seq <= log.first_expected
     return Verdict(
         "DIFFERENT" if not same else "SAME" if whole else "TRUNCATED",
         log_id,
@@ -125,7 +126,7 @@ async def _log_messages(
         position = page[-1].position
 
 
-async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIterator[MirrorEntry]:
+async def _mirror_messages(client: Client, stream: str, count: int, first: int) -> AsyncIterator[MirrorEntry]:
     if not count:
         return
     jetstream = client.jetstream(timeout=_SECONDS_MAX)
@@ -150,7 +151,8 @@ async def _mirror_messages(client: Client, stream: str, count: int) -> AsyncIter
             for message in page:
                 event_id = (message.headers or {}).get("Nats-Msg-Id", "")
                 sequence = message.metadata.sequence.stream
-                yield MirrorEntry(sequence, message.subject, event_id, message.data)
+                if sequence >= first:
+                    yield MirrorEntry(sequence, message.subject, event_id, message.data)
             count -= len(page)
     finally:
         await subscription.unsubscribe()
