@@ -22,6 +22,7 @@ from runyard_replay.pricing.price_book import PriceBook, PriceLine
 from runyard_scheduler.domain.causes import outcome_of
 from runyard_scheduler.domain.run_state import Run, evolve
 from runyard_scheduler.process.world import World
+from tests.sim.causes import CauseWatch
 from tests.sim.read_model import Tables
 from tests.sim.truth import Execution, Truth
 from tests.sim.universe import Universe
@@ -80,6 +81,7 @@ class Checker:
     def __init__(self, universe: Universe, truth: Truth) -> None:
         self._universe = universe
         self._truth = truth
+        self._causes = CauseWatch(universe)
         self._position = 0
         self._held: dict[str, Held] = {}
         self._released: dict[str, tuple[Held, int]] = {}
@@ -95,6 +97,7 @@ class Checker:
                 position = next(positions)
                 self._universe.always(position == self._position + 1, f"hole before position {position}")
                 self._position = position
+                self._causes.look(envelope)
                 message = unwrap(envelope)
                 kind = _SOMETIMES.get(type(message))
                 if kind is not None:
