@@ -44,6 +44,11 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import (
     ArtifactServiceServicer,
     add_ArtifactServiceServicer_to_server,
 )
+from runyard.artifact.v1.registry_service_pb2 import DescribeOutputsRequest, DescribeOutputsResponse
+from runyard.artifact.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    add_RegistryServiceServicer_to_server,
+)
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
 from runyard.node.v1.types_pb2 import NodeInventory
@@ -189,11 +194,12 @@ class ScriptedScheduler(AgentServiceServicer):
 ArtifactContext = grpc.aio.ServicerContext[ResolveInputsRequest, Awaitable[ResolveInputsResponse]]
 
 
-class ScriptedArtifacts(ArtifactServiceServicer):
-    """Says that it has every file's bytes, and keeps what was committed."""
+class ScriptedArtifacts(ArtifactServiceServicer, RegistryServiceServicer):
+    """Says that it has every file's bytes, and keeps what was committed and said of it."""
 
     def __init__(self) -> None:
         self.committed: list[CommitUploadRequest] = []
+        self.described: list[DescribeOutputsRequest] = []
         self.is_slow = False
 
     async def ResolveInputs(
@@ -209,6 +215,12 @@ class ScriptedArtifacts(ArtifactServiceServicer):
     async def CommitUpload(self, request: CommitUploadRequest, context: object) -> CommitUploadResponse:
         self.committed.append(request)
         return CommitUploadResponse()
+
+    async def DescribeOutputs(
+        self, request: DescribeOutputsRequest, context: object
+    ) -> DescribeOutputsResponse:
+        self.described.append(request)
+        return DescribeOutputsResponse()
 
 
 class Ledger:
@@ -352,6 +364,7 @@ async def serve(scheduler: ScriptedScheduler, artifacts: ScriptedArtifacts) -> t
     server = grpc.aio.server()
     add_AgentServiceServicer_to_server(scheduler, server)
     add_ArtifactServiceServicer_to_server(artifacts, server)
+    add_RegistryServiceServicer_to_server(artifacts, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     return server, f"127.0.0.1:{port}"

@@ -29,6 +29,7 @@ from runyard_agent.log_reader import LogReader
 from runyard_agent.node import Node
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_agent.preparation import Preparation, launch_plan
+from runyard_agent.program_calls import ProgramCalls
 from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime
 from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
@@ -182,6 +183,7 @@ class Attempt:
         plan = self._plan
         self._report(self.record.load_prepared())
         ended_event = asyncio.Event()
+        calls = self._open_calls()
         watched = self._node.sampling.watch(
             self.telemetry,
             self._grant.gpu_uuids,
@@ -197,13 +199,19 @@ class Attempt:
                     reader.on_lines = watch.look
                 group.create_task(reader.follow(ended_event))
                 group.create_task(LiveOutputs(self._outputs_of()).follow(ended_event))
+                if calls is not None:
+                    group.create_task(calls.keep_reporting(ended_event))
                 with attempt_span("run", self._grant):
                     ended = await self._wait(executor.runtime, handle, plan)
+                if calls is not None:
+                    calls.report_newest()
                 cause = self._cause(ended)
                 self._report(AttemptExited(cause=cause), ended.ended_at)
                 ended_event.set()
         finally:
             self._node.sampling.unwatch(watched)
+            if calls is not None:
+                calls.close()
         self._tell(cause.detail or end_sentence(ended))
         # Last: from here on nobody reads its output any more.
         self.record.save(domain.ended(self.record.state, cause))
@@ -263,6 +271,15 @@ class Attempt:
         self.record.save(domain.reported(self.record.state))
 
     # Parts of the above.
+
+    def _open_calls(self) -> ProgramCalls | None:
+        if self._node.calls is None:
+            return None
+        return ProgramCalls(self._node.calls, self._node, self.record, self._report_status, self._tell)
+
+    def _report_status(self, status_detail: str) -> None:
+        self.record.report_status(status_detail, self._node.clock.now())
+        self._reports_changed()
 
     def _outputs_of(self) -> OutputsOf:
         grant = self._grant

@@ -7,7 +7,9 @@ code sees. A report is written before it is sent and kept until the scheduler's 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ Fact = Environment | AttemptStarted | AttemptExited | AttemptFinished | Cause
 _ENVIRONMENT, _STARTED, _EXITED, _FAILED, _FINISHED = (
     "1-environment_captured", "2-started", "3-exited", "4-failed", "5-finished",
 )  # fmt: skip
+_STATUS = "2.1-status_detail"
 _NAMES: dict[type[Fact], str] = {
     Environment: _ENVIRONMENT,
     AttemptStarted: _STARTED,
@@ -71,6 +74,19 @@ class AttemptRecord:
         return self._path(_FINISHED, acknowledged=True).exists()
 
     @property
+    def on_demand_folder(self) -> Path:
+        """Input files that the program has asked for."""
+        return self._record / "on_demand"
+
+    @property
+    def call_token(self) -> str:
+        """The secret in the addresses of the program's calls; made when first asked for."""
+        path = self._record / "call_token"
+        if not path.exists():
+            write_atomically(path, secrets.token_hex(16).encode())
+        return path.read_text(encoding="ascii")
+
+    @property
     def live_outputs_file(self) -> Path:
         """Outputs that were stored while the program ran."""
         return self._record / "live_outputs.jsonl"
@@ -93,13 +109,7 @@ class AttemptRecord:
         name = _NAMES[type(fact)]
         if self._path(name).exists() or self._path(name, acknowledged=True).exists():
             return False
-        report = AttemptReport(
-            report_id=deterministic_id("report", self.grant.lease_id, name),
-            run_id=self.grant.run_id,
-            attempt=self.grant.attempt,
-            epoch=self.grant.epoch,
-        )
-        report.occurred_at.FromDatetime(occurred_at)
+        report = self._report_of(name, occurred_at)
         match fact:
             case Environment():
                 report.environment_captured.CopyFrom(fact)
@@ -113,6 +123,14 @@ class AttemptRecord:
                 report.failed.CopyFrom(fact)
         write_atomically(self._path(name), report.SerializeToString(deterministic=True))
         return True
+
+    def report_status(self, status_detail: str, occurred_at: datetime) -> None:
+        """Put the program's status line on the way; each is a report of its own."""
+        # In the order of time, and between the start and the end.
+        name = f"{_STATUS}-{time.time_ns():020}"
+        report = self._report_of(name, occurred_at)
+        report.status_detail = status_detail
+        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
 
     def failed_cause(self) -> Cause | None:
         """Give why the program could not be started, once that was reported: nothing may start it then."""
@@ -129,6 +147,10 @@ class AttemptRecord:
 
     def acknowledge(self, report_id: str) -> bool:
         """Take note that the log has a report; False when it is none of this attempt."""
+        for path in self._reports.glob(f"{_STATUS}-*.pb"):
+            if deterministic_id("report", self.grant.lease_id, path.stem) == report_id:
+                path.unlink()
+                return True
         for name in _NAMES.values():
             if deterministic_id("report", self.grant.lease_id, name) == report_id:
                 if self._path(name).exists():
@@ -144,6 +166,16 @@ class AttemptRecord:
         if self.directory.exists():
             self.directory.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+    def _report_of(self, name: str, occurred_at: datetime) -> AttemptReport:
+        report = AttemptReport(
+            report_id=deterministic_id("report", self.grant.lease_id, name),
+            run_id=self.grant.run_id,
+            attempt=self.grant.attempt,
+            epoch=self.grant.epoch,
+        )
+        report.occurred_at.FromDatetime(occurred_at)
+        return report
 
     @property
     def _record(self) -> Path:

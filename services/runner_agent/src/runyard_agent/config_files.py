@@ -39,17 +39,29 @@ IN_CONTAINER = Directories()
 
 
 def write(
-    config_dir: Path, grant: LeaseGrant, inputs: Sequence[Input], directories: Directories = IN_CONTAINER
+    config_dir: Path,
+    grant: LeaseGrant,
+    inputs: Sequence[Input],
+    directories: Directories = IN_CONTAINER,
+    *,
+    calls_url: str = "",
 ) -> None:
-    """Write all config files, each as JSON and as YAML. ``inputs`` are those that were fetched."""
+    """Write all config files, each as JSON and as YAML.
+
+    Args:
+        config_dir: where to.
+        grant: the run.
+        inputs: those that were fetched.
+        directories: where the program sees its folders.
+        calls_url: address of the agent's answers to the program; empty when it cannot be reached.
+    """
     config_dir.mkdir(parents=True, exist_ok=True)
     files: dict[str, Json] = {
         "execution": _execution(grant),
         "inputs": {one.name: _input(grant, one, directories) for one in inputs},
         "parameters": parameters(grant),
         "runtime": _runtime(grant),
-        # No calls back to the yard yet; a program that looks here finds that none is offered.
-        "api": {},
+        "api": _api(calls_url),
     }
     for name, content in files.items():
         (config_dir / f"{name}.json").write_text(
@@ -114,6 +126,16 @@ def _execution(grant: LeaseGrant) -> dict[str, Json]:
         "valohai.execution-tags": list(grant.tags),
         "valohai.project-id": grant.project,
         "valohai.project-name": grant.project,
+    }
+
+
+def _api(calls_url: str) -> Json:
+    """Give each call as the arguments of an HTTP request."""
+    if not calls_url:
+        return {}
+    return {
+        "set_status_detail": {"method": "POST", "url": f"{calls_url}/status-detail", "headers": {}},
+        "input_request": {"method": "GET", "url": f"{calls_url}/inputs", "headers": {}},
     }
 
 

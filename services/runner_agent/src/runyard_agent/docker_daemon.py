@@ -98,6 +98,18 @@ class DockerDaemon:
         except RunyardError as error:
             raise _image_unavailable(reference, error) from error
 
+    async def gateway(self, network: str) -> str:
+        """Give the address by which containers of a network reach this machine; empty when they cannot.
+
+        Raises:
+            NotFound: there is no such network. Unavailable: the daemon does not answer.
+        """
+        if network in {"host", "none"}:
+            return "127.0.0.1" if network == "host" else ""
+        found = await self.call(self.api.inspect_network, network)
+        configs = (found.get("IPAM") or {}).get("Config") or []
+        return next((str(each["Gateway"]) for each in configs if "." in each.get("Gateway", "")), "")
+
     def close(self) -> None:
         """Take no more calls and close the connections."""
         self._control.close()

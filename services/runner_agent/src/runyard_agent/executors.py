@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.run.v1.types_pb2 import Environment, Executor
 from runyard_agent import config_files, environment
+from runyard_agent.call_server import LOOPBACK
 from runyard_agent.config_files import IN_CONTAINER, Directories
 from runyard_agent.runtime import Runtime
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
@@ -47,6 +48,10 @@ class ExecutorOnNode(Protocol):
 
     def directories(self, attempt_directory: Path) -> Directories:
         """Say where the program finds its folders."""
+        ...
+
+    async def call_host(self) -> str:
+        """Give the address of this machine at which programs reach their agent; empty when there is none."""
         ...
 
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
@@ -88,6 +93,10 @@ class ProcessExecutor:
         """Give the folders as the program sees them."""
         return Directories.below(attempt_directory) if self._view_problem else IN_CONTAINER
 
+    async def call_host(self) -> str:
+        """Give loopback: a process shares the machine's network."""
+        return LOOPBACK
+
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
         """Make the virtual environment."""
         if grant.spec.resources.cpu_millicores_max:
@@ -128,15 +137,21 @@ class DockerExecutor:
 
     def __init__(self, daemon: DockerDaemon, node_id: str, cache_dir: Path) -> None:
         """Use a daemon that has answered; what images hold is kept in the cache."""
+        from runyard_agent.container_config import ContainerRules
         from runyard_agent.runtime_docker import DockerRuntime
 
-        self.runtime: Runtime = DockerRuntime(daemon, node_id)
+        self._rules = ContainerRules()
+        self.runtime: Runtime = DockerRuntime(daemon, node_id, self._rules)
         self.daemon = daemon
         self._cache_dir = cache_dir
 
     def directories(self, attempt_directory: Path) -> Directories:  # noqa: ARG002 - the same for all
         """Give the folders as the program sees them."""
         return IN_CONTAINER
+
+    async def call_host(self) -> str:
+        """Give the gateway of the containers' network: the machine, as they see it."""
+        return await self.daemon.gateway(self._rules.network)
 
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:  # noqa: ARG002
         """Have the image, and know what it holds."""

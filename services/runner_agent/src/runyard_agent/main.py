@@ -19,6 +19,7 @@ from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent import gpus, host
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.attempt_store import AttemptStore
+from runyard_agent.call_server import CallServer
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
 from runyard_agent.foreign_watch import ForeignWatch
@@ -69,6 +70,8 @@ async def run_agent(settings: Settings) -> None:
         )
         stack.push_async_callback(artifact_client.close)
 
+        calls = CallServer(settings.directory / "calls.port")
+        stack.push_async_callback(calls.close)
         telemetry = Telemetry(spool, settings.node_id, clock)
         sampling = Sampling(telemetry, gpu_reader)
         process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath))
@@ -84,6 +87,7 @@ async def run_agent(settings: Settings) -> None:
             sampling=sampling,
             clock=clock,
             input_rules=InputRules(settings.shared_folders, input_credentials(os.environ)),
+            calls=calls,
         )
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
         uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)

@@ -9,6 +9,7 @@ from datetime import datetime
 from runyard.node.v1.types_pb2 import NodeInventory
 from runyard.run.v1.types_pb2 import Hardware
 from runyard_agent.artifact_client import ArtifactClient
+from runyard_agent.call_server import CallServer
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import Executors
 from runyard_agent.input_sources import InputRules, InputSources
@@ -31,6 +32,8 @@ class Node:
     sampling: Sampling
     clock: Clock
     input_rules: InputRules = field(default_factory=InputRules)
+    calls: CallServer | None = None
+    """Where programs reach the agent."""
 
     def input_sources(self, variables: Mapping[str, str]) -> InputSources:
         """Give the ways to the input files of an attempt with these variables; the caller closes them."""

@@ -16,6 +16,7 @@ from runyard_agent.domain.command_script import script_text
 from runyard_agent.executors import ExecutorOnNode, Surroundings
 from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
+from runyard_core.errors import RunyardError
 
 Tell = Callable[[str], None]
 
@@ -85,12 +86,31 @@ class Preparation:
             surrounding = group.create_task(self._surround(executor))
         fetched, surroundings = fetching.result(), surrounding.result()
         plan = launch_plan(grant, directory, surroundings)
-        config_files.write(plan.config, grant, fetched, executor.directories(directory))
+        config_files.write(
+            plan.config,
+            grant,
+            fetched,
+            executor.directories(directory),
+            calls_url=await self._calls_url(executor),
+        )
         plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
         plan.script.chmod(0o755)
         hardware = self._node.hardware(grant.gpu_uuids)
         self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
         return Prepared(plan, surroundings.record)
+
+    async def _calls_url(self, executor: ExecutorOnNode) -> str:
+        """Give the address of the program's calls; empty, and somebody is told, when it can have none."""
+        if self._node.calls is None:
+            return ""
+        try:
+            if host := await executor.call_host():
+                return await self._node.calls.url(host, self._record.call_token)
+            reason = "its network leads to no address of this machine"
+        except (RunyardError, OSError) as error:
+            reason = str(error)
+        self._tell(f"the program cannot call the agent (status lines, inputs on demand): {reason}")
+        return ""
 
     async def _fetch_inputs(self) -> list[Input]:
         asked = self._grant.spec.inputs

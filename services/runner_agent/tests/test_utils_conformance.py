@@ -1,0 +1,200 @@
+"""Code that uses the real ``valohai-utils`` runs unchanged, as a process and in a container.
+
+The package comes from the package index when the test runs; without the index nothing is run, and it says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Value
+
+from runyard.metric.v1.batches_pb2 import LogStream
+from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, ParameterValue
+from runyard_testkit import Bus
+
+from .scripted_yard import (
+    AgentProcess,
+    Ledger,
+    ScriptedArtifacts,
+    ScriptedScheduler,
+    ScriptedYard,
+    agent_environment,
+    create_stream,
+    serve,
+)
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("conformance")]
+
+ROOT = Path(__file__).resolve().parents[3]
+UTILS = "valohai-utils==0.8.0"
+INSTALL_SECONDS_MAX = 120
+PROGRAM = """
+import os, warnings
+warnings.simplefilter("error")
+import valohai
+
+valohai.prepare(
+    step="train", image="x",
+    default_parameters={"epochs": 1, "rate": 0.5, "names": ["z"], "flag": False},
+    default_inputs={"images": [], "late": [], "none": []},
+)
+assert valohai.parameters("epochs").value == 7, valohai.parameters("epochs").value
+assert valohai.parameters("rate").value == 0.25
+assert valohai.parameters("names").value == ["a", "b"]
+assert valohai.parameters("flag").value is True
+paths = sorted(valohai.inputs("images").paths())
+assert [os.path.relpath(path, "/valohai/inputs/images") for path in paths] == ["a.txt", "x/b.txt"], paths
+assert valohai.inputs("none").path() is None
+with valohai.inputs("late").stream() as file:
+    assert file.read() == b"late bytes"
+valohai.set_status_detail("half way")
+with valohai.logger() as logger:
+    logger.log("accuracy", 0.75)
+    logger.log("epoch", 7)
+step = valohai.outputs("steps").path("step.txt")
+with open(step, "w") as file:
+    file.write("live")
+valohai.outputs("steps").live_upload("step.txt")
+with open(valohai.outputs().path("model.txt"), "w") as file:
+    file.write("model")
+with valohai.output_properties() as properties:
+    properties.add(file="model.txt", properties={"valohai.tags": ["good"], "n": 1})
+    properties.add_to_dataset(
+        file="model.txt", dataset_version=properties.dataset_version_uri("models", "v1")
+    )
+assert valohai.distributed.is_distributed_task() is False
+print("all is well")
+"""
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with the package and what it needs."""
+    folder = tmp_path_factory.mktemp("shared") / "packages"
+    client = [str(ROOT / ".tools/bin/pip"), "install", "--quiet", "--target", str(folder), UTILS]
+    try:
+        done = subprocess.run(
+            client, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, check=False
+        )
+        problem = "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        pytest.skip(f"{UTILS} cannot be had: {problem[:200]}")
+    for name, content in (("a.txt", "a"), ("x/b.txt", "b")):
+        (folder.parent / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.parent / "images" / name).write_text(content, encoding="utf-8")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """Serve one file, and give its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+            self.wfile.write(b"late bytes")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/late.txt"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+async def yard(bus: Bus, tmp_path: Path, packages: Path) -> AsyncIterator[ScriptedYard]:
+    async with AsyncExitStack() as stack:
+        client = await bus.connect("test")
+        stack.push_async_callback(client.close)
+        await create_stream(client)
+        ledger = Ledger()
+        await stack.enter_async_context(ledger.listening(client))
+        scheduler = ScriptedScheduler()
+        artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
+        server, address = await serve(scheduler, artifacts)
+        stack.push_async_callback(server.stop, 0)
+        directory = tmp_path / "agent"
+        directory.mkdir()
+        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
+        environment["RUNYARD_SHARED_FOLDERS"] = str(packages.parent)
+        agent = AgentProcess(directory, environment)
+        agent.start()
+        stack.callback(lambda: print(agent.log))
+        stack.callback(agent.kill)
+        await scheduler.wait_for(lambda: bool(scheduler.hellos))
+        yield ScriptedYard(scheduler, artifacts, ledger, agent)
+
+
+def parameters() -> list[ParameterValue]:
+    values = {"epochs": 7, "rate": 0.25, "names": ["a", "b"], "flag": True}
+    return [
+        ParameterValue(name=name, value=ParseDict(value, Value()))  # type: ignore[arg-type]
+        for name, value in values.items()
+    ]
+
+
+async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> None:
+    shared = packages.parent
+    grant = yard.scheduler.grant(
+        "export PYTHONPATH=/valohai/inputs/packages",
+        "python3 /valohai/inputs/packages/program.py",
+        parameters=parameters(),
+        inputs=[
+            Input(name="packages", uris=[f"file://{shared}/packages/**"], keep_directories="suffix"),
+            Input(name="images", uris=[f"file://{shared}/images/**.txt"], keep_directories="suffix"),
+            Input(name="late", uris=[web], on_demand=True),
+            Input(name="none"),
+        ],
+        **spec,
+    )
+
+    finished = (await yard.finished(grant, 120)).finished
+
+    shown = yard.ledger.lines(grant, LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR)
+    assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED, shown
+    assert shown[-1] == "all is well", shown
+    assert yard.ledger.points(grant) == [("accuracy", 0.75), ("epoch", 7.0)]
+    assert [(file.path, file.sha256) for file in finished.outputs] == [
+        ("model.txt", hashlib.sha256(b"model").hexdigest()),
+        ("steps/step.txt", hashlib.sha256(b"live").hexdigest()),
+    ]
+    assert [report.status_detail for report in yard.scheduler.of(grant, "status_detail")] == ["half way"]
+    [request] = yard.artifacts.described
+    [described] = request.outputs
+    assert MessageToDict(described.metadata) == {
+        "valohai.tags": ["good"], "n": 1.0, "valohai.dataset-versions": ["dataset://models/v1"],
+    }  # fmt: skip
+    told = yard.ledger.lines(grant, LogStream.LOG_STREAM_STATUS)
+    assert any("fetched on demand" in line for line in told)
+
+
+async def test_code_with_the_real_utils_runs_as_a_process(
+    yard: ScriptedYard, packages: Path, web: str
+) -> None:
+    await check(yard, packages, web)
+
+
+async def test_code_with_the_real_utils_runs_in_a_container(
+    yard: ScriptedYard, packages: Path, web: str, test_image: str
+) -> None:
+    await check(yard, packages, web, executor=Executor.EXECUTOR_DOCKER, image=test_image)
