@@ -1,0 +1,289 @@
+"""Benchmarks of the runner agent: what it costs, what it slows down, how soon lines and files arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from minio import Minio
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1.history_service_pb2 import ListEventsRequest
+from runyard.run.v1.types_pb2 import Executor, RunSpec, RunState
+from runyard_embedded.credentials import load_or_create
+from runyard_embedded.home import Home
+from tests.bench.processes import cpu_seconds, read_bytes, status_kilobytes
+from tests.bench.result import Result, measured
+from tests.e2e.yard import Clients, Yard
+from tests.faults.processes import process_of
+from tests.replay.recorded_yard import FAKE_NVML
+
+MIB = 1024 * 1024
+GPU_COUNT = 8
+WATCHED_SECONDS = 20
+FILE_MIB = 512
+ROUNDS = 3
+_PROCESS = Executor.EXECUTOR_PROCESS
+
+TALK = """
+import json, time
+began = time.monotonic()
+for tick in range({seconds} * 100):
+    for line in range(9):
+        print("tick", tick, "line", line, "of a log that is as long as most lines of a log are")
+    points = {{f"metric-{{name}}": tick / 7 + name for name in range(10)}}
+    print(json.dumps({{"step": tick, **points}}), flush=True)
+    time.sleep(max(0.0, began + (tick + 1) / 100 - time.monotonic()))
+"""
+"""1,000 lines and 1,000 points a second."""
+
+TRAIN = """
+import json, time
+began = time.perf_counter()
+for step in range(100):
+    loss = 0.0
+    for sample in range(300_000):
+        loss += (sample % 7) * 0.5
+    print(json.dumps({"step": step, "loss": loss, "accuracy": step / 100}), flush=True)
+print("seconds", time.perf_counter() - began, flush=True)
+"""
+
+CLOCK = """
+import time
+for _ in range(200):
+    print(time.time(), flush=True)
+    time.sleep(0.05)
+"""
+
+
+PROJECT = """
+- step:
+    name: copy
+    image: local/python:3.11
+    command: cp /valohai/inputs/data/large.bin /valohai/outputs/ && printf x >> /valohai/outputs/large.bin
+    inputs: [{name: data}]
+- step:
+    name: look
+    image: local/python:3.11
+    command: ls -l /valohai/inputs/data
+    inputs: [{name: data}]
+"""
+
+
+def benchmarks() -> list[Result]:
+    """Measure a yard of its own with eight scripted GPUs, in a temporary home."""
+    with tempfile.TemporaryDirectory(prefix="runyard-bench-") as name:
+        folder = Path(name)
+        os.environ |= _gpus(folder)
+        yard = Yard(home=folder / "home")
+        try:
+            yard.up()
+            return asyncio.run(_benchmarks(yard, folder))
+        finally:
+            yard.down()
+
+
+async def _benchmarks(yard: Yard, folder: Path) -> list[Result]:
+    async with Clients(yard) as clients:
+        # The first run makes the environment.
+        await clients.complete_record((await clients.submit(_step("true"), "bench")).run_id)
+        return [
+            *await _cost(yard, clients),
+            await _training_speed(clients),
+            await _line_latency(yard, clients),
+            *await _files(yard, clients, folder),
+        ]
+
+
+async def _cost(yard: Yard, clients: Clients) -> list[Result]:
+    pid = process_of(yard, "agent")["pid"]
+    quiet = await _cpu_percent(clients, pid, f"sleep {WATCHED_SECONDS + 10}")
+    memory = status_kilobytes(pid, "VmRSS") / 1024
+    busy = await _cpu_percent(clients, pid, _python(TALK.format(seconds=WATCHED_SECONDS + 10)))
+    return [
+        measured(f"agent: CPU, {GPU_COUNT} GPUs at 1 Hz", [quiet], "%", "lower", target=2),
+        measured(f"agent: resident memory, {GPU_COUNT} GPUs", [memory], "MiB", "lower", target=90),
+        measured("agent: CPU, 1,000 lines and points a second", [busy], "%", "lower", target=10),
+    ]
+
+
+async def _cpu_percent(clients: Clients, pid: int, command: str) -> float:
+    """Percent of one core that the agent takes while a run runs; its start is not counted."""
+    run = await clients.submit(_step(command), "bench")
+    await clients.reached(run.run_id, RunState.RUN_STATE_RUNNING)
+    await asyncio.sleep(4)
+    before, started = cpu_seconds(pid), time.monotonic()
+    await asyncio.sleep(WATCHED_SECONDS)
+    percent = 100 * (cpu_seconds(pid) - before) / (time.monotonic() - started)
+    await clients.complete_record(run.run_id)
+    return percent
+
+
+async def _training_speed(clients: Clients) -> Result:
+    alone, ours = [], []
+    for _ in range(ROUNDS):
+        alone.append(1 / _seconds_said(await asyncio.to_thread(_trained_alone)))
+        run = await clients.submit(_step(_python(TRAIN)), "bench")
+        await clients.complete_record(run.run_id)
+        ours.append(1 / _seconds_said(await clients.lines(run.run_id)))
+    base = measured("", alone, "", "higher").value
+    return measured(
+        "training loop that prints metrics",
+        ours,
+        "loops/s",
+        "higher",
+        target=round(0.99 * base, 4),
+        baseline=("without agent", alone),
+    )
+
+
+async def _line_latency(yard: Yard, clients: Clients) -> Result:
+    """From the clock that a line shows to its arrival in ``runyard logs -f``."""
+    run = await clients.submit(_step(_python(CLOCK)), "bench")
+    follower = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "runyard_cli", "logs", "-f", run.run_id),
+        env={**os.environ, "RUNYARD_HOME": str(yard.home)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert follower.stdout is not None
+    lags = []
+    async with asyncio.timeout(60):
+        async for line in follower.stdout:
+            with_clock = line.strip().replace(b".", b"", 1).isdigit()
+            if with_clock:
+                lags.append(time.time() - float(line))
+        await follower.wait()
+    # The first ones were written before the command line had started.
+    late = sorted(lags[len(lags) // 2 :])
+    return measured("log line to logs -f, p95", [late[len(late) * 95 // 100]], "s", "lower", target=0.5)
+
+
+async def _files(yard: Yard, clients: Clients, folder: Path) -> list[Result]:
+    """A file as input and as output of a run, beside the raw store client with the same bytes."""
+    store = _Store(yard)
+    project = folder / "project"
+    project.mkdir()
+    (project / "valohai.yaml").write_text(PROJECT)
+    fetched, stored, raw_fetched, raw_stored = [], [], [], []
+    warm_bytes = 0
+    for _ in range(ROUNDS):
+        file = folder / "large.bin"
+        file.write_bytes(os.urandom(FILE_MIB * MIB))
+        raw_stored.append(FILE_MIB / _seconds(partial(store.put, file)))
+        raw_fetched.append(FILE_MIB / _seconds(lambda: store.get(folder / "raw.bin")))
+        told = yard.cli("put", str(file), "--output", "json", folder=project, timeout_seconds=120).stdout
+        uri = "datum://" + hashlib.sha256(file.read_bytes()).hexdigest()
+        assert uri.removeprefix("datum://") in told
+        run_id = await _of_project(yard, clients, project, "copy", uri)
+        fetched.append(FILE_MIB / await _event_seconds(clients, run_id, "run.lease_granted", "run.started"))
+        stored.append(FILE_MIB / await _event_seconds(clients, run_id, "run.attempt_exited", "run.finished"))
+        before = read_bytes(store.pid)
+        await _of_project(yard, clients, project, "look", uri)
+        warm_bytes = max(warm_bytes, read_bytes(store.pid) - before)
+    raw_fetch, raw_store = measured("", raw_fetched, "", "higher"), measured("", raw_stored, "", "higher")
+    return [
+        measured(
+            f"input of {FILE_MIB} MiB, lease to start",
+            fetched,
+            "MiB/s",
+            "higher",
+            target=round(0.8 * raw_fetch.value, 1),
+            baseline=("minio fget_object", raw_fetched),
+        ),
+        measured(
+            f"output of {FILE_MIB} MiB, exit to finished",
+            stored,
+            "MiB/s",
+            "higher",
+            target=round(0.8 * raw_store.value, 1),
+            baseline=("minio fput_object", raw_stored),
+        ),
+        measured("store reads for a warm input", [warm_bytes / MIB], "MiB", "lower", target=1),
+    ]
+
+
+async def _of_project(yard: Yard, clients: Clients, project: Path, step: str, uri: str) -> str:
+    """Run a step on a file until its record is complete; gives the run's id."""
+    words = ("run", step, "--executor", "process", "--input", f"data={uri}", "--output", "json")
+    run_id: str = json.loads(yard.cli(*words, folder=project).stdout)["run"]["run_id"]
+    await clients.complete_record(run_id, 180)
+    return run_id
+
+
+class _Store:
+    """The yard's store through the raw client."""
+
+    def __init__(self, yard: Yard) -> None:
+        process = process_of(yard, "store")
+        credentials = load_or_create(Home(yard.home))
+        self.pid = int(process["pid"])
+        self.client = Minio(
+            f"127.0.0.1:{process['port']}",
+            access_key=credentials.s3_access_key,
+            secret_key=credentials.s3_secret_key,
+            secure=False,
+            region="us-east-1",
+        )
+        self.bucket = next(iter(self.client.list_buckets())).name
+        self.client.put_object(self.bucket, "bench/first", io.BytesIO(b"x"), 1)
+
+    def put(self, path: Path) -> None:
+        self.client.fput_object(self.bucket, "bench/raw", str(path))
+
+    def get(self, path: Path) -> None:
+        self.client.fget_object(self.bucket, "bench/raw", str(path))
+
+
+async def _event_seconds(clients: Clients, run_id: str, first: str, last: str) -> float:
+    """Seconds between two events of a run, by the clocks of whoever made them; all are of this machine."""
+    request = ListEventsRequest(lane=Lane.LANE_DOMAIN, page_size=1000)
+    request.filter.stream = f"run-{run_id}"
+    events = (await clients.history.ListEvents(request, timeout=20)).events
+    at = {each.envelope.type: each.envelope.occurred_at.ToNanoseconds() / 1e9 for each in events}
+    return at[f"runyard.{last}"] - at[f"runyard.{first}"]
+
+
+def _step(command: str) -> RunSpec:
+    return RunSpec(step="bench", command_lines=[command], executor=_PROCESS)
+
+
+def _python(program: str) -> str:
+    return f"python - <<'END'\n{textwrap.dedent(program)}\nEND"
+
+
+def _trained_alone() -> list[str]:
+    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def _seconds_said(lines: list[str]) -> float:
+    (line,) = [line for line in lines if line.startswith("seconds ")]
+    return float(line.split()[1])
+
+
+def _gpus(folder: Path) -> dict[str, str]:
+    library = subprocess.run(
+        [str(FAKE_NVML), str(folder / "nvml")], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    script = folder / "gpus"
+    script.write_text(
+        "".join(f"device {index} name=Fake-H100 util=93 power=480000 temp=61\n" for index in range(GPU_COUNT))
+    )
+    return {"LD_LIBRARY_PATH": library, "FAKE_NVML_FILE": str(script)}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
