@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from runyard_core.projection import KeyValue, RowKey
@@ -12,7 +13,11 @@ ROWS_MAX = 50_000
 KEY_BITS = 27
 """Binary logarithm of the bits (16 MiB) that tell a new key from a known one."""
 
-Keys = Mapping[str, set[tuple[KeyValue, ...]]]
+_Key = tuple[KeyValue, ...]
+_Tables = defaultdict[str, dict[_Key, dict[int, object]]]
+"""Table -> key -> position -> row; without a row when the table has none."""
+
+Keys = Mapping[str, set[_Key]]
 """Table -> keys."""
 
 
@@ -27,42 +32,40 @@ class RowCache:
         """Begin empty; ``has_all_keys`` when the build is empty too, so that an unknown key has no row."""
         self._rows_max = rows_max
         # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
-        self._recent: dict[RowKey, object | None] = {}
-        self._before: dict[RowKey, object | None] = {}
+        self._recent: _Tables = defaultdict(dict)
+        self._before: _Tables = defaultdict(dict)
         self._known = KnownKeys() if has_all_keys else None
 
-    def take(self, wanted: Keys) -> tuple[dict[RowKey, object | None], dict[str, set[tuple[KeyValue, ...]]]]:
+    def take(self, wanted: Keys) -> tuple[dict[RowKey, object | None], dict[str, set[_Key]]]:
         """Give the rows of keys as far as it knows them, and the keys whose rows must be read."""
-        recent, before, known = self._recent, self._before, self._known
+        known = self._known
         found: dict[RowKey, object | None] = {}
-        missing: dict[str, set[tuple[KeyValue, ...]]] = {}
+        missing: dict[str, set[_Key]] = {}
         for table, keys in wanted.items():
+            recent, before = self._recent[table], self._before[table]
             for values in keys:
-                key = RowKey(table, values)
-                if key in recent:
-                    found[key] = recent[key]
-                elif key in before:
-                    found[key] = recent[key] = before[key]
-                elif known is None or key in known:
+                rows = recent.get(values)
+                if rows is None and (rows := before.get(values)) is not None:
+                    recent[values] = rows
+                if rows is not None:
+                    # Positions come in order, so the last one put is the newest.
+                    found[RowKey(table, values)] = next(reversed(rows.values()), None)
+                elif known is None or known.has(table, values):
                     missing.setdefault(table, set()).add(values)
         return found, missing
 
     def keep(self, missing: Keys, fetched: Mapping[RowKey, object | None], folded: Folded) -> None:
         """Keep what a batch read (also that there was no row) and put."""
-        recent, known = self._recent, self._known
         for table, keys in missing.items():
-            for values in keys:
-                recent[RowKey(table, values)] = None
-        recent.update(fetched)
+            self._recent[table].update((values, {}) for values in keys)
+        for (table, values), row in fetched.items():
+            self._recent[table][values] = {0: row}
         for table, put in folded.rows.items():
-            for values, rows in put.items():
-                key = RowKey(table, values)
-                # Positions come in order, so the last one put is the newest.
-                recent[key] = next(reversed(rows.values()))
-                if known is not None:
-                    known.add(key)
-        if len(recent) > self._rows_max // 2:
-            self._before, self._recent = recent, {}
+            self._recent[table].update(put)
+            if self._known is not None:
+                self._known.add_all(table, put)
+        if sum(map(len, self._recent.values())) > self._rows_max // 2:
+            self._before, self._recent = self._recent, defaultdict(dict)
 
 
 class KnownKeys:
@@ -74,15 +77,19 @@ class KnownKeys:
         self._mask = (1 << bits) - 1
         self._filled = bytearray(1 << (bits - 3))
 
-    def add(self, key: RowKey) -> None:
-        """Remember a key."""
-        for place in self._places(key):
-            self._filled[place >> 3] |= 1 << (place & 7)
+    def add_all(self, table: str, keys: Iterable[_Key]) -> None:
+        """Remember keys."""
+        # One hash gives both places: called for every row of a rebuild.
+        filled, mask, bits = self._filled, self._mask, self._bits
+        for values in keys:
+            hashed = hash((table, values))
+            place, other = hashed & mask, hashed >> bits & mask
+            filled[place >> 3] |= 1 << (place & 7)
+            filled[other >> 3] |= 1 << (other & 7)
 
-    def __contains__(self, key: RowKey) -> bool:
+    def has(self, table: str, values: _Key) -> bool:
         """Say whether a key may have been added; False is certain."""
-        return all(self._filled[place >> 3] >> (place & 7) & 1 for place in self._places(key))
-
-    def _places(self, key: RowKey) -> Iterable[int]:
-        hashed = hash(key)
-        return hashed & self._mask, (hashed >> self._bits) & self._mask
+        hashed = hash((table, values))
+        place, other = hashed & self._mask, hashed >> self._bits & self._mask
+        filled = self._filled
+        return bool(filled[place >> 3] >> (place & 7) & filled[other >> 3] >> (other & 7) & 1)
