@@ -35,7 +35,9 @@ def installed_deciders() -> list[Deciders]:
     Raises:
         Rejected: none is installed here (NO_DECIDERS).
     """
-    found: list[Deciders] = [point.load()() for point in entry_points(group=GROUP)]
+    # A package that is on the path twice decides once.
+    named = {point.value: point for point in entry_points(group=GROUP)}
+    found: list[Deciders] = [point.load()() for point in named.values()]
     if not found:
         raise Rejected(
             "no package here decides anything: install runyard-scheduler beside the command line",
