@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from runyard_eventlog.port import EventFilter, EventLog
 from runyard_eventlog.segment_seals import manifest_of, seal_stream
 from runyard_eventlog.signing import PublicKey
 from runyard_eventlog.stored_log import SEAL_TYPE
+
+_MANIFESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +67,35 @@ async def check_chain(
     names: dict[int, list[SegmentName]] = {}
     for found in await archive.names(lane):
         names.setdefault(found.number, []).append(found)
+    manifests = await _manifests(archive, [name for some in names.values() for name in some])
     numbers = names.keys() | seals.keys()
     checker = _Checker(LANE_NAMES[lane], keys, chain)
     for number in range(1, max(numbers, default=0) + 1):
         seal = seals.get(number)
         name = checker.choose(number, names.get(number, []), seal)
-        stored = None
-        if name is not None:
-            try:
-                stored = await archive.manifest(name)
-            except Corrupt as error:
-                checker.find(Kind.BAD_MANIFEST, number, error.message)
+        stored = None if name is None else manifests[name]
+        if isinstance(stored, Corrupt):
+            checker.find(Kind.BAD_MANIFEST, number, stored.message)
+            stored = None
         checker.add(number, stored, seal, is_newest=number == max(numbers), has_log=log is not None)
     await _find_strays(archive, lane, names, checker)
     return chain
+
+
+async def _manifests(archive: Archive, names: Sequence[SegmentName]) -> dict[SegmentName, Manifest | Corrupt]:
+    """Read manifests, some at a time, as an object store takes milliseconds for each."""
+
+    async def read(name: SegmentName) -> Manifest | Corrupt:
+        try:
+            return await archive.manifest(name)
+        except Corrupt as error:
+            return error
+
+    found: dict[SegmentName, Manifest | Corrupt] = {}
+    for start in range(0, len(names), _MANIFESTS_AT_ONCE):
+        some = names[start : start + _MANIFESTS_AT_ONCE]
+        found.update(zip(some, await asyncio.gather(*map(read, some)), strict=True))
+    return found
 
 
 class _Checker:

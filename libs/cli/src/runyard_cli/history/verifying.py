@@ -64,9 +64,9 @@ def lanes_of(name: str | None) -> Sequence[Lane.ValueType]:
     "--processes",
     "process_count",
     type=click.IntRange(1, 64),
-    default=os.cpu_count() or 1,
+    default=min(4, os.cpu_count() or 1),
     metavar="N",
-    help="How many compare; one a core by default.",
+    help="How many compare; one a core by default, four at most.",
 )
 @click.option("--projections", is_flag=True, help="Instead: are the read models what the log says.")
 @click.option(
