@@ -1,4 +1,4 @@
-"""Benchmarks of the event log: append beside a raw insert, replay beside a raw COPY, projection lag."""
+"""Benchmarks of the event log: append (eventlog_append.py), replay beside a raw COPY, projection lag."""
 
 from __future__ import annotations
 
@@ -20,21 +20,18 @@ import asyncpg
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.events_pb2 import RunQueued
-from runyard_eventlog.admission import admit
-from runyard_eventlog.append_call import append_arguments
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import AppendCommand
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_eventlog.subscriber import follow
 from runyard_testkit import Bus, Database
+from tests.bench.eventlog_append import append, append_beside_replay
 from tests.bench.eventlog_setup import commands, fresh_bus, fresh_database
 from tests.bench.result import Result, measured
 from tests.contract.stories import Stories
 
 ROUNDS = 5
-PRODUCERS = 64
-COMMANDS_EACH = 60
 REPLAYED = 100_000
 LAG_EVENTS_PER_SECOND = 1_000
 LAG_SECONDS = 8
@@ -49,95 +46,12 @@ def benchmarks() -> list[Result]:
 
 async def _benchmarks(folder: Path) -> list[Result]:
     async with fresh_database(folder) as database, fresh_bus(folder / "nats") as bus:
-        return [*await _append(database), *await _replay(database), *await _lag(database, bus)]
-
-
-async def _append(database: Database) -> list[Result]:
-    """64 producers, each waiting for its answer, beside batches of 64 rows inserted without any check."""
-    ours, p99s, raws = [], [], []
-    async with await PostgresEventLog.connect(database.url("scheduler")) as log:
-        await _append_round(log, 5)  # warm: connections, plans
-        await _create_raw_tables(database)
-        for _ in range(ROUNDS):
-            rate, p99 = await _append_round(log, COMMANDS_EACH)
-            ours.append(rate)
-            p99s.append(p99 * 1_000)
-            raws.append(await _raw_round(database, COMMANDS_EACH))
-    raw = ("raw batched insert", raws)
-    return [
-        measured("log: append, 64 producers", ours, "commands/s", "higher", target=10_000, baseline=raw),
-        measured("log: append p99", p99s, "ms", "lower", target=20),
-        measured(
-            "log: append over raw insert",
-            [mine / other for mine, other in zip(ours, raws, strict=True)],
-            "x",
-            "higher",
-            target=0.6,
-        ),
-    ]
-
-
-async def _append_round(log: PostgresEventLog, count: int) -> tuple[float, float]:
-    work = [list(commands(count)) for _ in range(PRODUCERS)]
-    seconds: list[float] = []
-
-    async def produce(mine: Sequence[AppendCommand]) -> None:
-        for command in mine:
-            asked = time.perf_counter()
-            await log.append(command)
-            seconds.append(time.perf_counter() - asked)
-
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for mine in work:
-            group.create_task(produce(mine))
-    rate = len(seconds) / (time.perf_counter() - started)
-    return rate, statistics.quantiles(seconds, n=100)[98]
-
-
-async def _create_raw_tables(database: Database) -> None:
-    admin = await asyncpg.connect(database.admin_url)
-    await admin.execute("create schema raw")
-    for table in ("event", "event_id", "stream", "command"):
-        await admin.execute(f"create table raw.{table} (like log.{table} including all)")
-    await admin.close()
-
-
-_RAW_INSERT = """
-with placed as materialized (
-  select $14::bigint + o as position, u.*
-  from unnest($4::int[], $5::text[], $6::bigint[], $7::text[], $8::uuid[], $9::bytea[], $10::text[],
-    $11::uuid[], $12::text[], $13::bytea[]) with ordinality
-    u(command, stream, version, type, event_id, digest, correlation_id, causation_id, actor, payload, o)
-), heads as (
-  insert into raw.stream (stream, version) select stream, version from placed
-), ids as (
-  insert into raw.event_id (event_id, position, lane, digest)
-  select event_id, position, $1::smallint, digest from placed
-), known as (
-  insert into raw.command (command_id, first_position, event_count, lane, digest)
-  select command_id, $14 + o, 1, $1, digest
-  from unnest($2::uuid[], $3::bytea[]) with ordinality u(command_id, digest, o)
-)
-insert into raw.event (lane, position, version, after_position, recorded_at, event_id, causation_id, stream,
-  type, correlation_id, actor, payload)
-select $1, position, version, 0, now(), event_id, causation_id, stream, type, correlation_id, actor, payload
-from placed
-"""
-
-
-async def _raw_round(database: Database, count: int) -> float:
-    """Insert the same rows into tables of the same shape, 64 at a time, positions given, nothing checked."""
-    connection = await asyncpg.connect(database.admin_url)
-    head = await connection.fetchval("select coalesce(max(position), 0) from raw.event")
-    batches = [list(commands(PRODUCERS)) for _ in range(count)]
-    started = time.perf_counter()
-    for batch in batches:
-        await connection.execute(_RAW_INSERT, *append_arguments([admit(command) for command in batch]), head)
-        head += PRODUCERS
-    rate = count * PRODUCERS / (time.perf_counter() - started)
-    await connection.close()
-    return rate
+        return [
+            *await append(database),
+            *await _replay(database),
+            *await append_beside_replay(database),
+            *await _lag(database, bus),
+        ]
 
 
 async def _replay(database: Database) -> list[Result]:

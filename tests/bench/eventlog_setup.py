@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.envelope import Context, parse_actor, wrap
-from runyard_contracts.ids import CommandId, stream_name, uuid7
+from runyard_contracts.ids import CommandId, RunId, stream_name, uuid7
 from runyard_engines import Postgres, PostgresSpec, choose_port, start_ready
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_testkit import Bus, Database
@@ -53,13 +53,28 @@ async def fresh_bus(folder: Path) -> AsyncIterator[Bus]:
 
 def commands(count: int, events_each: int = 1) -> Iterator[AppendCommand]:
     """Give commands on streams of their own."""
-    context = Context(actor=parse_actor("user:bench"), correlation_id=uuid7(), source="/bench")
+    context = _context()
+    for _ in range(count):
+        run_id = RunId(uuid7())
+        yield _command(run_id, 0, events_each, context)
+
+
+def growing(run_id: RunId, version: int, count: int) -> Iterator[AppendCommand]:
+    """Give commands of one event each on a stream that has a version."""
+    context = _context()
     for number in range(count):
-        run_id = uuid7()
-        stream = stream_name("run", run_id)
-        now = datetime.now(UTC)
-        events = [
-            wrap(RunQueued(run_id=run_id, project="bench", number=number, title=TITLE), stream, context, now)
-            for _ in range(events_each)
-        ]
-        yield AppendCommand(CommandId(uuid7()), [StreamAppend(stream, 0, events)])
+        yield _command(run_id, version + number, 1, context)
+
+
+def _context() -> Context:
+    return Context(actor=parse_actor("user:bench"), correlation_id=uuid7(), source="/bench")
+
+
+def _command(run_id: RunId, version: int, event_count: int, context: Context) -> AppendCommand:
+    stream = stream_name("run", run_id)
+    now = datetime.now(UTC)
+    events = [
+        wrap(RunQueued(run_id=run_id, project="bench", number=number, title=TITLE), stream, context, now)
+        for number in range(version + 1, version + 1 + event_count)
+    ]
+    return AppendCommand(CommandId(uuid7()), [StreamAppend(stream, version, events)])
