@@ -103,8 +103,10 @@ def test_a_second_up_says_that_it_is_up_and_changes_nothing(yard: Yard) -> None:
 
 
 def test_secrets_are_readable_by_their_owner_only(yard: Yard) -> None:
-    found = {path: stat.S_IMODE(path.stat().st_mode) for path in yard.home.folder.glob("*.json")}
-    assert {path.name for path in found} >= {"context.json", "credentials.json", "tokens.json", "yard.json"}
+    kept = [*yard.home.folder.glob("*.json"), *yard.home.folder.glob("*.key")]
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in kept}
+    names = {"context.json", "credentials.json", "tokens.json", "yard.json", "yard.key"}
+    assert {path.name for path in found} >= names
     assert set(found.values()) == {0o600}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, LeaseGrant, Secret
 from runyard.run.v1.types_pb2 import Cause, Environment, EnvironmentVariable
+from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.config_files import variables
+from runyard_agent.domain.attempt import AttemptState
 from runyard_agent.domain.line_assembler import LINE_BYTES_MAX, LineAssembler
 from runyard_agent.domain.redaction import REDACTED, Redaction
 from runyard_agent.domain.secret_free import secret_free
@@ -95,3 +98,18 @@ def test_secrets_are_variables_and_what_the_run_asks_for_goes_before_them() -> N
     grant.spec.environment_variables.add(name="B", value="asked")
     found = variables(grant)
     assert (found["A"], found["B"]) == ("secret-a", "asked")
+
+
+def test_an_agent_that_was_killed_still_knows_the_secrets_and_nobody_else_may_read_them(
+    tmp_path: Path,
+) -> None:
+    grant = LeaseGrant(run_id="r1", attempt=1, secrets=[Secret(name="A", value=SECRET)])
+    AttemptStore(tmp_path).create(grant, AttemptState())
+    (record,) = AttemptStore(tmp_path).load()
+    assert record.grant.secrets == grant.secrets
+    holding = [
+        path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+    assert [path.stat().st_mode & 0o777 for path in holding] == [0o600]
+    record.remove()
+    assert list(tmp_path.iterdir()) == []
