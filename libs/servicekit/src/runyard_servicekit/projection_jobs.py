@@ -99,7 +99,11 @@ class ProjectionJobs:
         starts_left = STARTS_MAX
         while True:
             position = job.progress.position
-            code = await self._run_worker(subject, mode, job)
+            code = -1
+            try:
+                code = await self._run_worker(subject, mode, job)
+            except Exception:  # the top of a job: whatever a worker does, its service goes on
+                log.exception("worker failed", projection=subject.projection.name, mode=mode)
             if job.progress.phase in ENDED:
                 return
             starts_left = STARTS_MAX if job.progress.position > position else starts_left - 1

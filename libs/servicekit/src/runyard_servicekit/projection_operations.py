@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import asyncpg
+import structlog
 from opentelemetry import metrics
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -15,6 +17,7 @@ from runyard_contracts.ids import CommandId, Position, deterministic_id
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Conflict, InvalidInput, NotFound
 from runyard_eventlog.builds import Builds, KeptBuild
+from runyard_eventlog.connections import AWAY
 from runyard_eventlog.dead_letters import REQUEUED_MAX, DeadLetter, DeadLetters, Requeued
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
@@ -26,6 +29,10 @@ from runyard_servicekit.projection_gauges import observe_projectors
 from runyard_servicekit.projection_jobs import ProjectionJobs, RunningJob
 from runyard_servicekit.settings import ServiceSettings
 from runyard_servicekit.tracing import current_traceparent
+
+_PAUSE_SECONDS = 1.0
+
+log = structlog.get_logger("runyard.projections")
 
 
 class ProjectionOperations:
@@ -53,16 +60,10 @@ class ProjectionOperations:
         observe_projectors(metrics.get_meter("runyard"), self._service, list(self._projectors.values()))
         async with self._jobs.working():
             for projector in self._projectors.values():
-                async with self._pool.acquire() as connection:
-                    record = await self._records(projector).find(connection)
-                if record is not None and record.state in (BUILDING, SWAPPED):
+                record = await self._unfinished(projector)
+                if record is not None:
                     self._start(projector, record)
             await asyncio.Event().wait()
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the read models."""
-        return list(self._projectors)
 
     def find(self, name: str) -> Projector:
         """Give the projector of a read model; the only one when no name is given.
@@ -110,8 +111,9 @@ class ProjectionOperations:
         )
         async with self._pool.acquire() as connection:
             record = await self._records(projector).begin(connection, wanted)
-        async for progress in self._start(projector, record).watch():
-            yield progress
+        async with aclosing(self._start(projector, record).watch()) as steps:
+            async for progress in steps:
+                yield progress
 
     def running_rebuild(self, name: str) -> RunningJob | None:
         """Give the rebuild of a read model that goes on in this process."""
@@ -121,8 +123,9 @@ class ProjectionOperations:
         """Verify a read model, or join a verification, and give its progress until it ends."""
         projector = self.find(name)
         begun = self._begun(projector, "")
-        async for progress in self._jobs.start(self._subject(projector), "verify", begun).watch():
-            yield progress
+        async with aclosing(self._jobs.start(self._subject(projector), "verify", begun).watch()) as steps:
+            async for progress in steps:
+                yield progress
 
     async def drop(self, name: str, kind: pb.BuildKind.ValueType) -> list[str]:
         """Drop what a rebuild or an older version left, or give up an unfinished rebuild; gives the tables.
@@ -188,6 +191,18 @@ class ProjectionOperations:
         projector = self.find(name)
         done = await self._letters(projector).requeue(stream=stream, limit=limit or REQUEUED_MAX)
         return projector.projection.name, done
+
+    async def _unfinished(self, projector: Projector) -> RebuildRecord | None:
+        """Give the rebuild that is to go on; a database that is away is waited for."""
+        while True:
+            try:
+                async with self._pool.acquire() as connection:
+                    record = await self._records(projector).find(connection)
+            except AWAY as error:
+                log.warning("rebuilds cannot be looked up yet", error=repr(error))
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return record if record is not None and record.state in (BUILDING, SWAPPED) else None
 
     def _start(self, projector: Projector, record: RebuildRecord) -> RunningJob:
         begun = self._begun(projector, record.rebuild_id)

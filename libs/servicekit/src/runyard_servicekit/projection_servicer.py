@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from google.protobuf import json_format
@@ -52,18 +53,21 @@ class ProjectionServicer(ProjectionServiceServicer):
         """Rebuild, compare, swap."""
         require_role("client", "service")
         rebuild_id = command_id(self._service, "RebuildProjection", request.request_id)
-        async for progress in self._operations.rebuild(
+        rebuilding = self._operations.rebuild(
             request.projection, rebuild_id, accepts_differences=request.accept_differences
-        ):
-            yield pb.RebuildProjectionResponse(progress=progress)
+        )
+        async with aclosing(rebuilding) as steps:
+            async for progress in steps:
+                yield pb.RebuildProjectionResponse(progress=progress)
 
     async def VerifyProjection(
         self, request: pb.VerifyProjectionRequest, context: object
     ) -> AsyncIterator[pb.VerifyProjectionResponse]:
         """Prove that it is what the log says."""
         require_role("client", "service")
-        async for progress in self._operations.verify(request.projection):
-            yield pb.VerifyProjectionResponse(progress=progress)
+        async with aclosing(self._operations.verify(request.projection)) as steps:
+            async for progress in steps:
+                yield pb.VerifyProjectionResponse(progress=progress)
 
     async def DropBuilds(self, request: pb.DropBuildsRequest, context: object) -> pb.DropBuildsResponse:
         """Drop tables that are not shown."""
