@@ -316,6 +316,24 @@ async def test_a_long_replay_does_not_stop_appends(log: PostgresEventLog, databa
         await connection.close()
 
 
+async def test_appends_update_no_row(database: Database, admin: asyncpg.Connection) -> None:
+    """Former versions of a row stay as long as a replay's snapshot, and would slow down each append."""
+    stream = run_stream()
+    connection = await asyncpg.connect(database.url("scheduler"))
+    try:
+        for version in range(5):
+            await connection.fetch(APPEND, *append_arguments([admit(details(stream, version, "a"))]))
+        await connection.execute("select pg_stat_force_next_flush()")
+        changes = await admin.fetchrow(
+            "select sum(n_tup_ins) as added, sum(n_tup_upd + n_tup_del) as changed from pg_stat_user_tables "
+            "where schemaname = 'log' and relname ~ '^(stream|event_id|command|domain_event_.*)$'"
+        )
+        assert changes is not None
+        assert (changes["added"], changes["changed"]) == (4 * 5, 0)
+    finally:
+        await connection.close()
+
+
 async def test_conflicts_of_a_batch_are_told_one_by_one(log: PostgresEventLog) -> None:
     streams = [run_stream() for _ in range(4)]
     await fill(log, 4, streams)
