@@ -9,8 +9,10 @@ from runyard.artifact.v1 import events_pb2 as artifact_events
 from runyard.artifact.v1 import registry_events_pb2 as registry_events
 from runyard.cost.v1 import events_pb2 as cost_events
 from runyard.cost.v1.types_pb2 import PriceUnit
+from runyard.history.v1 import events_pb2 as history_events
 from runyard.metric.v1 import batches_pb2 as batches
 from runyard.node.v1 import events_pb2 as node_events
+from runyard.projection.v1 import events_pb2 as projection_events
 from runyard.run.v1 import events_pb2 as run_events
 from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, Outcome
 from runyard_contracts.envelope import UndecodableEventError
@@ -38,6 +40,7 @@ def sentence_of(event: RecordedEvent) -> str:
         or _of_files_and_prices(message)
         or _of_names(message)
         or _of_telemetry(message)
+        or _of_the_log(message)
         or _of_other(message)
     )
 
@@ -199,6 +202,18 @@ def _of_telemetry(message: Message) -> str:
             return f"{rows} samples of processes, up to {memory / 2**20:.0f} MiB"
         case batches.SamplesMissing():
             return f"{message.sample_count} {message.kind} samples are missing: {message.reason}"
+        case _:
+            return ""
+
+
+def _of_the_log(message: Message) -> str:
+    match message:
+        case history_events.LogEventDisputed():
+            event = f"{message.event_type} at position {message.event_position}"
+            return f"{event} {'counts again' if message.withdrawn else 'is disputed'}: {_cut(message.reason)}"
+        case projection_events.ProjectionRebuilt():
+            what = f"read model {message.service}/{message.projection} rebuilt to position {message.position}"
+            return f"{what}; it differed, which was accepted" if message.differences_accepted else what
         case _:
             return ""
 

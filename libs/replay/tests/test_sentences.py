@@ -1,0 +1,32 @@
+"""What events about the log itself say to people."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import Message
+
+from runyard.event.v1.envelope_pb2 import Envelope
+from runyard.history.v1.events_pb2 import LogEventDisputed
+from runyard.projection.v1.events_pb2 import ProjectionRebuilt
+from runyard_contracts.recorded import RecordedEvent
+from runyard_replay.folding.sentences import sentence_of
+
+DISPUTED = LogEventDisputed(event_type="runyard.price.set", event_position=7, reason="a slip")
+TAKEN_BACK = LogEventDisputed(
+    event_type="runyard.price.set", event_position=7, reason="it was right", withdrawn=True
+)
+REBUILT = ProjectionRebuilt(service="cost", projection="cost", position=90)
+REPLACED = ProjectionRebuilt(service="cost", projection="cost", position=90, differences_accepted=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (DISPUTED, "runyard.price.set at position 7 is disputed: a slip"),
+        (TAKEN_BACK, "runyard.price.set at position 7 counts again: it was right"),
+        (REBUILT, "read model cost/cost rebuilt to position 90"),
+        (REPLACED, "read model cost/cost rebuilt to position 90; it differed, which was accepted"),
+    ],
+)
+def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str) -> None:
+    assert sentence_of(RecordedEvent(Envelope(), message)) == sentence
