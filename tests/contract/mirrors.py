@@ -14,7 +14,7 @@ from runyard_eventlog.port import EventLog
 from runyard_eventlog.relay import CHECK_SECONDS, Relay, connect_bus
 from runyard_testkit import Bus, Database
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 20.0
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import hypothesis
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precondition, rule
@@ -44,6 +45,9 @@ SECONDS_MAX = 20.0
 STREAM_COUNT = 3
 SERVER_CRASHES_MAX = 1
 """In one example: a recovery takes a quarter of a second."""
+
+# A thorough search takes minutes; the small one seconds.
+pytestmark = pytest.mark.timeout(1_800)
 
 Result = TypeVar("Result")
 

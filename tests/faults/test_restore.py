@@ -26,7 +26,7 @@ from tests.contract.events import DOMAIN, fill
 from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
 from tests.contract.stories import Stories, rows_of
 
-pytestmark = [pytest.mark.engines, pytest.mark.faults]
+pytestmark = [pytest.mark.engines, pytest.mark.faults, pytest.mark.timeout(180)]
 
 
 async def copy_data(server: Postgres, copy: Path) -> None:
