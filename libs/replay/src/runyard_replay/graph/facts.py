@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
@@ -59,19 +60,20 @@ EVENTS = (
 """Every event that says something about the graph."""
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Thing(NamedTuple):
     """A vertex, with what this event knows of it."""
 
     kind: VertexKind.ValueType
     id: str
     label: str = ""
     """Empty: keep the one it has."""
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = _NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """An edge, from the later thing to what it came from."""
 
     source: Thing
@@ -180,12 +182,12 @@ def _machines(hardware: Hardware) -> Iterator[Thing]:
 
 
 def _run(run_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
-    return Thing(_RUN, key_text(run_id), _shortened(label), properties or {})
+    return Thing(_RUN, key_text(run_id), _shortened(label), properties or _NONE)
 
 
 def _node(node_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
     label = _shortened(label or node_id) if properties else ""
-    return Thing(_NODE, key_text(node_id), label, properties or {})
+    return Thing(_NODE, key_text(node_id), label, properties or _NONE)
 
 
 def _actor(envelope: Envelope) -> Thing:

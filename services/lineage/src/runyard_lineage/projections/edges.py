@@ -12,7 +12,7 @@ from runyard_core.projection import Put, RowKey, Rows, TableSpec
 from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX, RunNumberRow
 from runyard_replay.graph.facts import EVENTS, Origin, Thing, facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import VertexRow, described_after, edge_key, edge_rows, sorted_out
+from runyard_replay.graph.rows import VertexKey, described_after, edge_key, edge_rows, sorted_out
 
 _TOLD_MAX = 10_000
 """Events whose facts wait for ``apply``. More than a batch: some never come to it, as others stop them."""
@@ -44,14 +44,13 @@ class EdgesProjection:
         """Give new and newly described vertices, and new edges."""
         told = self._told.pop(event, None)
         things, origins = told or sorted_out(facts(event.message, event.envelope))
-        described: dict[tuple[int, str], VertexRow] = {}
-        for thing in things:
-            key: tuple[int, str] = (thing.kind, thing.id)
-            described[key] = described_after(
-                thing, described.get(key) or rows.get(VERTEX, *key), event.position
-            )
+        keys: list[VertexKey] = [(thing.kind, thing.id) for thing in things]
+        before = {key: rows.get(VERTEX, *key) for key in keys}
+        described = before.copy()
+        for key, thing in zip(keys, things, strict=True):
+            described[key] = described_after(thing, described[key], event.position)
         for key, vertex in described.items():
-            if vertex != rows.get(VERTEX, *key):
+            if vertex is not before[key]:
                 yield Put(VERTEX, vertex)
         edges = {edge_key(origin): origin for origin in origins}
         new = [origin for known, origin in edges.items() if rows.get(EDGE_UP, *known) is None]
