@@ -46,6 +46,7 @@ TEXT = """
     no-output-timeout: 90
     stop-condition: accuracy > 0.9
     resources: {cpu: {max: 2}, memory: {max: 1000}, devices: {nvidia.com/gpu: 2}}
+    mounts: ["/mnt/sets:/sets", {source: "server:/export", destination: /nfs, type: NFS}]
 - step:
     name: strict
     image: x
@@ -121,6 +122,9 @@ def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
     assert spec.inputs[0].keep_directories == "suffix"
     assert [each.on_demand for each in spec.inputs] == [False, True]
     assert (list(spec.inputs[0].uris), list(spec.inputs[1].uris)) == (["datum://0123456789abcdef"], [])
+    assert [(each.source, each.destination, each.type) for each in spec.mounts] == [
+        ("/mnt/sets", "/sets", ""), ("server:/export", "/nfs", "nfs"),
+    ]  # fmt: skip
     assert spec.code == CODE
 
 
@@ -208,14 +212,14 @@ def test_what_does_not_fit_is_refused(config: Config, asked: dict[str, object], 
 def test_messages_say_where_what_and_what_next(config: Config) -> None:
     missing = refusal(config, step="strict", options=RunOptions(variables={"KEY": "1"}))
     assert missing.message == (
-        "valohai.yaml:39: parameter epochs of step strict has no default: give one with --epochs (integer)"
+        "valohai.yaml:40: parameter epochs of step strict has no default: give one with --epochs (integer)"
     )
     wrong = refusal(config, parameters={"epochs": "101"})
     assert wrong.message == "command line: parameter epochs may not be '101': want integer, 0 to 100"
     given_all = RunOptions(variables={"KEY": "1"})
     no_input = refusal(config, step="strict", parameters={"epochs": 1}, options=given_all)
     assert no_input.message == (
-        "valohai.yaml:38: input data of step strict has no default: give one with --input data=URI"
+        "valohai.yaml:39: input data of step strict has no default: give one with --input data=URI"
     )
 
 

@@ -154,3 +154,31 @@ def test_without_a_view_folders_are_found_by_variables_and_the_node_says_so(tmp_
     assert warning.endswith("unshare: Operation not permitted")
     assert ProcessExecutor(tmp_path, "/usr/bin").directories(tmp_path).outputs == "/valohai/outputs"
     assert ProcessExecutor(tmp_path, "/usr/bin").warnings == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("user", [0, NOBODY])
+def test_a_shared_folder_is_seen_read_only_and_nothing_is_made_on_the_machine(user: int) -> None:
+    interpreter = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if interpreter is None:
+        pytest.skip("no interpreter that everybody may run")
+    script = Path(private_view.__file__).read_text(encoding="utf-8")
+    folder = Path(f"/tmp/runyard-shown-{os.getpid()}-{user}")
+    shared, place = folder / "shared", f"/runyard-test-{os.getpid()}/sets"
+    try:
+        for name in (*private_view.FOLDERS, "shared"):
+            (folder / name).mkdir(parents=True)
+            os.chown(folder / name, user, user)
+        (shared / "a.txt").write_text("shared", encoding="utf-8")
+        command = f"cat {place}/a.txt; touch {place}/b || echo refused"
+        ran = subprocess.run(
+            [interpreter, "-I", "-S", "-c", script, str(folder), private_view.SHOW, str(shared), place,
+             "/bin/sh", "-c", command],
+            user=user, group=user, extra_groups=[], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert (ran.stdout, ran.returncode) == ("sharedrefused\n", 0), ran.stderr
+        assert place.split("/")[1] not in os.listdir("/")
+        assert os.listdir(shared) == ["a.txt"]
+    finally:
+        shutil.rmtree(folder)

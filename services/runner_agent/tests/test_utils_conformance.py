@@ -19,7 +19,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 
 from runyard.metric.v1.batches_pb2 import LogStream
-from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, ParameterValue
+from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, Mount, ParameterValue
 from runyard_testkit import Bus
 
 from .scripted_yard import (
@@ -156,11 +156,11 @@ def parameters() -> list[ParameterValue]:
 async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> None:
     shared = packages.parent
     grant = yard.scheduler.grant(
-        "export PYTHONPATH=/valohai/inputs/packages",
-        "python3 /valohai/inputs/packages/program.py",
+        "export PYTHONPATH=/packages",
+        "python3 /packages/program.py",
         parameters=parameters(),
+        mounts=[Mount(source=str(packages), destination="/packages")],
         inputs=[
-            Input(name="packages", uris=[f"file://{shared}/packages/**"], keep_directories="suffix"),
             Input(name="images", uris=[f"file://{shared}/images/**.txt"], keep_directories="suffix"),
             Input(name="late", uris=[web], on_demand=True),
             Input(name="none"),
@@ -184,6 +184,9 @@ async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> No
     assert MessageToDict(described.metadata) == {
         "valohai.tags": ["good"], "n": 1.0, "valohai.dataset-versions": ["dataset://models/v1"],
     }  # fmt: skip
+    environment = (await yard.scheduler.report(grant, "environment_captured")).environment_captured
+    [mounted] = environment.mounts
+    assert (mounted.destination, len(mounted.fingerprint)) == ("/packages", 64)
     told = yard.ledger.lines(grant, LogStream.LOG_STREAM_STATUS)
     assert any("fetched on demand" in line for line in told)
 

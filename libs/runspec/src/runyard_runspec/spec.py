@@ -13,6 +13,7 @@ from runyard.run.v1.types_pb2 import (
     CodeRef,
     EnvironmentVariable,
     Executor,
+    Mount,
     OnLost,
     ParameterValue,
     Resources,
@@ -102,6 +103,10 @@ def build_run_spec(
         stop_condition=step.parsed.stop_condition or "",
         on_lost=asked.on_lost,
         priority=asked.priority,
+        mounts=[
+            Mount(source=each.source, destination=each.destination, type=each.type or "")
+            for each in step.parsed.mounts
+        ],
         stop_grace_seconds=STOP_GRACE_SECONDS,
     )
     limit, silence = step.parsed.time_limit, step.parsed.no_output_timeout

@@ -126,10 +126,18 @@ def _mounts(plan: LaunchPlan) -> list[Mount]:
         f"{_STATE}/command": plan.script,
     }
     read_only = {"/valohai/config", f"{_STATE}/command"}
-    return [
+    own = [
         Mount(target=target, source=str(source), type="bind", read_only=target in read_only)
         for target, source in folders.items()
     ]
+    return [*own, *(_shared(source, target) for source, target in plan.mounts)]
+
+
+def _shared(source: str, target: str) -> Mount:
+    mount = Mount(target=target, source=source, type="bind", read_only=True)
+    # What is mounted below it would not be read-only everywhere.
+    mount["BindOptions"] = {"NonRecursive": True}
+    return mount
 
 
 def _half_of_memory_bytes() -> int:

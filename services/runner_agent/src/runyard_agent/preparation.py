@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from runyard_agent import code, config_files, inputs
 from runyard_agent.attempt_store import AttemptRecord
 from runyard_agent.domain.command_script import script_text
 from runyard_agent.executors import ExecutorOnNode, Surroundings
+from runyard_agent.mounts import find_mounts
 from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
 from runyard_core.errors import RunyardError
@@ -85,7 +87,16 @@ class Preparation:
             fetching = group.create_task(self._fetch_inputs())
             surrounding = group.create_task(self._surround(executor))
         fetched, surroundings = fetching.result(), surrounding.result()
-        plan = launch_plan(grant, directory, surroundings)
+        mounted = await asyncio.to_thread(
+            find_mounts, grant.spec.mounts, self._node.input_rules.shared_folders
+        )
+        surroundings.record.mounts.extend(mounted)
+        for folder in mounted:
+            self._tell(f"{folder.source} is at {folder.destination}, read-only: {folder.file_count} files")
+        plan = dataclasses.replace(
+            launch_plan(grant, directory, surroundings),
+            mounts=tuple((folder.real_path, folder.destination) for folder in mounted),
+        )
         config_files.write(
             plan.config,
             grant,

@@ -1,9 +1,10 @@
 """Gives one program its own view of the file system, with the run contract's folders at their real paths.
 
-Run as ``python -I -S private_view.py ATTEMPT_DIRECTORY COMMAND...`` by ``runtime_process``; it becomes
-COMMAND. Like the shim it imports the standard library only. In the view, everything is where the machine has
-it, and ``/valohai/{repository,inputs,outputs,config}`` are the attempt's folders. The view is a mount
-namespace: what is mounted in it reaches nobody else, and is gone with the last process that lives in it.
+Run as ``python -I -S private_view.py ATTEMPT_DIRECTORY [--show SOURCE TARGET]... COMMAND...`` by
+``runtime_process``; it becomes COMMAND. Like the shim it imports the standard library only. In the view,
+everything is where the machine has it, and ``/valohai/{repository,inputs,outputs,config}`` are the attempt's
+folders. The view is a mount namespace: what is mounted in it reaches nobody else, and is gone with the last
+process that lives in it.
 
 Root needs nothing more. Anybody else gets a user namespace too, in which he is who he was; a new, small root
 folder takes the place of the machine's, because in that one he may not make ``/valohai``.
@@ -16,12 +17,20 @@ import os
 import sys
 
 CONTRACT_ROOT = "/valohai"
+SHOW = "--show"
 FOLDERS = ("repository", "inputs", "outputs", "config")
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
 _MS_NOSUID = 2
 _MS_NODEV = 4
+_MS_RDONLY = 1
+_MS_NOEXEC = 8
+_MS_REMOUNT = 32
+_MS_NOATIME = 1024
+_MS_NODIRATIME = 2048
+_MS_RELATIME = 1 << 21
+_ST_RELATIME = 4096
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_SLAVE = 1 << 19
@@ -35,16 +44,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main(attempt_directory: str, command: list[str]) -> int:
     """Enter the view and become the command; gives 1, the reason on standard error, when it cannot."""
+    shown = []
+    while command[0] == SHOW:
+        _, source, target, *command = command
+        shown.append((source, target))
     try:
-        enter(os.path.realpath(attempt_directory))
+        enter(os.path.realpath(attempt_directory), shown)
         os.execv(command[0], command)  # noqa: S606
     except OSError as error:
         sys.stderr.write(f"no private view of the file system: {error}\n")
     return 1
 
 
-def enter(attempt_directory: str) -> None:
+def enter(attempt_directory: str, shown: list[tuple[str, str]]) -> None:
     """Put this process into a view of its own; the folder's name is absolute and without symlinks.
+
+    ``shown`` are folders of the machine that are seen read-only at other places: real path, and where.
 
     Raises:
         OSError: this machine does not allow it; the process must end then, it is halfway in.
@@ -63,6 +78,8 @@ def enter(attempt_directory: str) -> None:
         target = f"{CONTRACT_ROOT}/{name}"
         os.mkdir(target)
         _mount(f"{old}{attempt_directory}/{name}", target, None, _MS_BIND | _MS_REC)
+    for source, target in shown:
+        _show_read_only(f"{old}{source}", target)
     _call("umount2", old.encode(), _MNT_DETACH)
     os.rmdir(old)
 
@@ -102,6 +119,21 @@ def _show(entry: os.DirEntry[str]) -> None:
     else:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600))
     _mount(entry.path, target, None, _MS_BIND | _MS_REC)
+
+
+def _show_read_only(source: str, target: str) -> None:
+    """Show a folder without what is mounted below it, which would not be read-only."""
+    top = "/" + target.split("/")[1]
+    # Missing folders are made in the new root only: below any other they would be made on the machine.
+    if not os.path.isdir(target) and not os.path.islink(top) and not os.path.ismount(top):
+        os.makedirs(target, exist_ok=True)
+    _mount(source, target, None, _MS_BIND)
+    flags = os.statvfs(target).f_flag
+    # What the machine has set on it may not be taken off here.
+    kept = flags & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_NOATIME | _MS_NODIRATIME)
+    if flags & _ST_RELATIME:
+        kept |= _MS_RELATIME
+    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:

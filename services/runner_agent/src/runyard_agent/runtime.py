@@ -54,6 +54,8 @@ class LaunchPlan:
     """Process only: virtual environment whose ``bin`` is first on PATH (already so in ``environment``)."""
     has_private_view: bool = False
     """Process only: its folders are at ``/valohai`` too, as in a container (``private_view``)."""
+    mounts: tuple[tuple[str, str], ...] = ()
+    """Folders of the machine that the program sees read-only: real path, and where."""
     memory_bytes_max: int = 0
     """0 means no limit; also for the limits below."""
     cpu_millicores_max: int = 0

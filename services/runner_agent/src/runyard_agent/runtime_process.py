@@ -40,10 +40,12 @@ class ProcessRuntime:
             raise RunyardError(
                 f"{plan.name} would end with its lease, but has none yet", code="LEASE_MISSING"
             )
+        if plan.mounts and not plan.has_private_view:
+            raise _cannot_start(plan, "processes on this node can be shown no folders; run it in a container")
         _write_plan(plan)
         command = [*_PYTHON, shim.__file__, str(plan.state)]
         if plan.has_private_view:
-            command = _in_private_view(plan.directory, command)
+            command = _in_private_view(plan.directory, command, plan.mounts)
         starter = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
@@ -159,8 +161,11 @@ async def private_view_problem() -> str:
     return "" if trial.returncode == 0 else _last_line(errors) or f"it ended with {trial.returncode}"
 
 
-def _in_private_view(directory: Path, command: Sequence[str]) -> list[str]:
-    return [*_PYTHON, private_view.__file__, str(directory), *command]
+def _in_private_view(
+    directory: Path, command: Sequence[str], mounts: Sequence[tuple[str, str]] = ()
+) -> list[str]:
+    shown = [word for source, target in mounts for word in (private_view.SHOW, source, target)]
+    return [*_PYTHON, private_view.__file__, str(directory), *shown, *command]
 
 
 def shell_path() -> str:

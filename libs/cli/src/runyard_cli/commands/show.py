@@ -92,6 +92,8 @@ def _heading(record: Record, now: float) -> Iterator[str]:
         yield safe(cause)
     if run.title:
         yield safe(run.title)
+    if run.status_detail:
+        yield safe(f"status: {run.status_detail}")
     attempts = f", attempt {len(run.attempts)}" if len(run.attempts) > 1 else ""
     tags = f", tags {', '.join(run.tags)}" if run.tags else ""
     yield safe(f"queued {time_words(run.queued_at)} by {run.submitted_by}{attempts}{tags}")
@@ -168,6 +170,14 @@ def _environment(environment: Environment, whole: bool) -> Iterator[str]:
     cuda = f", CUDA {environment.cuda_version}" if environment.cuda_version else ""
     if system:
         yield system + cuda
+    yield from _mounts(environment, whole)
+
+
+def _mounts(environment: Environment, whole: bool) -> Iterator[str]:
+    for each in environment.mounts:
+        mark = f", fingerprint {_short(each.fingerprint, whole)}" if each.fingerprint else ""
+        files = f"{count_words(each.file_count, 'file')}, {size_words(each.size_bytes)}"
+        yield f"mounted {each.source} at {each.destination}: {each.file_system} {each.device}, {files}{mark}"
 
 
 def _cost(record: Record) -> Iterator[str]:

@@ -451,6 +451,7 @@ class RunSpec(_message.Message):
     ON_LOST_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     STOP_GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    MOUNTS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     image: _builtins.str
     """Container image as written in the step."""
@@ -482,6 +483,10 @@ class RunSpec(_message.Message):
     def resources(self) -> Global___Resources: ...
     @_builtins.property
     def environment_variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentVariable]: ...
+    @_builtins.property
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]:
+        """Folders of the node that the program sees, read-only."""
+
     def __init__(
         self,
         *,
@@ -501,14 +506,90 @@ class RunSpec(_message.Message):
         on_lost: Global___OnLost.ValueType = ...,
         priority: _builtins.int = ...,
         stop_grace_seconds: _builtins.int = ...,
+        mounts: _abc.Iterable[Global___Mount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "command_lines", b"command_lines", "environment_variables", b"environment_variables", "executor", b"executor", "image", b"image", "inputs", b"inputs", "no_output_timeout_seconds", b"no_output_timeout_seconds", "on_lost", b"on_lost", "parameters", b"parameters", "priority", b"priority", "requirements_path", b"requirements_path", "resources", b"resources", "step", b"step", "stop_condition", b"stop_condition", "stop_grace_seconds", b"stop_grace_seconds", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "command_lines", b"command_lines", "environment_variables", b"environment_variables", "executor", b"executor", "image", b"image", "inputs", b"inputs", "mounts", b"mounts", "no_output_timeout_seconds", b"no_output_timeout_seconds", "on_lost", b"on_lost", "parameters", b"parameters", "priority", b"priority", "requirements_path", b"requirements_path", "resources", b"resources", "step", b"step", "stop_condition", b"stop_condition", "stop_grace_seconds", b"stop_grace_seconds", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class Mount(_message.Message):
+    """Mount is a folder of the node that a program asks to see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """On the node; in one of the folders that its operator shares with runs."""
+    destination: _builtins.str
+    """Where the program sees it."""
+    type: _builtins.str
+    """Kind of file system, as the step says it; empty for a folder of the node."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mount: _TypeAlias = Mount  # noqa: Y015
+
+@_typing.final
+class MountedFolder(_message.Message):
+    """MountedFolder is what a program saw at a mount. Its files are not kept: this says how to tell them again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    REAL_PATH_FIELD_NUMBER: _builtins.int
+    FILE_SYSTEM_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    FILE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    destination: _builtins.str
+    real_path: _builtins.str
+    """Without symlinks."""
+    file_system: _builtins.str
+    """"ext4", "nfs4"; and what is mounted there: "/dev/sda1", "server:/export"."""
+    device: _builtins.str
+    file_count: _builtins.int
+    size_bytes: _builtins.int
+    fingerprint: _builtins.str
+    """SHA-256 over path, size and time of change of every file; empty when there are more than 100,000."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        real_path: _builtins.str = ...,
+        file_system: _builtins.str = ...,
+        device: _builtins.str = ...,
+        file_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "device", b"device", "file_count", b"file_count", "file_system", b"file_system", "fingerprint", b"fingerprint", "real_path", b"real_path", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MountedFolder: _TypeAlias = MountedFolder  # noqa: Y015
 
 @_typing.final
 class Package(_message.Message):
@@ -554,6 +635,7 @@ class Environment(_message.Message):
     VARIABLES_FIELD_NUMBER: _builtins.int
     CUDA_VERSION_FIELD_NUMBER: _builtins.int
     NCCL_VERSION_FIELD_NUMBER: _builtins.int
+    MOUNTS_FIELD_NUMBER: _builtins.int
     executor: Global___Executor.ValueType
     image: _builtins.str
     """Container only: image as asked for, config digest ("sha256:..."), and repository digests when known."""
@@ -576,6 +658,10 @@ class Environment(_message.Message):
     def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentVariable]:
         """Names and values; values of secrets are left out."""
 
+    @_builtins.property
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MountedFolder]:
+        """Folders of the node that it could read."""
+
     def __init__(
         self,
         *,
@@ -593,10 +679,11 @@ class Environment(_message.Message):
         variables: _abc.Iterable[Global___EnvironmentVariable] | None = ...,
         cuda_version: _builtins.str = ...,
         nccl_version: _builtins.str = ...,
+        mounts: _abc.Iterable[Global___MountedFolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "mounts", b"mounts", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
