@@ -117,9 +117,7 @@ class ArchivedEventLog:
                 limit=limit,
                 descending=descending,
             )
-            # Positions have no gaps, so a page that begins where it was asked to is whole.
-            is_whole = filter == EVERYTHING and page.events and page.events[0].position == after_position + 1
-            if is_whole and not descending:
+            if not descending and _is_surely_whole(page, after_position, filter):
                 return page
             if await self._has_moved(lane):
                 continue
@@ -278,6 +276,15 @@ class ArchivedEventLog:
                 break
             to = name.first_position - 1
         return found
+
+
+def _is_surely_whole(page: Page, after: int, wanted: EventFilter) -> bool:
+    """Say whether nothing can be missing from a page, so that nobody need look whether the boundary moved."""
+    if page.scanned_to <= after:
+        # The log ends there: so does every look of somebody who waits for the next event.
+        return True
+    # Positions have no gaps, so a page that begins where it was asked to is whole.
+    return wanted == EVERYTHING and bool(page.events) and page.events[0].position == after + 1
 
 
 def _matching(
