@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard_contracts import subjects
-from runyard_engines import NatsServer, Postgres, start_ready
+from runyard_engines import ChildProcess, NatsServer, Postgres, ProcessSpec, start_ready
 from runyard_testkit import Bus, Database
 from tests.jepsen.process_arguments import (
     BusWatcherArguments,
@@ -76,11 +75,11 @@ class Cluster:
         for writer in self.writers:
             await writer.ended(0)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End every process that is left."""
         for child in (*self.writers, *self.watchers, *self.relays):
-            if child.process.returncode is None:
-                child.process.kill()
+            child.process.kill()
+            await child.process.wait()
 
     async def _all_at_work(self) -> None:
         """Wait until every client has started: what has done nothing yet loses nothing by dying."""
@@ -164,22 +163,23 @@ class Cluster:
         )
 
     async def _start(self, module: str, history: Path | None, *arguments: str, **environment: str) -> Child:
-        printed = self.folder / f"{module}.log"
-        with printed.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, *arguments,
-                cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output,
-            )  # fmt: skip
-        return Child(module, process, printed, history, _size_of(history))
+        # Tied to us: whoever kills the tests leaves no writer behind.
+        spec = ProcessSpec(
+            name=module,
+            argv=(sys.executable, "-m", module, *arguments),
+            log_path=self.folder / f"{module}.log",
+            environment=environment,
+            directory=ROOT,
+            stop_signal=signal.SIGKILL,
+        )
+        return Child(ChildProcess.start(spec), history, _size_of(history))
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
     """A process of ours."""
 
-    module: str
-    process: asyncio.subprocess.Process
-    printed: Path
+    process: ChildProcess
     history: Path | None
     history_bytes: int
     """How long its history was when it was started."""
@@ -200,16 +200,15 @@ class Child:
 
     async def ended(self, code: int) -> None:
         """Wait until it has ended as it should."""
-        async with asyncio.timeout(_END_SECONDS_MAX):
-            found = await self.process.wait()
-        assert found == code, f"{self.module} ended with {found}: {self._last_lines()}"
+        found = await self.process.wait(_END_SECONDS_MAX)
+        assert found == code, self._how_it_ended()
 
     def _assert_alive(self) -> None:
-        code = self.process.returncode
-        assert code is None, f"{self.module} ended with {code}: {self._last_lines()}"
+        assert self.process.exit_code() is None, self._how_it_ended()
 
-    def _last_lines(self) -> str:
-        return "\n".join(self.printed.read_text().splitlines()[-30:])
+    def _how_it_ended(self) -> str:
+        lines = "\n".join(self.process.last_lines(30))
+        return f"{self.process.spec.name} ended with {self.process.exit_code()}: {lines}"
 
 
 def _size_of(history: Path | None) -> int:

@@ -55,7 +55,7 @@ async def test_what_was_acknowledged_is_there_once_and_in_order_and_every_watche
         for number in range(WATCHER_COUNT):
             await _caught_up(cluster.watcher_history(number), _watched_by(number, stored))
     finally:
-        cluster.stop()
+        await cluster.stop()
 
     clients = [read_history(path) for path in cluster.histories]
     seen = [read_history(cluster.watcher_history(number)) for number in range(WATCHER_COUNT)]
