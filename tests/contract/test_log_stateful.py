@@ -47,7 +47,7 @@ SERVER_CRASHES_MAX = 1
 """In one example: a recovery takes a quarter of a second."""
 
 # A thorough search takes minutes; the small one seconds.
-pytestmark = pytest.mark.timeout(1_800)
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1_800)]
 
 Result = TypeVar("Result")
 

@@ -12,6 +12,8 @@ from tests.replay.record import INCIDENTS
 from tests.replay.runbooks import HISTORIES, imported, printed_by
 from tests.replay.test_histories import events_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.parametrize("name", sorted(INCIDENTS))
 def test_recorded_incidents_are_decided_the_same_today(name: str) -> None:

@@ -27,6 +27,8 @@ from tests.replay.every_projection import EVERY, Subject, found
 from tests.replay.made_histories import made_history
 from tests.replay.memory_build import Build, Filler
 
+pytestmark = pytest.mark.system
+
 HISTORIES = Path(__file__).parent / "histories"
 RECORDED = sorted(folder.parent.name for folder in HISTORIES.glob("*/manifest.json"))
 MADE_EVENTS_MAX = 30

@@ -8,6 +8,8 @@ import pytest
 
 from tests.replay.runbooks import PAGES, history_of, imported, printed_by, steps_of
 
+pytestmark = pytest.mark.system
+
 RUNBOOKS = sorted(path for path in PAGES.glob("*.md") if path.name != "README.md")
 
 

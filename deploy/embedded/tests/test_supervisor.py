@@ -17,6 +17,8 @@ from runyard_embedded.supervisor import Supervisor
 from runyard_engines import ChildProcess, EngineFailed, ProcessSpec
 from runyard_engines.process import started
 
+pytestmark = pytest.mark.system
+
 FOR_EVER = "print('began', flush=True); import time; time.sleep(600)"
 AT_ONCE = "print('no luck', flush=True); raise SystemExit(3)"
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from runyard_client.ignore import DEFAULT_PATTERNS, is_below_ignored, is_ignored, parse_rules
 
+pytestmark = pytest.mark.system
+
 PATHS = (
     "a",
     "b.py",

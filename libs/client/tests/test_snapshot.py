@@ -14,6 +14,8 @@ from runyard_client.git import without_credentials
 from runyard_client.snapshot import Snapshot, take_snapshot
 from runyard_contracts.manifest import Mode, format_manifest, parse_manifest
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(autouse=True)
 def _own_git(monkeypatch: pytest.MonkeyPatch) -> None:

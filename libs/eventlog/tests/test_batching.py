@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import CommandId, EventId, StreamName
 from runyard_eventlog.admission import AdmittedCommand, AdmittedEvent
 from runyard_eventlog.batching import BYTES_MAX, COMMANDS_MAX, next_batch
+
+pytestmark = pytest.mark.system
 
 
 def admitted(

@@ -24,6 +24,8 @@ from runyard_eventlog.verification import verify
 
 from .stored import DOMAIN, LANES, TELEMETRY, Yard
 
+pytestmark = pytest.mark.system
+
 
 class Killed(Exception):
     """Stands for a kill of the process."""

@@ -26,6 +26,8 @@ from runyard_core.errors import InvalidInput, Unavailable
 
 from .store_double import HASTE, PART_BYTES, Yard, serving, sha256_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 async def yard(tmp_path: Path) -> AsyncIterator[Yard]:

@@ -28,6 +28,8 @@ from runyard_core.clock import SystemClock
 
 from .store_double import Yard, serving, sha256_of
 
+pytestmark = pytest.mark.system
+
 GRANT = LeaseGrant(run_id="0199-run", attempt=1, epoch=1, lease_id="lease-1", project="p")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -15,6 +15,8 @@ from runyard_agent.spool_file import SpoolRecord, decode_frames, encode_frame
 from runyard_contracts.ids import SpoolId
 from runyard_core.errors import Corrupt
 
+pytestmark = pytest.mark.system
+
 Body = tuple[str, bytes]
 
 

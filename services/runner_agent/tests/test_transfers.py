@@ -15,6 +15,8 @@ from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
 from .store_double import HASTE, Yard, serving, sha256_of
 
+pytestmark = pytest.mark.system
+
 DATA = os.urandom(3_000_000)
 
 
