@@ -123,6 +123,56 @@ def test_variables_of_the_contract_cannot_be_overridden_and_others_can() -> None
     assert variables["TRACEPARENT"] == "00-trace"
 
 
+def test_calls_are_offered_only_where_they_can_be_answered(tmp_path: Path) -> None:
+    config_files.write(tmp_path, GRANT, [])
+    assert json.loads((tmp_path / "api.json").read_text()) == {}
+    config_files.write(tmp_path, GRANT, [], calls_url="http://127.0.0.1:1/token")
+    api = json.loads((tmp_path / "api.json").read_text())
+    assert {name: (call["method"], call["url"]) for name, call in api.items()} == {
+        "set_status_detail": ("POST", "http://127.0.0.1:1/token/status-detail"),
+        "input_request": ("GET", "http://127.0.0.1:1/token/inputs"),
+    }
+
+
+def test_an_input_on_demand_has_an_id_and_no_paths(tmp_path: Path) -> None:
+    one = Input(name="late", on_demand=True)
+    one.files.add(uri="https://host/a.txt", path="a.txt")
+    config_files.write(tmp_path, GRANT, [one])
+    described = json.loads((tmp_path / "inputs.json").read_text())["late"]
+    assert described["input_id"] == config_files.input_id(GRANT, "late")
+    assert described["files"] == [
+        {"name": "a.txt", "uri": "https://host/a.txt", "size": 0, "checksums": {}, "metadata": []}
+    ]
+
+
+def test_a_member_of_a_group_finds_the_others_and_its_rank(tmp_path: Path) -> None:
+    grant = LeaseGrant()
+    grant.CopyFrom(GRANT)
+    group = grant.distributed
+    group.group_name, group.member_id, group.required_count = "gang", "9", 3
+    for member_id in ("10", "9", "2"):
+        member = group.members.add(
+            member_id=member_id, identity=f"node-{member_id}", run_id=f"run-{member_id}"
+        )
+        member.local_ips.append(f"10.0.0.{member_id}")
+        member.exposed_ports["1234/tcp"] = "30123"
+
+    config_files.write(tmp_path, grant, [])
+
+    content = json.loads((tmp_path / "distributed.json").read_text())
+    assert yaml.safe_load((tmp_path / "distributed.yaml").read_text()) == content
+    assert content["config"] == {"group_name": "gang", "member_id": "9", "required_count": 3}
+    assert content["self"] == content["members"][1]
+    assert content["self"]["network"] == {
+        "exposed_ports": {"1234/tcp": "30123"}, "local_ips": ["10.0.0.9"], "public_ips": [],
+    }  # fmt: skip
+    variables = config_files.variables(grant)
+    found = [variables[f"VH_DIST_MEMBER_{name}"] for name in ("ID", "INDEX", "COUNT")]
+    assert (found, variables["VH_LOCAL_IP"]) == (["9", "1", "3"], "10.0.0.9")
+    group.members[0].member_id = "main"
+    assert config_files.variables(grant)["VH_DIST_MEMBER_INDEX"] == "1"
+
+
 def test_a_run_without_gpus_sees_none() -> None:
     variables = config_files.variables(LeaseGrant(run_id="r"))
 

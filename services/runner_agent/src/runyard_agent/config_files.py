@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard_agent.domain.distributed import distributed_config, distributed_variables
 from runyard_contracts.ids import deterministic_id
 
 # YAML reads no longer key without being told that it is one.
@@ -63,6 +64,8 @@ def write(
         "runtime": _runtime(grant),
         "api": _api(calls_url),
     }
+    if grant.HasField("distributed"):
+        files["distributed"] = distributed_config(grant.distributed)
     for name, content in files.items():
         (config_dir / f"{name}.json").write_text(
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -93,6 +96,8 @@ def variables(grant: LeaseGrant, directories: Directories = IN_CONTAINER) -> dic
     }
     if grant.traceparent:
         fixed["TRACEPARENT"] = grant.traceparent
+    if grant.HasField("distributed"):
+        fixed.update(distributed_variables(grant.distributed))
     return {"PYTHONUNBUFFERED": "1", **secret_variables(grant), **asked, **fixed}
 
 

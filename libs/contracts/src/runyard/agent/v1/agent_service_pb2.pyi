@@ -261,6 +261,7 @@ class LeaseGrant(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    DISTRIBUTED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     project: _builtins.str
     number: _builtins.int
@@ -284,6 +285,10 @@ class LeaseGrant(_message.Message):
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]:
         """Secrets of the project, filled in on the way to the agent and nowhere else."""
 
+    @_builtins.property
+    def distributed(self) -> Global___Distributed:
+        """Only when the attempt is one member of several."""
+
     def __init__(
         self,
         *,
@@ -302,14 +307,113 @@ class LeaseGrant(_message.Message):
         title: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         secrets: _abc.Iterable[Global___Secret] | None = ...,
+        distributed: Global___Distributed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distributed", b"distributed", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "distributed", b"distributed", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseGrant: _TypeAlias = LeaseGrant  # noqa: Y015
+
+@_typing.final
+class Distributed(_message.Message):
+    """Distributed is the group that an attempt belongs to, once all of its members are known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_NAME_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    REQUIRED_COUNT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    group_name: _builtins.str
+    member_id: _builtins.str
+    """Of this attempt. The member that sorts first (as numbers, when all are) has rank 0."""
+    required_count: _builtins.int
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___DistributedMember]: ...
+    def __init__(
+        self,
+        *,
+        group_name: _builtins.str = ...,
+        member_id: _builtins.str = ...,
+        required_count: _builtins.int = ...,
+        members: _abc.Iterable[Global___DistributedMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_name", b"group_name", "member_id", b"member_id", "members", b"members", "required_count", b"required_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distributed: _TypeAlias = Distributed  # noqa: Y015
+
+@_typing.final
+class DistributedMember(_message.Message):
+    """DistributedMember is one member of a group, and how the others reach it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ExposedPortsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_AT_FIELD_NUMBER: _builtins.int
+    EXPOSED_PORTS_FIELD_NUMBER: _builtins.int
+    LOCAL_IPS_FIELD_NUMBER: _builtins.int
+    PUBLIC_IPS_FIELD_NUMBER: _builtins.int
+    member_id: _builtins.str
+    identity: _builtins.str
+    """Of its node."""
+    run_id: _builtins.str
+    @_builtins.property
+    def announced_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def exposed_ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Port of the program to port of the machine: "1234/tcp" to "30123"."""
+
+    @_builtins.property
+    def local_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def public_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        member_id: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        announced_at: _timestamp_pb2.Timestamp | None = ...,
+        exposed_ports: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        local_ips: _abc.Iterable[_builtins.str] | None = ...,
+        public_ips: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced_at", b"announced_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_at", b"announced_at", "exposed_ports", b"exposed_ports", "identity", b"identity", "local_ips", b"local_ips", "member_id", b"member_id", "public_ips", b"public_ips", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DistributedMember: _TypeAlias = DistributedMember  # noqa: Y015
 
 @_typing.final
 class Secret(_message.Message):
