@@ -6,6 +6,7 @@ Takes a job as JSON on standard input and gives what it took as JSON on standard
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -147,7 +148,8 @@ def _peak_bytes() -> int:
 
 
 def run(job: Job) -> Took:
-    """Do a job in this process."""
+    """Do a job in this process, which starts as a service does."""
+    gc.freeze()
     return asyncio.run(_work(job))
 
 
