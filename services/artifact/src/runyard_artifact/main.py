@@ -36,6 +36,7 @@ from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
+from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_servicekit.projection_operations import ProjectionOperations
@@ -73,15 +74,7 @@ async def main(settings: ArtifactSettings) -> None:
         objects = S3ObjectStore(_store_settings(settings), clock)
         stack.callback(objects.close)
         await _make_bucket(objects)
-        projections: tuple[Projection[RecordedEvent], ...] = (CatalogueProjection(), RegistryProjection())
-        async with pool.acquire() as connection:
-            # Before the first query may come.
-            for projection in projections:
-                await ProjectionStore(projection, SCHEMA).create(connection)
-        projectors = [
-            Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)
-            for projection in projections
-        ]
+        projectors = await _projectors(pool, event_log, doorbell)
         moments, registry_moments = (Moments(event_log, projector) for projector in projectors)
         handlers = Handlers(event_log, objects, clock)
         queries = CatalogueQueries(engine)
@@ -112,6 +105,17 @@ async def main(settings: ArtifactSettings) -> None:
             services = [SERVICE_NAME, REGISTRY_SERVICE_NAME, PROJECTION_SERVICE]
             async with serving(settings, services, register, edge):
                 await asyncio.Event().wait()
+
+
+async def _projectors(pool: asyncpg.Pool, event_log: EventLog, doorbell: Doorbell) -> list[Projector]:
+    """Give what fills catalogue and registry; their tables are there before the first query may come."""
+    projections: tuple[Projection[RecordedEvent], ...] = (CatalogueProjection(), RegistryProjection())
+    async with pool.acquire() as connection:
+        for projection in projections:
+            await ProjectionStore(projection, SCHEMA).create(connection)
+    return [
+        Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell) for projection in projections
+    ]
 
 
 def _store_settings(settings: ArtifactSettings) -> StoreSettings:

@@ -63,13 +63,6 @@ async def run_agent(settings: Settings) -> None:
         cache_dir = settings.directory / "cache"
         docker = DockerOnDemand(settings.node_id, cache_dir)
         stack.callback(docker.close)
-        transfers = Transfers()
-        stack.callback(transfers.close)
-        artifact_client = ArtifactClient(
-            settings.artifact_address, settings.token, transfers, patience_seconds=_PATIENCE_SECONDS
-        )
-        stack.push_async_callback(artifact_client.close)
-
         calls = CallServer(settings.directory / "calls.port")
         stack.push_async_callback(calls.close)
         telemetry = Telemetry(spool, settings.node_id, clock)
@@ -82,7 +75,7 @@ async def run_agent(settings: Settings) -> None:
             booted_at=clock.now() - timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
             inventory=await inventory(),
             executors=Executors(process, docker),
-            artifact_client=artifact_client,
+            artifact_client=_artifact_client(settings, stack),
             cache=ContentCache(cache_dir / "content"),
             sampling=sampling,
             clock=clock,
@@ -99,11 +92,20 @@ async def run_agent(settings: Settings) -> None:
             node.boot_id,
             settings.directory / "foreign-processes.json",
         )
-        attempts.reports_changed = uplink.reports_changed
-        attempts.held_changed = uplink.held_changed
+        attempts.reports_changed, attempts.held_changed = uplink.reports_changed, uplink.held_changed
         publisher = Publisher(spool, settings.node_id, settings.bus)
         others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]
         await _run_until_stopped(attempts, uplink, others)
+
+
+def _artifact_client(settings: Settings, stack: contextlib.AsyncExitStack) -> ArtifactClient:
+    transfers = Transfers()
+    stack.callback(transfers.close)
+    client = ArtifactClient(
+        settings.artifact_address, settings.token, transfers, patience_seconds=_PATIENCE_SECONDS
+    )
+    stack.push_async_callback(client.close)
+    return client
 
 
 async def _run_until_stopped(

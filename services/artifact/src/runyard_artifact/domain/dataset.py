@@ -81,7 +81,11 @@ def decide(state: DatasetState, command: CreateVersion) -> list[Message]:
             f"{name} exists with other files; versions never change, so give this one another name",
             code="DATASET_VERSION_EXISTS",
         )
-    events += [
+    return [*events, *_moved_aliases(state, command)]
+
+
+def _moved_aliases(state: DatasetState, command: CreateVersion) -> list[Message]:
+    return [
         DatasetAliasMoved(
             project=command.project,
             dataset=command.dataset,
@@ -92,7 +96,6 @@ def decide(state: DatasetState, command: CreateVersion) -> list[Message]:
         for alias in dict.fromkeys(command.aliases)
         if state.aliases.get(alias) != command.version
     ]
-    return events
 
 
 def evolve(state: DatasetState, event: Message) -> DatasetState:
