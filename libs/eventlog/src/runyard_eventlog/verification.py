@@ -29,7 +29,7 @@ NOT_PROVEN = (
     "anything against somebody who has the signing key and can change both database and archive",
 )
 """What a verification does not prove."""
-EVENTS_FOR_PROCESSES = 300_000
+EVENTS_FOR_PROCESSES = 1_000_000
 """From so many events on, starting processes takes less time than they save."""
 
 
