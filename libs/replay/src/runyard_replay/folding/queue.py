@@ -37,7 +37,10 @@ class QueueFold:
     """Folds run events in the order of the log. Keeps what unfinished runs asked for, counts the others."""
 
     _asked: dict[str, QueuedRun] = field(default_factory=dict)
-    """By run id. A message is replaced, never changed, as copies of the fold share it."""
+    """By run id. A message is replaced, never changed, as copies of the fold share it.
+
+    Until it is shown, its ``waited_milliseconds`` are counted up to 1970, below 0: cheap to go on from.
+    """
     _states: dict[str, RunState.ValueType] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _finished: Counter[str] = field(default_factory=Counter)
@@ -73,6 +76,7 @@ class QueueFold:
             again.CopyFrom(self._asked[run_id])
             again.attempt_count = self._attempts.get(run_id, 0)
             again.queued_at.CopyFrom(event.envelope.occurred_at)
+            again.waited_milliseconds = -milliseconds_of(again.queued_at)
             self._asked[run_id] = again
 
     def shown(self, at: Timestamp, project: str = "") -> QueueState:
@@ -93,7 +97,7 @@ class QueueFold:
         )
         at_ms = milliseconds_of(at)
         for run in queue.waiting:
-            run.waited_milliseconds = max(0, at_ms - milliseconds_of(run.queued_at))
+            run.waited_milliseconds = max(0, at_ms + run.waited_milliseconds)
         return queue
 
     def _finish(self, run_id: str) -> None:
@@ -119,4 +123,5 @@ def _queued(message: ev.RunQueued, event: RecordedEvent) -> QueuedRun:
         queued_position=event.position,
         submitted_by=actor_name(envelope.actor),
         queued_at=envelope.occurred_at,
+        waited_milliseconds=-milliseconds_of(envelope.occurred_at),
     )
