@@ -73,8 +73,8 @@ class Store:
                     *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     # On by default, and it reports to the vendor.
                     "-master.telemetry=false",
-                    # A master that resumes its raft log wakes 700 times a second for ever after (5 % of a core).
-                    # Alone it needs none: volumes report their ids and highest file keys when they attach.
+                    # A master that resumes its raft log wakes 700 times a second ever after: 5 % of a core.
+                    # Alone it needs none: volumes report their ids and highest file keys.
                     "-master.resumeState=false",
                     *("-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
                     # 0 would be the free disk divided by the volume size; a ceiling, not a reservation.
@@ -90,7 +90,7 @@ class Store:
                     "GOMEMLIMIT": "700MiB",
                 },
                 log_path=self.spec.log_path,
-                # Rarely (1 of 60 stops right after a first start) it waits 10 s for its own admin part, then goes on.
+                # Rarely (1 of 60 stops right after a first start) it waits 10 s for its own admin part.
                 stop_seconds_max=20.0,
             )
         )
