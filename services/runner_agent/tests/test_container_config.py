@@ -9,7 +9,8 @@ from collections.abc import Callable
 import docker
 import pytest
 
-from runyard_agent.container_config import ContainerRules, container_config
+from runyard_agent.container_config import container_config
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.runtime import LaunchPlan
 
 MakePlan = Callable[..., LaunchPlan]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.settings import MEGABYTE, read_settings
 from runyard_core.errors import InvalidInput
 
@@ -29,6 +30,23 @@ def test_settings_come_from_the_environment() -> None:
     assert settings.log_level == "INFO"
 
 
+def test_operator_says_what_programs_may_see_and_use() -> None:
+    settings = read_settings(
+        {
+            **GOOD,
+            "RUNYARD_SHARED_FOLDERS": "/data:/mnt/nfs:",
+            "RUNYARD_DOCKER_NETWORK": "host",
+            "RUNYARD_SHARED_MEMORY_MEGABYTES": "64",
+        }
+    )
+
+    assert settings.shared_folders == (Path("/data"), Path("/mnt/nfs"))
+    assert settings.container_rules == ContainerRules(network="host", shared_memory_bytes=64 * MEGABYTE)
+    assert read_settings(GOOD).container_rules == ContainerRules()
+    with pytest.raises(InvalidInput, match="RUNYARD_SHARED_FOLDERS names 'data'"):
+        read_settings({**GOOD, "RUNYARD_SHARED_FOLDERS": "data"})
+
+
 def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(read_settings(GOOD))
 
@@ -46,6 +64,7 @@ def test_missing_setting_is_named(name: str) -> None:
         ("RUNYARD_SLOT_COUNT", "0"),
         ("RUNYARD_SLOT_COUNT", "many"),
         ("RUNYARD_SPOOL_MEGABYTES", "-1"),
+        ("RUNYARD_SHARED_MEMORY_MEGABYTES", "lots"),
         ("RUNYARD_LOG_LEVEL", "LOUD"),
     ],
 )

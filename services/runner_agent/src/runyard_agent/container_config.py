@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import docker
 from docker.types import DeviceRequest, Healthcheck, Mount, Ulimit
 
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.domain.command_script import is_executable
 from runyard_agent.runtime import LaunchPlan
 
@@ -25,18 +25,6 @@ _PROCESSES_MAX = 32_768
 _START = f"exec >>{_STATE}/stdout 2>>{_STATE}/stderr; cd /valohai/repository || exit 126; "
 _RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c ". {_STATE}/command"; fi; . {_STATE}/command'
 _RUN_EXECUTABLE = f"exec {_STATE}/command"
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerRules:
-    """What the operator of the node sets for all containers."""
-
-    network: str = "bridge"
-    """Docker network; "none" cuts programs off."""
-    capabilities: tuple[str, ...] = ()
-    """Given back after all are dropped: "CHOWN", "SETUID" and the like, for images that install packages."""
-    shared_memory_bytes: int = 0
-    """Size of /dev/shm, over which data loaders pass batches; 0 means half of the machine's memory."""
 
 
 def container_config(

@@ -13,6 +13,7 @@ from runyard.run.v1.types_pb2 import Environment, Executor
 from runyard_agent import config_files, environment
 from runyard_agent.call_server import LOOPBACK
 from runyard_agent.config_files import IN_CONTAINER, Directories
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.runtime import Runtime
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
 from runyard_core.errors import Unavailable
@@ -135,12 +136,11 @@ class ProcessExecutor:
 class DockerExecutor:
     """Runs attempts in containers."""
 
-    def __init__(self, daemon: DockerDaemon, node_id: str, cache_dir: Path) -> None:
+    def __init__(self, daemon: DockerDaemon, node_id: str, cache_dir: Path, rules: ContainerRules) -> None:
         """Use a daemon that has answered; what images hold is kept in the cache."""
-        from runyard_agent.container_config import ContainerRules
         from runyard_agent.runtime_docker import DockerRuntime
 
-        self._rules = ContainerRules()
+        self._rules = rules
         self.runtime: Runtime = DockerRuntime(daemon, node_id, self._rules)
         self.daemon = daemon
         self._cache_dir = cache_dir
@@ -166,10 +166,11 @@ class DockerExecutor:
 class DockerOnDemand:
     """The container executor, once a daemon answers. The package is imported only when somebody looks."""
 
-    def __init__(self, node_id: str, cache_dir: Path) -> None:
+    def __init__(self, node_id: str, cache_dir: Path, rules: ContainerRules) -> None:
         """Prepare; nothing is asked."""
         self._node_id = node_id
         self._cache_dir = cache_dir
+        self._rules = rules
         self._found: DockerExecutor | None = None
 
     async def open(self) -> DockerExecutor | str:
@@ -182,7 +183,7 @@ class DockerOnDemand:
             daemon = await open_docker()
             if isinstance(daemon, str):
                 return daemon
-            self._found = DockerExecutor(daemon, self._node_id, self._cache_dir)
+            self._found = DockerExecutor(daemon, self._node_id, self._cache_dir, self._rules)
         return self._found
 
     async def look(self) -> tuple[str, Sequence[str]]:

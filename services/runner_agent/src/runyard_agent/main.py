@@ -61,7 +61,7 @@ async def run_agent(settings: Settings) -> None:
         gpu_reader = gpus.open_gpus()
         stack.callback(gpu_reader.close)
         cache_dir = settings.directory / "cache"
-        docker = DockerOnDemand(settings.node_id, cache_dir)
+        docker = DockerOnDemand(settings.node_id, cache_dir, settings.container_rules)
         stack.callback(docker.close)
         calls = CallServer(settings.directory / "calls.port")
         stack.push_async_callback(calls.close)

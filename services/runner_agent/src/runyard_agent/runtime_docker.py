@@ -18,10 +18,10 @@ from runyard_agent.attempt_sampler import container_pids
 from runyard_agent.container_config import (
     LABEL_ATTEMPT,
     LABEL_RUN,
-    ContainerRules,
     container_config,
     open_folders,
 )
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.docker_daemon import DEFAULT_ADDRESS, DockerDaemon
 from runyard_agent.durable_files import write_atomically
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.publisher import BusAddress
 from runyard_contracts.ids import is_name
 from runyard_core.errors import InvalidInput
@@ -37,6 +38,8 @@ class Settings:
     """RUNYARD_SPOOL_MEGABYTES: what may wait for the log before producers wait too."""
     shared_folders: tuple[Path, ...] = ()
     """RUNYARD_SHARED_FOLDERS: folders of the machine that any run may read, separated by ":"."""
+    container_rules: ContainerRules = field(default_factory=ContainerRules)
+    """RUNYARD_DOCKER_NETWORK; RUNYARD_SHARED_MEMORY_MEGABYTES: size of /dev/shm in a container."""
     log_level: str = "INFO"
     """RUNYARD_LOG_LEVEL."""
     otlp_endpoint: str = ""
@@ -66,6 +69,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
         shared_folders=_folders(environment.get("RUNYARD_SHARED_FOLDERS", "")),
+        container_rules=ContainerRules(
+            network=environment.get("RUNYARD_DOCKER_NETWORK", "") or "bridge",
+            shared_memory_bytes=_shared_memory_bytes(environment),
+        ),
         log_level=_log_level(environment.get("RUNYARD_LOG_LEVEL", "") or "INFO"),
         otlp_endpoint=environment.get("RUNYARD_OTLP_ENDPOINT", ""),
     )
@@ -76,6 +83,11 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise InvalidInput(f"{name} is not set; the agent cannot start without it")
     return value
+
+
+def _shared_memory_bytes(environment: Mapping[str, str]) -> int:
+    name = "RUNYARD_SHARED_MEMORY_MEGABYTES"
+    return _number(environment, name, 1) * MEGABYTE if environment.get(name) else 0
 
 
 def _folders(text: str) -> tuple[Path, ...]:
