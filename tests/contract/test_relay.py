@@ -111,7 +111,7 @@ async def test_a_killed_bus_is_filled_again_without_gap_or_double(
     async with relaying(database, bus):
         for _ in range(2):
             await _append_while_the_bus_dies(own_nats, log)
-            client = await bus.connect("test")
+        client = await bus.connect("test")
         try:
             await mirrored(client, log, (await log.head()).domain_position)
             verdict = await audit(admin, client)

@@ -51,6 +51,7 @@ async def test_history_comes_first_and_then_what_is_appended() -> None:
         assert more.result() == [6, 7, 8]
 
 
+@pytest.mark.system
 async def test_without_any_bell_the_head_is_looked_at_every_second() -> None:
     log = MemoryEventLog()
     async with asyncio.TaskGroup() as group, aclosing(follow(log, DOMAIN)) as pages:
@@ -114,6 +115,7 @@ class FlakyLog(MemoryEventLog):
         )
 
 
+@pytest.mark.system
 async def test_a_log_that_is_away_is_waited_for() -> None:
     log = FlakyLog()
     await fill(log, 2)

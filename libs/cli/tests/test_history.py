@@ -268,6 +268,7 @@ def test_without_yard_or_log_it_says_so(empty: Terminal) -> None:
     assert "[NO_CONTEXT]" in empty.run("timeline", RUN, expect=4)
 
 
+@pytest.mark.system
 def test_the_log_at_hand_is_not_taken_for_another_machines(empty: Terminal, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -282,6 +283,7 @@ def test_the_log_at_hand_is_not_taken_for_another_machines(empty: Terminal, tmp_
     assert "LOG_UNREACHABLE" in empty.run("tail", expect=4)
 
 
+@pytest.mark.system
 def test_the_log_is_read_directly_only_when_it_must_be() -> None:
     heavy = {"asyncpg", "sqlalchemy", "nats", "sqlite3", "runyard_replay", "runyard_eventlog"}
     code = "import runyard_cli.commands.history, sys; print(*sys.modules)"

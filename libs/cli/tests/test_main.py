@@ -94,6 +94,7 @@ def test_error_is_one_or_two_lines_with_its_reason(
     assert done.stdout == ""
 
 
+@pytest.mark.system
 def test_service_that_does_not_answer_gives_4_and_says_what_to_do(folder: Path, runyard: Runner) -> None:
     with_context(folder, "127.0.0.1:1")
     done = runyard("ps")
@@ -140,6 +141,7 @@ def test_context_is_set_from_standard_input_and_shown_without_its_token(
     assert json.loads((folder / "home" / "context.json").read_text())["token"] == "s3cret"
 
 
+@pytest.mark.system
 def test_command_that_people_type_often_imports_little() -> None:
     # Measured: each of these would add 50 to 250 ms to every `runyard ps`.
     heavy = {"rich", "typer", "pydantic", "valohai_yaml", "jsonschema", "yaml", "runyard_runspec"}
@@ -150,6 +152,7 @@ def test_command_that_people_type_often_imports_little() -> None:
     assert "grpc" in done.stdout.split()
 
 
+@pytest.mark.system
 def test_module_runs_like_the_script() -> None:
     command = [sys.executable, "-m", "runyard_cli", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

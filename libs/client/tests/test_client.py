@@ -100,6 +100,7 @@ async def test_every_call_carries_token_and_deadline(server: tuple[Server, Conte
     assert 5 < handlers.deadlines[0] < 16
 
 
+@pytest.mark.system
 async def test_service_that_comes_back_is_called_again(server: tuple[Server, Context]) -> None:
     handlers, context = server
     handlers.unavailable_count = 2
@@ -132,6 +133,7 @@ async def test_stream_gives_what_came_before_a_refusal(server: tuple[Server, Con
             await anext(stream)
 
 
+@pytest.mark.system
 async def test_service_that_is_not_there_is_unreachable_and_named(server: tuple[Server, Context]) -> None:
     context = replace(server[1], addresses=dict.fromkeys(SERVICES, "127.0.0.1:1"))
     async with Client.connect(context) as client:

@@ -37,12 +37,26 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the unpacked source distribution of the version that is installed."""
     folder = tmp_path_factory.mktemp("sdist")
     wanted = f"valohai-yaml=={version('valohai-yaml')}"
-    options = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), wanted]
+    # Its own archive only: what builds it may come as a wheel.
+    options = [
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        "valohai-yaml",
+        "--dest",
+        str(folder),
+        wanted,
+    ]
     reasons = []
     for client in CLIENTS:
         try:
             done = subprocess.run(
-                [*client, *options], capture_output=True, text=True, timeout=DOWNLOAD_SECONDS_MAX, check=False
+                [*client, *options, wanted],
+                capture_output=True,
+                text=True,
+                timeout=DOWNLOAD_SECONDS_MAX,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             reasons.append(str(error))

@@ -190,6 +190,7 @@ async def test_stops_and_fences_are_passed_on(wire: Wire, uplink: Uplink, attemp
     await until(lambda: attempts.fenced == [HELD] and attempts.stopped == [order])
 
 
+@pytest.mark.system
 async def test_scheduler_that_falls_silent_is_left_and_tried_again(
     wire: Wire, uplink: Uplink, attempts: FakeAttempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -370,6 +370,7 @@ async def test_a_foreign_process_and_a_changed_inventory_are_recorded(yard: Memo
     await agent.close()
 
 
+@pytest.mark.system
 async def test_an_agent_that_stops_reading_is_sent_away(yard: MemoryYard) -> None:
     agent = await yard.attach()
     (session,) = yard.sessions.streams()
@@ -392,6 +393,7 @@ class FlakyLog(MemoryEventLog):
         return await super().append(command)
 
 
+@pytest.mark.system
 async def test_leases_are_renewed_while_the_log_is_away_and_reports_are_recorded_after(
     tokens_file: Path, as_alice: None
 ) -> None:

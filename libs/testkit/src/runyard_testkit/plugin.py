@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -45,6 +47,7 @@ __all__ = [
 
 ENGINE_FIXTURES = frozenset({"postgres", "nats_server", "store", "own_postgres", "own_nats", "own_store"})
 DOCKER_FIXTURES = frozenset({"docker_client", "test_image"})
+WHOLE_FILE_MARK = re.compile(r"^pytestmark = .*\bmark\.(system|engines|docker|faults)\b", re.MULTILINE)
 PROFILE_VARIABLE = "RUNYARD_HYPOTHESIS_PROFILE"
 
 # All unit tests together shall take less than 20 s; a deeper search is one variable away.
@@ -73,6 +76,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.engines)
         if asked & DOCKER_FIXTURES:
             item.add_marker(pytest.mark.docker)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file whose every test would be left out: imports are half of the quick tests' time."""
+    expression = config.getoption("markexpr")
+    if collection_path.suffix != ".py" or "not " not in expression or "(" in expression:
+        return None
+    mark = WHOLE_FILE_MARK.search(collection_path.read_text(encoding="utf-8"))
+    return True if mark and f"not {mark[1]}" in expression else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Keep the tests of a group together."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from runyard_testkit.groups import GroupScheduling
+
+    return GroupScheduling(config, log)
 
 
 def _shared_seed(config: pytest.Config) -> str:
