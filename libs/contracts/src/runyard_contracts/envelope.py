@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard_contracts import upcasting
 from runyard_contracts.ids import EventId, StreamName, uuid7
-from runyard_contracts.registry import event_type, event_type_of
+from runyard_contracts.registry import BY_NAME, event_type, event_type_of
 
 _KIND_NAMES = {
     ActorKind.ACTOR_KIND_USER: "user",
@@ -80,7 +80,8 @@ def unwrap(envelope: Envelope) -> Message:
         UndecodableEventError: the payload does not parse, or a step of its upcast fails on it.
         NoUpcasterError: no step leads from its schema version to the newest.
     """
-    found = event_type(envelope.type)
+    type_name = envelope.type
+    found = BY_NAME.get(type_name) or event_type(type_name)
     data = envelope.data
     try:
         if envelope.schema_version != found.schema_version:

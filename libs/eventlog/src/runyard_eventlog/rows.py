@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 
 import asyncpg
 
 from runyard.event.v1.envelope_group_pb2 import EnvelopeGroup
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
-from runyard_contracts.ids import Position, StreamName, stream_category
+from runyard_contracts.ids import StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter
 from runyard_eventlog.stored_event import RECORDED_EPOCH
@@ -100,18 +99,19 @@ def fetched(found: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
     """Bring what these statements find back into events."""
     given, added = b"", b""
     for start in range(0, len(found), _PARSED_TOGETHER):
-        positions: list[Position] = []
+        together = found[start : start + _PARSED_TOGETHER]
         pieces: list[bytes] = []
-        for position, raw, payload in found[start : start + _PARSED_TOGETHER]:
+        for _, raw, payload in together:
             if raw != given:
                 # The same for all events of one call of the append function.
                 given, added = raw, _added(raw)
-            positions.append(position)
+            size_bytes = len(payload) + len(added)
+            header = _ITEM_HEADERS[size_bytes] if size_bytes < _SHORT_BYTES else _item_header(size_bytes)
             # Two serialised messages, one after the other, parse as their merge.
-            pieces += (_item_header(len(payload) + len(added)), payload, added)
+            pieces += (header, payload, added)
         envelopes = EnvelopeGroup.FromString(b"".join(pieces)).envelopes
-        for position, envelope in zip(positions, envelopes, strict=True):
-            envelope.position = position
+        for record, envelope in zip(together, envelopes, strict=True):
+            envelope.position = position = record[0]
             yield RecordedEvent(envelope, None, position)
 
 
@@ -163,7 +163,6 @@ def _added(raw: bytes) -> bytes:
     return recorded(RECORDED_EPOCH + timedelta(microseconds=recorded_us), after_position)
 
 
-@lru_cache(maxsize=4_096)
 def _item_header(size_bytes: int) -> bytes:
     """Give what stands before an envelope in a serialised ``EnvelopeGroup``: field 1, and its size."""
     header = bytearray(b"\x0a")
@@ -172,3 +171,7 @@ def _item_header(size_bytes: int) -> bytes:
         size_bytes >>= 7
     header.append(size_bytes)
     return bytes(header)
+
+
+_SHORT_BYTES = 2_048
+_ITEM_HEADERS = tuple(map(_item_header, range(_SHORT_BYTES)))
