@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import docker
 import grpc
 import nats
 import nats.errors
 import pytest
+from docker.errors import DockerException
 from nats.aio.client import Client
 
 from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
@@ -122,22 +126,33 @@ async def test_an_agent_can_publish_its_own_telemetry_and_nothing_else(yard: Yar
 
 
 def test_everything_listens_on_loopback(yard: Yard) -> None:
-    inodes = set()
-    for pid in pids_of(yard):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = str(descriptor.readlink())
-            except FileNotFoundError:
-                continue
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    listening = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == LISTEN and fields[9] in inodes:
-                listening.append(fields[1].partition(":")[0])
-    assert len(listening) > 10
+    agent = process_of(yard, "agent")["pid"]
     # 127.0.0.1 in the kernel's byte order, as IPv4 and mapped into IPv6.
     loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
-    assert set(listening) <= loopback
+    found = {pid: listening(pid) for pid in pids_of(yard)}
+    assert sum(map(len, found.values())) > 10
+    for pid, addresses in found.items():
+        # A program in a container calls its agent at the machine's side of the containers' network.
+        assert set(addresses) <= (loopback | docker_gateways() if pid == agent else loopback)
+
+
+def listening(pid: int) -> list[str]:
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return [row[1].partition(":")[0] for row in rows if row[3] == LISTEN and row[9] in inodes]
+
+
+def docker_gateways() -> set[str]:
+    try:
+        client = docker.from_env(timeout=20)
+    except DockerException:
+        return set()
+    with contextlib.closing(client):
+        configs = client.networks.get("bridge").attrs["IPAM"]["Config"]
+    return {
+        socket.inet_aton(each["Gateway"])[::-1].hex().upper() for each in configs if "." in each["Gateway"]
+    }
