@@ -9,79 +9,20 @@ import os
 import signal
 import subprocess
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runyard_agent import container_environment
 from runyard_agent.attempt_sampler import AttemptSampler
-from runyard_agent.container_config import LABEL_NODE, LABEL_RUN
-from runyard_agent.docker_daemon import DockerDaemon, Image, open_docker
-from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan, lease_text
+from runyard_agent.docker_daemon import DockerDaemon
+from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.runtime_docker import DockerRuntime
 from runyard_core.errors import Conflict, RunyardError, Unavailable
 
-MakePlan = Callable[..., LaunchPlan]
+from .containers import MakePlan, daemon, image, plan_of, run, runtime, until_printed
+
+__all__ = ["daemon", "image", "plan_of", "runtime"]
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def daemon(docker_client: Any) -> AsyncIterator[DockerDaemon]:
-    found = await open_docker()
-    assert isinstance(found, DockerDaemon), found
-    yield found
-    found.close()
-
-
-@pytest.fixture
-async def image(daemon: DockerDaemon, test_image: str) -> Image:
-    return await daemon.image(test_image)
-
-
-@pytest.fixture
-async def runtime(daemon: DockerDaemon) -> AsyncIterator[DockerRuntime]:
-    yield DockerRuntime(daemon, "node-1")
-    # Whatever a test left, by the label of this session's plans.
-    for container in await daemon.call(
-        daemon.api.containers, all=True, filters={"label": f"{LABEL_NODE}=node-1"}
-    ):
-        if container["Labels"][LABEL_RUN].startswith(f"test-{os.getpid()}-"):
-            await daemon.call(daemon.api.remove_container, container["Id"], force=True)
-
-
-@pytest.fixture
-def plan_of(make_plan: MakePlan, image: Image) -> MakePlan:
-    def make(*command_lines: str, **changes: Any) -> LaunchPlan:
-        fields: dict[str, Any] = {
-            "run_id": f"test-{os.getpid()}-{uuid.uuid4()}",
-            "environment": {"MODE": "fast"},
-            "image": image.id,
-        }
-        return make_plan(*command_lines, **{**fields, **changes})
-
-    return make
-
-
-async def run(runtime: DockerRuntime, plan: LaunchPlan) -> Exit:
-    handle = await runtime.launch(plan)
-    async with asyncio.timeout(40):
-        ended = await runtime.wait(handle, plan)
-    await runtime.remove(handle, plan)
-    return ended
-
-
-async def until_printed(plan: LaunchPlan, text: str) -> None:
-    async with asyncio.timeout(30):
-        while text not in plan.stdout.read_text():  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.01)
-
-
-def renew(plan: LaunchPlan, seconds: float) -> None:
-    plan.lease_file.write_text(lease_text(time.clock_gettime(time.CLOCK_BOOTTIME) + seconds))
 
 
 async def test_output_exit_status_and_environment_are_those_of_the_contract(
@@ -204,105 +145,6 @@ async def test_a_stop_signal_reaches_the_program_behind_the_shell(
     await runtime.remove(handle, plan)
 
 
-async def test_memory_over_the_limit_is_told_apart(runtime: DockerRuntime, plan_of: MakePlan) -> None:
-    plan = plan_of("exec python3 -c 'x = bytearray(512 << 20)'", memory_bytes_max=64 << 20)
-
-    ended = await run(runtime, plan)
-
-    assert ended.oom_killed
-    assert ended.ended_by is EndedBy.MEMORY_LIMIT
-    assert "67108864" in ended.detail
-
-
-async def test_a_killed_child_of_a_program_that_went_on_is_no_end_by_memory(
-    runtime: DockerRuntime, plan_of: MakePlan
-) -> None:
-    plan = plan_of("python3 -c 'x = bytearray(512 << 20)' || echo went on", memory_bytes_max=64 << 20)
-
-    ended = await run(runtime, plan)
-
-    assert (ended.exit_code, ended.oom_killed, ended.ended_by) == (0, False, EndedBy.ITSELF)
-
-
-async def test_the_time_limit_holds_without_the_agent(runtime: DockerRuntime, plan_of: MakePlan) -> None:
-    plan = plan_of("echo ready; sleep 60", time_limit_seconds=1, stop_grace_seconds=5)
-    handle = await runtime.launch(plan)
-
-    # Nobody waits: what ends the container is its watch alone.
-    async with asyncio.timeout(30):
-        while (await runtime._inspect(handle.id))["State"]["Running"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-
-    ended = await runtime.wait(handle, plan)
-    assert ended.ended_by is EndedBy.TIME_LIMIT
-    assert ended.detail == "ran for its time limit of 1 s"
-    await runtime.remove(handle, plan)
-
-
-async def test_silence_ends_a_program_and_talk_does_not(runtime: DockerRuntime, plan_of: MakePlan) -> None:
-    plan = plan_of(
-        "for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; sleep 60",
-        no_output_timeout_seconds=2,
-        stop_grace_seconds=1,
-    )
-
-    ended = await run(runtime, plan)
-
-    assert ended.ended_by is EndedBy.NO_OUTPUT_TIMEOUT
-    assert plan.stdout.read_text().split() == list("123456")
-
-
-async def test_an_expired_lease_ends_the_attempt_at_once_and_a_renewed_one_does_not(
-    runtime: DockerRuntime, plan_of: MakePlan
-) -> None:
-    plan = plan_of("trap '' TERM; echo ready; sleep 60", ends_on_lease_expiry=True, stop_grace_seconds=60)
-    with pytest.raises(RunyardError, match="has none yet"):
-        await runtime.launch(plan)
-    renew(plan, 1.5)
-    handle = await runtime.launch(plan)
-    started_at = time.monotonic()
-    await until_printed(plan, "ready")
-    renew(plan, 3.0)
-    renewed_at = time.monotonic()
-
-    async with asyncio.timeout(30):
-        ended = await runtime.wait(handle, plan)
-
-    assert ended.ended_by is EndedBy.LEASE_EXPIRY
-    assert time.monotonic() - renewed_at > 2.5
-    assert time.monotonic() - started_at < 20
-    await runtime.remove(handle, plan)
-
-
-async def test_a_killed_watch_is_started_again_by_the_agent(
-    runtime: DockerRuntime, plan_of: MakePlan
-) -> None:
-    plan = plan_of("sleep 60", time_limit_seconds=2, stop_grace_seconds=1)
-    handle = await runtime.launch(plan)
-    for pid in _watches_of(plan):
-        os.kill(pid, signal.SIGKILL)
-
-    async with asyncio.timeout(30):
-        ended = await runtime.wait(handle, plan)
-
-    assert ended.ended_by is EndedBy.TIME_LIMIT
-    await runtime.remove(handle, plan)
-
-
-def _watches_of(plan: LaunchPlan) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"container_watch" in command and os.fsencode(plan.state) in command:
-                found.append(int(entry.name))
-    assert found
-    return found
-
-
 async def test_the_programs_processes_are_known_and_sampled(
     runtime: DockerRuntime, plan_of: MakePlan
 ) -> None:
@@ -376,15 +218,6 @@ async def test_outputs_of_another_user_can_be_read_and_removed(
     await daemon.call(daemon.api.remove_image, name, force=True)
 
 
-async def test_an_image_that_cannot_be_had_says_so(daemon: DockerDaemon) -> None:
-    told: list[str] = []
-    with pytest.raises(Unavailable, match=r"image 'registry\.invalid/no:1' cannot be had") as error:
-        await daemon.image("registry.invalid/no:1", tell=told.append)
-
-    assert error.value.code == "IMAGE_UNAVAILABLE"
-    assert told == ["pulling image registry.invalid/no:1"]
-
-
 async def test_starts_that_fail_leave_no_container(runtime: DockerRuntime, plan_of: MakePlan) -> None:
     gpus = plan_of("true", gpu_uuids=("GPU-0",))
     with pytest.raises(RunyardError, match="NVIDIA toolkit") as error:
@@ -398,23 +231,6 @@ async def test_starts_that_fail_leave_no_container(runtime: DockerRuntime, plan_
     assert absent.value.code == "IMAGE_UNAVAILABLE"
 
 
-async def test_the_image_is_recorded_with_its_packages(
-    daemon: DockerDaemon, image: Image, tmp_path: Path
-) -> None:
-    variables = {"MODE": "fast", "HF_TOKEN": "secret"}
-    first = await container_environment.capture(daemon, image, variables, tmp_path)
-    started_at = time.perf_counter()
-    again = await container_environment.capture(daemon, image, variables, tmp_path)
-
-    assert again == first
-    assert time.perf_counter() - started_at < 0.1
-    assert first.image_id == image.id
-    assert first.image_id.startswith("sha256:")
-    assert first.interpreter.startswith("CPython 3.")
-    assert first.os.startswith("Debian")
-    assert {variable.name: variable.value for variable in first.variables} == {"MODE": "fast", "HF_TOKEN": ""}
-
-
 async def test_a_handle_of_nothing_is_quiet(runtime: DockerRuntime, plan_of: MakePlan) -> None:
     nothing = Handle(kind="container", id="0" * 64)
 
@@ -422,12 +238,3 @@ async def test_a_handle_of_nothing_is_quiet(runtime: DockerRuntime, plan_of: Mak
     await runtime.kill(nothing)
     await runtime.remove(nothing, plan_of("true"))
     assert await runtime.pids(nothing) == ()
-
-
-async def test_a_daemon_that_is_not_there_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    assert "no daemon answers" in str(await open_docker())
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:2375")
-    assert "only a local daemon" in str(await open_docker())
