@@ -26,7 +26,7 @@ test: setup ## The whole suite: style, types, contracts, unit tests, tests on re
 	@tests/tools/run-checks
 
 test-unit: setup ## The quick tests: no engines, no programs of the machine
-	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "$(UNIT)"
+	@tests/tools/unit-tests
 
 test-engines: setup ## All other tests: real programs and engines, with Docker where there is a daemon
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not ($(UNIT))"

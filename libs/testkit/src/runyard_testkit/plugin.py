@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import re
 import secrets
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +27,7 @@ from runyard_testkit.fixtures import (
     store,
     template_database,
 )
+from runyard_testkit.shares import Share, files_of, skips_whole_file
 
 __all__ = [
     "bucket",
@@ -47,7 +49,7 @@ __all__ = [
 
 ENGINE_FIXTURES = frozenset({"postgres", "nats_server", "store", "own_postgres", "own_nats", "own_store"})
 DOCKER_FIXTURES = frozenset({"docker_client", "test_image"})
-WHOLE_FILE_MARK = re.compile(r"^pytestmark = .*\bmark\.(system|engines|docker|faults)\b", re.MULTILINE)
+SHARE_FILES = pytest.StashKey[frozenset[Path]]()
 PROFILE_VARIABLE = "RUNYARD_HYPOTHESIS_PROFILE"
 
 # All unit tests together shall take less than 20 s; a deeper search is one variable away.
@@ -78,13 +80,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.docker)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--share``."""
+    parser.addoption("--share", default="", help="run the test files of one share, such as 1/2")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage among modules and tests, which stay: that is a tenth of the quick tests' time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no file whose every test would be left out: imports are half of the quick tests' time."""
-    expression = config.getoption("markexpr")
-    if collection_path.suffix != ".py" or "not " not in expression or "(" in expression:
+    """Import no file of another share, and none whose every test would be left out."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    mark = WHOLE_FILE_MARK.search(collection_path.read_text(encoding="utf-8"))
-    return True if mark and f"not {mark[1]}" in expression else None
+    expression = config.getoption("markexpr")
+    if not config.getoption("share"):
+        return skips_whole_file(collection_path, expression) or None
+    if SHARE_FILES not in config.stash:
+        folders = [config.rootpath / name for name in config.getini("testpaths")]
+        config.stash[SHARE_FILES] = files_of(Share.parse(config.getoption("share")), folders, expression)
+    return collection_path not in config.stash[SHARE_FILES] or None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard_testkit.shares import Share, files_of
+
+UNIT = "not system and not engines"
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", ""])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(pytest.UsageError, match="want NUMBER/COUNT"):
+        Share.parse(text)
+
+
+@given(
+    folders=st.dictionaries(st.sampled_from("abcdef"), st.lists(st.integers(0, 500), max_size=3), max_size=6),
+    count=st.integers(1, 4),
+)
+def test_every_file_is_in_one_share_and_folders_stay_whole(
+    folders: dict[str, list[int]], count: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    for name, sizes in folders.items():
+        (root / name).mkdir()
+        for number, size in enumerate(sizes):
+            (root / name / f"test_{number}.py").write_text("#" * size)
+    shares = [files_of(Share(number, count), [root], UNIT) for number in range(1, count + 1)]
+    assert sorted(path for share in shares for path in share) == sorted(root.rglob("test_*.py"))
+    owners = {path.parent: number for number, share in enumerate(shares) for path in share}
+    assert all(owners[path.parent] == number for number, share in enumerate(shares) for path in share)
+
+
+def test_a_file_that_is_left_out_as_a_whole_has_no_weight(tmp_path: Path) -> None:
+    (tmp_path / "test_slow.py").write_text("pytestmark = pytest.mark.engines\n" + "#" * 1000)
+    (tmp_path / "test_quick.py").write_text("")
+    assert files_of(Share(1, 1), [tmp_path], UNIT) == {tmp_path / "test_quick.py"}
