@@ -17,6 +17,7 @@ FOLLOWS_FROM: Mapping[str, frozenset[str]] = {
     "run.started": frozenset({"run.lease_granted"}),
     "environment.captured": frozenset({"run.lease_granted"}),
     "run.status_detail_set": _AN_ATTEMPT,
+    "run.input_fetched": _AN_ATTEMPT,
     "run.stop_requested": _A_COMMAND,
     "run.unreachable": frozenset({"node.detached", "run.lease_granted"}),
     "run.lease_expired": frozenset({"run.unreachable"}),

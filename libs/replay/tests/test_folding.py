@@ -20,6 +20,8 @@ from runyard.run.v1.types_pb2 import (
     CauseCode,
     Environment,
     Hardware,
+    Input,
+    InputFile,
     Outcome,
     OutputFile,
     Run,
@@ -36,9 +38,10 @@ RUN_EVENTS: Sequence[Message] = (
     ev.RunLeaseGranted(attempt=1, node_id="n1", epoch=1, gpu_uuids=["g"]),
     ev.RunLeaseGranted(attempt=2, node_id="n2", epoch=2),
     ev.RunStarted(attempt=1, epoch=1, hardware=Hardware(node_id="n1")),
-    ev.RunStarted(attempt=2, epoch=2),
+    ev.RunStarted(attempt=2, epoch=2, inputs=[Input(name="late", files=[InputFile(path="a")])]),
     ev.EnvironmentCaptured(attempt=1, environment=Environment(interpreter="x")),
     ev.RunStatusDetailSet(attempt=1, status_detail="half"),
+    ev.RunInputFetched(attempt=2, input="late", file=InputFile(path="a", sha256="s")),
     ev.RunStopRequested(reason="enough"),
     ev.RunUnreachable(attempt=1),
     ev.RunReachableAgain(attempt=1),
@@ -86,6 +89,15 @@ def test_folding_a_node_does_not_change_the_one_given(messages: list[Message]) -
         after = node_after(node, recorded(message, position, "node-n1"))
         assert node is None or node.SerializeToString(deterministic=True) == before
         node = after
+
+
+def test_what_a_program_got_on_demand_takes_the_place_of_what_was_listed() -> None:
+    run: Run | None = None
+    for position, message in enumerate(RUN_EVENTS[:8], start=1):
+        run = run_after(run, recorded(message, position, "run-r"))
+    assert run is not None
+    [one] = run.attempts[1].inputs
+    assert [(file.path, file.sha256) for file in one.files] == [("a", "s")]
 
 
 def test_the_folds_load_no_driver_of_an_engine() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
-from runyard.run.v1.events_pb2 import RunQueued, RunStarted
-from runyard.run.v1.types_pb2 import Input
+from runyard.run.v1.events_pb2 import RunInputFetched, RunQueued, RunStarted
+from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_contracts.ids import sha256_of
 from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX
 from runyard_replay.graph.identities import environment_id
@@ -36,6 +36,12 @@ def test_a_run_is_tied_to_everything_that_shaped_it_and_that_it_made() -> None:
     assert (RAW, "WAS_ATTRIBUTED_TO", "user:alice", "raw.csv") in edges
     assert (TREE, "WAS_ATTRIBUTED_TO", "user:alice", "") in edges
     assert (CLEAN, "WAS_GENERATED_BY", PREPARE, "clean.npz") in edges
+
+
+def test_a_file_that_was_fetched_on_demand_is_used() -> None:
+    file = InputFile(uri="https://example.com/late", path="late", sha256=RAW, size_bytes=7)
+    folded = fold([*story(), RunInputFetched(run_id=TRAIN, attempt=1, input="late", file=file)])
+    assert (TRAIN, "USED", RAW, "late") in {_short(edge) for edge in folded.rows(EDGE_UP)}
 
 
 def test_an_edge_is_written_once_by_the_first_event_that_says_so() -> None:

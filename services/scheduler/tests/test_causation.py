@@ -47,6 +47,7 @@ def cause_after(told: Sequence[Told], then: Message) -> Told | None:
         ((QUEUED, GRANTED), ev.EnvironmentCaptured(), GRANTED),
         ((QUEUED, GRANTED), STARTED, GRANTED),
         (RUNNING, ev.RunStatusDetailSet(), STARTED),
+        (RUNNING, ev.RunInputFetched(), STARTED),
         (RUNNING, EXITED, STARTED),
         ((*RUNNING, STOP), EXITED, STOP),
         ((*RUNNING, STOP), STOP, None),

@@ -9,7 +9,7 @@ from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain import node as domain
 from runyard_scheduler.domain.node import NODE
 from runyard_scheduler.domain.placement import Supply
-from runyard_scheduler.domain.project import PROJECT, NumberRun
+from runyard_scheduler.domain.project import PROJECT, NumberRun, RemoveSecret, SetSecret
 from runyard_testkit import given
 
 from .yard import an_inventory
@@ -130,3 +130,15 @@ def test_a_project_is_created_with_its_first_run_and_counts_on() -> None:
     second = run_ev.ProjectRunNumbered(project="digits", run_id="b", number=2)
     scenario = given(PROJECT).when(NumberRun("digits", RunId("a"))).then(created, first)
     scenario.when(NumberRun("digits", RunId("b"))).then(second)
+
+
+def test_who_changes_a_secret_is_told_by_name_and_the_count_of_runs_goes_on() -> None:
+    created = run_ev.ProjectCreated(project="digits")
+    set_secret = run_ev.ProjectSecretSet(project="digits", name="HF_TOKEN")
+    replaced = run_ev.ProjectSecretSet(project="digits", name="HF_TOKEN", replaced=True)
+    removed = run_ev.ProjectSecretRemoved(project="digits", name="HF_TOKEN")
+    scenario = given(PROJECT).when(SetSecret("digits", "HF_TOKEN", replaced=False)).then(created, set_secret)
+    scenario = scenario.when(SetSecret("digits", "HF_TOKEN", replaced=True)).then(replaced)
+    scenario = scenario.when(RemoveSecret("digits", "HF_TOKEN")).then(removed)
+    first = run_ev.ProjectRunNumbered(project="digits", run_id="a", number=1)
+    scenario.when(NumberRun("digits", RunId("a"))).then(first)

@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 from google.protobuf.message import Message
 
-from runyard.agent.v1.agent_service_pb2 import AttemptReport
+from runyard.agent.v1.agent_service_pb2 import AttemptReport, InputFetched
 from runyard.run.v1 import events_pb2 as ev
-from runyard.run.v1.types_pb2 import Cause, CauseCode, Hardware, OnLost, Outcome, OutputFile, RunState
+from runyard.run.v1.types_pb2 import (
+    Cause,
+    CauseCode,
+    Environment,
+    Hardware,
+    InputFile,
+    OnLost,
+    Outcome,
+    OutputFile,
+    RunState,
+)
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain.causes import agent_lost
 from runyard_scheduler.domain.run import RUN
@@ -212,6 +222,28 @@ def test_a_status_line_is_recorded_when_it_changes() -> None:
     event = ev.RunStatusDetailSet(run_id=ID, attempt=1, epoch=1, status_detail="epoch 3")
     scenario = given(RUN, *RUNNING).when(Report(NODE, status)).then(event)
     scenario.when(Report(NODE, status)).then_nothing()
+
+
+def test_what_the_program_got_on_demand_is_recorded() -> None:
+    fetched = report()
+    fetched.input_fetched.CopyFrom(
+        InputFetched(input="late", file=InputFile(path="a", sha256="a" * 64, size_bytes=3))
+    )
+    file = fetched.input_fetched.file
+    event = ev.RunInputFetched(run_id=ID, attempt=1, epoch=1, input="late", file=file)
+    given(RUN, *RUNNING).when(Report(NODE, fetched)).then(event)
+
+
+def test_every_attempt_gets_the_image_that_the_first_one_had() -> None:
+    def captured(attempt: int, sha256: str) -> ev.EnvironmentCaptured:
+        digest = f"localhost:5000/team/model@sha256:{sha256}"
+        image = Environment(image="localhost:5000/team/model:1", image_id="b", image_repo_digests=[digest])
+        return ev.EnvironmentCaptured(run_id=ID, attempt=attempt, epoch=attempt, environment=image)
+
+    process = ev.EnvironmentCaptured(run_id=ID, attempt=1, epoch=1, environment=Environment(interpreter="x"))
+    assert given(RUN, *RUNNING, process).state.image_pin == ""
+    state = given(RUN, *RUNNING, captured(1, "1" * 64), captured(2, "2" * 64)).state
+    assert state.image_pin == f"localhost:5000/team/model@sha256:{'1' * 64}"
 
 
 def test_what_could_not_start_has_failed_and_waits_for_the_last_report() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from runyard.agent.v1 import agent_service_pb2_grpc
-from runyard.agent.v1.agent_service_pb2 import AttachRequest, AttachResponse, Hello, Secret, Welcome
+from runyard.agent.v1.agent_service_pb2 import AttachRequest, AttachResponse, Hello, LeaseGrant, Welcome
 from runyard.event.v1.envelope_pb2 import ActorKind
 from runyard_contracts.ids import NodeId, is_name
 from runyard_core.errors import Conflict, InvalidInput, PermissionDenied
@@ -21,7 +21,7 @@ from runyard_scheduler.node_handlers import NodeHandlers
 from runyard_scheduler.sessions import Session, Sessions
 from runyard_servicekit.auth import Caller, require_role
 
-SecretsOf = Callable[[str], Awaitable[Sequence[Secret]]]
+FillSecrets = Callable[[LeaseGrant], Awaitable[None]]
 
 HELLO_SECONDS_MAX = 10.0
 """How long a stream may be open without Hello."""
@@ -38,7 +38,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         nodes: NodeHandlers,
         tasks: asyncio.TaskGroup,
         heartbeat_milliseconds: int,
-        secrets_of: SecretsOf | None = None,
+        fill_secrets: FillSecrets | None = None,
     ) -> None:
         """Serve until the task group ends.
 
@@ -49,7 +49,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
             nodes: handlers of node commands and reports.
             tasks: owns the tasks that listen to agents.
             heartbeat_milliseconds: how often agents renew.
-            secrets_of: gives the secrets of a project; they are added to a grant at the last moment, so that
+            fill_secrets: adds the secrets of its project to a grant; called at the last moment, so that
                 nothing else in this process ever holds them.
         """
         self._ledger = ledger
@@ -58,7 +58,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self._nodes = nodes
         self._tasks = tasks
         self._heartbeat_milliseconds = heartbeat_milliseconds
-        self._secrets_of = secrets_of
+        self._fill_secrets = fill_secrets
 
     async def Attach(
         self,
@@ -86,9 +86,9 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 )
             )
             while (message := await session.next()) is not None:
-                if message.WhichOneof("message") == "lease_grant" and self._secrets_of is not None:
+                if message.WhichOneof("message") == "lease_grant" and self._fill_secrets is not None:
                     # Without them it is not sent: the stream ends, and the agent gets it with the next one.
-                    message.lease_grant.secrets.extend(await self._secrets_of(message.lease_grant.project))
+                    await self._fill_secrets(message.lease_grant)
                 yield message
         finally:
             listening.cancel()

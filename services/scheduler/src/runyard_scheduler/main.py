@@ -34,6 +34,7 @@ from runyard_scheduler.planner import Planner
 from runyard_scheduler.process.deadlines import Limits
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.queries import Queries
+from runyard_scheduler.secret_handlers import SecretHandlers
 from runyard_scheduler.secret_servicer import SecretServicer
 from runyard_scheduler.secrets import Secrets
 from runyard_scheduler.servicer import SchedulerServicer
@@ -95,15 +96,16 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     )
     operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     secrets = Secrets.of_service(pool, settings.yard_key_file)
+    secret_servicer = SecretServicer(SecretHandlers(ledger, secrets, clock), secrets)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(
-            ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.granted
+            ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.fill
         )
 
         def register(server: grpc.aio.Server) -> None:
             scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
-            secret_service_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(secrets), server)
+            secret_service_pb2_grpc.add_SecretServiceServicer_to_server(secret_servicer, server)
             ProjectionServicer("scheduler", operations).register(server)
 
         for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):

@@ -26,6 +26,7 @@ def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
         submitted_by=entry.submitted_by,
         title=run.title,
         tags=run.tags,
+        image_pin=run.image_pin,
     )
 
 

@@ -1,4 +1,4 @@
-"""``runyard.run.v1.SecretService``: from requests to the store of secrets and back."""
+"""``runyard.run.v1.SecretService``: from requests to the log and the store of secrets, and back."""
 
 # ruff: noqa: ARG002 - every method has gRPC's signature
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from runyard.run.v1 import secret_service_pb2 as pb
 from runyard.run.v1 import secret_service_pb2_grpc
+from runyard_scheduler.secret_handlers import SecretHandlers
 from runyard_scheduler.secrets import Secrets
 from runyard_servicekit.auth import require_role
 
@@ -13,15 +14,15 @@ from runyard_servicekit.auth import require_role
 class SecretServicer(secret_service_pb2_grpc.SecretServiceServicer):
     """Serves clients; nobody gets a value back."""
 
-    def __init__(self, secrets: Secrets) -> None:
-        """Answer from this store."""
+    def __init__(self, handlers: SecretHandlers, secrets: Secrets) -> None:
+        """Change by these handlers, answer from this store."""
+        self._handlers = handlers
         self._secrets = secrets
 
     async def SetSecret(self, request: pb.SetSecretRequest, context: object) -> pb.SetSecretResponse:
-        """Keep a secret. Doing it again changes nothing, so the request_id needs no memory."""
-        caller = require_role("client")
-        secret = await self._secrets.put(request.project, request.name, request.value, caller.name)
-        return pb.SetSecretResponse(secret=secret)
+        """Keep a secret."""
+        require_role("client")
+        return pb.SetSecretResponse(secret=await self._handlers.put(request))
 
     async def ListSecrets(self, request: pb.ListSecretsRequest, context: object) -> pb.ListSecretsResponse:
         """Name the secrets of a project."""
@@ -31,4 +32,4 @@ class SecretServicer(secret_service_pb2_grpc.SecretServiceServicer):
     async def RemoveSecret(self, request: pb.RemoveSecretRequest, context: object) -> pb.RemoveSecretResponse:
         """Forget a secret."""
         require_role("client")
-        return pb.RemoveSecretResponse(removed=await self._secrets.remove(request.project, request.name))
+        return pb.RemoveSecretResponse(removed=await self._handlers.remove(request))

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import asyncpg
 
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant, RegistryLogin
 from runyard.agent.v1.agent_service_pb2 import Secret as GrantedSecret
 from runyard.run.v1.secret_service_pb2 import Secret
+from runyard.run.v1.types_pb2 import Executor
 from runyard_contracts.ids import is_name
+from runyard_contracts.images import REGISTRY_SECRET, is_registry, registry_of
 from runyard_core.errors import InvalidInput, Rejected, ResourceExhausted, Unavailable
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.personal.yard_key import YardKey, read_yard_key
@@ -33,6 +36,7 @@ returning changed_at
 """
 _LIST = "select name, changed_at, changed_by from secret.project_secret where project = $1 order by name"
 _COUNT = "select count(*) from secret.project_secret where project = $1 and name <> $2"
+_HAS = "select exists (select from secret.project_secret where project = $1 and name = $2)"
 _VALUES = "select name, sealed_value from secret.project_secret where project = $1 order by name"
 _REMOVE = "delete from secret.project_secret where project = $1 and name = $2 returning true"
 
@@ -54,8 +58,8 @@ class Secrets:
         """
         return cls(pool, None if key_file is None else read_yard_key(key_file))
 
-    async def put(self, project: str, name: str, value: str, changed_by: str) -> Secret:
-        """Keep a value; it replaces the one of that name.
+    async def check_put(self, project: str, name: str, value: str) -> bool:
+        """Hold that a value can be kept; says whether it would replace one.
 
         Raises:
             InvalidInput: the project, name or value cannot be.
@@ -65,12 +69,23 @@ class Secrets:
         """
         _check_project(project)
         _check(name, value)
-        sealed = self._key.seal_secret(_place(project, name), value)
+        _ = self._key
         async with self._connected() as connection:
             if await connection.fetchval(_COUNT, project, name) >= SECRETS_MAX:
                 raise ResourceExhausted(
                     f"project {project} has {SECRETS_MAX} secrets", code="TOO_MANY_SECRETS"
                 )
+            return bool(await connection.fetchval(_HAS, project, name))
+
+    async def put(self, project: str, name: str, value: str, changed_by: str) -> Secret:
+        """Keep a value that was checked; it replaces the one of that name.
+
+        Raises:
+            Rejected: the scheduler has no key (NO_YARD_KEY).
+            Unavailable: the database does not answer.
+        """
+        sealed = self._key.seal_secret(_place(project, name), value)
+        async with self._connected() as connection:
             changed_at = await connection.fetchval(_SET, project, name, sealed, changed_by)
         secret = Secret(project=project, name=name, changed_by=changed_by)
         secret.changed_at.FromDatetime(changed_at)
@@ -93,6 +108,17 @@ class Secrets:
             found.append(secret)
         return found
 
+    async def has(self, project: str, name: str) -> bool:
+        """Say whether a project has a secret of that name.
+
+        Raises:
+            InvalidInput: not the name of a project.
+            Unavailable: the database does not answer.
+        """
+        _check_project(project)
+        async with self._connected() as connection:
+            return bool(await connection.fetchval(_HAS, project, name))
+
     async def remove(self, project: str, name: str) -> bool:
         """Forget a secret; False when there is none of that name.
 
@@ -104,8 +130,10 @@ class Secrets:
         async with self._connected() as connection:
             return bool(await connection.fetchval(_REMOVE, project, name))
 
-    async def granted(self, project: str) -> Sequence[GrantedSecret]:
-        """Give names and values for a lease.
+    async def fill(self, grant: LeaseGrant) -> None:
+        """Add to a lease what its run gets: variables, and the login for the registry of its image.
+
+        Logins for other registries stay here, and none is a variable: the program has no use for them.
 
         Raises:
             Rejected: the scheduler has no key any more, and the project has secrets.
@@ -113,14 +141,21 @@ class Secrets:
             Unavailable: the database does not answer.
         """
         async with self._connected() as connection:
-            rows = await connection.fetch(_VALUES, project)
-        return [
-            GrantedSecret(
-                name=row["name"],
-                value=self._key.open_secret(_place(project, row["name"]), row["sealed_value"]),
-            )
-            for row in rows
-        ]
+            rows = await connection.fetch(_VALUES, grant.project)
+        wanted = ""
+        if grant.spec.image and grant.spec.executor != Executor.EXECUTOR_PROCESS:
+            wanted = f"{REGISTRY_SECRET}{registry_of(grant.spec.image)}"
+        for name, sealed in ((row["name"], row["sealed_value"]) for row in rows):
+            if name.startswith(REGISTRY_SECRET) and name != wanted:
+                continue
+            value = self._key.open_secret(_place(grant.project, name), sealed)
+            if name == wanted:
+                username, _, password = value.partition(":")
+                registry = name.removeprefix(REGISTRY_SECRET)
+                login = RegistryLogin(registry=registry, username=username, password=password)
+                grant.registry_login.CopyFrom(login)
+            else:
+                grant.secrets.append(GrantedSecret(name=name, value=value))
 
     @property
     def _key(self) -> YardKey:
@@ -151,7 +186,13 @@ def _check_project(project: str) -> None:
 
 def _check(name: str, value: str) -> None:
     violations = {}
-    if _NAME.fullmatch(name) is None or len(name) > NAME_LENGTH_MAX:
+    if name.startswith(REGISTRY_SECRET):
+        username, colon, password = value.partition(":")
+        if not is_registry(name.removeprefix(REGISTRY_SECRET)) or len(name) > NAME_LENGTH_MAX:
+            violations["name"] = f'want "{REGISTRY_SECRET}" and a host in small letters, maybe with a port'
+        if not (username and colon and password) or value.splitlines() != [value]:
+            violations["value"] = 'want a login, "user:password"'
+    elif _NAME.fullmatch(name) is None or len(name) > NAME_LENGTH_MAX:
         violations["name"] = 'want A-Z, a-z, 0-9 and "_", not beginning with a digit, VH_ or RUNYARD_'
     if not VALUE_BYTES_MIN <= len(value.encode()) <= VALUE_BYTES_MAX or "\0" in value:
         violations["value"] = f"want {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} bytes without NUL"

@@ -93,6 +93,8 @@ def _apply_to_attempt(run: Run, message: Message, envelope: Envelope) -> None:
             attempt.inputs.extend(message.inputs)
         case ev.EnvironmentCaptured():
             attempt.environment.CopyFrom(message.environment)
+        case ev.RunInputFetched():
+            _add_fetched(attempt, message)
         case ev.RunUnreachable():
             attempt.reachable = False
         case ev.RunReachableAgain():
@@ -110,6 +112,14 @@ def _apply_to_attempt(run: Run, message: Message, envelope: Envelope) -> None:
             _finish(attempt, message)
         case _:
             pass
+
+
+def _add_fetched(attempt: Attempt, message: ev.RunInputFetched) -> None:
+    """Put what the program got on demand in the place of what was only listed."""
+    for one in attempt.inputs:
+        if one.name == message.input:
+            listed = next((file for file in one.files if file.path == message.file.path), None)
+            (one.files.add() if listed is None else listed).CopyFrom(message.file)
 
 
 def _finish(attempt: Attempt, message: ev.RunFinished) -> None:

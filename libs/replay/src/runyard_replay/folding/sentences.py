@@ -70,6 +70,10 @@ def _of_run(message: Message) -> str:
             outputs = f", {len(message.outputs)} outputs" if message.outputs else ""
             why = "" if message.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED else cause_text(message.cause)
             return f"finished, {outcome}{f' ({why})' if why else ''}{outputs}"
+        case run_events.ProjectSecretSet():
+            return f"secret {message.name} {'got another value' if message.replaced else 'set'}"
+        case run_events.ProjectSecretRemoved():
+            return f"secret {message.name} removed"
         case run_events.ProjectCreated():
             return f"project {message.project} created"
         case run_events.ProjectRunNumbered():
@@ -89,6 +93,10 @@ def _of_attempt(message: Message) -> str:
             environment = message.environment
             what = environment.image or environment.interpreter
             return f"environment captured: {what}, {len(environment.packages)} packages"
+        case run_events.RunInputFetched():
+            file = message.file
+            what = f"{file.resolved_uri or file.uri} ({_short(file.sha256)}, {file.size_bytes} B)"
+            return f"input {message.input}: {what} fetched on demand"
         case run_events.RunStatusDetailSet():
             return f"status: {_cut(message.status_detail)}"
         case run_events.RunUnreachable():

@@ -16,6 +16,7 @@ from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.run.v1.events_pb2 import (
     EnvironmentCaptured,
     RunFinished,
+    RunInputFetched,
     RunLeaseGranted,
     RunQueued,
     RunStarted,
@@ -52,6 +53,7 @@ EVENTS = (
     RunQueued,
     RunLeaseGranted,
     RunStarted,
+    RunInputFetched,
     EnvironmentCaptured,
     ArtifactWritten,
     CodeSnapshotRecorded,
@@ -91,6 +93,8 @@ def facts(message: Message, envelope: Envelope) -> Iterator[Thing | Origin]:
             yield from _leased(message)
         case RunStarted():
             yield from _started(message)
+        case RunInputFetched(run_id=run_id, input=name, file=file):
+            yield _used(_run(run_id), _artifact(file.sha256, "", file.size_bytes), name)
         case EnvironmentCaptured(run_id=run_id, environment=environment):
             yield _used(_run(run_id), _environment(environment))
         case ArtifactWritten():

@@ -85,7 +85,7 @@ class Trail:
                 return self.waiting.event_id
             case ev.EnvironmentCaptured() | ev.RunStarted():
                 return self.granted.event_id
-            case ev.RunStatusDetailSet():
+            case ev.RunStatusDetailSet() | ev.RunInputFetched():
                 return _latest(self.granted, self.started)
             case ev.RunUnreachable():
                 return self.granted.event_id if node.attached else node.last.event_id

@@ -1,8 +1,9 @@
-"""Stream ``project-<name>``: gives each run the project's next number."""
+"""Stream ``project-<name>``: gives each run the project's next number, and tells of its secrets by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from google.protobuf.message import Message
 
@@ -28,12 +29,44 @@ class NumberRun:
     run_id: RunId
 
 
-def decide(project: Project, command: NumberRun) -> list[Message]:
+@dataclass(frozen=True, slots=True)
+class SetSecret:
+    """Tell that a secret gets a value; the project is created when it does not exist."""
+
+    project: str
+    name: str
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSecret:
+    """Tell that a secret is taken away."""
+
+    project: str
+    name: str
+
+
+ProjectCommand = NumberRun | SetSecret | RemoveSecret
+
+
+def decide(project: Project, command: ProjectCommand) -> list[Message]:
     """Give the events that a command makes."""
-    numbered = ev.ProjectRunNumbered(
-        project=command.project, run_id=command.run_id, number=project.last_number + 1
-    )
-    return [numbered] if project.name else [ev.ProjectCreated(project=command.project), numbered]
+    decided = _decided(project, command)
+    return [decided] if project.name else [ev.ProjectCreated(project=command.project), decided]
+
+
+def _decided(project: Project, command: ProjectCommand) -> Message:
+    match command:
+        case NumberRun():
+            return ev.ProjectRunNumbered(
+                project=command.project, run_id=command.run_id, number=project.last_number + 1
+            )
+        case SetSecret():
+            return ev.ProjectSecretSet(project=command.project, name=command.name, replaced=command.replaced)
+        case RemoveSecret():
+            return ev.ProjectSecretRemoved(project=command.project, name=command.name)
+        case _:
+            assert_never(command)
 
 
 def evolve(project: Project, event: Message) -> Project:
@@ -47,4 +80,4 @@ def evolve(project: Project, event: Message) -> Project:
             return project
 
 
-PROJECT: Decider[Project, NumberRun, Message] = Decider(initial=Project(), decide=decide, evolve=evolve)
+PROJECT: Decider[Project, ProjectCommand, Message] = Decider(initial=Project(), decide=decide, evolve=evolve)

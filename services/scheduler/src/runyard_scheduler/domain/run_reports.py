@@ -15,7 +15,7 @@ from runyard_scheduler.domain.run_state import Lease, Run
 OUTPUTS_BYTES_MAX = 900_000
 """Most that the list of outputs of a run may take: an event holds 1 MiB."""
 
-_CHANGES_NOTHING_WHEN_STALE = frozenset({"environment_captured", "status_detail"})
+_CHANGES_NOTHING_WHEN_STALE = frozenset({"environment_captured", "status_detail", "input_fetched"})
 
 
 def decide_report(run: Run, command: Report) -> list[Message]:
@@ -61,6 +61,17 @@ def _current(run: Run, lease: Lease, report: AttemptReport) -> list[Message]:
             return _started(run, lease, report)
         case "status_detail":
             return _status_detail(run, lease, report.status_detail)
+        case "input_fetched":
+            fetched = report.input_fetched
+            return [
+                ev.RunInputFetched(
+                    run_id=run.run_id,
+                    attempt=lease.attempt,
+                    epoch=lease.epoch,
+                    input=fetched.input,
+                    file=fetched.file,
+                )
+            ]
         case "exited":
             return _exited(run, lease, report, report.exited.cause)
         case "finished":

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from google.protobuf.message import Message
 
 from runyard.run.v1 import events_pb2 as ev
-from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, RunSpec, RunState
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, OnLost, RunSpec, RunState
 from runyard_contracts.ids import LeaseId, NodeId, RunId
+from runyard_contracts.images import pin_of
 from runyard_replay.folding.runs import state_after
 
 _NO_RUN = RunId("")
@@ -63,6 +64,8 @@ class Run:
     """The latest lease; None before the first, and after its attempt was given up."""
     stop: Stop | None = None
     status_detail: str = ""
+    image_pin: str = ""
+    """What the first attempt in a container found the image to be; every later one gets the same."""
 
     @property
     def live_lease(self) -> Lease | None:
@@ -103,10 +106,17 @@ def evolve(run: Run, event: Message) -> Run:
             return replace(run, stop=Stop(event.cause_code, event.reason))
         case ev.RunStatusDetailSet():
             return replace(run, status_detail=event.status_detail)
+        case ev.EnvironmentCaptured():
+            return replace(run, image_pin=run.image_pin or image_pin_of(event.environment))
         case ev.RunRequeued():
             return replace(run, lease=None)
         case _:
             return run if run.lease is None else replace(run, lease=_lease_after(run.lease, event))
+
+
+def image_pin_of(environment: Environment) -> str:
+    """Give the pin of an environment's image; empty for a process."""
+    return pin_of(environment.image, environment.image_id, environment.image_repo_digests)
 
 
 def _lease_after(lease: Lease, event: Message) -> Lease | None:

@@ -73,9 +73,9 @@ class SchedulerDeciders:
                 yield self._compared(events, type(asked).__name__, decide)
             case "project":
                 project = self._world.project(stream_id(first.stream)).project
-                number = project_command(messages)
-                decide = None if number is None else lambda: project_domain.decide(project, number)
-                yield self._compared(events, type(number).__name__, decide)
+                told = project_command(messages)
+                decide = None if told is None else lambda: project_domain.decide(project, told)
+                yield self._compared(events, type(told).__name__, decide)
             case _:
                 pass
 

@@ -16,6 +16,7 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttemptReport,
     AttemptStarted,
     ForeignProcess,
+    InputFetched,
 )
 from runyard.event.v1.envelope_pb2 import ActorKind, Envelope
 from runyard.node.v1 import events_pb2 as node_ev
@@ -24,7 +25,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain import node as node_domain
 from runyard_scheduler.domain.node import Node, NodeCommand
-from runyard_scheduler.domain.project import NumberRun
+from runyard_scheduler.domain.project import NumberRun, ProjectCommand, RemoveSecret, SetSecret
 from runyard_scheduler.domain.run_commands import (
     ExpireLease,
     GiveUp,
@@ -97,10 +98,17 @@ def node_command(node: Node, messages: Sequence[Message]) -> NodeCommand | None:
             return None
 
 
-def project_command(messages: Sequence[Message]) -> NumberRun | None:
+def project_command(messages: Sequence[Message]) -> ProjectCommand | None:
     """Give the command that came to these events of a project; None when it cannot be told."""
-    last = messages[-1]
-    return NumberRun(last.project, RunId(last.run_id)) if isinstance(last, ev.ProjectRunNumbered) else None
+    match messages[-1]:
+        case ev.ProjectRunNumbered() as numbered:
+            return NumberRun(numbered.project, RunId(numbered.run_id))
+        case ev.ProjectSecretSet() as told:
+            return SetSecret(told.project, told.name, replaced=told.replaced)
+        case ev.ProjectSecretRemoved() as told:
+            return RemoveSecret(told.project, told.name)
+        case _:
+            return None
 
 
 def _of_deadlines(messages: Sequence[Message]) -> RunCommand | None:
@@ -129,6 +137,8 @@ def _report(envelope: Envelope, messages: Sequence[Message]) -> AttemptReport | 
             report.environment_captured.CopyFrom(first.environment)
         case ev.RunStarted():
             report.started.CopyFrom(AttemptStarted(hardware=first.hardware, inputs=first.inputs))
+        case ev.RunInputFetched():
+            report.input_fetched.CopyFrom(InputFetched(input=first.input, file=first.file))
         case ev.RunStatusDetailSet():
             report.status_detail = first.status_detail
         case ev.RunAttemptExited() | ev.RunFinished() if finished is not None:

@@ -13,7 +13,7 @@ from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
 from runyard_scheduler.domain.causation import Mark
 from runyard_scheduler.domain.node import Node, Reservation
 from runyard_scheduler.domain.project import Project
-from runyard_scheduler.domain.run_state import Lease, Run, Stop
+from runyard_scheduler.domain.run_state import Lease, Run, Stop, image_pin_of
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
@@ -44,6 +44,7 @@ def run_entry(row: RunRow) -> RunEntry:
         lease=_lease(row, document),
         stop=Stop(CauseCode.ValueType(row.stop_cause), row.stop_reason) if row.stop_cause else None,
         status_detail=document.status_detail,
+        image_pin=_image_pin(document),
     )
     return RunEntry(
         run=run,
@@ -78,6 +79,11 @@ def node_entry(row: NodeRow) -> NodeEntry:
 def project_entry(row: ProjectRow) -> ProjectEntry:
     """Give the state of a project."""
     return ProjectEntry(Project(row.project, row.last_number), row.version)
+
+
+def _image_pin(document: RunDocument) -> str:
+    pins = (image_pin_of(attempt.environment) for attempt in document.attempts)
+    return next(filter(None, pins), "")
 
 
 def _lease(row: RunRow, document: RunDocument) -> Lease | None:

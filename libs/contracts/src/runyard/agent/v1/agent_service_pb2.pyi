@@ -136,10 +136,13 @@ class HeldAttempt(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    LACKS_LOGIN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
     lease_id: _builtins.str
+    lacks_login: _builtins.bool
+    """Its registry login is kept in memory only and was lost with an earlier life of the agent: grant it again."""
     def __init__(
         self,
         *,
@@ -147,10 +150,11 @@ class HeldAttempt(_message.Message):
         attempt: _builtins.int = ...,
         epoch: _builtins.int = ...,
         lease_id: _builtins.str = ...,
+        lacks_login: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "lease_id", b"lease_id", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "lacks_login", b"lacks_login", "lease_id", b"lease_id", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,6 +265,8 @@ class LeaseGrant(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    REGISTRY_LOGIN_FIELD_NUMBER: _builtins.int
+    IMAGE_PIN_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     project: _builtins.str
@@ -275,6 +281,10 @@ class LeaseGrant(_message.Message):
     submitted_by: _builtins.str
     """Who asked for the run: "user:alice"; agents get it sealed."""
     title: _builtins.str
+    image_pin: _builtins.str
+    """What an earlier attempt found the image to be, so that a tag that has moved since changes nothing:
+    "name@sha256:...", or its "sha256:..." when no registry knows it. Empty for the first attempt.
+    """
     @_builtins.property
     def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -284,6 +294,10 @@ class LeaseGrant(_message.Message):
     @_builtins.property
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]:
         """Secrets of the project, filled in on the way to the agent and nowhere else."""
+
+    @_builtins.property
+    def registry_login(self) -> Global___RegistryLogin:
+        """Login for the registry of the run's image, filled in like secrets; the agent never writes it to disk."""
 
     @_builtins.property
     def distributed(self) -> Global___Distributed:
@@ -307,11 +321,13 @@ class LeaseGrant(_message.Message):
         title: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         secrets: _abc.Iterable[Global___Secret] | None = ...,
+        registry_login: Global___RegistryLogin | None = ...,
+        image_pin: _builtins.str = ...,
         distributed: Global___Distributed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distributed", b"distributed", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distributed", b"distributed", "registry_login", b"registry_login", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "distributed", b"distributed", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "distributed", b"distributed", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "image_pin", b"image_pin", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "registry_login", b"registry_login", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,6 +456,34 @@ class Secret(_message.Message):
 Global___Secret: _TypeAlias = Secret  # noqa: Y015
 
 @_typing.final
+class RegistryLogin(_message.Message):
+    """RegistryLogin is what a project says to a registry of images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    registry: _builtins.str
+    """Host and maybe port: "ghcr.io", "localhost:5000"."""
+    username: _builtins.str
+    password: _builtins.str
+    def __init__(
+        self,
+        *,
+        registry: _builtins.str = ...,
+        username: _builtins.str = ...,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "registry", b"registry", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryLogin: _TypeAlias = RegistryLogin  # noqa: Y015
+
+@_typing.final
 class StopOrder(_message.Message):
     """StopOrder asks for a two-phase stop: signal, grace, kill."""
 
@@ -492,6 +536,7 @@ class AttemptReport(_message.Message):
     EXITED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    INPUT_FETCHED_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     run_id: _builtins.str
     attempt: _builtins.int
@@ -511,6 +556,8 @@ class AttemptReport(_message.Message):
     def failed(self) -> _types_pb2_1.Cause:
         """It never ran: image, inputs or environment could not be had."""
 
+    @_builtins.property
+    def input_fetched(self) -> Global___InputFetched: ...
     def __init__(
         self,
         *,
@@ -525,12 +572,13 @@ class AttemptReport(_message.Message):
         exited: Global___AttemptExited | None = ...,
         finished: Global___AttemptFinished | None = ...,
         failed: _types_pb2_1.Cause | None = ...,
+        input_fetched: Global___InputFetched | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["environment_captured", b"environment_captured", "exited", b"exited", "fact", b"fact", "failed", b"failed", "finished", b"finished", "occurred_at", b"occurred_at", "started", b"started", "status_detail", b"status_detail"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment_captured", b"environment_captured", "exited", b"exited", "fact", b"fact", "failed", b"failed", "finished", b"finished", "input_fetched", b"input_fetched", "occurred_at", b"occurred_at", "started", b"started", "status_detail", b"status_detail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "environment_captured", b"environment_captured", "epoch", b"epoch", "exited", b"exited", "fact", b"fact", "failed", b"failed", "finished", b"finished", "occurred_at", b"occurred_at", "report_id", b"report_id", "run_id", b"run_id", "started", b"started", "status_detail", b"status_detail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "environment_captured", b"environment_captured", "epoch", b"epoch", "exited", b"exited", "fact", b"fact", "failed", b"failed", "finished", b"finished", "input_fetched", b"input_fetched", "occurred_at", b"occurred_at", "report_id", b"report_id", "run_id", b"run_id", "started", b"started", "status_detail", b"status_detail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["environment_captured", "started", "status_detail", "exited", "finished", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["environment_captured", "started", "status_detail", "exited", "finished", "failed", "input_fetched"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -559,6 +607,31 @@ class AttemptStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptStarted: _TypeAlias = AttemptStarted  # noqa: Y015
+
+@_typing.final
+class InputFetched(_message.Message):
+    """InputFetched: the program asked for a file of an input on demand, and got it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    @_builtins.property
+    def file(self) -> _types_pb2_1.InputFile: ...
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        file: _types_pb2_1.InputFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "input", b"input"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputFetched: _TypeAlias = InputFetched  # noqa: Y015
 
 @_typing.final
 class AttemptExited(_message.Message):

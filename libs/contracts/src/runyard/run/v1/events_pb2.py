@@ -27,7 +27,7 @@ from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/run/v1/events.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1arunyard/run/v1/types.proto\"\x9e\x01\n\tRunQueued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12%\n\x04spec\x18\x04 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t:\x1c\x8a\xb5\x18\x18\n\x12runyard.run.queued\x10\x01\x18\x01\"\xb8\x01\n\x0fRunLeaseGranted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x11\n\tgpu_uuids\x18\x06 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x07 \x01(\x03:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_granted\x10\x01\x18\x01\"\xae\x01\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12*\n\x08hardware\x18\x04 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.runyard.run.v1.Input:\x1d\x8a\xb5\x18\x19\n\x13runyard.run.started\x10\x01\x18\x01\"\x84\x01\n\x12RunStatusDetailSet\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rstatus_detail\x18\x04 \x01(\t:\'\x8a\xb5\x18#\n\x1drunyard.run.status_detail_set\x10\x01\x18\x01\"\x87\x01\n\x10RunStopRequested\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12-\n\ncause_code\x18\x02 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x03 \x01(\t:$\x8a\xb5\x18 \n\x1arunyard.run.stop_requested\x10\x01\x18\x01\"\x91\x01\n\x0eRunUnreachable\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x05 \x01(\x03:!\x8a\xb5\x18\x1d\n\x17runyard.run.unreachable\x10\x01\x18\x01\"{\n\x11RunReachableAgain\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t:%\x8a\xb5\x18!\n\x1brunyard.run.reachable_again\x10\x01\x18\x01\"\xa0\x01\n\x0fRunLeaseExpired\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\'\n\x07on_lost\x18\x05 \x01(\x0e\x32\x16.runyard.run.v1.OnLost:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_expired\x10\x01\x18\x01\"\xbd\x01\n\x10RunAttemptExited\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12-\n\texited_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_exited\x10\x01\x18\x01\"\x8e\x01\n\x10RunAttemptFailed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_failed\x10\x01\x18\x01\"c\n\x0bRunRequeued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cnext_attempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.requeued\x10\x01\x18\x01\"\x8c\x02\n\x0bRunFinished\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12(\n\x07outcome\x18\x04 \x01(\x0e\x32\x17.runyard.run.v1.Outcome\x12$\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x06 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x07 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.finished\x10\x01\x18\x01\"\x80\x02\n\x16RunStaleReportReceived\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rcurrent_epoch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\t\x12$\n\x05\x63\x61use\x18\x07 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile:+\x8a\xb5\x18\'\n!runyard.run.stale_report_received\x10\x01\x18\x01\"\x9f\x01\n\x13\x45nvironmentCaptured\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x30\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\x1b.runyard.run.v1.Environment:&\x8a\xb5\x18\"\n\x1crunyard.environment.captured\x10\x01\x18\x01\"D\n\x0eProjectCreated\x12\x0f\n\x07project\x18\x01 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.project.created\x10\x01\x18\x01\"m\n\x12ProjectRunNumbered\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03:&\x8a\xb5\x18\"\n\x1crunyard.project.run_numbered\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/run/v1/events.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1arunyard/run/v1/types.proto\"\x9e\x01\n\tRunQueued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12%\n\x04spec\x18\x04 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t:\x1c\x8a\xb5\x18\x18\n\x12runyard.run.queued\x10\x01\x18\x01\"\xb8\x01\n\x0fRunLeaseGranted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x11\n\tgpu_uuids\x18\x06 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x07 \x01(\x03:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_granted\x10\x01\x18\x01\"\xae\x01\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12*\n\x08hardware\x18\x04 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.runyard.run.v1.Input:\x1d\x8a\xb5\x18\x19\n\x13runyard.run.started\x10\x01\x18\x01\"\x84\x01\n\x12RunStatusDetailSet\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rstatus_detail\x18\x04 \x01(\t:\'\x8a\xb5\x18#\n\x1drunyard.run.status_detail_set\x10\x01\x18\x01\"\x9e\x01\n\x0fRunInputFetched\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\r\n\x05input\x18\x04 \x01(\t\x12\'\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x19.runyard.run.v1.InputFile:#\x8a\xb5\x18\x1f\n\x19runyard.run.input_fetched\x10\x01\x18\x01\"\x87\x01\n\x10RunStopRequested\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12-\n\ncause_code\x18\x02 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x03 \x01(\t:$\x8a\xb5\x18 \n\x1arunyard.run.stop_requested\x10\x01\x18\x01\"\x91\x01\n\x0eRunUnreachable\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x05 \x01(\x03:!\x8a\xb5\x18\x1d\n\x17runyard.run.unreachable\x10\x01\x18\x01\"{\n\x11RunReachableAgain\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t:%\x8a\xb5\x18!\n\x1brunyard.run.reachable_again\x10\x01\x18\x01\"\xa0\x01\n\x0fRunLeaseExpired\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\'\n\x07on_lost\x18\x05 \x01(\x0e\x32\x16.runyard.run.v1.OnLost:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_expired\x10\x01\x18\x01\"\xbd\x01\n\x10RunAttemptExited\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12-\n\texited_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_exited\x10\x01\x18\x01\"\x8e\x01\n\x10RunAttemptFailed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_failed\x10\x01\x18\x01\"c\n\x0bRunRequeued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cnext_attempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.requeued\x10\x01\x18\x01\"\x8c\x02\n\x0bRunFinished\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12(\n\x07outcome\x18\x04 \x01(\x0e\x32\x17.runyard.run.v1.Outcome\x12$\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x06 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x07 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.finished\x10\x01\x18\x01\"\x80\x02\n\x16RunStaleReportReceived\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rcurrent_epoch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\t\x12$\n\x05\x63\x61use\x18\x07 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile:+\x8a\xb5\x18\'\n!runyard.run.stale_report_received\x10\x01\x18\x01\"\x9f\x01\n\x13\x45nvironmentCaptured\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x30\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\x1b.runyard.run.v1.Environment:&\x8a\xb5\x18\"\n\x1crunyard.environment.captured\x10\x01\x18\x01\"D\n\x0eProjectCreated\x12\x0f\n\x07project\x18\x01 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.project.created\x10\x01\x18\x01\"m\n\x12ProjectRunNumbered\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03:&\x8a\xb5\x18\"\n\x1crunyard.project.run_numbered\x10\x01\x18\x01\"i\n\x10ProjectSecretSet\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replaced\x18\x03 \x01(\x08:$\x8a\xb5\x18 \n\x1arunyard.project.secret_set\x10\x01\x18\x01\"_\n\x14ProjectSecretRemoved\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.project.secret_removed\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSTARTED']._serialized_options = b'\212\265\030\031\n\023runyard.run.started\020\001\030\001'
   _globals['_RUNSTATUSDETAILSET']._loaded_options = None
   _globals['_RUNSTATUSDETAILSET']._serialized_options = b'\212\265\030#\n\035runyard.run.status_detail_set\020\001\030\001'
+  _globals['_RUNINPUTFETCHED']._loaded_options = None
+  _globals['_RUNINPUTFETCHED']._serialized_options = b'\212\265\030\037\n\031runyard.run.input_fetched\020\001\030\001'
   _globals['_RUNSTOPREQUESTED']._loaded_options = None
   _globals['_RUNSTOPREQUESTED']._serialized_options = b'\212\265\030 \n\032runyard.run.stop_requested\020\001\030\001'
   _globals['_RUNUNREACHABLE']._loaded_options = None
@@ -66,6 +68,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTCREATED']._serialized_options = b'\212\265\030\035\n\027runyard.project.created\020\001\030\001'
   _globals['_PROJECTRUNNUMBERED']._loaded_options = None
   _globals['_PROJECTRUNNUMBERED']._serialized_options = b'\212\265\030\"\n\034runyard.project.run_numbered\020\001\030\001'
+  _globals['_PROJECTSECRETSET']._loaded_options = None
+  _globals['_PROJECTSECRETSET']._serialized_options = b'\212\265\030 \n\032runyard.project.secret_set\020\001\030\001'
+  _globals['_PROJECTSECRETREMOVED']._loaded_options = None
+  _globals['_PROJECTSECRETREMOVED']._serialized_options = b'\212\265\030$\n\036runyard.project.secret_removed\020\001\030\001'
   _globals['_RUNQUEUED']._serialized_start=141
   _globals['_RUNQUEUED']._serialized_end=299
   _globals['_RUNLEASEGRANTED']._serialized_start=302
@@ -74,28 +80,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSTARTED']._serialized_end=663
   _globals['_RUNSTATUSDETAILSET']._serialized_start=666
   _globals['_RUNSTATUSDETAILSET']._serialized_end=798
-  _globals['_RUNSTOPREQUESTED']._serialized_start=801
-  _globals['_RUNSTOPREQUESTED']._serialized_end=936
-  _globals['_RUNUNREACHABLE']._serialized_start=939
-  _globals['_RUNUNREACHABLE']._serialized_end=1084
-  _globals['_RUNREACHABLEAGAIN']._serialized_start=1086
-  _globals['_RUNREACHABLEAGAIN']._serialized_end=1209
-  _globals['_RUNLEASEEXPIRED']._serialized_start=1212
-  _globals['_RUNLEASEEXPIRED']._serialized_end=1372
-  _globals['_RUNATTEMPTEXITED']._serialized_start=1375
-  _globals['_RUNATTEMPTEXITED']._serialized_end=1564
-  _globals['_RUNATTEMPTFAILED']._serialized_start=1567
-  _globals['_RUNATTEMPTFAILED']._serialized_end=1709
-  _globals['_RUNREQUEUED']._serialized_start=1711
-  _globals['_RUNREQUEUED']._serialized_end=1810
-  _globals['_RUNFINISHED']._serialized_start=1813
-  _globals['_RUNFINISHED']._serialized_end=2081
-  _globals['_RUNSTALEREPORTRECEIVED']._serialized_start=2084
-  _globals['_RUNSTALEREPORTRECEIVED']._serialized_end=2340
-  _globals['_ENVIRONMENTCAPTURED']._serialized_start=2343
-  _globals['_ENVIRONMENTCAPTURED']._serialized_end=2502
-  _globals['_PROJECTCREATED']._serialized_start=2504
-  _globals['_PROJECTCREATED']._serialized_end=2572
-  _globals['_PROJECTRUNNUMBERED']._serialized_start=2574
-  _globals['_PROJECTRUNNUMBERED']._serialized_end=2683
+  _globals['_RUNINPUTFETCHED']._serialized_start=801
+  _globals['_RUNINPUTFETCHED']._serialized_end=959
+  _globals['_RUNSTOPREQUESTED']._serialized_start=962
+  _globals['_RUNSTOPREQUESTED']._serialized_end=1097
+  _globals['_RUNUNREACHABLE']._serialized_start=1100
+  _globals['_RUNUNREACHABLE']._serialized_end=1245
+  _globals['_RUNREACHABLEAGAIN']._serialized_start=1247
+  _globals['_RUNREACHABLEAGAIN']._serialized_end=1370
+  _globals['_RUNLEASEEXPIRED']._serialized_start=1373
+  _globals['_RUNLEASEEXPIRED']._serialized_end=1533
+  _globals['_RUNATTEMPTEXITED']._serialized_start=1536
+  _globals['_RUNATTEMPTEXITED']._serialized_end=1725
+  _globals['_RUNATTEMPTFAILED']._serialized_start=1728
+  _globals['_RUNATTEMPTFAILED']._serialized_end=1870
+  _globals['_RUNREQUEUED']._serialized_start=1872
+  _globals['_RUNREQUEUED']._serialized_end=1971
+  _globals['_RUNFINISHED']._serialized_start=1974
+  _globals['_RUNFINISHED']._serialized_end=2242
+  _globals['_RUNSTALEREPORTRECEIVED']._serialized_start=2245
+  _globals['_RUNSTALEREPORTRECEIVED']._serialized_end=2501
+  _globals['_ENVIRONMENTCAPTURED']._serialized_start=2504
+  _globals['_ENVIRONMENTCAPTURED']._serialized_end=2663
+  _globals['_PROJECTCREATED']._serialized_start=2665
+  _globals['_PROJECTCREATED']._serialized_end=2733
+  _globals['_PROJECTRUNNUMBERED']._serialized_start=2735
+  _globals['_PROJECTRUNNUMBERED']._serialized_end=2844
+  _globals['_PROJECTSECRETSET']._serialized_start=2846
+  _globals['_PROJECTSECRETSET']._serialized_end=2951
+  _globals['_PROJECTSECRETREMOVED']._serialized_start=2953
+  _globals['_PROJECTSECRETREMOVED']._serialized_end=3048
 # @@protoc_insertion_point(module_scope)

@@ -170,6 +170,43 @@ class RunStatusDetailSet(_message.Message):
 Global___RunStatusDetailSet: _TypeAlias = RunStatusDetailSet  # noqa: Y015
 
 @_typing.final
+class RunInputFetched(_message.Message):
+    """RunInputFetched: the program asked for a file of an input on demand, and this is what it got."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    epoch: _builtins.int
+    input: _builtins.str
+    """Name of the input."""
+    @_builtins.property
+    def file(self) -> _types_pb2.InputFile:
+        """The file with the checksum of the bytes that the program got."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        input: _builtins.str = ...,
+        file: _types_pb2.InputFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "file", b"file", "input", b"input", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunInputFetched: _TypeAlias = RunInputFetched  # noqa: Y015
+
+@_typing.final
 class RunStopRequested(_message.Message):
     """RunStopRequested: somebody asked for the run to end."""
 
@@ -554,3 +591,56 @@ class ProjectRunNumbered(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProjectRunNumbered: _TypeAlias = ProjectRunNumbered  # noqa: Y015
+
+@_typing.final
+class ProjectSecretSet(_message.Message):
+    """ProjectSecretSet: somebody gave a secret of the project a value. The value itself is in no event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    """"HF_TOKEN", or "registry:ghcr.io" for a login."""
+    replaced: _builtins.bool
+    """True when there was one of that name."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        replaced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project", b"project", "replaced", b"replaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectSecretSet: _TypeAlias = ProjectSecretSet  # noqa: Y015
+
+@_typing.final
+class ProjectSecretRemoved(_message.Message):
+    """ProjectSecretRemoved: somebody took a secret of the project away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectSecretRemoved: _TypeAlias = ProjectSecretRemoved  # noqa: Y015

@@ -63,7 +63,9 @@ class SetSecretRequest(_message.Message):
     request_id: _builtins.str
     project: _builtins.str
     name: _builtins.str
-    """A-Z, a-z, 0-9 and "_", not beginning with a digit, VH_ or RUNYARD_."""
+    """A-Z, a-z, 0-9 and "_", not beginning with a digit, VH_ or RUNYARD_: a variable of the project's runs.
+    Or "registry:" and a host, maybe with a port: the value is a login "user:password" for its images.
+    """
     value: _builtins.str
     """4 to 32,768 bytes without NUL."""
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SecretServiceStub:
-    """SecretService is mounted by the scheduler. Nothing of a secret is in an event.
+    """SecretService is mounted by the scheduler. Who set or removed which name is an event; the value is in none.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class SecretServiceStub:
 
 
 class SecretServiceServicer:
-    """SecretService is mounted by the scheduler. Nothing of a secret is in an event.
+    """SecretService is mounted by the scheduler. Who set or removed which name is an event; the value is in none.
     """
 
     def SetSecret(self, request, context):
@@ -104,7 +104,7 @@ def add_SecretServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SecretService:
-    """SecretService is mounted by the scheduler. Nothing of a secret is in an event.
+    """SecretService is mounted by the scheduler. Who set or removed which name is an event; the value is in none.
     """
 
     @staticmethod

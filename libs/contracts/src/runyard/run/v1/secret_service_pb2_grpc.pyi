@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SecretServiceStub:
-    """SecretService is mounted by the scheduler. Nothing of a secret is in an event."""
+    """SecretService is mounted by the scheduler. Who set or removed which name is an event; the value is in none."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetSecret: _aio.UnaryUnaryMultiCallable[_secret_service_pb2.SetSecretRequest, _secret_service_pb2.SetSecretResponse]
@@ -24,7 +24,7 @@ class SecretServiceStub:
     """RemoveSecret takes a secret away; attempts that have it keep it to their end."""
 
 class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
-    """SecretService is mounted by the scheduler. Nothing of a secret is in an event."""
+    """SecretService is mounted by the scheduler. Who set or removed which name is an event; the value is in none."""
 
     @_abc_1.abstractmethod
     def SetSecret(

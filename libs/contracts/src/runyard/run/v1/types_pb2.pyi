@@ -522,25 +522,51 @@ class Mount(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOURCE_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """On the node; in one of the folders that its operator shares with runs."""
     destination: _builtins.str
     """Where the program sees it."""
     type: _builtins.str
     """Kind of file system, as the step says it; empty for a folder of the node."""
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of that file system: "vers" to "4.2"."""
+
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         destination: _builtins.str = ...,
         type: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "options", b"options", "source", b"source", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,17 +625,21 @@ class Package(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
+    kind: _builtins.str
+    """Who installed it: "deb", "apk", "rpm"; empty for a package of the interpreter."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.str = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,6 +665,8 @@ class Environment(_message.Message):
     VARIABLES_FIELD_NUMBER: _builtins.int
     CUDA_VERSION_FIELD_NUMBER: _builtins.int
     NCCL_VERSION_FIELD_NUMBER: _builtins.int
+    IMAGE_ENTRYPOINT_FIELD_NUMBER: _builtins.int
+    SHELL_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
     executor: Global___Executor.ValueType
     image: _builtins.str
@@ -650,6 +682,8 @@ class Environment(_message.Message):
     kernel: _builtins.str
     cuda_version: _builtins.str
     nccl_version: _builtins.str
+    shell: _builtins.str
+    """Container only: the shell that the command lines got, "/bin/bash" or "/bin/sh"."""
     @_builtins.property
     def image_repo_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -657,6 +691,10 @@ class Environment(_message.Message):
     @_builtins.property
     def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentVariable]:
         """Names and values; values of secrets are left out."""
+
+    @_builtins.property
+    def image_entrypoint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Container only: the entrypoint that the image has. Command lines are run by its shell, without the entrypoint."""
 
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MountedFolder]:
@@ -679,11 +717,13 @@ class Environment(_message.Message):
         variables: _abc.Iterable[Global___EnvironmentVariable] | None = ...,
         cuda_version: _builtins.str = ...,
         nccl_version: _builtins.str = ...,
+        image_entrypoint: _abc.Iterable[_builtins.str] | None = ...,
+        shell: _builtins.str = ...,
         mounts: _abc.Iterable[Global___MountedFolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "mounts", b"mounts", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_entrypoint", b"image_entrypoint", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "mounts", b"mounts", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "shell", b"shell", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
