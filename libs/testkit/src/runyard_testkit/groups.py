@@ -1,8 +1,4 @@
-"""Sends tests of one ``xdist_group`` to one worker, as they share a yard or would disturb each other.
-
-xdist 3.8 hands a group on as a suffix of the test's id, which pytest 9.2 no longer shows: its own
-scheduler sends every test anywhere. So the group is read from the text of the test's file.
-"""
+"""Which group of tests a file belongs to, read from its text: see ``group_scheduling.py``."""
 
 from __future__ import annotations
 
@@ -10,16 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
-
 _GROUP = re.compile(r'xdist_group\("([a-z]+)"\)')
-
-
-class GroupScheduling(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
-    """Schedules whole groups, and all other tests one by one."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
 
 
 @cache

@@ -27,6 +27,7 @@ from runyard_testkit.fixtures import (
     store,
     template_database,
 )
+from runyard_testkit.groups import group_of
 from runyard_testkit.shares import Share, files_of, skips_whole_file
 
 __all__ = [
@@ -71,8 +72,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by what a test asks for, so that no mark can be forgotten."""
+    """Mark by what a test asks for, so that no mark can be forgotten; refuse a group that would not be kept."""
     for item in items:
+        named = item.get_closest_marker("xdist_group")
+        if named and named.args != (group_of(item.path),):
+            raise pytest.UsageError(
+                f'{item.path}: name one group for all the file, as xdist_group("letters")'
+            )
         asked = set(getattr(item, "fixturenames", ()))
         if asked & ENGINE_FIXTURES:
             item.add_marker(pytest.mark.engines)
@@ -96,6 +102,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let modules take leave as they are used to."""
+    gc.unfreeze()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import no file of another share, and none whose every test would be left out."""
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
@@ -114,7 +125,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Keep the tests of a group together."""
     if config.getoption("dist") != "loadgroup":
         return None
-    from runyard_testkit.groups import GroupScheduling
+    # Here and not above: it needs xdist.
+    from runyard_testkit.group_scheduling import GroupScheduling
 
     return GroupScheduling(config, log)
 
