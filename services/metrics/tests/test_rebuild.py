@@ -65,5 +65,5 @@ async def test_rebuilt_tables_have_the_same_rows(pool: asyncpg.Pool, batch_max: 
             await pool.execute(f"drop table {SCHEMA}.{table} cascade")
         await pool.execute(f"delete from {SCHEMA}.projection_checkpoint")
         assert await _projected(pool, event_log, batch_max) == live
-        assert live["log_chunk_v1"]
-        assert live["metric_series_v1"]
+        assert live["log_chunk_v2"]
+        assert live["metric_series_v2"]

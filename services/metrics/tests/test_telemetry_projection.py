@@ -7,19 +7,34 @@ from hypothesis import strategies as st
 
 from runyard.metric.v1.batches_pb2 import (
     AttemptRef,
+    GpuIncidentSeen,
     GpuSamplesRecorded,
     HostSamplesRecorded,
     LogChunkRecorded,
     LogStream,
     MetricPointsRecorded,
 )
+from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuProcessOwner, GpuQuantity
 from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued, RunRequeued
 from runyard.run.v1.types_pb2 import TelemetryMark
+from runyard_contracts.gpu_columns import ENERGY_BIT, POWER_BIT, packed_column
+from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.gpu_answers import (
+    Points,
+    SeriesKey,
+    gpu_points,
+    gpu_statistics,
+    incident_messages,
+    reading_messages,
+)
+from runyard_metrics.projections.gpus import figures_of
 from runyard_metrics.projections.runs import RunsProjection
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import (
     COMMITTED_MARK,
+    GPU_INCIDENT,
     GPU_READING,
+    GPU_SERIES,
     GPU_USAGE,
     HOST_USAGE,
     LOG_CHUNK,
@@ -178,8 +193,11 @@ def test_gpu_samples_give_the_newest_reading_of_each_gpu() -> None:
     folded = fold(TelemetryProjection(), recorded([_gpu_samples("r1", "")]))
     row = folded.get(GPU_READING, "node-1")
     assert row is not None
-    assert (row.time_unix_milliseconds, row.gpu_uuids) == (2000, ("GPU-0", "GPU-1"))
-    assert (row.utilization_percents, row.holder_run_ids) == ((2, 3), ("r1", ""))
+    first, second = reading_messages(row)
+    assert (first.time.ToMilliseconds(), first.gpu_uuid, second.gpu_uuid) == (2000, "GPU-0", "GPU-1")
+    assert (first.utilization_percent, second.utilization_percent) == (2, 3)
+    assert (first.holder.run_id, second.holder.run_id) == ("r1", "")
+    assert (list(first.values), list(first.processes), first.not_offered_bits) == ([], [], 0)
 
 
 def test_gpu_samples_count_for_the_attempt_that_holds_the_gpu() -> None:
@@ -191,10 +209,85 @@ def test_gpu_samples_count_for_the_attempt_that_holds_the_gpu() -> None:
     assert mine is not None
     assert other is not None
     assert (mine.gpu_uuids, mine.sample_counts) == (("GPU-0", "GPU-2"), (4, 2))
-    # GPU-0 is at indices 0 and 3 of both batches.
-    assert (mine.utilization_percent_lows[0], mine.utilization_percent_highs[0]) == (0, 3)
-    assert mine.utilization_percent_totals[0] == 0 + 3 + 0 + 3
-    assert (other.gpu_uuids, other.utilization_percent_totals) == (("GPU-1",), (1 + 4,))
+    # GPU-0 is at indices 0 and 3 of the first batch, 0 and 3 of the second.
+    assert figures_of(mine)["GPU-0"]["gpu_utilization_percent"] == Extent(4, 0, 0 + 3 + 0 + 3, 3)
+    assert other.gpu_uuids == ("GPU-1",)
+    assert figures_of(other)["GPU-1"]["gpu_utilization_percent"] == Extent(2, 1, 1 + 4, 4)
+
+
+def test_what_a_card_does_not_offer_has_no_figure() -> None:
+    batch = _gpu_samples("r1", "r1")
+    batch.not_offered_bits.extend([POWER_BIT | ENERGY_BIT, ENERGY_BIT])
+    folded = fold(TelemetryProjection(), recorded([batch]))
+    row = folded.get(GPU_USAGE, "r1", 1, "node-1")
+    assert row is not None
+    assert figures_of(row)["GPU-0"].keys() == {
+        "gpu_utilization_percent",
+        "gpu_memory_used_bytes",
+        "gpu_temperature_celsius",
+    }
+    assert "gpu_power_milliwatts" in figures_of(row)["GPU-1"]
+
+
+def _with_columns(batch: GpuSamplesRecorded, **columns: list[dict[int, int]]) -> GpuSamplesRecorded:
+    for name, rows in columns.items():
+        quantity = GpuQuantity.Value(f"GPU_QUANTITY_{name.upper()}")
+        batch.columns.append(packed_column(quantity, rows, len(batch.gpu_uuids)))
+    return batch
+
+
+def test_counters_tell_how_much_they_grew_and_throttling_its_share_of_time() -> None:
+    first = _with_columns(
+        _gpu_samples("r1"), ecc_corrected_errors=[{0: 7}, {0: 9}], throttle_reasons=[{0: 0x4}, {0: 0x44}]
+    )
+    # The driver was loaded anew in between.
+    second = _with_columns(
+        _gpu_samples("r1"), ecc_corrected_errors=[{0: 1}, {0: 2}], throttle_reasons=[{0: 0}, {0: 0}]
+    )
+    row = fold(TelemetryProjection(), recorded([first, second])).get(GPU_USAGE, "r1", 1, "node-1")
+    assert row is not None
+    shown = {each.name: each for each in gpu_statistics([row])}
+    assert shown["gpu_ecc_corrected_errors_total"].max == (9 - 7) + 2
+    assert (shown["gpu_throttled_percent"].mean, shown["gpu_power_capped_percent"].mean) == (25, 50)
+
+
+def test_series_of_an_attempt_are_of_its_own_gpus_and_their_processes() -> None:
+    batch = _with_columns(_gpu_samples("r2", "r1"), sm_clock_megahertz=[{0: 1, 1: 1980}, {0: 2, 1: 1975}])
+    owner = GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER
+    batch.processes.add(
+        gpu_index=1, pid=9, name="python", owner=owner, first_row=1, row_count=1, memory_bytes=[5]
+    )
+    row = fold(TelemetryProjection(), recorded([batch])).get(GPU_SERIES, "r1", 1, "node-1")
+    assert row is not None
+    names = frozenset({"gpu_sm_clock_megahertz", "gpu_process_memory_bytes"})
+    points = gpu_points([GpuSamplesRecorded.FromString(row.payload)], names)
+    assert points == {
+        SeriesKey("GPU-1", "gpu_sm_clock_megahertz"): Points([1000, 2000], [1980, 1975]),
+        SeriesKey("GPU-1", "gpu_process_memory_bytes", 9, "python"): Points([2000], [5]),
+    }
+
+
+def test_an_incident_is_kept_for_the_attempt_that_held_the_gpu() -> None:
+    seen = GpuIncidentSeen(
+        node_id="node-1",
+        gpu_uuid="GPU-0",
+        holder=RUN,
+        time_unix_milliseconds=7,
+        kind=GpuIncidentKind.GPU_INCIDENT_KIND_XID,
+        number=79,
+        detail="gone",
+    )
+    folded = fold(TelemetryProjection(), recorded([seen]))
+    assert incident_messages(folded.rows(GPU_INCIDENT)) == [seen]
+    assert folded.rows(GPU_INCIDENT)[0].run_id == "r1"
+
+
+def test_gpu_columns_that_do_not_fit_make_a_malformed_batch() -> None:
+    batch = _gpu_samples("r1")
+    batch.columns.add(values=[1, 2, 3])
+    folded = fold(TelemetryProjection(), recorded([batch]))
+    assert folded.get(MALFORMED_BATCH, "node-1", "s1") is not None
+    assert folded.get(GPU_USAGE, "r1", 1, "node-1") is None
 
 
 def test_every_batch_moves_the_committed_mark() -> None:

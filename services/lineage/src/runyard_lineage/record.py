@@ -198,3 +198,4 @@ def _fill_telemetry(record: Record, measured: _Telemetry) -> None:
     )
     record.results.extend(summary.metrics)
     record.statistics.extend(summary.statistics)
+    record.gpu_incidents.extend(summary.gpu_incidents)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from runyard.metric.v1.batches_pb2 import AttemptRef, LogChunkRecorded
+from runyard.metric.v1.batches_pb2 import LogChunkRecorded
 from runyard.metric.v1.metric_service_pb2 import (
     GetRunSummaryResponse,
-    GpuReading,
     LogLine,
     MetricLatest,
     Series,
     Statistic,
 )
 from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.gpu_answers import gpu_statistics, incident_messages
 from runyard_metrics.handlers import Summary, ThinnedSeries
-from runyard_metrics.projections.samples import usage_of
-from runyard_metrics.tables import GpuReadingRow, GpuUsageRow, HostUsageRow, MetricSeriesRow
+from runyard_metrics.tables import HostUsageRow, MetricSeriesRow
 
-_GPU_STATISTICS = (
-    "gpu_utilization_percent",
-    "gpu_memory_used_bytes",
-    "gpu_power_milliwatts",
-    "gpu_temperature_celsius",
-)
-"""Names of the figures of a GPU, in the order of ``samples.QUANTITIES``."""
 _COUNTERS = ("disk_read_bytes", "disk_written_bytes", "network_received_bytes", "network_sent_bytes")
 
 
@@ -34,12 +26,13 @@ def summary_message(summary: Summary) -> GetRunSummaryResponse:
     return GetRunSummaryResponse(
         attempt=summary.attempt,
         metrics=[latest_message(row) for row in summary.metrics],
-        statistics=[*_host_statistics(summary.host), *_gpu_statistics(summary.gpus)],
+        statistics=[*_host_statistics(summary.host), *gpu_statistics(summary.gpus)],
         log_line_count=summary.log.line_count if summary.log else 0,
         log_bytes=summary.log.text_bytes if summary.log else 0,
         metric_point_count=summary.metric_point_count,
         sample_count=sum(row.sample_count for row in summary.host) + gpu_samples,
         telemetry_position=summary.moment.telemetry,
+        gpu_incidents=incident_messages(summary.gpu_incidents),
     )
 
 
@@ -85,22 +78,6 @@ def line_messages(
                 )
 
 
-def reading_messages(row: GpuReadingRow) -> Iterator[GpuReading]:
-    """Write the newest reading of each GPU of a node."""
-    for index, gpu_uuid in enumerate(row.gpu_uuids):
-        reading = GpuReading(
-            node_id=row.node_id,
-            gpu_uuid=gpu_uuid,
-            holder=AttemptRef(run_id=row.holder_run_ids[index], attempt=row.holder_attempts[index]),
-            utilization_percent=row.utilization_percents[index],
-            memory_used_bytes=row.memory_used_bytes[index],
-            power_milliwatts=row.power_milliwatts[index],
-            temperature_celsius=row.temperature_celsius[index],
-        )
-        reading.time.FromMilliseconds(row.time_unix_milliseconds)
-        yield reading
-
-
 def _host_statistics(rows: list[HostUsageRow]) -> Iterator[Statistic]:
     if not rows:
         return
@@ -121,17 +98,9 @@ def _host_statistics(rows: list[HostUsageRow]) -> Iterator[Statistic]:
         yield Statistic(name=f"{name}_total", min=total, mean=total, max=total, sample_count=cpu.count)
 
 
-def _gpu_statistics(rows: list[GpuUsageRow]) -> Iterator[Statistic]:
-    for row in rows:
-        for gpu_uuid, extents in usage_of(row).items():
-            for name, extent in zip(_GPU_STATISTICS, extents, strict=True):
-                yield _statistic(name, extent, gpu_uuid)
-
-
-def _statistic(name: str, extent: Extent, gpu_uuid: str = "") -> Statistic:
+def _statistic(name: str, extent: Extent) -> Statistic:
     return Statistic(
         name=name,
-        gpu_uuid=gpu_uuid,
         min=extent.low,
         mean=extent.mean,
         max=extent.high,

@@ -9,7 +9,6 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded
 from runyard_contracts.ids import Position
-from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound, ResourceExhausted
 from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
@@ -20,7 +19,7 @@ from runyard_metrics.domain.thinning import POINTS_MIN, thinned_indices
 from runyard_metrics.marks import mark_in_log
 from runyard_metrics.queries import MetricQueries
 from runyard_metrics.tables import (
-    GpuReadingRow,
+    GpuIncidentRow,
     GpuUsageRow,
     HostUsageRow,
     LogProgressRow,
@@ -32,8 +31,6 @@ POINTS_DEFAULT = 2_000
 POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
 """Most points of one answer: a message holds 16 MiB."""
-LATELY_MILLISECONDS = 5 * 60 * 1000
-"""A GPU whose newest sample is older than this has not reported lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,7 @@ class Summary:
     metrics: list[MetricSeriesRow]
     host: list[HostUsageRow]
     gpus: list[GpuUsageRow]
+    gpu_incidents: list[GpuIncidentRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,6 @@ class MetricHandlers:
         queries: MetricQueries,
         telemetry: Projector,
         runs: Projector,
-        clock: Clock,
     ) -> None:
         """Answer from these tables.
 
@@ -98,14 +95,12 @@ class MetricHandlers:
             queries: reads the tables.
             telemetry: fills the tables of the telemetry lane.
             runs: fills the tables of the domain lane.
-            clock: says what "lately" is.
         """
         self.queries = queries
         self.telemetry = telemetry
         self.runs = runs
         self._event_log = event_log
         self._moments = Moments(event_log, runs)
-        self._clock = clock
 
     async def moment(self, read: ReadOptions) -> Moment:
         """Turn read options into positions that the tables show.
@@ -189,6 +184,7 @@ class MetricHandlers:
             metrics=await self.queries.latest_metrics(run_id, attempt, names, at),
             host=await self.queries.host_usage(run_id, attempt, at),
             gpus=await self.queries.gpu_usage(run_id, attempt, at),
+            gpu_incidents=await self.queries.gpu_incidents(run_id, attempt, at),
         )
 
     async def series(
@@ -201,12 +197,7 @@ class MetricHandlers:
             ResourceExhausted: the answer would be too large (ANSWER_TOO_LARGE).
             DeadlineExceeded, OutOfRange: as ``moment``.
         """
-        if points_max and points_max < POINTS_MIN:
-            raise InvalidInput(
-                f"max_points is {points_max}, want 0 or {POINTS_MIN} to {POINTS_MAX}",
-                field_violations={"max_points": f"{POINTS_MIN} or more"},
-            )
-        points_max = min(points_max or POINTS_DEFAULT, POINTS_MAX)
+        points_max = points_max_of(points_max)
         moment = await self.moment(read)
         attempt = await self.attempt(run_id, attempt, moment)
         wanted = sorted(set(names)) or await self.queries.metric_names(run_id, attempt)
@@ -247,20 +238,6 @@ class MetricHandlers:
         chunks = await self.queries.log_chunks(run_id, attempt, first, last, position)
         return LinesPage(chunks, first, last, coverage.next_had(last + 1))
 
-    async def gpu_readings(self, node_id: str, read: ReadOptions) -> list[GpuReadingRow]:
-        """Give the newest readings of each node that reported lately.
-
-        Raises:
-            DeadlineExceeded, OutOfRange: as ``moment``.
-        """
-        moment = await self.moment(read)
-        rows = await self.queries.gpu_readings(node_id, moment.telemetry)
-        if read.HasField("as_of"):
-            reference = max((row.time_unix_milliseconds for row in rows), default=0)
-        else:
-            reference = int(self._clock.now().timestamp() * 1000)
-        return [row for row in rows if row.time_unix_milliseconds >= reference - LATELY_MILLISECONDS]
-
     async def committed_mark(self, node_id: str, spool_id: str) -> int:
         """Say up to which sequence the log has a spool.
 
@@ -279,6 +256,20 @@ class MetricHandlers:
     async def _coverage(self, run_id: str, attempt: int, position: int) -> Coverage:
         row = await self.queries.log_progress(run_id, attempt, position)
         return coverage_of(row.range_firsts, row.range_lasts) if row else Coverage()
+
+
+def points_max_of(asked: int) -> int:
+    """Give how many points a series may have, at most.
+
+    Raises:
+        InvalidInput: too few asked for.
+    """
+    if asked and asked < POINTS_MIN:
+        raise InvalidInput(
+            f"max_points is {asked}, want 0 or {POINTS_MIN} to {POINTS_MAX}",
+            field_violations={"max_points": f"{POINTS_MIN} or more"},
+        )
+    return min(asked or POINTS_DEFAULT, POINTS_MAX)
 
 
 async def telemetry_position_at(event_log: EventLog, domain_position: int, head: int) -> int:

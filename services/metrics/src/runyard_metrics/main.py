@@ -54,7 +54,7 @@ async def main(settings: MetricsSettings) -> None:
             doorbell=doorbell,
         )
         runs = Projector(pool, event_log, RunsProjection(), schema=SCHEMA, doorbell=doorbell)
-        handlers = MetricHandlers(event_log, MetricQueries(pool), telemetry, runs, SystemClock())
+        handlers = MetricHandlers(event_log, MetricQueries(pool), telemetry, runs)
         tasks.create_task(telemetry.run(), name="telemetry-projector")
         tasks.create_task(runs.run(), name="runs-projector")
         tasks.create_task(_take_in(settings, event_log, doorbell), name="ingest")

@@ -19,7 +19,9 @@ from runyard_metrics.projections.runs import RunsProjection
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import (
     COMMITTED_MARK,
+    GPU_INCIDENT,
     GPU_READING,
+    GPU_SERIES,
     GPU_USAGE,
     HOST_USAGE,
     LOG_CHUNK,
@@ -27,6 +29,7 @@ from runyard_metrics.tables import (
     METRIC_PROGRESS,
     METRIC_SERIES,
     RUN_PROGRESS,
+    GpuIncidentRow,
     GpuReadingRow,
     GpuUsageRow,
     HostUsageRow,
@@ -38,6 +41,8 @@ from runyard_metrics.tables import (
 
 SCHEMA = "metrics"
 QUERY_SECONDS_MAX = 10.0
+GPU_INCIDENTS_MAX = 100
+"""Of one answer; a card that goes on failing adds nothing new."""
 
 RowT = TypeVar("RowT")
 
@@ -84,6 +89,14 @@ order by r.name
 _POINTS = f"""
 select times_unix_milliseconds, line_numbers, values from {_table(METRIC_SERIES)}
 where (run_id, attempt, name) = ($1, $2, $3) and position <= $4 order by position
+"""  # noqa: S608
+_GPU_SAMPLES = f"""
+select payload from {_table(GPU_SERIES)}
+where (run_id, attempt) = ($1, $2) and position <= $3 order by position
+"""  # noqa: S608
+_GPU_INCIDENTS = f"""
+select * from {_table(GPU_INCIDENT)} where (run_id, attempt) = ($1, $2) and position <= $3
+order by time_unix_milliseconds, position limit {GPU_INCIDENTS_MAX}
 """  # noqa: S608
 _CHANGED_NAMES = f"""
 select distinct unnest(names) as name from {_table(METRIC_PROGRESS)}
@@ -171,6 +184,16 @@ class MetricQueries:
     async def gpu_usage(self, run_id: str, attempt: int, position: int) -> list[GpuUsageRow]:
         """Give the statistics of an attempt's GPUs on each of its nodes."""
         return await self._newest_below(GPU_USAGE, (run_id, attempt), position)
+
+    async def gpu_samples(self, run_id: str, attempt: int, position: int) -> list[bytes]:
+        """Give the samples of an attempt's GPUs, a GpuSamplesRecorded a batch, as they came."""
+        rows = await self._fetch(_GPU_SAMPLES, run_id, attempt, position)
+        return [row["payload"] for row in rows]
+
+    async def gpu_incidents(self, run_id: str, attempt: int, position: int) -> list[GpuIncidentRow]:
+        """Give what happened to an attempt's GPUs, the first ``GPU_INCIDENTS_MAX`` in order of time."""
+        rows = await self._fetch(_GPU_INCIDENTS, run_id, attempt, position)
+        return [_row(GPU_INCIDENT, row) for row in rows]
 
     async def gpu_readings(self, node_id: str, position: int) -> list[GpuReadingRow]:
         """Give the newest readings of a node, or of all nodes when none is named."""

@@ -11,11 +11,14 @@ from runyard.metric.v1.metric_service_pb2 import (
     GetCommittedMarkResponse,
     GetRunSummaryRequest,
     GetRunSummaryResponse,
+    GpuSeries,
     ListGpuReadingsRequest,
     ListGpuReadingsResponse,
     ListLogLinesRequest,
     ListLogLinesResponse,
     LogLine,
+    QueryGpuSeriesRequest,
+    QueryGpuSeriesResponse,
     QuerySeriesRequest,
     QuerySeriesResponse,
     WatchRunRequest,
@@ -24,7 +27,9 @@ from runyard.metric.v1.metric_service_pb2 import (
 from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceServicer
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
-from runyard_metrics.answers import line_messages, reading_messages, series_message, summary_message
+from runyard_metrics.answers import line_messages, series_message, summary_message
+from runyard_metrics.gpu_answers import reading_messages
+from runyard_metrics.gpu_handlers import GpuHandlers
 from runyard_metrics.handlers import LinesPage, MetricHandlers
 from runyard_metrics.watch import RunWatch
 from runyard_servicekit.auth import require_role
@@ -42,6 +47,7 @@ class MetricServicer(MetricServiceServicer):
     def __init__(self, handlers: MetricHandlers, clock: Clock) -> None:
         """Serve these handlers."""
         self._handlers = handlers
+        self._gpus = GpuHandlers(handlers, clock)
         self._clock = clock
 
     async def GetRunSummary(self, request: GetRunSummaryRequest, context: object) -> GetRunSummaryResponse:
@@ -56,6 +62,27 @@ class MetricServicer(MetricServiceServicer):
             request.run_id, request.attempt, list(request.names), request.max_points, request.read
         )
         return QuerySeriesResponse(series=[series_message(each) for each in series])
+
+    async def QueryGpuSeries(self, request: QueryGpuSeriesRequest, context: object) -> QueryGpuSeriesResponse:
+        """Give what a run's GPUs did over time, thinned."""
+        require_role("client", "service")
+        found = await self._gpus.series(
+            request.run_id, request.attempt, list(request.names), request.max_points, request.read
+        )
+        return QueryGpuSeriesResponse(
+            series=[
+                GpuSeries(
+                    gpu_uuid=each.key.gpu_uuid,
+                    name=each.key.name,
+                    times_unix_milliseconds=each.points.times,
+                    values=each.points.values,
+                    sample_count=each.sample_count,
+                    pid=each.key.pid,
+                    process_name=each.key.process_name,
+                )
+                for each in found
+            ]
+        )
 
     async def ListLogLines(self, request: ListLogLinesRequest, context: object) -> ListLogLinesResponse:
         """Page through the log of a run; all pages show the moment of the first."""
@@ -96,7 +123,7 @@ class MetricServicer(MetricServiceServicer):
     ) -> ListGpuReadingsResponse:
         """Give the newest sample of every GPU that reported lately."""
         require_role("client", "service")
-        rows = await self._handlers.gpu_readings(request.node_id, request.read)
+        rows = await self._gpus.readings(request.node_id, request.read)
         return ListGpuReadingsResponse(
             readings=[reading for row in rows for reading in reading_messages(row)]
         )

@@ -105,7 +105,7 @@ class HostUsageRow:
 
 @dataclass(frozen=True, slots=True)
 class GpuUsageRow:
-    """Running statistics of the GPUs that an attempt holds on one node; columns run over gpu_uuids.
+    """Running figures of the GPUs that an attempt holds on one node.
 
     One row a batch for all GPUs: a row for each would be eight times as many on the usual node.
     """
@@ -116,35 +116,53 @@ class GpuUsageRow:
     position: int
     gpu_uuids: tuple[str, ...]
     sample_counts: tuple[int, ...]
-    utilization_percent_lows: tuple[float, ...]
-    utilization_percent_totals: tuple[float, ...]
-    utilization_percent_highs: tuple[float, ...]
-    memory_bytes_lows: tuple[float, ...]
-    memory_bytes_totals: tuple[float, ...]
-    memory_bytes_highs: tuple[float, ...]
-    power_milliwatts_lows: tuple[float, ...]
-    power_milliwatts_totals: tuple[float, ...]
-    power_milliwatts_highs: tuple[float, ...]
-    temperature_celsius_lows: tuple[float, ...]
-    temperature_celsius_totals: tuple[float, ...]
-    temperature_celsius_highs: tuple[float, ...]
+    """How often each GPU was looked at."""
+    figure_names: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Figure f of GPU g is at g * number of figures + f, here and below; 0 for what a card does not offer."""
+    lows: tuple[float, ...]
+    totals: tuple[float, ...]
+    highs: tuple[float, ...]
+    """Of a counter: its first reading, how much it grew, its last reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSeriesRow:
+    """The samples of an attempt's GPUs on one node that one batch brought."""
+
+    run_id: str
+    attempt: int
+    node_id: str
+    position: int
+    payload: bytes
+    """A GpuSamplesRecorded with these GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuReadingRow:
-    """The newest sample of every GPU of a node; columns run over gpu_uuids."""
+    """The newest samples of every GPU of a node."""
 
     node_id: str
     position: int
     time_unix_milliseconds: int
-    gpu_uuids: tuple[str, ...]
-    holder_run_ids: tuple[str, ...]
-    """Empty text for a free GPU."""
-    holder_attempts: tuple[int, ...]
-    utilization_percents: tuple[int, ...]
-    memory_used_bytes: tuple[int, ...]
-    power_milliwatts: tuple[int, ...]
-    temperature_celsius: tuple[int, ...]
+    payload: bytes
+    """The GpuSamplesRecorded that brought them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuIncidentRow:
+    """Something that happened to a GPU."""
+
+    run_id: str
+    """Attempt that held it; empty text and 0 for a free one."""
+    attempt: int
+    time_unix_milliseconds: int
+    gpu_uuid: str
+    kind: int
+    number: int
+    position: int
+    payload: bytes
+    """A GpuIncidentSeen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +207,12 @@ METRIC_SERIES = TableSpec("metric_series", MetricSeriesRow, ("run_id", "attempt"
 METRIC_PROGRESS = TableSpec("metric_progress", MetricProgressRow, ("run_id", "attempt"))
 HOST_USAGE = TableSpec("host_usage", HostUsageRow, ("run_id", "attempt", "node_id"))
 GPU_USAGE = TableSpec("gpu_usage", GpuUsageRow, ("run_id", "attempt", "node_id"))
+GPU_SERIES = TableSpec("gpu_series", GpuSeriesRow, ("run_id", "attempt", "node_id"))
+GPU_INCIDENT = TableSpec(
+    "gpu_incident",
+    GpuIncidentRow,
+    ("run_id", "attempt", "time_unix_milliseconds", "gpu_uuid", "kind", "number"),
+)
 GPU_READING = TableSpec("gpu_reading", GpuReadingRow, ("node_id",))
 COMMITTED_MARK = TableSpec("committed_mark", CommittedMarkRow, ("node_id", "spool_id"))
 MALFORMED_BATCH = TableSpec("malformed_batch", MalformedBatchRow, ("node_id", "spool_id"))

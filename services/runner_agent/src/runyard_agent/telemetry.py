@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard.metric.v1.batches_pb2 import (
     AttemptRef,
+    GpuIncidentSeen,
     GpuSamplesRecorded,
     HostSamplesRecorded,
     LogChunkRecorded,
@@ -30,6 +31,7 @@ _KINDS: Mapping[type[Message], str] = {
     LogChunkRecorded: "log",
     MetricPointsRecorded: "metric",
     GpuSamplesRecorded: "gpu",
+    GpuIncidentSeen: "gpu",
     HostSamplesRecorded: "host",
     SamplesMissing: "missing",
 }

@@ -40,3 +40,18 @@ class Extent:
             self.total + other.total,
             max(self.high, other.high),
         )
+
+    def with_counts(self, counts: Iterable[float]) -> Extent:
+        """Go on with readings of a counter: low is the first, high the last, total what it grew by.
+
+        A counter that falls was started anew, so it grew by what it shows.
+        """
+        count, low, total, high = self.count, self.low, self.total, self.high
+        for reading in counts:
+            if count == 0:
+                low = reading
+            else:
+                total += reading - high if reading >= high else reading
+            high = reading
+            count += 1
+        return Extent(count, low, total, high)

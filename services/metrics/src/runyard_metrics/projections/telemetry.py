@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from runyard.metric.v1.batches_pb2 import (
+    GpuIncidentSeen,
     GpuSamplesRecorded,
     HostSamplesRecorded,
     LogChunkRecorded,
@@ -17,17 +18,15 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
 from runyard_core.projection import Put, RowKey, Rows, TableSpec
 from runyard_metrics.domain.keys import key_text
+from runyard_metrics.projections.gpus import apply_gpu_incident, apply_gpu_samples, gpu_reads
 from runyard_metrics.projections.logs import apply_log_chunk, log_reads
 from runyard_metrics.projections.points import apply_points, points_reads
-from runyard_metrics.projections.samples import (
-    apply_gpu_samples,
-    apply_host_samples,
-    gpu_reads,
-    host_reads,
-)
+from runyard_metrics.projections.samples import apply_host_samples, host_reads
 from runyard_metrics.tables import (
     COMMITTED_MARK,
+    GPU_INCIDENT,
     GPU_READING,
+    GPU_SERIES,
     GPU_USAGE,
     HOST_USAGE,
     LOG_CHUNK,
@@ -43,6 +42,7 @@ _BATCHES = (
     LogChunkRecorded,
     MetricPointsRecorded,
     GpuSamplesRecorded,
+    GpuIncidentSeen,
     HostSamplesRecorded,
     SamplesMissing,
 )
@@ -52,7 +52,7 @@ class TelemetryProjection:
     """Folds telemetry batches. Every batch moves its spool's committed mark."""
 
     name = "telemetry"
-    version = 1
+    version = 2
     tables: tuple[TableSpec[Any], ...] = (
         LOG_CHUNK,
         LOG_PROGRESS,
@@ -60,7 +60,9 @@ class TelemetryProjection:
         METRIC_PROGRESS,
         HOST_USAGE,
         GPU_USAGE,
+        GPU_SERIES,
         GPU_READING,
+        GPU_INCIDENT,
         COMMITTED_MARK,
         MALFORMED_BATCH,
     )
@@ -105,6 +107,8 @@ def _content(event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
             yield from apply_points(points, position, rows)
         case GpuSamplesRecorded() as samples:
             yield from apply_gpu_samples(samples, position, rows)
+        case GpuIncidentSeen() as seen:
+            yield from apply_gpu_incident(seen, position)
         case HostSamplesRecorded() as samples:
             yield from apply_host_samples(samples, position, rows)
         case _:

@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from runyard.metric.v1 import gpus_pb2 as _gpus_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -194,6 +195,9 @@ class GpuSamplesRecorded(_message.Message):
     POWER_MILLIWATTS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
     ENERGY_MILLIJOULES_FIELD_NUMBER: _builtins.int
+    NOT_OFFERED_BITS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     @_builtins.property
     def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -217,6 +221,20 @@ class GpuSamplesRecorded(_message.Message):
     def energy_millijoules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Counter since the driver was loaded; 0 when not offered."""
 
+    @_builtins.property
+    def not_offered_bits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One a GPU: which of columns 5 to 9 it does not offer (and so are 0), as bits 1 << (field number - 5). Empty when all
+        GPUs offer all of them.
+        """
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[_gpus_pb2.GpuColumn]:
+        """Everything else that the GPUs offer, one column a quantity."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[_gpus_pb2.GpuProcessColumn]:
+        """Processes that held memory."""
+
     def __init__(
         self,
         *,
@@ -229,14 +247,61 @@ class GpuSamplesRecorded(_message.Message):
         power_milliwatts: _abc.Iterable[_builtins.int] | None = ...,
         temperature_celsius: _abc.Iterable[_builtins.int] | None = ...,
         energy_millijoules: _abc.Iterable[_builtins.int] | None = ...,
+        not_offered_bits: _abc.Iterable[_builtins.int] | None = ...,
+        columns: _abc.Iterable[_gpus_pb2.GpuColumn] | None = ...,
+        processes: _abc.Iterable[_gpus_pb2.GpuProcessColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["energy_millijoules", b"energy_millijoules", "gpu_uuids", b"gpu_uuids", "holders", b"holders", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "power_milliwatts", b"power_milliwatts", "temperature_celsius", b"temperature_celsius", "times_unix_milliseconds", b"times_unix_milliseconds", "utilization_percents", b"utilization_percents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "energy_millijoules", b"energy_millijoules", "gpu_uuids", b"gpu_uuids", "holders", b"holders", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "not_offered_bits", b"not_offered_bits", "power_milliwatts", b"power_milliwatts", "processes", b"processes", "temperature_celsius", b"temperature_celsius", "times_unix_milliseconds", b"times_unix_milliseconds", "utilization_percents", b"utilization_percents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuSamplesRecorded: _TypeAlias = GpuSamplesRecorded  # noqa: Y015
+
+@_typing.final
+class GpuIncidentSeen(_message.Message):
+    """GpuIncidentSeen: something happened to a GPU that whoever uses it wants to know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    GPU_UUID_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    TIME_UNIX_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    gpu_uuid: _builtins.str
+    time_unix_milliseconds: _builtins.int
+    kind: _gpus_pb2.GpuIncidentKind.ValueType
+    number: _builtins.int
+    """What it means depends on the kind."""
+    detail: _builtins.str
+    """A sentence for people."""
+    @_builtins.property
+    def holder(self) -> Global___AttemptRef:
+        """Attempt that held the GPU; empty run_id when it was free."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        gpu_uuid: _builtins.str = ...,
+        holder: Global___AttemptRef | None = ...,
+        time_unix_milliseconds: _builtins.int = ...,
+        kind: _gpus_pb2.GpuIncidentKind.ValueType = ...,
+        number: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "gpu_uuid", b"gpu_uuid", "holder", b"holder", "kind", b"kind", "node_id", b"node_id", "number", b"number", "time_unix_milliseconds", b"time_unix_milliseconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuIncidentSeen: _TypeAlias = GpuIncidentSeen  # noqa: Y015
 
 @_typing.final
 class HostSamplesRecorded(_message.Message):

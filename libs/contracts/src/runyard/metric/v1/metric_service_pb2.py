@@ -25,49 +25,60 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
 from runyard.metric.v1 import batches_pb2 as runyard_dot_metric_dot_v1_dot_batches__pb2
+from runyard.metric.v1 import gpus_pb2 as runyard_dot_metric_dot_v1_dot_gpus__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/metric/v1/metric_service.proto\x12\x11runyard.metric.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1frunyard/metric/v1/batches.proto\"\x98\x01\n\x0cMetricLatest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x12\n\njson_value\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpoint_count\x18\x05 \x01(\x03\x12\x0b\n\x03min\x18\x06 \x01(\x01\x12\x0b\n\x03max\x18\x07 \x01(\x01\"i\n\tStatistic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03min\x18\x03 \x01(\x01\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\x0b\n\x03max\x18\x05 \x01(\x01\x12\x14\n\x0csample_count\x18\x06 \x01(\x03\"d\n\x14GetRunSummaryRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x85\x02\n\x15GetRunSummaryResponse\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x30\n\x07metrics\x18\x02 \x03(\x0b\x32\x1f.runyard.metric.v1.MetricLatest\x12\x30\n\nstatistics\x18\x03 \x03(\x0b\x32\x1c.runyard.metric.v1.Statistic\x12\x16\n\x0elog_line_count\x18\x04 \x01(\x03\x12\x11\n\tlog_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12metric_point_count\x18\x06 \x01(\x03\x12\x14\n\x0csample_count\x18\x07 \x01(\x03\x12\x1a\n\x12telemetry_position\x18\x08 \x01(\x03\"\x85\x01\n\x12QuerySeriesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x12\n\nmax_points\x18\x04 \x01(\x05\x12+\n\x04read\x18\x05 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\\\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x17times_unix_milliseconds\x18\x02 \x03(\x03\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x13\n\x0bpoint_count\x18\x04 \x01(\x03\"@\n\x13QuerySeriesResponse\x12)\n\x06series\x18\x01 \x03(\x0b\x32\x19.runyard.metric.v1.Series\"\x86\x01\n\x07LogLine\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12,\n\x06stream\x18\x02 \x01(\x0e\x32\x1c.runyard.metric.v1.LogStream\x12\x1e\n\x16time_unix_milliseconds\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\xa3\x01\n\x13ListLogLinesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x17\n\x0ftail_line_count\x18\x05 \x01(\x03\x12+\n\x04read\x18\x06 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"Z\n\x14ListLogLinesResponse\x12)\n\x05lines\x18\x01 \x03(\x0b\x32\x1a.runyard.metric.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x19\n\x11\x61\x66ter_line_number\x18\x02 \x01(\x03\x12\x14\n\x0cwith_metrics\x18\x03 \x01(\x08\"\xc5\x01\n\x10WatchRunResponse\x12*\n\x04line\x18\x01 \x01(\x0b\x32\x1a.runyard.metric.v1.LogLineH\x00\x12\x31\n\x06metric\x18\x02 \x01(\x0b\x32\x1f.runyard.metric.v1.MetricLatestH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x03 \x01(\x03H\x00\x12\x12\n\x08\x63omplete\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x61ttempt_started\x18\x05 \x01(\x05H\x00\x42\x06\n\x04item\"\xf7\x01\n\nGpuReading\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12-\n\x06holder\x18\x03 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13utilization_percent\x18\x05 \x01(\r\x12\x19\n\x11memory_used_bytes\x18\x06 \x01(\x03\x12\x18\n\x10power_milliwatts\x18\x07 \x01(\r\x12\x1b\n\x13temperature_celsius\x18\x08 \x01(\r\"V\n\x16ListGpuReadingsRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"J\n\x17ListGpuReadingsResponse\x12/\n\x08readings\x18\x01 \x03(\x0b\x32\x1d.runyard.metric.v1.GpuReading\"<\n\x17GetCommittedMarkRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08spool_id\x18\x02 \x01(\t\",\n\x18GetCommittedMarkResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x32\xe0\x04\n\rMetricService\x12\x62\n\rGetRunSummary\x12\'.runyard.metric.v1.GetRunSummaryRequest\x1a(.runyard.metric.v1.GetRunSummaryResponse\x12\\\n\x0bQuerySeries\x12%.runyard.metric.v1.QuerySeriesRequest\x1a&.runyard.metric.v1.QuerySeriesResponse\x12_\n\x0cListLogLines\x12&.runyard.metric.v1.ListLogLinesRequest\x1a\'.runyard.metric.v1.ListLogLinesResponse\x12U\n\x08WatchRun\x12\".runyard.metric.v1.WatchRunRequest\x1a#.runyard.metric.v1.WatchRunResponse0\x01\x12h\n\x0fListGpuReadings\x12).runyard.metric.v1.ListGpuReadingsRequest\x1a*.runyard.metric.v1.ListGpuReadingsResponse\x12k\n\x10GetCommittedMark\x12*.runyard.metric.v1.GetCommittedMarkRequest\x1a+.runyard.metric.v1.GetCommittedMarkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/metric/v1/metric_service.proto\x12\x11runyard.metric.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1frunyard/metric/v1/batches.proto\x1a\x1crunyard/metric/v1/gpus.proto\"\x98\x01\n\x0cMetricLatest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x12\n\njson_value\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpoint_count\x18\x05 \x01(\x03\x12\x0b\n\x03min\x18\x06 \x01(\x01\x12\x0b\n\x03max\x18\x07 \x01(\x01\"i\n\tStatistic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03min\x18\x03 \x01(\x01\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\x0b\n\x03max\x18\x05 \x01(\x01\x12\x14\n\x0csample_count\x18\x06 \x01(\x03\"d\n\x14GetRunSummaryRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\xc0\x02\n\x15GetRunSummaryResponse\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x30\n\x07metrics\x18\x02 \x03(\x0b\x32\x1f.runyard.metric.v1.MetricLatest\x12\x30\n\nstatistics\x18\x03 \x03(\x0b\x32\x1c.runyard.metric.v1.Statistic\x12\x16\n\x0elog_line_count\x18\x04 \x01(\x03\x12\x11\n\tlog_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12metric_point_count\x18\x06 \x01(\x03\x12\x14\n\x0csample_count\x18\x07 \x01(\x03\x12\x1a\n\x12telemetry_position\x18\x08 \x01(\x03\x12\x39\n\rgpu_incidents\x18\t \x03(\x0b\x32\".runyard.metric.v1.GpuIncidentSeen\"\x85\x01\n\x12QuerySeriesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x12\n\nmax_points\x18\x04 \x01(\x05\x12+\n\x04read\x18\x05 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\\\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x17times_unix_milliseconds\x18\x02 \x03(\x03\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x13\n\x0bpoint_count\x18\x04 \x01(\x03\"@\n\x13QuerySeriesResponse\x12)\n\x06series\x18\x01 \x03(\x0b\x32\x19.runyard.metric.v1.Series\"\x88\x01\n\x15QueryGpuSeriesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x12\n\nmax_points\x18\x04 \x01(\x05\x12+\n\x04read\x18\x05 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"\x95\x01\n\tGpuSeries\x12\x10\n\x08gpu_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x17times_unix_milliseconds\x18\x03 \x03(\x03\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\x14\n\x0csample_count\x18\x05 \x01(\x03\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12\x14\n\x0cprocess_name\x18\x07 \x01(\t\"F\n\x16QueryGpuSeriesResponse\x12,\n\x06series\x18\x01 \x03(\x0b\x32\x1c.runyard.metric.v1.GpuSeries\"\x86\x01\n\x07LogLine\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12,\n\x06stream\x18\x02 \x01(\x0e\x32\x1c.runyard.metric.v1.LogStream\x12\x1e\n\x16time_unix_milliseconds\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\"\xa3\x01\n\x13ListLogLinesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x17\n\x0ftail_line_count\x18\x05 \x01(\x03\x12+\n\x04read\x18\x06 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"Z\n\x14ListLogLinesResponse\x12)\n\x05lines\x18\x01 \x03(\x0b\x32\x1a.runyard.metric.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x19\n\x11\x61\x66ter_line_number\x18\x02 \x01(\x03\x12\x14\n\x0cwith_metrics\x18\x03 \x01(\x08\"\xc5\x01\n\x10WatchRunResponse\x12*\n\x04line\x18\x01 \x01(\x0b\x32\x1a.runyard.metric.v1.LogLineH\x00\x12\x31\n\x06metric\x18\x02 \x01(\x0b\x32\x1f.runyard.metric.v1.MetricLatestH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x03 \x01(\x03H\x00\x12\x12\n\x08\x63omplete\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x61ttempt_started\x18\x05 \x01(\x05H\x00\x42\x06\n\x04item\"\xf0\x02\n\nGpuReading\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12-\n\x06holder\x18\x03 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13utilization_percent\x18\x05 \x01(\r\x12\x19\n\x11memory_used_bytes\x18\x06 \x01(\x03\x12\x18\n\x10power_milliwatts\x18\x07 \x01(\r\x12\x1b\n\x13temperature_celsius\x18\x08 \x01(\r\x12\x18\n\x10not_offered_bits\x18\t \x01(\r\x12+\n\x06values\x18\n \x03(\x0b\x32\x1b.runyard.metric.v1.GpuValue\x12\x30\n\tprocesses\x18\x0b \x03(\x0b\x32\x1d.runyard.metric.v1.GpuProcess\"K\n\x08GpuValue\x12\x30\n\x08quantity\x18\x01 \x01(\x0e\x32\x1e.runyard.metric.v1.GpuQuantity\x12\r\n\x05value\x18\x02 \x01(\x03\"\xe0\x01\n\nGpuProcess\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x31\n\x05owner\x18\x03 \x01(\x0e\x32\".runyard.metric.v1.GpuProcessOwner\x12.\n\x07\x61ttempt\x18\x04 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12#\n\x16sm_utilization_percent\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x19\n\x17_sm_utilization_percent\"V\n\x16ListGpuReadingsRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"J\n\x17ListGpuReadingsResponse\x12/\n\x08readings\x18\x01 \x03(\x0b\x32\x1d.runyard.metric.v1.GpuReading\"<\n\x17GetCommittedMarkRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08spool_id\x18\x02 \x01(\t\",\n\x18GetCommittedMarkResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x32\xc7\x05\n\rMetricService\x12\x62\n\rGetRunSummary\x12\'.runyard.metric.v1.GetRunSummaryRequest\x1a(.runyard.metric.v1.GetRunSummaryResponse\x12\\\n\x0bQuerySeries\x12%.runyard.metric.v1.QuerySeriesRequest\x1a&.runyard.metric.v1.QuerySeriesResponse\x12\x65\n\x0eQueryGpuSeries\x12(.runyard.metric.v1.QueryGpuSeriesRequest\x1a).runyard.metric.v1.QueryGpuSeriesResponse\x12_\n\x0cListLogLines\x12&.runyard.metric.v1.ListLogLinesRequest\x1a\'.runyard.metric.v1.ListLogLinesResponse\x12U\n\x08WatchRun\x12\".runyard.metric.v1.WatchRunRequest\x1a#.runyard.metric.v1.WatchRunResponse0\x01\x12h\n\x0fListGpuReadings\x12).runyard.metric.v1.ListGpuReadingsRequest\x1a*.runyard.metric.v1.ListGpuReadingsResponse\x12k\n\x10GetCommittedMark\x12*.runyard.metric.v1.GetCommittedMarkRequest\x1a+.runyard.metric.v1.GetCommittedMarkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.metric.v1.metric_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METRICLATEST']._serialized_start=157
-  _globals['_METRICLATEST']._serialized_end=309
-  _globals['_STATISTIC']._serialized_start=311
-  _globals['_STATISTIC']._serialized_end=416
-  _globals['_GETRUNSUMMARYREQUEST']._serialized_start=418
-  _globals['_GETRUNSUMMARYREQUEST']._serialized_end=518
-  _globals['_GETRUNSUMMARYRESPONSE']._serialized_start=521
-  _globals['_GETRUNSUMMARYRESPONSE']._serialized_end=782
-  _globals['_QUERYSERIESREQUEST']._serialized_start=785
-  _globals['_QUERYSERIESREQUEST']._serialized_end=918
-  _globals['_SERIES']._serialized_start=920
-  _globals['_SERIES']._serialized_end=1012
-  _globals['_QUERYSERIESRESPONSE']._serialized_start=1014
-  _globals['_QUERYSERIESRESPONSE']._serialized_end=1078
-  _globals['_LOGLINE']._serialized_start=1081
-  _globals['_LOGLINE']._serialized_end=1215
-  _globals['_LISTLOGLINESREQUEST']._serialized_start=1218
-  _globals['_LISTLOGLINESREQUEST']._serialized_end=1381
-  _globals['_LISTLOGLINESRESPONSE']._serialized_start=1383
-  _globals['_LISTLOGLINESRESPONSE']._serialized_end=1473
-  _globals['_WATCHRUNREQUEST']._serialized_start=1475
-  _globals['_WATCHRUNREQUEST']._serialized_end=1557
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1560
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1757
-  _globals['_GPUREADING']._serialized_start=1760
-  _globals['_GPUREADING']._serialized_end=2007
-  _globals['_LISTGPUREADINGSREQUEST']._serialized_start=2009
-  _globals['_LISTGPUREADINGSREQUEST']._serialized_end=2095
-  _globals['_LISTGPUREADINGSRESPONSE']._serialized_start=2097
-  _globals['_LISTGPUREADINGSRESPONSE']._serialized_end=2171
-  _globals['_GETCOMMITTEDMARKREQUEST']._serialized_start=2173
-  _globals['_GETCOMMITTEDMARKREQUEST']._serialized_end=2233
-  _globals['_GETCOMMITTEDMARKRESPONSE']._serialized_start=2235
-  _globals['_GETCOMMITTEDMARKRESPONSE']._serialized_end=2279
-  _globals['_METRICSERVICE']._serialized_start=2282
-  _globals['_METRICSERVICE']._serialized_end=2890
+  _globals['_METRICLATEST']._serialized_start=187
+  _globals['_METRICLATEST']._serialized_end=339
+  _globals['_STATISTIC']._serialized_start=341
+  _globals['_STATISTIC']._serialized_end=446
+  _globals['_GETRUNSUMMARYREQUEST']._serialized_start=448
+  _globals['_GETRUNSUMMARYREQUEST']._serialized_end=548
+  _globals['_GETRUNSUMMARYRESPONSE']._serialized_start=551
+  _globals['_GETRUNSUMMARYRESPONSE']._serialized_end=871
+  _globals['_QUERYSERIESREQUEST']._serialized_start=874
+  _globals['_QUERYSERIESREQUEST']._serialized_end=1007
+  _globals['_SERIES']._serialized_start=1009
+  _globals['_SERIES']._serialized_end=1101
+  _globals['_QUERYSERIESRESPONSE']._serialized_start=1103
+  _globals['_QUERYSERIESRESPONSE']._serialized_end=1167
+  _globals['_QUERYGPUSERIESREQUEST']._serialized_start=1170
+  _globals['_QUERYGPUSERIESREQUEST']._serialized_end=1306
+  _globals['_GPUSERIES']._serialized_start=1309
+  _globals['_GPUSERIES']._serialized_end=1458
+  _globals['_QUERYGPUSERIESRESPONSE']._serialized_start=1460
+  _globals['_QUERYGPUSERIESRESPONSE']._serialized_end=1530
+  _globals['_LOGLINE']._serialized_start=1533
+  _globals['_LOGLINE']._serialized_end=1667
+  _globals['_LISTLOGLINESREQUEST']._serialized_start=1670
+  _globals['_LISTLOGLINESREQUEST']._serialized_end=1833
+  _globals['_LISTLOGLINESRESPONSE']._serialized_start=1835
+  _globals['_LISTLOGLINESRESPONSE']._serialized_end=1925
+  _globals['_WATCHRUNREQUEST']._serialized_start=1927
+  _globals['_WATCHRUNREQUEST']._serialized_end=2009
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2012
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2209
+  _globals['_GPUREADING']._serialized_start=2212
+  _globals['_GPUREADING']._serialized_end=2580
+  _globals['_GPUVALUE']._serialized_start=2582
+  _globals['_GPUVALUE']._serialized_end=2657
+  _globals['_GPUPROCESS']._serialized_start=2660
+  _globals['_GPUPROCESS']._serialized_end=2884
+  _globals['_LISTGPUREADINGSREQUEST']._serialized_start=2886
+  _globals['_LISTGPUREADINGSREQUEST']._serialized_end=2972
+  _globals['_LISTGPUREADINGSRESPONSE']._serialized_start=2974
+  _globals['_LISTGPUREADINGSRESPONSE']._serialized_end=3048
+  _globals['_GETCOMMITTEDMARKREQUEST']._serialized_start=3050
+  _globals['_GETCOMMITTEDMARKREQUEST']._serialized_end=3110
+  _globals['_GETCOMMITTEDMARKRESPONSE']._serialized_start=3112
+  _globals['_GETCOMMITTEDMARKRESPONSE']._serialized_end=3156
+  _globals['_METRICSERVICE']._serialized_start=3159
+  _globals['_METRICSERVICE']._serialized_end=3870
 # @@protoc_insertion_point(module_scope)

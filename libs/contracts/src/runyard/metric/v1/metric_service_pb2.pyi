@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from runyard.event.v1 import read_pb2 as _read_pb2
 from runyard.metric.v1 import batches_pb2 as _batches_pb2
+from runyard.metric.v1 import gpus_pb2 as _gpus_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -139,6 +140,7 @@ class GetRunSummaryResponse(_message.Message):
     METRIC_POINT_COUNT_FIELD_NUMBER: _builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     TELEMETRY_POSITION_FIELD_NUMBER: _builtins.int
+    GPU_INCIDENTS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     log_line_count: _builtins.int
     log_bytes: _builtins.int
@@ -150,6 +152,10 @@ class GetRunSummaryResponse(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricLatest]: ...
     @_builtins.property
     def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Statistic]: ...
+    @_builtins.property
+    def gpu_incidents(self) -> _containers.RepeatedCompositeFieldContainer[_batches_pb2.GpuIncidentSeen]:
+        """What happened to the attempt's GPUs, in order; at most the first 100."""
+
     def __init__(
         self,
         *,
@@ -161,10 +167,11 @@ class GetRunSummaryResponse(_message.Message):
         metric_point_count: _builtins.int = ...,
         sample_count: _builtins.int = ...,
         telemetry_position: _builtins.int = ...,
+        gpu_incidents: _abc.Iterable[_batches_pb2.GpuIncidentSeen] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "log_bytes", b"log_bytes", "log_line_count", b"log_line_count", "metric_point_count", b"metric_point_count", "metrics", b"metrics", "sample_count", b"sample_count", "statistics", b"statistics", "telemetry_position", b"telemetry_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "gpu_incidents", b"gpu_incidents", "log_bytes", b"log_bytes", "log_line_count", b"log_line_count", "metric_point_count", b"metric_point_count", "metrics", b"metrics", "sample_count", b"sample_count", "statistics", b"statistics", "telemetry_position", b"telemetry_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,6 +263,106 @@ class QuerySeriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuerySeriesResponse: _TypeAlias = QuerySeriesResponse  # noqa: Y015
+
+@_typing.final
+class QueryGpuSeriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    """0 means the last attempt."""
+    max_points: _builtins.int
+    """0 means 2,000; at most 100,000."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"gpu_utilization_percent" and the like, as in Statistic; empty means all."""
+
+    @_builtins.property
+    def read(self) -> _read_pb2.ReadOptions: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        max_points: _builtins.int = ...,
+        read: _read_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "max_points", b"max_points", "names", b"names", "read", b"read", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryGpuSeriesRequest: _TypeAlias = QueryGpuSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GpuSeries(_message.Message):
+    """GpuSeries is one quantity of one GPU, or of one process on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMES_UNIX_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    PROCESS_NAME_FIELD_NUMBER: _builtins.int
+    gpu_uuid: _builtins.str
+    name: _builtins.str
+    sample_count: _builtins.int
+    """Samples before thinning."""
+    pid: _builtins.int
+    """Set for "gpu_process_memory_bytes" and "gpu_process_sm_utilization_percent"."""
+    process_name: _builtins.str
+    @_builtins.property
+    def times_unix_milliseconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        gpu_uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        times_unix_milliseconds: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        sample_count: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        process_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_uuid", b"gpu_uuid", "name", b"name", "pid", b"pid", "process_name", b"process_name", "sample_count", b"sample_count", "times_unix_milliseconds", b"times_unix_milliseconds", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuSeries: _TypeAlias = GpuSeries  # noqa: Y015
+
+@_typing.final
+class QueryGpuSeriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuSeries]: ...
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___GpuSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryGpuSeriesResponse: _TypeAlias = QueryGpuSeriesResponse  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):
@@ -424,16 +531,27 @@ class GpuReading(_message.Message):
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
     POWER_MILLIWATTS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    NOT_OFFERED_BITS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     gpu_uuid: _builtins.str
     utilization_percent: _builtins.int
     memory_used_bytes: _builtins.int
     power_milliwatts: _builtins.int
     temperature_celsius: _builtins.int
+    not_offered_bits: _builtins.int
+    """Which of the four above the card does not offer: bit 0 utilisation, 1 memory, 2 power, 3 temperature."""
     @_builtins.property
     def holder(self) -> _batches_pb2.AttemptRef: ...
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuValue]:
+        """Everything else that it offers."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]: ...
     def __init__(
         self,
         *,
@@ -445,14 +563,82 @@ class GpuReading(_message.Message):
         memory_used_bytes: _builtins.int = ...,
         power_milliwatts: _builtins.int = ...,
         temperature_celsius: _builtins.int = ...,
+        not_offered_bits: _builtins.int = ...,
+        values: _abc.Iterable[Global___GpuValue] | None = ...,
+        processes: _abc.Iterable[Global___GpuProcess] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_uuid", b"gpu_uuid", "holder", b"holder", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "power_milliwatts", b"power_milliwatts", "temperature_celsius", b"temperature_celsius", "time", b"time", "utilization_percent", b"utilization_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_uuid", b"gpu_uuid", "holder", b"holder", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "not_offered_bits", b"not_offered_bits", "power_milliwatts", b"power_milliwatts", "processes", b"processes", "temperature_celsius", b"temperature_celsius", "time", b"time", "utilization_percent", b"utilization_percent", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuReading: _TypeAlias = GpuReading  # noqa: Y015
+
+@_typing.final
+class GpuValue(_message.Message):
+    """GpuValue is one quantity of a reading."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    quantity: _gpus_pb2.GpuQuantity.ValueType
+    value: _builtins.int
+    def __init__(
+        self,
+        *,
+        quantity: _gpus_pb2.GpuQuantity.ValueType = ...,
+        value: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuValue: _TypeAlias = GpuValue  # noqa: Y015
+
+@_typing.final
+class GpuProcess(_message.Message):
+    """GpuProcess is a process that held memory of a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SM_UTILIZATION_PERCENT_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    name: _builtins.str
+    owner: _gpus_pb2.GpuProcessOwner.ValueType
+    memory_bytes: _builtins.int
+    sm_utilization_percent: _builtins.int
+    @_builtins.property
+    def attempt(self) -> _batches_pb2.AttemptRef:
+        """Attempt that it belongs to; empty run_id for a foreign one."""
+
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        name: _builtins.str = ...,
+        owner: _gpus_pb2.GpuProcessOwner.ValueType = ...,
+        attempt: _batches_pb2.AttemptRef | None = ...,
+        memory_bytes: _builtins.int = ...,
+        sm_utilization_percent: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sm_utilization_percent", b"_sm_utilization_percent", "attempt", b"attempt", "sm_utilization_percent", b"sm_utilization_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sm_utilization_percent", b"_sm_utilization_percent", "attempt", b"attempt", "memory_bytes", b"memory_bytes", "name", b"name", "owner", b"owner", "pid", b"pid", "sm_utilization_percent", b"sm_utilization_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sm_utilization_percent: _TypeAlias = _typing.Literal["sm_utilization_percent"]  # noqa: Y015
+    _WhichOneofArgType__sm_utilization_percent: _TypeAlias = _typing.Literal["_sm_utilization_percent", b"_sm_utilization_percent"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_utilization_percent) -> _WhichOneofReturnType__sm_utilization_percent | None: ...
+
+Global___GpuProcess: _TypeAlias = GpuProcess  # noqa: Y015
 
 @_typing.final
 class ListGpuReadingsRequest(_message.Message):

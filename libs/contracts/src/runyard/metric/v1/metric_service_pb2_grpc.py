@@ -45,6 +45,11 @@ class MetricServiceStub:
                 request_serializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesRequest.SerializeToString,
                 response_deserializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesResponse.FromString,
                 _registered_method=True)
+        self.QueryGpuSeries = channel.unary_unary(
+                '/runyard.metric.v1.MetricService/QueryGpuSeries',
+                request_serializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesRequest.SerializeToString,
+                response_deserializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesResponse.FromString,
+                _registered_method=True)
         self.ListLogLines = channel.unary_unary(
                 '/runyard.metric.v1.MetricService/ListLogLines',
                 request_serializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.ListLogLinesRequest.SerializeToString,
@@ -80,6 +85,13 @@ class MetricServiceServicer:
 
     def QuerySeries(self, request, context):
         """QuerySeries gives the points of metrics of a run, thinned to at most max_points a series.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryGpuSeries(self, request, context):
+        """QueryGpuSeries gives what a run's GPUs did over time, thinned to at most max_points a series.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +137,11 @@ def add_MetricServiceServicer_to_server(servicer, server):
                     servicer.QuerySeries,
                     request_deserializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesRequest.FromString,
                     response_serializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesResponse.SerializeToString,
+            ),
+            'QueryGpuSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryGpuSeries,
+                    request_deserializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesRequest.FromString,
+                    response_serializer=runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesResponse.SerializeToString,
             ),
             'ListLogLines': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLogLines,
@@ -202,6 +219,33 @@ class MetricService:
             '/runyard.metric.v1.MetricService/QuerySeries',
             runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesRequest.SerializeToString,
             runyard_dot_metric_dot_v1_dot_metric__service__pb2.QuerySeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryGpuSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.metric.v1.MetricService/QueryGpuSeries',
+            runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesRequest.SerializeToString,
+            runyard_dot_metric_dot_v1_dot_metric__service__pb2.QueryGpuSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

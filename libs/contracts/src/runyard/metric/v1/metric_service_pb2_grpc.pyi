@@ -20,6 +20,8 @@ class MetricServiceStub:
     """GetRunSummary gives the latest value of each metric, utilisation statistics and log totals of a run."""
     QuerySeries: _aio.UnaryUnaryMultiCallable[_metric_service_pb2.QuerySeriesRequest, _metric_service_pb2.QuerySeriesResponse]
     """QuerySeries gives the points of metrics of a run, thinned to at most max_points a series."""
+    QueryGpuSeries: _aio.UnaryUnaryMultiCallable[_metric_service_pb2.QueryGpuSeriesRequest, _metric_service_pb2.QueryGpuSeriesResponse]
+    """QueryGpuSeries gives what a run's GPUs did over time, thinned to at most max_points a series."""
     ListLogLines: _aio.UnaryUnaryMultiCallable[_metric_service_pb2.ListLogLinesRequest, _metric_service_pb2.ListLogLinesResponse]
     """ListLogLines pages through the log of a run."""
     WatchRun: _aio.UnaryStreamMultiCallable[_metric_service_pb2.WatchRunRequest, _metric_service_pb2.WatchRunResponse]
@@ -47,6 +49,14 @@ class MetricServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_metric_service_pb2.QuerySeriesRequest, _abc.Awaitable[_metric_service_pb2.QuerySeriesResponse]],
     ) -> _abc.Awaitable[_metric_service_pb2.QuerySeriesResponse]:
         """QuerySeries gives the points of metrics of a run, thinned to at most max_points a series."""
+
+    @_abc_1.abstractmethod
+    def QueryGpuSeries(
+        self,
+        request: _metric_service_pb2.QueryGpuSeriesRequest,
+        context: _aio.ServicerContext[_metric_service_pb2.QueryGpuSeriesRequest, _abc.Awaitable[_metric_service_pb2.QueryGpuSeriesResponse]],
+    ) -> _abc.Awaitable[_metric_service_pb2.QueryGpuSeriesResponse]:
+        """QueryGpuSeries gives what a run's GPUs did over time, thinned to at most max_points a series."""
 
     @_abc_1.abstractmethod
     def ListLogLines(

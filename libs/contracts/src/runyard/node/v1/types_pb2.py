@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/node/v1/types.proto\x12\x0frunyard.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n\tGpuDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\"\xd4\x02\n\rNodeInventory\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12(\n\x04gpus\x18\x04 \x03(\x0b\x32\x1a.runyard.node.v1.GpuDevice\x12\x1a\n\x12gpu_driver_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x06 \x01(\t\x12\x11\n\tcpu_model\x18\x07 \x01(\t\x12\x11\n\tcpu_count\x18\x08 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\x12\n\n\x02os\x18\x0b \x01(\t\x12\x0e\n\x06kernel\x18\x0c \x01(\t\x12\x16\n\x0e\x64ocker_version\x18\r \x01(\t\x12\x12\n\nslot_count\x18\x0e \x01(\x05\x12\x10\n\x08warnings\x18\x0f \x03(\t\"\x84\x01\n\x0bReservation\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x04 \x03(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x02\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.runyard.node.v1.NodeState\x12\x31\n\tinventory\x18\x03 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory\x12\x32\n\x0creservations\x18\x04 \x03(\x0b\x32\x1c.runyard.node.v1.Reservation\x12/\n\x0b\x65nrolled_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61ttached_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65tached_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x08 \x01(\x03*Y\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATE_ATTACHED\x10\x01\x12\x17\n\x13NODE_STATE_DETACHED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/node/v1/types.proto\x12\x0frunyard.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x01\n\tGpuDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x17\n\x0funusable_reason\x18\x05 \x01(\t\x12/\n\x0bmig_devices\x18\x06 \x03(\x0b\x32\x1a.runyard.node.v1.MigDevice\"v\n\tMigDevice\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fgpu_instance_id\x18\x04 \x01(\x05\x12\x1b\n\x13\x63ompute_instance_id\x18\x05 \x01(\x05\"\xd4\x02\n\rNodeInventory\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12(\n\x04gpus\x18\x04 \x03(\x0b\x32\x1a.runyard.node.v1.GpuDevice\x12\x1a\n\x12gpu_driver_version\x18\x05 \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x06 \x01(\t\x12\x11\n\tcpu_model\x18\x07 \x01(\t\x12\x11\n\tcpu_count\x18\x08 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\x12\n\n\x02os\x18\x0b \x01(\t\x12\x0e\n\x06kernel\x18\x0c \x01(\t\x12\x16\n\x0e\x64ocker_version\x18\r \x01(\t\x12\x12\n\nslot_count\x18\x0e \x01(\x05\x12\x10\n\x08warnings\x18\x0f \x03(\t\"\xf2\x01\n\nNodeAccess\x12\x14\n\x0ctoken_sha256\x18\x01 \x01(\t\x12\x34\n\x10token_expires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btoken_spent\x18\x03 \x01(\x08\x12\x19\n\x11\x63redential_sha256\x18\x04 \x01(\t\x12\x38\n\x14\x63redential_issued_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x0bReservation\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x04 \x03(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfb\x02\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.runyard.node.v1.NodeState\x12\x31\n\tinventory\x18\x03 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory\x12\x32\n\x0creservations\x18\x04 \x03(\x0b\x32\x1c.runyard.node.v1.Reservation\x12/\n\x0b\x65nrolled_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61ttached_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65tached_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x08 \x01(\x03\x12+\n\x06\x61\x63\x63\x65ss\x18\t \x01(\x0b\x32\x1b.runyard.node.v1.NodeAccess*\x89\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATE_ATTACHED\x10\x01\x12\x17\n\x13NODE_STATE_DETACHED\x10\x02\x12\x16\n\x12NODE_STATE_INVITED\x10\x03\x12\x16\n\x12NODE_STATE_REVOKED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.node.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=975
-  _globals['_NODESTATE']._serialized_end=1064
-  _globals['_GPUDEVICE']._serialized_start=81
-  _globals['_GPUDEVICE']._serialized_end=158
-  _globals['_NODEINVENTORY']._serialized_start=161
-  _globals['_NODEINVENTORY']._serialized_end=501
-  _globals['_RESERVATION']._serialized_start=504
-  _globals['_RESERVATION']._serialized_end=636
-  _globals['_NODE']._serialized_start=639
-  _globals['_NODE']._serialized_end=973
+  _globals['_NODESTATE']._serialized_start=1461
+  _globals['_NODESTATE']._serialized_end=1598
+  _globals['_GPUDEVICE']._serialized_start=82
+  _globals['_GPUDEVICE']._serialized_end=233
+  _globals['_MIGDEVICE']._serialized_start=235
+  _globals['_MIGDEVICE']._serialized_end=353
+  _globals['_NODEINVENTORY']._serialized_start=356
+  _globals['_NODEINVENTORY']._serialized_end=696
+  _globals['_NODEACCESS']._serialized_start=699
+  _globals['_NODEACCESS']._serialized_end=941
+  _globals['_RESERVATION']._serialized_start=944
+  _globals['_RESERVATION']._serialized_end=1076
+  _globals['_NODE']._serialized_start=1079
+  _globals['_NODE']._serialized_end=1458
 # @@protoc_insertion_point(module_scope)

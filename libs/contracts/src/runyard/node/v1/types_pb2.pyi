@@ -30,6 +30,10 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     NODE_STATE_ATTACHED: _NodeState.ValueType  # 1
     NODE_STATE_DETACHED: _NodeState.ValueType  # 2
     """Not heard from; its runs may be well."""
+    NODE_STATE_INVITED: _NodeState.ValueType  # 3
+    """A machine may enroll under this name; none has."""
+    NODE_STATE_REVOKED: _NodeState.ValueType  # 4
+    """Its credential was taken away."""
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
     """NodeState says whether the node's agent is heard from."""
@@ -38,6 +42,10 @@ NODE_STATE_UNSPECIFIED: NodeState.ValueType  # 0
 NODE_STATE_ATTACHED: NodeState.ValueType  # 1
 NODE_STATE_DETACHED: NodeState.ValueType  # 2
 """Not heard from; its runs may be well."""
+NODE_STATE_INVITED: NodeState.ValueType  # 3
+"""A machine may enroll under this name; none has."""
+NODE_STATE_REVOKED: NodeState.ValueType  # 4
+"""Its credential was taken away."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
 @_typing.final
@@ -50,10 +58,18 @@ class GpuDevice(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    UNUSABLE_REASON_FIELD_NUMBER: _builtins.int
+    MIG_DEVICES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     index: _builtins.int
     model: _builtins.str
     memory_bytes: _builtins.int
+    unusable_reason: _builtins.str
+    """Why no run gets it now: lost, in need of a reset, cut into MIG devices. Empty when it can be used."""
+    @_builtins.property
+    def mig_devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___MigDevice]:
+        """What a GPU in MIG mode is cut into."""
+
     def __init__(
         self,
         *,
@@ -61,14 +77,50 @@ class GpuDevice(_message.Message):
         index: _builtins.int = ...,
         model: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        unusable_reason: _builtins.str = ...,
+        mig_devices: _abc.Iterable[Global___MigDevice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "memory_bytes", b"memory_bytes", "model", b"model", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "memory_bytes", b"memory_bytes", "mig_devices", b"mig_devices", "model", b"model", "unusable_reason", b"unusable_reason", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuDevice: _TypeAlias = GpuDevice  # noqa: Y015
+
+@_typing.final
+class MigDevice(_message.Message):
+    """MigDevice is a slice of a GPU in MIG mode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    COMPUTE_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    profile: _builtins.str
+    """"1g.10gb"."""
+    memory_bytes: _builtins.int
+    gpu_instance_id: _builtins.int
+    compute_instance_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        profile: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        gpu_instance_id: _builtins.int = ...,
+        compute_instance_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_instance_id", b"compute_instance_id", "gpu_instance_id", b"gpu_instance_id", "memory_bytes", b"memory_bytes", "profile", b"profile", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigDevice: _TypeAlias = MigDevice  # noqa: Y015
 
 @_typing.final
 class NodeInventory(_message.Message):
@@ -142,6 +194,50 @@ class NodeInventory(_message.Message):
 Global___NodeInventory: _TypeAlias = NodeInventory  # noqa: Y015
 
 @_typing.final
+class NodeAccess(_message.Message):
+    """NodeAccess is how a machine proves that it is this node. Secrets themselves are kept nowhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_SHA256_FIELD_NUMBER: _builtins.int
+    TOKEN_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    TOKEN_SPENT_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_SHA256_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_ISSUED_AT_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_FIELD_NUMBER: _builtins.int
+    token_sha256: _builtins.str
+    """SHA-256 (hex) of the newest enrolment token's secret; empty when there was none."""
+    token_spent: _builtins.bool
+    """The token was handed in, or withdrawn by a revocation."""
+    credential_sha256: _builtins.str
+    """SHA-256 (hex) of the node's credential; empty when it has none. What is in the yard's tokens file is not here."""
+    @_builtins.property
+    def token_expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def credential_issued_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def revoked_at(self) -> _timestamp_pb2.Timestamp:
+        """Set when the credential was taken away and no other has taken its place."""
+
+    def __init__(
+        self,
+        *,
+        token_sha256: _builtins.str = ...,
+        token_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        token_spent: _builtins.bool = ...,
+        credential_sha256: _builtins.str = ...,
+        credential_issued_at: _timestamp_pb2.Timestamp | None = ...,
+        revoked_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential_issued_at", b"credential_issued_at", "revoked_at", b"revoked_at", "token_expires_at", b"token_expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_issued_at", b"credential_issued_at", "credential_sha256", b"credential_sha256", "revoked_at", b"revoked_at", "token_expires_at", b"token_expires_at", "token_sha256", b"token_sha256", "token_spent", b"token_spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeAccess: _TypeAlias = NodeAccess  # noqa: Y015
+
+@_typing.final
 class Reservation(_message.Message):
     """Reservation is what a lease holds on a node."""
 
@@ -190,6 +286,7 @@ class Node(_message.Message):
     ATTACHED_AT_FIELD_NUMBER: _builtins.int
     DETACHED_AT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: Global___NodeState.ValueType
     position: _builtins.int
@@ -204,6 +301,10 @@ class Node(_message.Message):
     def attached_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def detached_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def access(self) -> Global___NodeAccess:
+        """Only for nodes that were invited."""
+
     def __init__(
         self,
         *,
@@ -215,10 +316,11 @@ class Node(_message.Message):
         attached_at: _timestamp_pb2.Timestamp | None = ...,
         detached_at: _timestamp_pb2.Timestamp | None = ...,
         position: _builtins.int = ...,
+        access: Global___NodeAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached_at", b"attached_at", "detached_at", b"detached_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "attached_at", b"attached_at", "detached_at", b"detached_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached_at", b"attached_at", "detached_at", b"detached_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "node_id", b"node_id", "position", b"position", "reservations", b"reservations", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "attached_at", b"attached_at", "detached_at", b"detached_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "node_id", b"node_id", "position", b"position", "reservations", b"reservations", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,25 +25,26 @@ _sym_db = _symbol_database.Default()
 from runyard.artifact.v1 import types_pb2 as runyard_dot_artifact_dot_v1_dot_types__pb2
 from runyard.cost.v1 import types_pb2 as runyard_dot_cost_dot_v1_dot_types__pb2
 from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
+from runyard.metric.v1 import batches_pb2 as runyard_dot_metric_dot_v1_dot_batches__pb2
 from runyard.metric.v1 import metric_service_pb2 as runyard_dot_metric_dot_v1_dot_metric__service__pb2
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/record/v1/record_service.proto\x12\x11runyard.record.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1brunyard/cost/v1/types.proto\x1a\x1brunyard/event/v1/read.proto\x1a&runyard/metric/v1/metric_service.proto\x1a\x1arunyard/run/v1/types.proto\"M\n\x10GetRecordRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"P\n\x11GetRecordResponse\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.runyard.record.v1.Record\x12\x10\n\x08position\x18\x02 \x01(\x03\"\x95\x04\n\x06Record\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12%\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\x12\x32\n\nparameters\x18\x03 \x03(\x0b\x32\x1e.runyard.run.v1.ParameterValue\x12\'\n\x08\x64\x61tasets\x18\x04 \x03(\x0b\x32\x15.runyard.run.v1.Input\x12*\n\x08hardware\x18\x05 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12\x30\n\x0b\x65nvironment\x18\x06 \x01(\x0b\x32\x1b.runyard.run.v1.Environment\x12#\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x15.runyard.cost.v1.Cost\x12.\n\x07outputs\x18\x08 \x03(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12+\n\x04logs\x18\t \x01(\x0b\x32\x1d.runyard.record.v1.LogSummary\x12\x30\n\x07results\x18\n \x03(\x0b\x32\x1f.runyard.metric.v1.MetricLatest\x12\x30\n\nstatistics\x18\x0b \x03(\x0b\x32\x1c.runyard.metric.v1.Statistic\x12\x10\n\x08\x63omplete\x18\x0c \x01(\x08\x12\x0f\n\x07missing\x18\r \x03(\t\"d\n\nLogSummary\x12\x12\n\nline_count\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12.\n\nlast_lines\x18\x03 \x03(\x0b\x32\x1a.runyard.metric.v1.LogLine2g\n\rRecordService\x12V\n\tGetRecord\x12#.runyard.record.v1.GetRecordRequest\x1a$.runyard.record.v1.GetRecordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/record/v1/record_service.proto\x12\x11runyard.record.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1brunyard/cost/v1/types.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1frunyard/metric/v1/batches.proto\x1a&runyard/metric/v1/metric_service.proto\x1a\x1arunyard/run/v1/types.proto\"M\n\x10GetRecordRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"P\n\x11GetRecordResponse\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.runyard.record.v1.Record\x12\x10\n\x08position\x18\x02 \x01(\x03\"\xd0\x04\n\x06Record\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12%\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\x12\x32\n\nparameters\x18\x03 \x03(\x0b\x32\x1e.runyard.run.v1.ParameterValue\x12\'\n\x08\x64\x61tasets\x18\x04 \x03(\x0b\x32\x15.runyard.run.v1.Input\x12*\n\x08hardware\x18\x05 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12\x30\n\x0b\x65nvironment\x18\x06 \x01(\x0b\x32\x1b.runyard.run.v1.Environment\x12#\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x15.runyard.cost.v1.Cost\x12.\n\x07outputs\x18\x08 \x03(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12+\n\x04logs\x18\t \x01(\x0b\x32\x1d.runyard.record.v1.LogSummary\x12\x30\n\x07results\x18\n \x03(\x0b\x32\x1f.runyard.metric.v1.MetricLatest\x12\x30\n\nstatistics\x18\x0b \x03(\x0b\x32\x1c.runyard.metric.v1.Statistic\x12\x10\n\x08\x63omplete\x18\x0c \x01(\x08\x12\x0f\n\x07missing\x18\r \x03(\t\x12\x39\n\rgpu_incidents\x18\x0e \x03(\x0b\x32\".runyard.metric.v1.GpuIncidentSeen\"d\n\nLogSummary\x12\x12\n\nline_count\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12.\n\nlast_lines\x18\x03 \x03(\x0b\x32\x1a.runyard.metric.v1.LogLine2g\n\rRecordService\x12V\n\tGetRecord\x12#.runyard.record.v1.GetRecordRequest\x1a$.runyard.record.v1.GetRecordResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.record.v1.record_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETRECORDREQUEST']._serialized_start=220
-  _globals['_GETRECORDREQUEST']._serialized_end=297
-  _globals['_GETRECORDRESPONSE']._serialized_start=299
-  _globals['_GETRECORDRESPONSE']._serialized_end=379
-  _globals['_RECORD']._serialized_start=382
-  _globals['_RECORD']._serialized_end=915
-  _globals['_LOGSUMMARY']._serialized_start=917
-  _globals['_LOGSUMMARY']._serialized_end=1017
-  _globals['_RECORDSERVICE']._serialized_start=1019
-  _globals['_RECORDSERVICE']._serialized_end=1122
+  _globals['_GETRECORDREQUEST']._serialized_start=253
+  _globals['_GETRECORDREQUEST']._serialized_end=330
+  _globals['_GETRECORDRESPONSE']._serialized_start=332
+  _globals['_GETRECORDRESPONSE']._serialized_end=412
+  _globals['_RECORD']._serialized_start=415
+  _globals['_RECORD']._serialized_end=1007
+  _globals['_LOGSUMMARY']._serialized_start=1009
+  _globals['_LOGSUMMARY']._serialized_end=1109
+  _globals['_RECORDSERVICE']._serialized_start=1111
+  _globals['_RECORDSERVICE']._serialized_end=1214
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from runyard.artifact.v1 import types_pb2 as _types_pb2_2
 from runyard.cost.v1 import types_pb2 as _types_pb2_1
 from runyard.event.v1 import read_pb2 as _read_pb2
+from runyard.metric.v1 import batches_pb2 as _batches_pb2
 from runyard.metric.v1 import metric_service_pb2 as _metric_service_pb2
 from runyard.run.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -89,6 +90,7 @@ class Record(_message.Message):
     STATISTICS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    GPU_INCIDENTS_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """True when the run is finished and the log has all telemetry that the agent counted."""
     @_builtins.property
@@ -137,6 +139,10 @@ class Record(_message.Message):
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is missing and why, one sentence each: a box whose service did not answer, telemetry on its way."""
 
+    @_builtins.property
+    def gpu_incidents(self) -> _containers.RepeatedCompositeFieldContainer[_batches_pb2.GpuIncidentSeen]:
+        """Of the used hardware: throttling, ECC errors, XIDs and the like while the run's last attempt held it."""
+
     def __init__(
         self,
         *,
@@ -153,10 +159,11 @@ class Record(_message.Message):
         statistics: _abc.Iterable[_metric_service_pb2.Statistic] | None = ...,
         complete: _builtins.bool = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_incidents: _abc.Iterable[_batches_pb2.GpuIncidentSeen] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "cost", b"cost", "environment", b"environment", "hardware", b"hardware", "logs", b"logs", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "complete", b"complete", "cost", b"cost", "datasets", b"datasets", "environment", b"environment", "hardware", b"hardware", "logs", b"logs", "missing", b"missing", "outputs", b"outputs", "parameters", b"parameters", "results", b"results", "run", b"run", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "complete", b"complete", "cost", b"cost", "datasets", b"datasets", "environment", b"environment", "gpu_incidents", b"gpu_incidents", "hardware", b"hardware", "logs", b"logs", "missing", b"missing", "outputs", b"outputs", "parameters", b"parameters", "results", b"results", "run", b"run", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

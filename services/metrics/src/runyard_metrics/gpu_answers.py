@@ -1,0 +1,159 @@
+"""Rows about GPUs -> messages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, GpuSamplesRecorded
+from runyard.metric.v1.gpus_pb2 import GpuProcessColumn, GpuProcessOwner
+from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, GpuValue, Statistic
+from runyard_contracts.gpu_columns import unpacked_column
+from runyard_metrics.domain.gpu_figures import COUNTERS
+from runyard_metrics.domain.gpu_readings import (
+    BASE_NAMES,
+    PROCESS_MEMORY,
+    PROCESS_SM,
+    is_missing,
+    process_values,
+    readings_of,
+)
+from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.projections.gpus import figures_of
+from runyard_metrics.tables import GpuIncidentRow, GpuReadingRow, GpuUsageRow
+
+_READING_BITS = 0b1111
+"""Of ``BASE_NAMES`` a reading shows the first four."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SeriesKey:
+    """What a series of a GPU is about."""
+
+    gpu_uuid: str
+    name: str
+    pid: int = 0
+    process_name: str = ""
+
+
+@dataclass(slots=True)
+class Points:
+    """Times (Unix milliseconds) and values."""
+
+    times: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
+    """Write the figures of each GPU."""
+    for row in rows:
+        for gpu_uuid, figures in figures_of(row).items():
+            for name, extent in figures.items():
+                yield _statistic(gpu_uuid, name, extent)
+
+
+def gpu_points(batches: Iterable[GpuSamplesRecorded], names: frozenset[str]) -> Mapping[SeriesKey, Points]:
+    """Gather the points of some quantities (of all when none is named) from batches in order."""
+    series: dict[SeriesKey, Points] = {}
+    for batch in batches:
+        for gpu_uuid, readings in zip(batch.gpu_uuids, readings_of(batch), strict=True):
+            for name, values in readings.items():
+                if not names or name in names:
+                    points = series.setdefault(SeriesKey(gpu_uuid, name), Points())
+                    points.times.extend(batch.times_unix_milliseconds)
+                    points.values.extend(map(float, values))
+        for process in batch.processes:
+            _add_process(series, batch, process, names)
+    return series
+
+
+def incident_messages(rows: Iterable[GpuIncidentRow]) -> list[GpuIncidentSeen]:
+    """Read incidents out of their rows."""
+    return [GpuIncidentSeen.FromString(row.payload) for row in rows]
+
+
+def reading_messages(row: GpuReadingRow) -> Iterator[GpuReading]:
+    """Write the newest reading of each GPU of a node."""
+    batch = GpuSamplesRecorded.FromString(row.payload)
+    gpu_count, row_count = len(batch.gpu_uuids), len(batch.times_unix_milliseconds)
+    columns = [(each.quantity, unpacked_column(each, gpu_count, row_count)) for each in batch.columns]
+    for index, gpu_uuid in enumerate(batch.gpu_uuids):
+        newest = (row_count - 1) * gpu_count + index
+        missing = sum(1 << bit for bit in range(len(BASE_NAMES)) if is_missing(batch, index, bit))
+        reading = GpuReading(
+            node_id=row.node_id,
+            gpu_uuid=gpu_uuid,
+            holder=batch.holders[index],
+            utilization_percent=batch.utilization_percents[newest],
+            memory_used_bytes=batch.memory_used_bytes[newest],
+            power_milliwatts=batch.power_milliwatts[newest],
+            temperature_celsius=batch.temperature_celsius[newest],
+            not_offered_bits=missing & _READING_BITS,
+            values=[
+                GpuValue(quantity=quantity, value=by_gpu[index][-1])
+                for quantity, by_gpu in columns
+                if index in by_gpu
+            ],
+            processes=[
+                _process_message(each, batch)
+                for each in batch.processes
+                if each.gpu_index == index and each.first_row + each.row_count == row_count
+            ],
+        )
+        reading.time.FromMilliseconds(row.time_unix_milliseconds)
+        yield reading
+
+
+def _process_message(process: GpuProcessColumn, batch: GpuSamplesRecorded) -> GpuProcess:
+    values = process_values(process, len(batch.gpu_uuids), len(batch.times_unix_milliseconds))
+    attempt = AttemptRef(run_id=process.run_id, attempt=process.attempt)
+    if process.owner == GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER:
+        attempt = batch.holders[process.gpu_index]
+    percents = process.sm_utilization_percents
+    return GpuProcess(
+        pid=process.pid,
+        name=process.name,
+        owner=process.owner,
+        attempt=attempt,
+        memory_bytes=values[-1],
+        sm_utilization_percent=percents[-1] if percents else None,
+    )
+
+
+def _add_process(
+    series: dict[SeriesKey, Points],
+    batch: GpuSamplesRecorded,
+    process: GpuProcessColumn,
+    names: frozenset[str],
+) -> None:
+    gpu_uuid = batch.gpu_uuids[process.gpu_index]
+    all_times = batch.times_unix_milliseconds
+    times = all_times[process.first_row : process.first_row + process.row_count]
+    memory = process_values(process, len(batch.gpu_uuids), len(all_times))
+    for name, values in ((PROCESS_MEMORY, memory), (PROCESS_SM, process.sm_utilization_percents)):
+        if values and (not names or name in names):
+            points = series.setdefault(SeriesKey(gpu_uuid, name, process.pid, process.name), Points())
+            points.times.extend(times)
+            points.values.extend(map(float, values))
+
+
+def _statistic(gpu_uuid: str, name: str, extent: Extent) -> Statistic:
+    if name in COUNTERS:
+        # A counter has one figure: how much it grew.
+        total = extent.total
+        return Statistic(
+            name=f"{name}_total",
+            gpu_uuid=gpu_uuid,
+            min=total,
+            mean=total,
+            max=total,
+            sample_count=extent.count,
+        )
+    return Statistic(
+        name=name,
+        gpu_uuid=gpu_uuid,
+        min=extent.low,
+        mean=extent.mean,
+        max=extent.high,
+        sample_count=extent.count,
+    )

@@ -1,0 +1,88 @@
+"""Questions of clients about GPUs, answered from the tables at one moment of both lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runyard.event.v1.read_pb2 import ReadOptions
+from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
+from runyard_core.clock import Clock
+from runyard_core.errors import ResourceExhausted
+from runyard_metrics.domain.thinning import thinned_indices
+from runyard_metrics.gpu_answers import Points, SeriesKey, gpu_points
+from runyard_metrics.handlers import ANSWER_POINTS_MAX, MetricHandlers, points_max_of
+from runyard_metrics.tables import GpuReadingRow
+
+LATELY_MILLISECONDS = 5 * 60 * 1000
+"""A GPU whose newest sample is older than this has not reported lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThinnedGpuSeries:
+    """What one GPU, or one process on it, did over time, thinned."""
+
+    key: SeriesKey
+    points: Points
+    sample_count: int
+    """Before thinning."""
+
+
+class GpuHandlers:
+    """Reads at one moment. Nothing here changes anything."""
+
+    def __init__(self, handlers: MetricHandlers, clock: Clock) -> None:
+        """Share the moments and tables of the other questions; the clock says what "lately" is."""
+        self._handlers = handlers
+        self._clock = clock
+
+    async def readings(self, node_id: str, read: ReadOptions) -> list[GpuReadingRow]:
+        """Give the newest readings of each node that reported lately.
+
+        Raises:
+            DeadlineExceeded, OutOfRange: as ``MetricHandlers.moment``.
+        """
+        moment = await self._handlers.moment(read)
+        rows = await self._handlers.queries.gpu_readings(node_id, moment.telemetry)
+        if read.HasField("as_of"):
+            reference = max((row.time_unix_milliseconds for row in rows), default=0)
+        else:
+            reference = int(self._clock.now().timestamp() * 1000)
+        return [row for row in rows if row.time_unix_milliseconds >= reference - LATELY_MILLISECONDS]
+
+    async def series(
+        self, run_id: str, attempt: int, names: Sequence[str], points_max: int, read: ReadOptions
+    ) -> list[ThinnedGpuSeries]:
+        """Read what the GPUs of an attempt did, each series thinned to at most ``points_max``.
+
+        Raises:
+            InvalidInput, NotFound: as ``MetricHandlers.attempt``; too few points asked for.
+            ResourceExhausted: the answer would be too large (ANSWER_TOO_LARGE).
+            DeadlineExceeded, OutOfRange: as ``MetricHandlers.moment``.
+        """
+        points_max = points_max_of(points_max)
+        moment = await self._handlers.moment(read)
+        attempt = await self._handlers.attempt(run_id, attempt, moment)
+        payloads = await self._handlers.queries.gpu_samples(run_id, attempt, moment.telemetry)
+        # Pure Python over days of samples: not on the loop that serves everybody.
+        series = await asyncio.to_thread(_thinned, payloads, frozenset(names), points_max)
+        if sum(len(each.points.values) for each in series) > ANSWER_POINTS_MAX:
+            raise ResourceExhausted(
+                f"over {ANSWER_POINTS_MAX} points: ask for fewer names or a lower max_points",
+                code="ANSWER_TOO_LARGE",
+            )
+        return series
+
+
+def _thinned(payloads: Sequence[bytes], names: frozenset[str], points_max: int) -> list[ThinnedGpuSeries]:
+    batches = [GpuSamplesRecorded.FromString(payload) for payload in payloads]
+    # An older spool of the node may have been committed after a newer one.
+    batches.sort(key=lambda batch: batch.times_unix_milliseconds[0])
+    found: Mapping[SeriesKey, Points] = gpu_points(batches, names)
+    thinned = []
+    for key, points in sorted(found.items()):
+        kept = thinned_indices(points.values, points_max)
+        fewer = Points([points.times[index] for index in kept], [points.values[index] for index in kept])
+        thinned.append(ThinnedGpuSeries(key, fewer, len(points.values)))
+    return thinned
