@@ -538,6 +538,12 @@ class GetStateAsOfRequest(_message.Message):
 
     AS_OF_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    WAITING_MAX_FIELD_NUMBER: _builtins.int
+    WAITING_SKIPPED_FIELD_NUMBER: _builtins.int
+    waiting_max: _builtins.int
+    """Most waiting runs of a queue to give: 1,000 when 0, at most 10,000. The counts are always of all runs."""
+    waiting_skipped: _builtins.int
+    """So many at the front of the queue are left out. For the next page ask at the position of the first."""
     @_builtins.property
     def as_of(self) -> _read_pb2.AsOf: ...
     @_builtins.property
@@ -547,10 +553,12 @@ class GetStateAsOfRequest(_message.Message):
         *,
         as_of: _read_pb2.AsOf | None = ...,
         subject: Global___Subject | None = ...,
+        waiting_max: _builtins.int = ...,
+        waiting_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subject", b"subject", "waiting_max", b"waiting_max", "waiting_skipped", b"waiting_skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
