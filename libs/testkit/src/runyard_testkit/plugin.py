@@ -72,7 +72,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by what a test asks for, so that no mark can be forgotten; refuse a group that would not be kept."""
+    """Mark by what a test asks for, so that no mark can be forgotten; refuse a group that nobody keeps."""
     for item in items:
         named = item.get_closest_marker("xdist_group")
         if named and named.args != (group_of(item.path),):
