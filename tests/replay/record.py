@@ -22,6 +22,8 @@ from tests.e2e.yard import Clients, Yard
 from tests.replay.recorded_yard import NODE, RecordedYard, finished, recorded_yard, seen, submit
 
 HISTORIES = Path(__file__).parent / "histories"
+FOLDER = Path("/srv/runyard")
+"""A usual place, as every record holds the paths of its machine."""
 FOREIGN_SECONDS = 720.0
 """How long the foreign process holds its GPU: beyond the ten minutes after which a node is kept for a run."""
 
@@ -141,10 +143,10 @@ async def _play(incident: Incident, recorded: RecordedYard) -> None:
         await incident(recorded, clients)
 
 
-def record(name: str) -> None:
-    """Play an incident in a yard of its own and export its history."""
+def record(name: str, folder: Path) -> None:
+    """Play an incident in a yard of its own, below a folder, and export its history."""
     target = HISTORIES / name
-    with recorded_yard(gpus=name == "foreign-gpu") as recorded:
+    with recorded_yard(folder / name, gpus=name == "foreign-gpu") as recorded:
         asyncio.run(_play(INCIDENTS[name], recorded))
         shutil.rmtree(target, ignore_errors=True)
         recorded.yard.cli("history", "export", str(target), "--names")
@@ -154,11 +156,13 @@ def main() -> None:
     """Record the incidents that are named, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(INCIDENTS))
-    names = parser.parse_args().names or list(INCIDENTS)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where yards are made (%(default)s)")
+    given = parser.parse_args()
+    names = given.names or list(INCIDENTS)
     if not set(names) <= set(INCIDENTS):
         parser.error(f"want some of {', '.join(INCIDENTS)}")
     for name in names:
-        record(name)
+        record(name, given.folder)
         print(f"recorded {name}", flush=True)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -71,10 +70,11 @@ class RecordedYard:
 
 
 @contextmanager
-def recorded_yard(*, gpus: bool = False) -> Iterator[RecordedYard]:
-    """Run a yard while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="runyard-recording-") as folder:
-        recorded = RecordedYard(Path(folder))
+def recorded_yard(folder: Path, *, gpus: bool = False) -> Iterator[RecordedYard]:
+    """Run a yard in a new folder while the block runs; what it records names paths below it."""
+    folder.mkdir(parents=True)
+    try:
+        recorded = RecordedYard(folder)
         _name_node(recorded.yard.home)
         environment = {"LOGNAME": "alice", "RUNYARD_SLOT_COUNT": "4", "PATH": SYSTEM_PATH}
         if gpus:
@@ -95,6 +95,8 @@ def recorded_yard(*, gpus: bool = False) -> Iterator[RecordedYard]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+    finally:
+        shutil.rmtree(folder)
 
 
 def submit(recorded: RecordedYard, who: Yard, step: str, *options: str, project: str = "lab") -> str:
