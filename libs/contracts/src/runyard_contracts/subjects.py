@@ -44,6 +44,11 @@ def committed_subject(node_id: str) -> str:
     return f"runyard.committed.{_token(node_id)}"
 
 
+def bus_user(node_id: str) -> str:
+    """Name the user that a node is on the bus."""
+    return f"agent-{node_id}"
+
+
 def inbox_prefix(node_id: str) -> str:
     """Give the inbox prefix of a node, so that its credential can be limited to it."""
     return f"_INBOX_agent_{_token(node_id)}"

@@ -110,7 +110,10 @@ def service_user(name: str, password: str) -> NatsUser:
 
 
 def agent_user(node_id: str, password: str) -> NatsUser:
-    """Give the user of a node's agent: its own telemetry out, its own marks and inbox in."""
+    """Give the user of a node's agent: its own telemetry out, its own marks and inbox in.
+
+    The password may be a bcrypt hash: then only the node knows it.
+    """
     return NatsUser(
         agent_user_name(node_id),
         password,
@@ -122,7 +125,7 @@ def agent_user(node_id: str, password: str) -> NatsUser:
 
 def agent_user_name(node_id: str) -> str:
     """Name the user of a node's agent."""
-    return f"agent-{node_id}"
+    return subjects.bus_user(node_id)
 
 
 def configuration(spec: NatsSpec) -> str:

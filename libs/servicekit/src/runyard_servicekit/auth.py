@@ -7,6 +7,7 @@ import json
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from runyard.event.v1.envelope_pb2 import Actor
 from runyard_contracts.envelope import actor_name, parse_actor
@@ -21,6 +22,8 @@ class Caller:
 
     actor: Actor
     roles: frozenset[str]
+    token_sha256: str = ""
+    """Of the enrolment token that the caller showed; empty for everybody else."""
 
     @property
     def name(self) -> str:
@@ -43,18 +46,13 @@ class Tokens:
         self._callers: dict[str, Caller] = {}
         self._read_when_changed()
 
-    def caller(self, token: str) -> Caller:
-        """Give the caller that holds a token.
+    def find(self, sha256: str) -> Caller | None:
+        """Give the caller that holds the token with this hash; None when nobody does.
 
-        Raises:
-            Unauthenticated: the token is unknown or revoked.
+        Looking up by hash takes the same time whatever the token holds.
         """
         self._read_when_changed()
-        # Looking up by hash takes the same time whatever the token holds.
-        caller = self._callers.get(hashlib.sha256(token.encode()).hexdigest())
-        if caller is None:
-            raise Unauthenticated("the token is unknown or revoked; ask for a new one", code="UNKNOWN_TOKEN")
-        return caller
+        return self._callers.get(sha256)
 
     def _read_when_changed(self) -> None:
         stat = self._path.stat()
@@ -62,6 +60,43 @@ class Tokens:
         if seen != self._seen:
             self._callers = _parse(self._path.read_text())
             self._seen = seen
+
+
+class Directory(Protocol):
+    """Somebody else who knows tokens: ``node_credentials.NodeCredentials``."""
+
+    def caller(self, sha256: str) -> Caller | None:
+        """Give the caller that holds the token with this hash; None when it is unknown here.
+
+        Raises:
+            Unauthenticated: it is known, and void.
+            Unavailable: that cannot be said now.
+        """
+        ...
+
+
+class Callers:
+    """Everybody who may call a service: those of the tokens file, and enrolled nodes."""
+
+    def __init__(self, tokens: Tokens, nodes: Directory | None = None) -> None:
+        """Look in the file first, then among the nodes."""
+        self._tokens = tokens
+        self._nodes = nodes
+
+    def caller(self, token: str) -> Caller:
+        """Give the caller that holds a token.
+
+        Raises:
+            Unauthenticated: the token is unknown or revoked.
+            Unavailable: that cannot be said now.
+        """
+        sha256 = hashlib.sha256(token.encode()).hexdigest()
+        caller = self._tokens.find(sha256)
+        if caller is None and self._nodes is not None:
+            caller = self._nodes.caller(sha256)
+        if caller is None:
+            raise Unauthenticated("the token is unknown or revoked; ask for a new one", code="UNKNOWN_TOKEN")
+        return caller
 
 
 def current_caller() -> Caller:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from grpc_status import rpc_status
 
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import RunyardError, Unauthenticated
-from runyard_servicekit.auth import Caller, Tokens, current_caller, set_current_caller
+from runyard_servicekit.auth import Caller, Callers, current_caller, set_current_caller
 from runyard_servicekit.edge import Edge, is_left_sealed
 from runyard_servicekit.error_mapping import grpc_code_of, status_of
 from runyard_servicekit.tracing import server_span
@@ -34,9 +35,9 @@ log = structlog.get_logger("runyard.rpc")
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Authenticates, traces, keeps names of persons out, maps errors and logs every RPC of a server."""
 
-    def __init__(self, tokens: Tokens, edge: Edge | None = None) -> None:
-        """Check callers against these tokens; without an edge names pass as they are."""
-        self._tokens = tokens
+    def __init__(self, callers: Callers, edge: Edge | None = None) -> None:
+        """Let these callers in; without an edge names pass as they are."""
+        self._callers = callers
         self._edge = edge
 
     async def intercept_service(
@@ -89,10 +90,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 log.debug("served", method=method, milliseconds=milliseconds, reason=reason)
 
     async def _known(self, token: str) -> Caller:
-        caller = self._tokens.caller(token)
+        caller = self._callers.caller(token)
         if self._edge is None:
             return caller
-        return Caller(await self._edge.seal_actor(caller.actor), caller.roles)
+        return replace(caller, actor=await self._edge.seal_actor(caller.actor))
 
     async def _opened(self, text: str) -> str:
         """Open names in a refusal; one more thing that fails must not hide it."""

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from runyard_core.errors import Unavailable
-from runyard_servicekit.auth import Tokens
+from runyard_servicekit.auth import Callers, Directory, Tokens
 from runyard_servicekit.edge import Edge
 from runyard_servicekit.interceptors import ServiceInterceptor
 from runyard_servicekit.settings import ServiceSettings
@@ -39,7 +39,11 @@ Register = Callable[[grpc.aio.Server], None]
 
 @asynccontextmanager
 async def serving(
-    settings: ServiceSettings, service_names: Sequence[str], register: Register, edge: Edge | None = None
+    settings: ServiceSettings,
+    service_names: Sequence[str],
+    register: Register,
+    edge: Edge | None = None,
+    nodes: Directory | None = None,
 ) -> AsyncIterator[int]:
     """Serve gRPC while the block runs; gives the port. Calls in flight get a grace at the end.
 
@@ -48,14 +52,14 @@ async def serving(
         service_names: full names of the services, for health and reflection.
         register: adds the servicers to the server.
         edge: keeps names of persons out; without it they pass as they are.
+        nodes: knows the credentials of enrolled nodes; without it none of them may call.
 
     Raises:
         Unavailable: the address cannot be listened on (PORT_IN_USE).
         OSError: the tokens file cannot be read.
     """
-    server = grpc.aio.server(
-        interceptors=[ServiceInterceptor(Tokens(settings.tokens_file), edge)], options=_OPTIONS
-    )
+    callers = Callers(Tokens(settings.tokens_file), nodes)
+    server = grpc.aio.server(interceptors=[ServiceInterceptor(callers, edge)], options=_OPTIONS)
     register(server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

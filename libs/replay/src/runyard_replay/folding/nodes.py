@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from runyard.node.v1 import events_pb2 as ev
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard_contracts.ids import stream_id
@@ -47,7 +49,8 @@ def _apply(node: Node, event: RecordedEvent) -> None:
             node.inventory.boot_id = message.boot_id
             node.inventory.agent_version = message.agent_version
         case ev.NodeDetached():
-            node.state = NodeState.NODE_STATE_DETACHED
+            if node.state != NodeState.NODE_STATE_REVOKED:
+                node.state = NodeState.NODE_STATE_DETACHED
             node.detached_at.CopyFrom(occurred_at)
         case ev.NodeGpusReserved():
             node.reservations.add(
@@ -61,5 +64,32 @@ def _apply(node: Node, event: RecordedEvent) -> None:
             kept = [held for held in node.reservations if held.lease_id != message.lease_id]
             del node.reservations[:]
             node.reservations.extend(kept)
+        case ev.NodeInvited() | ev.NodeCredentialIssued() | ev.NodeRevoked():
+            _apply_access(node, message, occurred_at)
         case _:
             pass
+
+
+def _apply_access(
+    node: Node, message: ev.NodeInvited | ev.NodeCredentialIssued | ev.NodeRevoked, at: Timestamp
+) -> None:
+    access = node.access
+    match message:
+        case ev.NodeInvited():
+            access.token_sha256 = message.token_sha256
+            access.token_expires_at.CopyFrom(message.expires_at)
+            access.token_spent = False
+            if node.state == NodeState.NODE_STATE_UNSPECIFIED:
+                node.state = NodeState.NODE_STATE_INVITED
+        case ev.NodeCredentialIssued():
+            access.token_spent = True
+            access.credential_sha256 = message.credential_sha256
+            access.credential_issued_at.CopyFrom(at)
+            access.ClearField("revoked_at")
+            if node.state != NodeState.NODE_STATE_ATTACHED:
+                node.state = NodeState.NODE_STATE_DETACHED
+        case ev.NodeRevoked():
+            access.token_spent = True
+            access.ClearField("credential_sha256")
+            access.revoked_at.CopyFrom(at)
+            node.state = NodeState.NODE_STATE_REVOKED

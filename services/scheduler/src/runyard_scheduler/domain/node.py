@@ -13,6 +13,8 @@ from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
+from runyard_scheduler.domain import node_access
+from runyard_scheduler.domain.node_access import NOBODY, Access, Enroll, Invite, Revoke, access_after
 
 _NO_NODE = NodeId("")
 
@@ -41,6 +43,13 @@ class Node:
     reservations: tuple[Reservation, ...] = ()
     foreign_processes: frozenset[ForeignKey] = frozenset()
     """Processes of no attempt that hold GPU memory."""
+    access: Access = NOBODY
+    """How a machine becomes this node."""
+
+    @property
+    def is_member(self) -> bool:
+        """Say whether it is part of the yard: it has enrolled, and was not revoked."""
+        return self.inventory is not None and not self.access.revoked
 
     @property
     def foreign_gpu_uuids(self) -> frozenset[str]:
@@ -116,17 +125,22 @@ class SeeForeignProcess:
     seen: ForeignProcess
 
 
-NodeCommand = Attach | ChangeInventory | Detach | Reserve | Release | SeeForeignProcess
+NodeCommand = (
+    Attach | ChangeInventory | Detach | Reserve | Release | SeeForeignProcess | Invite | Enroll | Revoke
+)
 
 
 def decide(node: Node, command: NodeCommand) -> list[Message]:
     """Give the events that a command makes; an empty list when it is already so.
 
     Raises:
-        Rejected: the domain says no (NODE_NOT_FOUND, GPU_TAKEN, NO_FREE_SLOT).
+        Rejected: the domain says no (NODE_NOT_FOUND, NODE_REVOKED, GPU_TAKEN, NO_FREE_SLOT, and what
+            ``node_access`` says).
     """
     if isinstance(command, Attach):
         return _attach(node, command)
+    if isinstance(command, Invite | Enroll | Revoke):
+        return _decide_access(node, command)
     if node.inventory is None:
         raise Rejected("the node has not enrolled", code="NODE_NOT_FOUND")
     match command:
@@ -174,6 +188,9 @@ def evolve(node: Node, event: Message) -> Node:
             return replace(
                 node, foreign_processes=others if event.gone else others | {(event.gpu_uuid, event.pid)}
             )
+        case ev.NodeInvited() | ev.NodeCredentialIssued() | ev.NodeRevoked():
+            node_id = NodeId(event.node_id)
+            return replace(node, node_id=node_id, access=access_after(node.access, event))
         case _:
             return node
 
@@ -181,7 +198,23 @@ def evolve(node: Node, event: Message) -> Node:
 NODE: Decider[Node, NodeCommand, Message] = Decider(initial=Node(), decide=decide, evolve=evolve)
 
 
+def _decide_access(node: Node, command: Invite | Enroll | Revoke) -> list[Message]:
+    match command:
+        case Invite():
+            return node_access.invite(node.access, command, attached=node.attached)
+        case Enroll():
+            return [*node_access.enroll(node.access, command), *_described(node, command)]
+        case Revoke():
+            if node.inventory is None and not node.access.is_known:
+                raise Rejected(f"there is no node {command.node_id}", code="NODE_NOT_FOUND")
+            return node_access.revoke(node.access, command, attached=node.attached)
+        case _:
+            assert_never(command)
+
+
 def _attach(node: Node, command: Attach) -> list[Message]:
+    if node.access.revoked:
+        raise Rejected(f"node {command.node_id} was revoked", code="NODE_REVOKED")
     inventory = command.inventory
     attached = ev.NodeAttached(
         node_id=command.node_id, boot_id=inventory.boot_id, agent_version=inventory.agent_version
@@ -193,6 +226,13 @@ def _attach(node: Node, command: Attach) -> list[Message]:
     if not node.attached or known != (inventory.boot_id, inventory.agent_version):
         events.append(attached)
     return events
+
+
+def _described(node: Node, command: Enroll) -> list[Message]:
+    """Say what an enrolled machine has, where that is news."""
+    if node.inventory is None:
+        return [ev.NodeEnrolled(node_id=command.node_id, inventory=command.inventory)]
+    return _change_inventory(node, node.inventory, command.inventory)
 
 
 def _attached_inventory(inventory: NodeInventory | None, event: ev.NodeAttached) -> NodeInventory:

@@ -37,6 +37,8 @@ class LeaseWatch:
     requeues: bool
     disowned: bool
     """The node is heard from, and says that it does not hold this attempt."""
+    revoked: bool = False
+    """The node was thrown out of the yard, and cannot come back to tell of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,10 @@ def _lease_step(lease: LeaseWatch, limits: Limits, now_seconds: float) -> tuple[
     if lease.disowned:
         detail = f"node {lease.node_id} came back without the attempt"
         return heard + lease.lease_seconds, Lost(lease.run_id, lease.epoch, detail)
-    if lease.requeues:
+    if lease.requeues or lease.revoked:
         margin = lease.stop_grace_seconds + limits.requeue_margin_seconds
-        detail = f"node {lease.node_id} was not heard from for the whole lease"
+        what = "was revoked" if lease.revoked else "was not heard from for the whole lease"
+        detail = f"node {lease.node_id} {what}"
         return heard + lease.lease_seconds + margin, Lost(lease.run_id, lease.epoch, detail)
     return None
 

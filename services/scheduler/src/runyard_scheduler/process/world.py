@@ -166,8 +166,8 @@ class World:
         return self._nodes.get(NodeId(node_id), NodeEntry())
 
     def nodes(self) -> Iterable[NodeEntry]:
-        """Give every enrolled node."""
-        return self._nodes.values()
+        """Give every node of the yard: enrolled, and not revoked."""
+        return [entry for entry in self._nodes.values() if entry.node.is_member]
 
     def project(self, name: str) -> ProjectEntry:
         """Give a project; an empty one when it does not exist."""

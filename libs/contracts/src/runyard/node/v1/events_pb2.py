@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options__pb2
 from runyard.node.v1 import types_pb2 as runyard_dot_node_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crunyard/node/v1/events.proto\x12\x0frunyard.node.v1\x1a\x1erunyard/event/v1/options.proto\x1a\x1brunyard/node/v1/types.proto\"s\n\x0cNodeEnrolled\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.enrolled\x10\x01\x18\x01\"h\n\x0cNodeAttached\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.attached\x10\x01\x18\x01\"m\n\x0cNodeDetached\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x03 \x01(\x03:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.detached\x10\x01\x18\x01\"\x84\x01\n\x14NodeInventoryChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory:(\x8a\xb5\x18$\n\x1erunyard.node.inventory_changed\x10\x01\x18\x01\"\xb4\x01\n\x10NodeGpusReserved\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x05 \x03(\t\x12\x0f\n\x07project\x18\x06 \x01(\t\x12\x12\n\ngpu_models\x18\x07 \x03(\t:$\x8a\xb5\x18 \n\x1arunyard.node.gpus_reserved\x10\x01\x18\x01\"\x8f\x01\n\x10NodeGpusReleased\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x05 \x03(\t:$\x8a\xb5\x18 \n\x1arunyard.node.gpus_released\x10\x01\x18\x01\"\xaf\x01\n\x16NodeForeignProcessSeen\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0cprocess_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04gone\x18\x06 \x01(\x08:+\x8a\xb5\x18\'\n!runyard.node.foreign_process_seen\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crunyard/node/v1/events.proto\x12\x0frunyard.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1brunyard/node/v1/types.proto\"s\n\x0cNodeEnrolled\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.enrolled\x10\x01\x18\x01\"h\n\x0cNodeAttached\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.attached\x10\x01\x18\x01\"m\n\x0cNodeDetached\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x03 \x01(\x03:\x1f\x8a\xb5\x18\x1b\n\x15runyard.node.detached\x10\x01\x18\x01\"\x84\x01\n\x14NodeInventoryChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory:(\x8a\xb5\x18$\n\x1erunyard.node.inventory_changed\x10\x01\x18\x01\"\xb4\x01\n\x10NodeGpusReserved\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x05 \x03(\t\x12\x0f\n\x07project\x18\x06 \x01(\t\x12\x12\n\ngpu_models\x18\x07 \x03(\t:$\x8a\xb5\x18 \n\x1arunyard.node.gpus_reserved\x10\x01\x18\x01\"\x8f\x01\n\x10NodeGpusReleased\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\x11\n\tgpu_uuids\x18\x05 \x03(\t:$\x8a\xb5\x18 \n\x1arunyard.node.gpus_released\x10\x01\x18\x01\"\xaf\x01\n\x16NodeForeignProcessSeen\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0cprocess_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04gone\x18\x06 \x01(\x08:+\x8a\xb5\x18\'\n!runyard.node.foreign_process_seen\x10\x01\x18\x01\"\x84\x01\n\x0bNodeInvited\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_sha256\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x1e\x8a\xb5\x18\x1a\n\x14runyard.node.invited\x10\x01\x18\x01\"\x9f\x01\n\x14NodeCredentialIssued\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_sha256\x18\x02 \x01(\t\x12\x19\n\x11\x63redential_sha256\x18\x03 \x01(\t\x12\x1b\n\x13\x62us_password_bcrypt\x18\x04 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.node.credential_issued\x10\x01\x18\x01\"i\n\x0bNodeRevoked\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x19\n\x11\x63redential_sha256\x18\x03 \x01(\t:\x1e\x8a\xb5\x18\x1a\n\x14runyard.node.revoked\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,18 +48,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODEGPUSRELEASED']._serialized_options = b'\212\265\030 \n\032runyard.node.gpus_released\020\001\030\001'
   _globals['_NODEFOREIGNPROCESSSEEN']._loaded_options = None
   _globals['_NODEFOREIGNPROCESSSEEN']._serialized_options = b'\212\265\030\'\n!runyard.node.foreign_process_seen\020\001\030\001'
-  _globals['_NODEENROLLED']._serialized_start=110
-  _globals['_NODEENROLLED']._serialized_end=225
-  _globals['_NODEATTACHED']._serialized_start=227
-  _globals['_NODEATTACHED']._serialized_end=331
-  _globals['_NODEDETACHED']._serialized_start=333
-  _globals['_NODEDETACHED']._serialized_end=442
-  _globals['_NODEINVENTORYCHANGED']._serialized_start=445
-  _globals['_NODEINVENTORYCHANGED']._serialized_end=577
-  _globals['_NODEGPUSRESERVED']._serialized_start=580
-  _globals['_NODEGPUSRESERVED']._serialized_end=760
-  _globals['_NODEGPUSRELEASED']._serialized_start=763
-  _globals['_NODEGPUSRELEASED']._serialized_end=906
-  _globals['_NODEFOREIGNPROCESSSEEN']._serialized_start=909
-  _globals['_NODEFOREIGNPROCESSSEEN']._serialized_end=1084
+  _globals['_NODEINVITED']._loaded_options = None
+  _globals['_NODEINVITED']._serialized_options = b'\212\265\030\032\n\024runyard.node.invited\020\001\030\001'
+  _globals['_NODECREDENTIALISSUED']._loaded_options = None
+  _globals['_NODECREDENTIALISSUED']._serialized_options = b'\212\265\030$\n\036runyard.node.credential_issued\020\001\030\001'
+  _globals['_NODEREVOKED']._loaded_options = None
+  _globals['_NODEREVOKED']._serialized_options = b'\212\265\030\032\n\024runyard.node.revoked\020\001\030\001'
+  _globals['_NODEENROLLED']._serialized_start=143
+  _globals['_NODEENROLLED']._serialized_end=258
+  _globals['_NODEATTACHED']._serialized_start=260
+  _globals['_NODEATTACHED']._serialized_end=364
+  _globals['_NODEDETACHED']._serialized_start=366
+  _globals['_NODEDETACHED']._serialized_end=475
+  _globals['_NODEINVENTORYCHANGED']._serialized_start=478
+  _globals['_NODEINVENTORYCHANGED']._serialized_end=610
+  _globals['_NODEGPUSRESERVED']._serialized_start=613
+  _globals['_NODEGPUSRESERVED']._serialized_end=793
+  _globals['_NODEGPUSRELEASED']._serialized_start=796
+  _globals['_NODEGPUSRELEASED']._serialized_end=939
+  _globals['_NODEFOREIGNPROCESSSEEN']._serialized_start=942
+  _globals['_NODEFOREIGNPROCESSSEEN']._serialized_end=1117
+  _globals['_NODEINVITED']._serialized_start=1120
+  _globals['_NODEINVITED']._serialized_end=1252
+  _globals['_NODECREDENTIALISSUED']._serialized_start=1255
+  _globals['_NODECREDENTIALISSUED']._serialized_end=1414
+  _globals['_NODEREVOKED']._serialized_start=1416
+  _globals['_NODEREVOKED']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

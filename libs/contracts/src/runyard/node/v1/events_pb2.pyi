@@ -6,6 +6,7 @@ Events of stream "node-<node id>"."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from runyard.node.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -82,7 +83,7 @@ class NodeDetached(_message.Message):
     SILENT_MILLISECONDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     reason: _builtins.str
-    """"silent" or "closed"."""
+    """"silent", "closed" or "revoked"."""
     silent_milliseconds: _builtins.int
     def __init__(
         self,
@@ -236,3 +237,93 @@ class NodeForeignProcessSeen(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeForeignProcessSeen: _TypeAlias = NodeForeignProcessSeen  # noqa: Y015
+
+@_typing.final
+class NodeInvited(_message.Message):
+    """NodeInvited: until a time, one machine may enroll under this name by handing in a token. An earlier token is void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_SHA256_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    token_sha256: _builtins.str
+    """SHA-256 (hex) of the token's secret."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        token_sha256: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "node_id", b"node_id", "token_sha256", b"token_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeInvited: _TypeAlias = NodeInvited  # noqa: Y015
+
+@_typing.final
+class NodeCredentialIssued(_message.Message):
+    """NodeCredentialIssued: a machine handed in its token, and calls as this node from now on. An earlier credential is void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_SHA256_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_SHA256_FIELD_NUMBER: _builtins.int
+    BUS_PASSWORD_BCRYPT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    token_sha256: _builtins.str
+    """Of the token that was handed in."""
+    credential_sha256: _builtins.str
+    """SHA-256 (hex) of the bearer token for gRPC."""
+    bus_password_bcrypt: _builtins.str
+    """bcrypt hash of the password for the bus, as its configuration holds it."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        token_sha256: _builtins.str = ...,
+        credential_sha256: _builtins.str = ...,
+        bus_password_bcrypt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bus_password_bcrypt", b"bus_password_bcrypt", "credential_sha256", b"credential_sha256", "node_id", b"node_id", "token_sha256", b"token_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCredentialIssued: _TypeAlias = NodeCredentialIssued  # noqa: Y015
+
+@_typing.final
+class NodeRevoked(_message.Message):
+    """NodeRevoked: the node's credential and any token for its name are void. Its leases end as those of a lost node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_SHA256_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    reason: _builtins.str
+    credential_sha256: _builtins.str
+    """Of the credential that was taken away; empty when only a token was."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        credential_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_sha256", b"credential_sha256", "node_id", b"node_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeRevoked: _TypeAlias = NodeRevoked  # noqa: Y015
