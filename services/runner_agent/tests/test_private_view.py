@@ -149,11 +149,11 @@ def test_without_a_view_folders_are_found_by_variables_and_the_node_says_so(tmp_
     executor = ProcessExecutor(tmp_path, "/usr/bin", view_problem="unshare: Operation not permitted")
 
     assert executor.directories(tmp_path).outputs == str(tmp_path / "outputs")
-    (warning,) = executor.warnings
+    warning = executor.warnings[0]
     assert warning.startswith("a process finds its folders by the VH_..._DIR variables only, not at /valohai")
     assert warning.endswith("unshare: Operation not permitted")
     assert ProcessExecutor(tmp_path, "/usr/bin").directories(tmp_path).outputs == "/valohai/outputs"
-    assert ProcessExecutor(tmp_path, "/usr/bin").warnings == ()
+    assert not [each for each in ProcessExecutor(tmp_path, "/usr/bin").warnings if "/valohai" in each]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -12,6 +12,7 @@ from docker.types import DeviceRequest, Healthcheck, Mount, Ulimit
 
 from runyard_agent.container_rules import ContainerRules
 from runyard_agent.domain.command_script import is_executable
+from runyard_agent.limits import PROCESSES_MAX
 from runyard_agent.runtime import LaunchPlan
 
 LABEL_RUN = "runyard.run"
@@ -20,7 +21,6 @@ LABEL_EPOCH = "runyard.epoch"
 LABEL_NODE = "runyard.node"
 
 _STATE = "/runyard"
-_PROCESSES_MAX = 32_768
 # Output goes to files, as from a process, so that an agent that comes back goes on at a byte offset.
 _START = f"exec >>{_STATE}/stdout 2>>{_STATE}/stderr; cd /valohai/repository || exit 126; "
 _RUN_SCRIPT = f'if command -v bash >/dev/null; then exec bash -c ". {_STATE}/command"; fi; . {_STATE}/command'
@@ -76,13 +76,12 @@ def _host_config(api: docker.APIClient, plan: LaunchPlan, rules: ContainerRules)
         cap_drop=["ALL"],
         cap_add=list(rules.capabilities),
         security_opt=["no-new-privileges"],
-        pids_limit=_PROCESSES_MAX,
+        pids_limit=plan.processes_max or PROCESSES_MAX,
         mem_limit=plan.memory_bytes_max or None,
         memswap_limit=plan.memory_bytes_max or None,
         nano_cpus=plan.cpu_millicores_max * 1_000_000 or None,
         shm_size=shared_memory_bytes,
-        # Pinned host memory, as the makers of the GPUs ask for.
-        ulimits=[Ulimit(name="memlock", soft=-1, hard=-1)] if plan.gpu_uuids else None,
+        ulimits=_ulimits(plan),
         device_requests=[DeviceRequest(device_ids=list(plan.gpu_uuids), capabilities=[["gpu"]])]
         if plan.gpu_uuids
         else None,
@@ -90,6 +89,17 @@ def _host_config(api: docker.APIClient, plan: LaunchPlan, rules: ContainerRules)
         log_config={"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
     )
     return config
+
+
+def _ulimits(plan: LaunchPlan) -> list[Ulimit]:
+    limits = []
+    if plan.gpu_uuids:
+        # Pinned host memory, as the makers of the GPUs ask for.
+        limits.append(Ulimit(name="memlock", soft=-1, hard=-1))
+    if plan.disk_bytes_max:
+        # At once, where the watch needs a second; and no file with holes is larger than what can be stored.
+        limits.append(Ulimit(name="fsize", soft=plan.disk_bytes_max, hard=plan.disk_bytes_max))
+    return limits
 
 
 def _container_variables(plan: LaunchPlan) -> dict[str, str]:

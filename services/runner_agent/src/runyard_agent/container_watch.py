@@ -1,7 +1,7 @@
 """Holds the limits of one container while the agent may be dead: its times, and its lease.
 
 Run as ``python -I -S container_watch.py STATE_DIRECTORY`` by ``runtime_docker``, in a session of its own.
-Like the shim it imports only the standard library, and little of it. It waits for the container's first
+Like the shim it imports little, and of ours one small module. It waits for the container's first
 process without polling, kills through the daemon's socket, and writes ``watch-end.json`` before it does.
 An exclusive lock on ``watch.lock``, held for life, makes sure that there is one for a container.
 """
@@ -15,6 +15,12 @@ import select
 import socket
 import sys
 import time
+
+if __name__ == "__main__":
+    # Isolated, it would not find our own package; at the end, nothing there hides the standard library.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from runyard_agent.disk_use import DiskWatch
 
 LOCK_FILE = "watch.lock"
 PLAN_FILE = "watch.json"
@@ -55,6 +61,7 @@ class Watch:
         self.last_output_at = 0.0
         self.output_bytes = 0
         self.kill_at: float | None = None
+        self.disk = DiskWatch(plan)
 
     def wait_for_start(self) -> int:
         """Give the pid of the container's first process; 0 when it never ran or has ended."""
@@ -97,6 +104,8 @@ class Watch:
             deadlines.append(_lease_expiry())
         if plan["no_output_timeout_seconds"]:
             deadlines.append(_now() + _TICK_SECONDS)
+        if plan["disk_bytes_max"]:
+            deadlines.append(self.disk.look_at)
         return max(min(deadlines) - _now(), 0.01)
 
     def _enforce_limits(self) -> None:
@@ -119,6 +128,9 @@ class Watch:
         timeout = plan["no_output_timeout_seconds"]
         if timeout and self._seconds_without_output(now) >= timeout:
             self._end("no_output_timeout", f"printed nothing for {timeout} s", plan["stop_grace_seconds"])
+            return
+        if plan["disk_bytes_max"] and now >= self.disk.look_at and (detail := self.disk.excess()):
+            self._end("disk_limit", detail, plan["stop_grace_seconds"])
 
     def _seconds_without_output(self, now: float) -> float:
         written = os.stat("stdout").st_size + os.stat("stderr").st_size
@@ -131,7 +143,7 @@ class Watch:
         if self.kill_at is None:
             _write_atomically(END_FILE, {"ended_by": ended_by, "detail": detail})
         # Decided once; only an expired lease may still cut the grace of another limit short.
-        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0)
+        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0, disk_bytes_max=0)
         self._signal("SIGTERM" if grace_seconds else "SIGKILL")
         self.kill_at = _now() + (grace_seconds or _TICK_SECONDS)
 

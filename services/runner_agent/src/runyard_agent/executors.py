@@ -14,6 +14,7 @@ from runyard_agent import config_files, environment
 from runyard_agent.call_server import LOOPBACK
 from runyard_agent.config_files import IN_CONTAINER, Directories
 from runyard_agent.container_rules import ContainerRules
+from runyard_agent.limits import IN_GROUP, MachineLimits
 from runyard_agent.runtime import Runtime
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
 from runyard_core.errors import Unavailable
@@ -67,24 +68,36 @@ class ExecutorOnNode(Protocol):
 class ProcessExecutor:
     """Runs attempts as processes in virtual environments."""
 
-    def __init__(self, cache_dir: Path, path_variable: str, *, view_problem: str = "") -> None:
+    def __init__(
+        self,
+        cache_dir: Path,
+        path_variable: str,
+        *,
+        view_problem: str = "",
+        limits: MachineLimits | None = None,
+    ) -> None:
         """Keep environments in a cache; ``path_variable`` is the PATH that programs get.
 
         ``view_problem`` says why programs cannot have a private view of the file system here.
         """
-        self.runtime: Runtime = ProcessRuntime()
+        self._limits = limits or MachineLimits()
+        self.runtime: Runtime = ProcessRuntime(self._limits)
         self._cache_dir = cache_dir
         self._path_variable = path_variable
         self._view_problem = view_problem
 
     @classmethod
-    async def open(cls, cache_dir: Path, path_variable: str) -> ProcessExecutor:
+    async def open(cls, cache_dir: Path, path_variable: str, limits: MachineLimits) -> ProcessExecutor:
         """Make one for this machine, after a look at what it allows."""
-        return cls(cache_dir, path_variable, view_problem=await private_view_problem())
+        return cls(cache_dir, path_variable, view_problem=await private_view_problem(), limits=limits)
 
     @property
     def warnings(self) -> Sequence[str]:
         """What programs go without here, one sentence each."""
+        return (*self._view_warnings, *self._limits.warnings)
+
+    @property
+    def _view_warnings(self) -> Sequence[str]:
         if not self._view_problem:
             return ()
         problem = self._view_problem
@@ -100,9 +113,12 @@ class ProcessExecutor:
 
     async def surround(self, grant: LeaseGrant, attempt_directory: Path, tell: Tell) -> Surroundings:
         """Make the virtual environment."""
-        if grant.spec.resources.cpu_millicores_max:
-            tell("the CPU limit does not hold for a process; run it in a container for that")
-        for warning in self.warnings:
+        resources = grant.spec.resources
+        asked_limits = {"cpu": resources.cpu_millicores_max, "memory": resources.memory_bytes_max}
+        for name, asked_limit in asked_limits.items():
+            if asked_limit and self._limits.held[name] != IN_GROUP:
+                tell(f"the {name} limit of this process is held by {self._limits.held[name]}")
+        for warning in self._view_warnings:
             tell(warning)
         asked = config_files.variables(grant, self.directories(attempt_directory))
         prepared = await environment.prepare(

@@ -24,6 +24,7 @@ from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
 from runyard_agent.foreign_watch import ForeignWatch
 from runyard_agent.input_sources import InputRules
+from runyard_agent.limits import look_at_machine
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 from runyard_agent.publisher import Publisher
@@ -67,7 +68,9 @@ async def run_agent(settings: Settings) -> None:
         stack.push_async_callback(calls.close)
         telemetry = Telemetry(spool, settings.node_id, clock)
         sampling = Sampling(telemetry, gpu_reader)
-        process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath))
+        limits = look_at_machine(settings.directory)
+        stack.callback(limits.close)
+        process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath), limits)
         inventory = functools.partial(_inventory, settings, gpu_reader, process, docker)
         node = Node(
             node_id=settings.node_id,
@@ -80,6 +83,7 @@ async def run_agent(settings: Settings) -> None:
             sampling=sampling,
             clock=clock,
             input_rules=InputRules(settings.shared_folders, input_credentials(os.environ)),
+            attempt_rules=settings.attempt_rules,
             calls=calls,
         )
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)

@@ -95,6 +95,8 @@ class Preparation:
             self._tell(f"{folder.source} is at {folder.destination}, read-only: {folder.file_count} files")
         plan = dataclasses.replace(
             launch_plan(grant, directory, surroundings),
+            processes_max=self._node.attempt_rules.processes(),
+            disk_bytes_max=self._node.attempt_rules.disk_bytes(directory),
             mounts=tuple((folder.real_path, folder.destination) for folder in mounted),
         )
         config_files.write(

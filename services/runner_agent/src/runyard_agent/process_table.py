@@ -7,6 +7,13 @@ that costs memory.
 from __future__ import annotations
 
 import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOOKS_MAX = 50
 
 
 def descendants(root: int) -> list[int]:
@@ -44,6 +51,41 @@ def kill_all(pids: list[int], signal_number: int) -> None:
             os.kill(pid, signal_number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def end_all(find: Callable[[], list[int]]) -> None:
+    """Kill every process that is found, also those that fork faster than anybody can look.
+
+    All are stopped first, until nobody new is found: what is stopped starts no other.
+    """
+    stopped: set[int] = set()
+    for _ in range(_LOOKS_MAX):
+        new = [pid for pid in find() if pid not in stopped]
+        if not new:
+            break
+        kill_all(new, signal.SIGSTOP)
+        stopped.update(new)
+    kill_all(list(stopped), signal.SIGKILL)
+
+
+def of_view(mount_namespace: str) -> list[int]:
+    """Give the processes that see the file system as one attempt does, in its private view."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if mount_namespace_of(pid) == mount_namespace]
+
+
+def mount_namespace_of(pid: int) -> str:
+    """Name the mount namespace of a process; empty when it is gone or may not be looked at."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether somebody has stopped a process (SIGSTOP), so that it does nothing until it is continued."""
+    fields = _stat_fields(pid)
+    return fields is not None and fields[0] == "T"
 
 
 def start_ticks(pid: int) -> int:

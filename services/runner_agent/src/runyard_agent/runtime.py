@@ -32,6 +32,8 @@ class EndedBy(enum.Enum):
     NO_OUTPUT_TIMEOUT = "no_output_timeout"
     MEMORY_LIMIT = "memory_limit"
     LEASE_EXPIRY = "lease_expiry"
+    DISK_LIMIT = "disk_limit"
+    PROCESS_LIMIT = "process_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class LaunchPlan:
     memory_bytes_max: int = 0
     """0 means no limit; also for the limits below."""
     cpu_millicores_max: int = 0
+    processes_max: int = 0
+    """Processes and threads together."""
+    disk_bytes_max: int = 0
+    """What its folders may take on the disk, without what the agent put into inputs and repository."""
     time_limit_seconds: int = 0
     no_output_timeout_seconds: int = 0
     stop_grace_seconds: int = 10
@@ -94,6 +100,11 @@ class LaunchPlan:
     def state(self) -> Path:
         """Files of the agent and the shim; user code has no business here."""
         return self.directory / "state"
+
+    @property
+    def written_folders(self) -> tuple[Path, ...]:
+        """Where a program writes; inputs and repository hold what the agent put there, too."""
+        return self.outputs, self.state, self.directory / "home", self.directory / "venv"
 
     @property
     def script(self) -> Path:

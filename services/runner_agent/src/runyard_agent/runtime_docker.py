@@ -174,8 +174,8 @@ async def _ensure_watch(plan: LaunchPlan, container_id: str) -> None:
     Raises:
         RunyardError: ENVIRONMENT_UNAVAILABLE, it cannot be started: nobody would hold the limits.
     """
-    has_limits = plan.time_limit_seconds or plan.no_output_timeout_seconds or plan.ends_on_lease_expiry
-    if not has_limits or _is_watched(plan):
+    times = (plan.time_limit_seconds, plan.no_output_timeout_seconds)
+    if not any((*times, plan.ends_on_lease_expiry, plan.disk_bytes_max)) or _is_watched(plan):
         return
     address = os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
     content = {
@@ -185,6 +185,9 @@ async def _ensure_watch(plan: LaunchPlan, container_id: str) -> None:
         "no_output_timeout_seconds": plan.no_output_timeout_seconds,
         "stop_grace_seconds": plan.stop_grace_seconds,
         "ends_on_lease_expiry": plan.ends_on_lease_expiry,
+        "disk_bytes_max": plan.disk_bytes_max,
+        "disk_folders": [str(folder) for folder in plan.written_folders],
+        "given_folders": [str(plan.inputs), str(plan.repository)],
     }
     write_atomically(plan.state / container_watch.PLAN_FILE, json.dumps(content).encode())
     starter = await asyncio.create_subprocess_exec(

@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runyard_agent import private_view, process_table, shim
+from runyard_agent import control_group, private_view, process_table, shim
 from runyard_agent.domain.command_script import is_executable
+from runyard_agent.limits import MachineLimits, user_processes_max
 from runyard_agent.runtime import Exit, Handle, LaunchPlan
 from runyard_core.errors import RunyardError
 
 _START_SECONDS_MAX = 30.0
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 10.0
-
+_ORPHAN_LOOKS_MAX = 20
 
 # Nothing from the agent's environment or site-packages, and 2 MB less.
 _PYTHON = (sys.executable, "-I", "-S")
@@ -31,6 +32,10 @@ _PYTHON = (sys.executable, "-I", "-S")
 
 class ProcessRuntime:
     """The ``Runtime`` of the process executor."""
+
+    def __init__(self, limits: MachineLimits | None = None) -> None:
+        """Hold limits by what the machine offers; without anything, the shim looks."""
+        self._limits = limits or MachineLimits()
 
     async def launch(self, plan: LaunchPlan) -> Handle:
         """Start the attempt below a shim, at most once."""
@@ -42,7 +47,7 @@ class ProcessRuntime:
             )
         if plan.mounts and not plan.has_private_view:
             raise _cannot_start(plan, "processes on this node can be shown no folders; run it in a container")
-        _write_plan(plan)
+        _write_plan(plan, self._limits, self._limits.make_group(plan))
         command = [*_PYTHON, shim.__file__, str(plan.state)]
         if plan.has_private_view:
             command = _in_private_view(plan.directory, command, plan.mounts)
@@ -79,8 +84,10 @@ class ProcessRuntime:
             if content:
                 return Exit.from_json(json.loads(content))
             if not is_running:
-                _end_orphans(plan)
+                await self._end_orphans(plan)
                 return _unseen_end(plan)
+            # A program may stop its own parent: no limit would hold, and nobody hear of the end.
+            _continue(handle)
             await _wait_for_end(int(handle.id))
 
     async def signal(self, handle: Handle, signal_number: int) -> None:
@@ -89,18 +96,43 @@ class ProcessRuntime:
 
     async def kill(self, handle: Handle) -> None:
         """Kill every process below the shim; the shim itself stays to write down the end."""
-        process_table.kill_all(self._pids(handle), signal.SIGKILL)
+        await asyncio.to_thread(process_table.end_all, lambda: self._pids(handle))
 
     async def remove(self, handle: Handle, plan: LaunchPlan) -> None:
-        """End what still runs. Nothing else is kept outside the attempt's folder."""
+        """End what still runs, and its control group: all that is kept outside the attempt's folder."""
         while self._is_running(plan):
+            _continue(handle)
             await self.kill(handle)
             await asyncio.sleep(_POLL_SECONDS)
+        await self._end_orphans(plan)
 
     async def pids(self, handle: Handle) -> Sequence[int]:
         """Give the pids below the shim; once a second, so without a look at every process of the machine."""
         pid = int(handle.id)
         return _children_below(pid) if process_table.start_ticks(pid) == handle.start_ticks else ()
+
+    async def _end_orphans(self, plan: LaunchPlan) -> None:
+        """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
+        groups = self._limits.find_group(plan)
+        own_view = process_table.mount_namespace_of(os.getpid())
+        program = json.loads(_read(plan.state / shim.PROGRAM_FILE) or b"{}")
+        view = program.get("mount_namespace", "")
+
+        def left() -> list[int]:
+            found = set(control_group.members(groups))
+            if "session" in program:
+                found.update(process_table.session_members(int(program["session"])))
+            if view and view != own_view:
+                found.update(process_table.of_view(view))
+            return sorted(found)
+
+        control_group.kill(groups)
+        for _ in range(_ORPHAN_LOOKS_MAX):
+            if not await asyncio.to_thread(left):
+                break
+            await asyncio.to_thread(process_table.end_all, left)
+            await asyncio.sleep(_POLL_SECONDS)
+        control_group.remove(groups)
 
     def _pids(self, handle: Handle) -> list[int]:
         pid = int(handle.id)
@@ -180,7 +212,13 @@ def shell_path() -> str:
     return found
 
 
-def _write_plan(plan: LaunchPlan) -> None:
+def _continue(handle: Handle) -> None:
+    pid = int(handle.id)
+    if process_table.start_ticks(pid) == handle.start_ticks and process_table.is_stopped(pid):
+        process_table.kill_all([pid], signal.SIGCONT)
+
+
+def _write_plan(plan: LaunchPlan, limits: MachineLimits, groups: list[str]) -> None:
     script = str(plan.script)
     content = {
         "argv": [script] if is_executable(plan.command_lines) else [shell_path(), script],
@@ -190,7 +228,15 @@ def _write_plan(plan: LaunchPlan) -> None:
         "environment": dict(plan.environment),
         "time_limit_seconds": plan.time_limit_seconds,
         "no_output_timeout_seconds": plan.no_output_timeout_seconds,
+        "groups": groups,
         "memory_bytes_max": plan.memory_bytes_max,
+        "watched_memory_bytes_max": 0 if "memory" in limits.trees else plan.memory_bytes_max,
+        "processes_max": plan.processes_max,
+        "watched_processes_max": 0 if "pids" in limits.trees else plan.processes_max,
+        "user_processes_max": user_processes_max(plan, limits),
+        "disk_bytes_max": plan.disk_bytes_max,
+        "disk_folders": [str(folder) for folder in plan.written_folders],
+        "given_folders": [str(plan.inputs), str(plan.repository)],
         "stop_grace_seconds": plan.stop_grace_seconds,
         "ends_on_lease_expiry": plan.ends_on_lease_expiry,
     }
@@ -223,15 +269,6 @@ async def _wait_for_end(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-
-
-def _end_orphans(plan: LaunchPlan) -> None:
-    """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
-    content = _read(plan.state / shim.PROGRAM_FILE)
-    if content:
-        process_table.kill_all(
-            process_table.session_members(int(json.loads(content)["session"])), signal.SIGKILL
-        )
 
 
 def _unseen_end(plan: LaunchPlan) -> Exit:

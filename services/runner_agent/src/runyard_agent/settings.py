@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard_agent.container_rules import ContainerRules
+from runyard_agent.limits import AttemptRules
 from runyard_agent.publisher import BusAddress
 from runyard_contracts.ids import is_name
 from runyard_core.errors import InvalidInput
@@ -40,6 +41,8 @@ class Settings:
     """RUNYARD_SHARED_FOLDERS: folders of the machine that any run may read, separated by ":"."""
     container_rules: ContainerRules = field(default_factory=ContainerRules)
     """RUNYARD_DOCKER_NETWORK; RUNYARD_SHARED_MEMORY_MEGABYTES: size of /dev/shm in a container."""
+    attempt_rules: AttemptRules = field(default_factory=AttemptRules)
+    """RUNYARD_PROCESSES_MAX, RUNYARD_DISK_MEGABYTES: what any attempt may take; default: a share of all."""
     log_level: str = "INFO"
     """RUNYARD_LOG_LEVEL."""
     otlp_endpoint: str = ""
@@ -71,7 +74,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         shared_folders=_folders(environment.get("RUNYARD_SHARED_FOLDERS", "")),
         container_rules=ContainerRules(
             network=environment.get("RUNYARD_DOCKER_NETWORK", "") or "bridge",
-            shared_memory_bytes=_shared_memory_bytes(environment),
+            shared_memory_bytes=_optional_number(environment, "RUNYARD_SHARED_MEMORY_MEGABYTES") * MEGABYTE,
+        ),
+        attempt_rules=AttemptRules(
+            processes_max=_optional_number(environment, "RUNYARD_PROCESSES_MAX"),
+            disk_bytes_max=_optional_number(environment, "RUNYARD_DISK_MEGABYTES") * MEGABYTE,
         ),
         log_level=_log_level(environment.get("RUNYARD_LOG_LEVEL", "") or "INFO"),
         otlp_endpoint=environment.get("RUNYARD_OTLP_ENDPOINT", ""),
@@ -85,9 +92,8 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _shared_memory_bytes(environment: Mapping[str, str]) -> int:
-    name = "RUNYARD_SHARED_MEMORY_MEGABYTES"
-    return _number(environment, name, 1) * MEGABYTE if environment.get(name) else 0
+def _optional_number(environment: Mapping[str, str], name: str) -> int:
+    return _number(environment, name, 1) if environment.get(name) else 0
 
 
 def _folders(text: str) -> tuple[Path, ...]:

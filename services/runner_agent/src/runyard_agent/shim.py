@@ -1,7 +1,7 @@
 """The parent of one attempt's processes: outlives the agent, keeps the limits, writes down how it ended.
 
 Run as ``python -I -S shim.py STATE_DIRECTORY`` by ``runtime_process``. It imports a few modules of the
-standard library, and of ours ``process_table`` only, so that an attempt costs about 10 MB. The starter
+standard library, and of ours small ones, so that an attempt costs about 10 MB. The starter
 forks and returns when the program runs; the shim itself has its own session and no tie to the agent.
 
 It reads ``plan.json`` (and removes it: it may hold secrets), writes ``shim.json`` (which process it is),
@@ -24,7 +24,18 @@ if __name__ == "__main__":
     # Isolated, it would not find our own package; at the end, nothing there hides the standard library.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from runyard_agent.process_table import descendants, kill_all, memory_bytes, oom_kill_count, start_ticks
+from runyard_agent import control_group
+from runyard_agent.disk_use import DiskWatch
+from runyard_agent.process_table import (
+    descendants,
+    end_all,
+    kill_all,
+    memory_bytes,
+    mount_namespace_of,
+    oom_kill_count,
+    start_ticks,
+)
+from runyard_agent.shim_child import become_program
 
 LOCK_FILE = "shim.lock"
 PLAN_FILE = "plan.json"
@@ -39,8 +50,7 @@ _IDLE_SECONDS = 60.0
 _OTHER_SECONDS_MAX = 10.0
 # Background writers (tee in a process substitution) may finish after the shell: as long as this.
 _LEFTOVER_SECONDS = 0.5
-# Training makes way before the agent and the rest of the machine when memory runs out.
-_OOM_SCORE_ADJUSTMENT = "300"
+_RESERVED_BYTES = 4096
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WAITED_FOR = (signal.SIGCHLD, *_FORWARDED)
 
@@ -83,8 +93,12 @@ class Shim:
         self.lease_expires_at = 0.0
         self.ended_by = "itself"
         self.detail = ""
+        self.oom_killed = False
         self.kill_at: float | None = None
         self.oom_kills_at_start = 0
+        self.disk = DiskWatch(self.plan)
+        self.groups: list[str] = self.plan["groups"]
+        """Folders of the attempt's control group; none where this machine gives it none."""
 
     def run(self) -> None:
         """Start the program, watch it, end what it leaves behind, and write the exit file."""
@@ -95,10 +109,8 @@ class Shim:
         self._write_identity()
         _remove_plan()
         self.started_at = self.last_output_at = self.lease_expires_at = _now()
+        _reserve(EXIT_FILE)
         self._start_program()
-        _write_atomically(PROGRAM_FILE, {"session": self.child})
-        os.write(self.ready_descriptor, b"+")
-        os.close(self.ready_descriptor)
         while self.status is None:
             self._wait_for_news()
             if self.status is None:
@@ -106,40 +118,48 @@ class Shim:
         ended_at = time.time()
         self._end_leftovers()
         self._write_exit(self.status, ended_at)
+        control_group.remove(self.groups)
 
     def _write_identity(self) -> None:
         _write_atomically(IDENTITY_FILE, {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())})
 
     def _start_program(self) -> None:
-        plan = self.plan
+        """Fork the program, and let it begin once it is written down which one it is."""
         output_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         streams = [
             os.open("/dev/null", os.O_RDONLY),
             os.open("stdout", output_flags, 0o600),
             os.open("stderr", output_flags, 0o600),
         ]
+        its_end, our_end = os.pipe()
         self.child = os.fork()
-        if self.child != 0:
-            for descriptor in streams:
-                os.close(descriptor)
-            return
-        program = plan["argv"][0]
-        try:
-            os.setsid()
-            for target, descriptor in enumerate(streams):
-                os.dup2(descriptor, target)
-            _restore_signals()
-            _make_way_when_memory_runs_out()
-            os.chdir(plan["working_directory"])
-            os.execve(program, plan["argv"], plan["environment"])  # noqa: S606
-        except OSError as error:
-            os.write(2, f"runyard: cannot run {program}: {error.strerror}\n".encode())
-            os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+        if self.child == 0:
+            os.close(our_end)
+            # Before that byte it might stop or kill us, and nobody would know that it runs.
+            if not os.read(its_end, 1):
+                os._exit(126)
+            become_program(self.plan, streams)
+        for descriptor in (*streams, its_end):
+            os.close(descriptor)
+        view = mount_namespace_of(os.getpid())
+        _write_atomically(PROGRAM_FILE, {"session": self.child, "mount_namespace": view})
+        os.write(self.ready_descriptor, b"+")
+        os.close(self.ready_descriptor)
+        os.write(our_end, b"+")
+        os.close(our_end)
+
+    def _pids(self) -> list[int]:
+        """Give every process of the attempt; those that left our sight by our death are in the group."""
+        return list({*descendants(os.getpid()), *control_group.members(self.groups)})
+
+    def _kill(self) -> None:
+        control_group.kill(self.groups)
+        end_all(self._pids)
 
     def _wait_for_news(self) -> None:
         news = signal.sigtimedwait(_WAITED_FOR, self._seconds_to_next_look())
         if news is not None and news.si_signo in _FORWARDED:
-            kill_all(descendants(os.getpid()), news.si_signo)
+            kill_all(self._pids(), news.si_signo)
         self._reap()
 
     def _seconds_to_next_look(self) -> float:
@@ -153,8 +173,12 @@ class Shim:
             deadlines.append(self.lease_expires_at)
         if plan["no_output_timeout_seconds"]:
             deadlines.append(self.last_output_at + plan["no_output_timeout_seconds"])
-        if plan["no_output_timeout_seconds"] or plan["memory_bytes_max"]:
+        if plan["no_output_timeout_seconds"] or plan["watched_memory_bytes_max"]:
             deadlines.append(_now() + _TICK_SECONDS)
+        if plan["watched_processes_max"]:
+            deadlines.append(_now() + _TICK_SECONDS)
+        if plan["disk_bytes_max"]:
+            deadlines.append(self.disk.look_at)
         return max(min(deadlines) - _now(), 0.0)
 
     def _reap(self) -> None:
@@ -181,7 +205,7 @@ class Shim:
                 return
         if self.kill_at is not None:
             if now >= self.kill_at:
-                kill_all(descendants(os.getpid()), signal.SIGKILL)
+                self._kill()
                 self.kill_at = now + _TICK_SECONDS
             return
         grace_seconds = plan["stop_grace_seconds"]
@@ -193,11 +217,23 @@ class Shim:
         if timeout and self._seconds_without_output(now) >= timeout:
             self._end("no_output_timeout", f"printed nothing for {timeout} s", grace_seconds)
             return
-        memory_bytes_max = plan["memory_bytes_max"]
-        if memory_bytes_max:
-            used = memory_bytes(descendants(os.getpid()), memory_bytes_max)
+        self._enforce_use()
+
+    def _enforce_use(self) -> None:
+        """Hold what no control group holds, by looking: memory, processes, disk."""
+        plan = self.plan
+        memory_bytes_max, processes_max = plan["watched_memory_bytes_max"], plan["watched_processes_max"]
+        if memory_bytes_max or processes_max:
+            pids = self._pids()
+            used = memory_bytes(pids, memory_bytes_max) if memory_bytes_max else 0
             if used > memory_bytes_max:
                 self._end("memory_limit", f"used {used} bytes of memory, limit {memory_bytes_max}", 0)
+                return
+            if processes_max and len(pids) > processes_max:
+                self._end("process_limit", f"had {len(pids)} processes, limit {processes_max}", 0)
+                return
+        if plan["disk_bytes_max"] and _now() >= self.disk.look_at and (detail := self.disk.excess()):
+            self._end("disk_limit", detail, plan["stop_grace_seconds"])
 
     def _seconds_without_output(self, now: float) -> float:
         written = os.stat("stdout").st_size + os.stat("stderr").st_size
@@ -210,46 +246,70 @@ class Shim:
         if self.ended_by == "itself":
             self.ended_by, self.detail = ended_by, detail
         # Decided once; only an expired lease may still cut the grace of another limit short.
-        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0, memory_bytes_max=0)
+        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0)
+        self.plan.update(watched_memory_bytes_max=0, watched_processes_max=0, disk_bytes_max=0)
         if ended_by == "lease_expiry":
             self.plan["ends_on_lease_expiry"] = False
-        kill_all(descendants(os.getpid()), signal.SIGTERM if grace_seconds else signal.SIGKILL)
+        if grace_seconds:
+            kill_all(self._pids(), signal.SIGTERM)
+        else:
+            self._kill()
         self.kill_at = _now() + (grace_seconds or _TICK_SECONDS)
 
     def _end_leftovers(self) -> None:
         patience_ends_at = _now() + (_LEFTOVER_SECONDS if self.ended_by == "itself" else 0.0)
         while True:
             self._reap()
-            left = descendants(os.getpid())
-            if not left:
+            if not self._pids():
                 return
             if _now() >= patience_ends_at:
-                kill_all(left, signal.SIGKILL)
+                self._kill()
             signal.sigtimedwait(_WAITED_FOR, 0.05)
 
     def _write_exit(self, status: int, ended_at: float) -> None:
         by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         exit_code = None if by_signal else os.WEXITSTATUS(status)
         killed = by_signal == signal.SIGKILL or exit_code == 128 + signal.SIGKILL
-        oom_kills = oom_kill_count() - self.oom_kills_at_start
-        oom_killed = self.ended_by == "memory_limit" or (
-            killed and self.ended_by == "itself" and oom_kills > 0
-        )
-        detail = self.detail
-        if oom_kills > 0 and not detail:
-            detail = f"the kernel killed {oom_kills} process(es) on this machine meanwhile: out of memory"
-        _write_atomically(
-            EXIT_FILE,
-            {
-                "exit_code": exit_code,
-                "signal": by_signal,
-                "oom_killed": oom_killed,
-                "ended_at_unix_milliseconds": round(ended_at * 1000),
-                "ended_by": self.ended_by,
-                "detail": detail,
-                "is_known": True,
-            },
-        )
+        self._explain_memory(killed=killed and self.ended_by == "itself")
+        refused_forks = control_group.refused_forks(self.groups)
+        if refused_forks and not self.detail:
+            self.detail = f"could start no process, {refused_forks} times: limit {self.plan['processes_max']}"
+        content: dict[str, object] = {
+            "exit_code": exit_code,
+            "signal": by_signal,
+            "oom_killed": self.oom_killed,
+            "ended_at_unix_milliseconds": round(ended_at * 1000),
+            "ended_by": self.ended_by,
+            "detail": self.detail,
+            "is_known": True,
+        }
+        while True:
+            try:
+                return _write_atomically(EXIT_FILE, content)
+            except OSError as error:
+                # Nobody else knows how it ended; a full disk does not stay full for ever.
+                os.write(2, f"cannot write {EXIT_FILE}: {error}\n".encode())
+                time.sleep(_TICK_SECONDS)
+
+    def _explain_memory(self, *, killed: bool) -> None:
+        """Say what memory had to do with the end; ``killed`` says that nobody else ended it."""
+        limit = self.plan["memory_bytes_max"]
+        in_group = control_group.memory_kills(self.groups)
+        on_machine = oom_kill_count() - self.oom_kills_at_start
+        if killed and in_group and limit:
+            self.ended_by, self.detail = (
+                "memory_limit",
+                f"used more memory than its limit of {limit} bytes",
+            )
+        self.oom_killed = self.ended_by == "memory_limit" or (killed and on_machine > 0)
+        if self.detail:
+            return
+        if in_group and limit:
+            self.detail = f"{in_group} of its processes were killed: limit of {limit} bytes of memory"
+        elif on_machine > 0:
+            self.detail = (
+                f"the kernel killed {on_machine} process(es) of this machine meanwhile: out of memory"
+            )
 
 
 def _leave_it_to_the_other() -> int:
@@ -281,21 +341,6 @@ def _remove_plan() -> None:
         os.unlink(PLAN_FILE)
 
 
-def _restore_signals() -> None:
-    # Python ignores these two for itself; a program must find them as a shell would.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _make_way_when_memory_runs_out() -> None:
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(_OOM_SCORE_ADJUSTMENT)
-    except OSError:
-        pass
-
-
 def _leave_standard_streams() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     log = os.open("shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -303,11 +348,26 @@ def _leave_standard_streams() -> None:
         os.dup2(descriptor, target)
 
 
+def _reserve(path: str) -> None:
+    """Take the place on the disk that a file will need, while there is some."""
+    descriptor = os.open(path + ".new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _RESERVED_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 def _write_atomically(path: str, value: dict[str, object]) -> None:
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
+    content = json.dumps(value).encode()
+    descriptor = os.open(path + ".new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Over what is reserved: a full disk has no other place for it.
+        if os.pwrite(descriptor, content, 0) < len(content):
+            raise OSError(f"{path} could not be written whole")
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     os.rename(path + ".new", path)
     folder = os.open(".", os.O_RDONLY)
     os.fsync(folder)

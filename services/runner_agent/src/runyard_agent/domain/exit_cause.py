@@ -31,6 +31,10 @@ def cause_of(ended: Exit, stop: Stop | None) -> Cause:
             return _cause(CauseCode.CAUSE_CODE_OOM_HOST, ended, ended.detail)
         case EndedBy.LEASE_EXPIRY:
             return _cause(CauseCode.CAUSE_CODE_AGENT_LOST, ended, ended.detail)
+        case EndedBy.DISK_LIMIT:
+            return _cause(CauseCode.CAUSE_CODE_DISK_LIMIT, ended, ended.detail)
+        case EndedBy.PROCESS_LIMIT:
+            return _cause(CauseCode.CAUSE_CODE_PROCESS_LIMIT, ended, ended.detail)
         case EndedBy.ITSELF:
             return _own_end(ended, stop)
         case _:

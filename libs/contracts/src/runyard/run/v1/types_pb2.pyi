@@ -147,6 +147,10 @@ class _CauseCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CauseCode.V
     """The environment could not be made: interpreter, requirements or code snapshot."""
     CAUSE_CODE_OUTPUT_UNAVAILABLE: _CauseCode.ValueType  # 18
     """User code ended well, but an output could not be stored."""
+    CAUSE_CODE_DISK_LIMIT: _CauseCode.ValueType  # 19
+    """The attempt took more of the node's disk than it may."""
+    CAUSE_CODE_PROCESS_LIMIT: _CauseCode.ValueType  # 20
+    """The attempt had more processes and threads than it may."""
 
 class CauseCode(_CauseCode, metaclass=_CauseCodeEnumTypeWrapper):
     """CauseCode is the typed reason of an end."""
@@ -172,6 +176,10 @@ CAUSE_CODE_ENVIRONMENT_UNAVAILABLE: CauseCode.ValueType  # 17
 """The environment could not be made: interpreter, requirements or code snapshot."""
 CAUSE_CODE_OUTPUT_UNAVAILABLE: CauseCode.ValueType  # 18
 """User code ended well, but an output could not be stored."""
+CAUSE_CODE_DISK_LIMIT: CauseCode.ValueType  # 19
+"""The attempt took more of the node's disk than it may."""
+CAUSE_CODE_PROCESS_LIMIT: CauseCode.ValueType  # 20
+"""The attempt had more processes and threads than it may."""
 Global___CauseCode: _TypeAlias = CauseCode  # noqa: Y015
 
 @_typing.final
