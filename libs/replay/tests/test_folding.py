@@ -38,7 +38,9 @@ RUN_EVENTS: Sequence[Message] = (
     ev.RunLeaseGranted(attempt=1, node_id="n1", epoch=1, gpu_uuids=["g"]),
     ev.RunLeaseGranted(attempt=2, node_id="n2", epoch=2),
     ev.RunStarted(attempt=1, epoch=1, hardware=Hardware(node_id="n1")),
-    ev.RunStarted(attempt=2, epoch=2, inputs=[Input(name="late", files=[InputFile(path="a")])]),
+    ev.RunStarted(
+        attempt=2, epoch=2, inputs=[Input(name="late", files=[InputFile(path="a")], on_demand=True)]
+    ),
     ev.EnvironmentCaptured(attempt=1, environment=Environment(interpreter="x")),
     ev.RunStatusDetailSet(attempt=1, status_detail="half"),
     ev.RunInputFetched(attempt=2, input="late", file=InputFile(path="a", sha256="s")),
@@ -51,6 +53,8 @@ RUN_EVENTS: Sequence[Message] = (
     ev.RunRequeued(next_attempt=2),
     ev.RunFinished(attempt=2, outcome=Outcome.OUTCOME_FAILED, cause=LOST, outputs=[OutputFile(path="o")]),
     ev.RunStaleReportReceived(attempt=1, epoch=1),
+    ev.RunHandsOnOpened(attempt=1, session_id="s", command=["ls"]),
+    ev.RunHandsOnClosed(attempt=1, session_id="s", sent_bytes=1),
 )
 NODE_EVENTS: Sequence[Message] = (
     node_ev.NodeEnrolled(inventory=NodeInventory(hostname="h", gpus=[GpuDevice(uuid="g")])),

@@ -28,6 +28,9 @@ from runyard_eventlog.memory import MemoryEventLog
 from runyard_scheduler.agents import AgentServicer
 from runyard_scheduler.clock_watcher import ClockWatcher
 from runyard_scheduler.handlers import Handlers
+from runyard_scheduler.hands_on import HandsOn
+from runyard_scheduler.hands_on_handlers import HandsOnHandlers
+from runyard_scheduler.hands_on_servicer import register_hands_on
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.node_handlers import NodeHandlers
@@ -41,6 +44,7 @@ from runyard_servicekit.settings import ServiceSettings
 WAIT_SECONDS = 10.0
 AGENT_SERVICE = "runyard.agent.v1.AgentService"
 CLIENT_TOKEN = "client-token"
+SECRET_VALUE = "hunter2-and-more"
 
 
 def a_spec(gpu_count: int = 0, **fields: object) -> RunSpec:
@@ -186,6 +190,7 @@ class MemoryYard:
     watcher: ClockWatcher
     planner: Planner
     clock: ManualClock
+    hands_on: HandsOn
     address: str
 
     async def submit(self, spec: RunSpec | None = None, project: str = "digits") -> Run:
@@ -225,7 +230,9 @@ class MemoryYard:
 
 
 @asynccontextmanager
-async def memory_yard(tokens_file: Path, log: MemoryEventLog | None = None) -> AsyncIterator[MemoryYard]:
+async def memory_yard(
+    tokens_file: Path, log: MemoryEventLog | None = None, idle_seconds: float = 60.0
+) -> AsyncIterator[MemoryYard]:
     doorbell = Doorbell()
     clock = ManualClock()
     ledger = Ledger(log or MemoryEventLog(), World(), doorbell)
@@ -238,9 +245,14 @@ async def memory_yard(tokens_file: Path, log: MemoryEventLog | None = None) -> A
     settings = ServiceSettings(tokens_file=tokens_file, stop_grace_seconds=0)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(ledger, sessions, leases, nodes, tasks, 2_000)
-        async with serving(
-            settings, [AGENT_SERVICE], lambda server: add_AgentServiceServicer_to_server(agents, server)
-        ) as port:
+        hands_on = HandsOn(ledger, sessions, HandsOnHandlers(ledger, clock, fill_grant), tasks, idle_seconds)
+        hands_on.close_left_open()
+
+        def register(server: grpc.aio.Server) -> None:
+            add_AgentServiceServicer_to_server(agents, server)
+            register_hands_on(server, hands_on, find_run, tasks)
+
+        async with serving(settings, [AGENT_SERVICE], register) as port:
             planning = tasks.create_task(planner.run())
             yield MemoryYard(
                 ledger,
@@ -250,7 +262,19 @@ async def memory_yard(tokens_file: Path, log: MemoryEventLog | None = None) -> A
                 watcher,
                 planner,
                 clock,
+                hands_on,
                 f"127.0.0.1:{port}",
             )
+            await hands_on.end_all()
             sessions.end_all()
         planning.cancel()
+
+
+async def find_run(name: str) -> RunId:
+    """Take a name for what it is: this yard has no read model to look names up in."""
+    return RunId(name)
+
+
+async def fill_grant(grant: agent_pb.LeaseGrant) -> None:
+    """Give every project the one secret."""
+    grant.secrets.add(name="TOKEN", value=SECRET_VALUE)

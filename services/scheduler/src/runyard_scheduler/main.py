@@ -31,6 +31,9 @@ from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.node_handlers import NodeHandlers
 from runyard_scheduler.planner import Planner
+from runyard_scheduler.hands_on import HandsOn
+from runyard_scheduler.hands_on_handlers import HandsOnHandlers
+from runyard_scheduler.hands_on_servicer import HANDS_ON_SERVICES, register_hands_on
 from runyard_scheduler.process.deadlines import Limits
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.queries import Queries
@@ -54,6 +57,7 @@ SERVICE_NAMES = (
 
 CONNECTIONS_MAX = 12
 CONNECT_SECONDS_MAX = 10.0
+    *HANDS_ON_SERVICES,
 CATCH_UP_SECONDS_MAX = 20.0
 """How long the start waits for the read model; a rebuild takes longer, and runs need not wait for it."""
 
@@ -111,11 +115,15 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):
             tasks.create_task(loop(), name=loop.__qualname__)
         if settings.nats_url:
+        recorder = HandsOnHandlers(ledger, clock, secrets.fill)
+        hands_on = HandsOn(ledger, sessions, recorder, tasks, settings.hands_on_idle_seconds)
+        hands_on.close_left_open()
             password = settings.nats_password.get_secret_value()
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
         await _read_model_shows(ledger, projector)
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
+            register_hands_on(server, hands_on, scheduler.run_id, tasks)
         edge = edge_of_service(pool, settings.yard_key_file)
         async with serving(settings, SERVICE_NAMES, register, edge):
             try:
@@ -131,3 +139,4 @@ async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
         await projector.wait_for(ledger.world.position, CATCH_UP_SECONDS_MAX)
     except (DeadlineExceeded, ProjectionStopped) as error:
         log.warning("serving while the read model is behind", reason=error.message)
+                await hands_on.end_all()

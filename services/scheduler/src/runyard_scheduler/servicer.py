@@ -58,7 +58,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def StopRun(self, request: pb.StopRunRequest, context: Context) -> pb.StopRunResponse:
         """Ask for a run to end."""
         require_role("client", "service")
-        run_id = await self._run_id(request.name)
+        run_id = await self.run_id(request.name)
         shown = await self._handlers.stop(run_id, request)
         entry = self._ledger.world.run(run_id)
         lease = None if entry is None else entry.run.live_lease
@@ -104,7 +104,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     ) -> AsyncIterator[pb.WatchRunsResponse]:
         """Stream the events of runs."""
         require_role("client", "service")
-        run_id = await self._run_id(request.name) if request.name else None
+        run_id = await self.run_id(request.name) if request.name else None
         watched = Watched(request.after_position, run_id, request.project)
         async for response in self._watches.watch(watched):
             yield response
@@ -129,7 +129,8 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
             next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), ["nodes"])
         return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page_token, position=position)
 
-    async def _run_id(self, name: str) -> RunId:
+    async def run_id(self, name: str) -> RunId:
+        """Find the run that a name means; see ``Queries.run_id``."""
         if self._ledger.world.run(name) is not None:
             return RunId(name)
         if len(name) == RUN_ID_LENGTH and "#" not in name:

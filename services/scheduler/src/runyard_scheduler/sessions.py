@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 
-from runyard.agent.v1.agent_service_pb2 import AttachResponse, HeldAttempt
+from runyard.agent.v1.agent_service_pb2 import AttachResponse, HandsOnOrder, HeldAttempt
 from runyard_contracts.ids import LeaseId, NodeId
 from runyard_core.clock import Clock
 from runyard_core.errors import ResourceExhausted, RunyardError, Unavailable
@@ -172,6 +172,14 @@ class Sessions:
         leases = list(self._world.leases())
         known = self._lease_heard
         self._lease_heard = {lease.lease_id: known.get(lease.lease_id, now) for _, lease in leases}
+    def send_hands_on(self, node_id: NodeId, channel_id: str) -> bool:
+        """Tell a node's agent to open a stream for a hands-on session; False when its stream is not open."""
+        session = self._open.get(node_id)
+        if session is None or not self._is_ready(session):
+            return False
+        session.send(AttachResponse(hands_on_order=HandsOnOrder(channel_id=channel_id)))
+        return True
+
         return [self._lease_watch(entry, lease, now) for entry, lease in leases]
 
     def node_watches(self) -> list[NodeWatch]:

@@ -18,3 +18,5 @@ class SchedulerSettings(ServiceSettings):
     """Length of a lease, counted from each renewal."""
     requeue_margin_seconds: float = Field(default=15.0, ge=0)
     """Time that a node's shim gets, beside the run's stop grace, to end an attempt whose lease ran out."""
+    hands_on_idle_seconds: float = Field(default=4 * 3600.0, gt=0)
+    """A shell or forwarded port through which nothing passes for so long is closed."""

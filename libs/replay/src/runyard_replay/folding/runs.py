@@ -11,6 +11,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Attempt, Run, RunState
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
+from runyard_replay.folding.hands_on import apply_hands_on
 
 
 def run_after(run: Run | None, event: RecordedEvent) -> Run:
@@ -24,6 +25,7 @@ def run_after(run: Run | None, event: RecordedEvent) -> Run:
         after.position = event.position
     _apply_to_run(after, message, envelope)
     _apply_to_attempt(after, message, envelope)
+    apply_hands_on(after, message, envelope)
     return after
 
 

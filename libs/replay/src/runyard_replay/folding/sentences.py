@@ -19,6 +19,7 @@ from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_replay.folding.hands_on import end_text, what_text
 from runyard_replay.pricing.explanation import duration_text, money_text
 
 ID_CHARACTERS = 8
@@ -36,6 +37,7 @@ def sentence_of(event: RecordedEvent) -> str:
     return (
         _of_run(message)
         or _of_attempt(message)
+        or _of_hands_on(message)
         or _of_node(message)
         or _of_files_and_prices(message)
         or _of_names(message)
@@ -122,6 +124,22 @@ def _of_attempt(message: Message) -> str:
             return ""
 
 
+def _of_hands_on(message: Message) -> str:
+    match message:
+        case run_events.RunHandsOnOpened():
+            what = what_text(message.command, message.port, terminal=message.terminal)
+            return f"hands on attempt {message.attempt} on {message.node_id}: {what} opened"
+        case run_events.RunHandsOnClosed():
+            status = message.exit_status if message.HasField("exit_status") else None
+            passed = f"{message.sent_bytes} B sent, {message.received_bytes} B received"
+            if message.connection_count:
+                passed += f" in {message.connection_count} connection{'s' * (message.connection_count != 1)}"
+            end = end_text(message.end_reason, status, message.detail)
+            return f"hands on attempt {message.attempt} closed: {end} ({passed})"
+        case _:
+            return ""
+
+
 def _of_node(message: Message) -> str:
     match message:
         case node_events.NodeEnrolled():
@@ -144,6 +162,18 @@ def _of_node(message: Message) -> str:
             what = f"foreign process {message.process_name} ({message.pid}) on {message.gpu_uuid}"
             held = f"holds {message.memory_bytes / 2**30:.1f} GiB"
             return f"{what} {'is gone' if message.gone else held}"
+        case _:
+            return _of_access(message)
+
+
+def _of_access(message: Message) -> str:
+    match message:
+        case node_events.NodeInvited():
+            return f"invited to enroll until {message.expires_at.ToJsonString()}"
+        case node_events.NodeCredentialIssued():
+            return f"handed its token in, and got credential {_short(message.credential_sha256)}"
+        case node_events.NodeRevoked():
+            return f"revoked: {message.reason or 'no reason given'}"
         case _:
             return ""
 
@@ -204,6 +234,8 @@ def _of_telemetry(message: Message) -> str:
             percents = message.utilization_percents
             mean = f", {sum(percents) / len(percents):.0f} % used" if percents else ""
             return f"{rows} samples of {len(message.gpu_uuids)} GPUs{mean}"
+        case batches.GpuIncidentSeen():
+            return f"{message.gpu_uuid}: {message.detail}"
         case batches.HostSamplesRecorded():
             rows = len(message.times_unix_milliseconds)
             memory = max(message.memory_used_bytes, default=0)

@@ -11,12 +11,15 @@ from runyard.run.v1.types_pb2 import Cause, OnLost, RunState
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
 from runyard_scheduler.domain.causes import agent_lost, outcome_of
+from runyard_scheduler.domain.hands_on import decide_close, decide_open
 from runyard_scheduler.domain.run_commands import (
+    CloseHandsOn,
     ExpireLease,
     GiveUp,
     Grant,
     MarkReachable,
     MarkUnreachable,
+    OpenHandsOn,
     Queue,
     Report,
     RequestStop,
@@ -30,7 +33,8 @@ def decide(run: Run, command: RunCommand) -> list[Message]:
     """Give the events that a command makes; an empty list when it is already so.
 
     Raises:
-        Rejected: the domain says no (RUN_EXISTS, RUN_NOT_FOUND, NOT_QUEUED, and those of reports).
+        Rejected: the domain says no (RUN_EXISTS, RUN_NOT_FOUND, NOT_QUEUED, and those of reports and
+            hands-on sessions).
     """
     if isinstance(command, Queue):
         return _queue(run, command)
@@ -52,6 +56,10 @@ def decide(run: Run, command: RunCommand) -> list[Message]:
             return [] if lease is None else _give_up(run, lease, command.detail)
         case Report():
             return decide_report(run, command)
+        case OpenHandsOn():
+            return decide_open(run, command)
+        case CloseHandsOn():
+            return decide_close(run, command)
         case _:
             assert_never(command)
 

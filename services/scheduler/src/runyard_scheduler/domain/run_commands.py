@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runyard.agent.v1.agent_service_pb2 import AttemptReport
+from runyard.run.v1.hands_on_pb2 import ExitStatus, HandsOnEndReason
 from runyard.run.v1.types_pb2 import CauseCode, RunSpec
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 
@@ -78,4 +79,43 @@ class Report:
     report: AttemptReport
 
 
-RunCommand = Queue | Grant | RequestStop | MarkUnreachable | MarkReachable | ExpireLease | GiveUp | Report
+@dataclass(frozen=True, slots=True)
+class OpenHandsOn:
+    """Somebody gets a shell beside the attempt, or one of its ports."""
+
+    session_id: str
+    epoch: int
+    command: tuple[str, ...] = ()
+    """As it may be recorded; empty for a shell."""
+    terminal: bool = False
+    port: int = 0
+    """0 for a shell or command."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseHandsOn:
+    """A session is over."""
+
+    session_id: str
+    attempt: int
+    epoch: int
+    end_reason: HandsOnEndReason.ValueType
+    detail: str = ""
+    exit_status: ExitStatus | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    connection_count: int = 0
+
+
+RunCommand = (
+    Queue
+    | Grant
+    | RequestStop
+    | MarkUnreachable
+    | MarkReachable
+    | ExpireLease
+    | GiveUp
+    | Report
+    | OpenHandsOn
+    | CloseHandsOn
+)

@@ -64,6 +64,8 @@ class Run:
     """The latest lease; None before the first, and after its attempt was given up."""
     stop: Stop | None = None
     status_detail: str = ""
+    open_session_ids: frozenset[str] = frozenset()
+    """Hands-on sessions that are not known to have ended."""
     image_pin: str = ""
     """What the first attempt in a container found the image to be; every later one gets the same."""
 
@@ -110,6 +112,10 @@ def evolve(run: Run, event: Message) -> Run:
             return replace(run, image_pin=run.image_pin or image_pin_of(event.environment))
         case ev.RunRequeued():
             return replace(run, lease=None)
+        case ev.RunHandsOnOpened():
+            return replace(run, open_session_ids=run.open_session_ids | {event.session_id})
+        case ev.RunHandsOnClosed():
+            return replace(run, open_session_ids=run.open_session_ids - {event.session_id})
         case _:
             return run if run.lease is None else replace(run, lease=_lease_after(run.lease, event))
 

@@ -27,11 +27,13 @@ from runyard_scheduler.domain import node as node_domain
 from runyard_scheduler.domain.node import Node, NodeCommand
 from runyard_scheduler.domain.project import NumberRun, ProjectCommand, RemoveSecret, SetSecret
 from runyard_scheduler.domain.run_commands import (
+    CloseHandsOn,
     ExpireLease,
     GiveUp,
     Grant,
     MarkReachable,
     MarkUnreachable,
+    OpenHandsOn,
     Queue,
     Report,
     RequestStop,
@@ -57,6 +59,12 @@ def run_command(envelope: Envelope, messages: Sequence[Message]) -> RunCommand |
             return RequestStop(requested.cause_code, requested.reason)
         case ev.RunFinished() as finished if envelope.actor.kind == ActorKind.ACTOR_KIND_USER:
             return RequestStop(finished.cause.code, finished.cause.detail)
+        case ev.RunHandsOnOpened() as opened:
+            return OpenHandsOn(
+                opened.session_id, opened.epoch, tuple(opened.command), opened.terminal, opened.port
+            )
+        case ev.RunHandsOnClosed() as closed:
+            return _close(closed)
         case _:
             return _of_deadlines(messages)
 
@@ -126,6 +134,20 @@ def _of_deadlines(messages: Sequence[Message]) -> RunCommand | None:
             return GiveUp(lost.epoch, lost.cause.detail)
         case _:
             return None
+
+
+def _close(closed: ev.RunHandsOnClosed) -> CloseHandsOn:
+    return CloseHandsOn(
+        closed.session_id,
+        closed.attempt,
+        closed.epoch,
+        closed.end_reason,
+        closed.detail,
+        closed.exit_status if closed.HasField("exit_status") else None,
+        closed.sent_bytes,
+        closed.received_bytes,
+        closed.connection_count,
+    )
 
 
 def _report(envelope: Envelope, messages: Sequence[Message]) -> AttemptReport | None:

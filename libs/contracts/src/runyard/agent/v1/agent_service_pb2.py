@@ -29,7 +29,7 @@ from runyard.node.v1 import types_pb2 as runyard_dot_node_dot_v1_dot_types__pb2
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$runyard/agent/v1/agent_service.proto\x12\x10runyard.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1frunyard/event/v1/personal.proto\x1a\x1brunyard/node/v1/types.proto\x1a\x1arunyard/run/v1/types.proto\"\xa2\x02\n\rAttachRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.runyard.agent.v1.HelloH\x00\x12\x37\n\rlease_renewal\x18\x02 \x01(\x0b\x32\x1e.runyard.agent.v1.LeaseRenewalH\x00\x12\x31\n\x06report\x18\x03 \x01(\x0b\x32\x1f.runyard.agent.v1.AttemptReportH\x00\x12;\n\x0f\x66oreign_process\x18\x04 \x01(\x0b\x32 .runyard.agent.v1.ForeignProcessH\x00\x12\x33\n\tinventory\x18\x05 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventoryH\x00\x42\t\n\x07message\"\xaf\x02\n\x0e\x41ttachResponse\x12,\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.runyard.agent.v1.WelcomeH\x00\x12\x33\n\x0blease_grant\x18\x02 \x01(\x0b\x32\x1c.runyard.agent.v1.LeaseGrantH\x00\x12\x37\n\rlease_renewed\x18\x03 \x01(\x0b\x32\x1e.runyard.agent.v1.LeaseRenewedH\x00\x12\x31\n\nstop_order\x18\x04 \x01(\x0b\x32\x1b.runyard.agent.v1.StopOrderH\x00\x12\x43\n\x13report_acknowledged\x18\x05 \x01(\x0b\x32$.runyard.agent.v1.ReportAcknowledgedH\x00\x42\t\n\x07message\"\x81\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory\x12\x34\n\rheld_attempts\x18\x03 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"d\n\x0bHeldAttempt\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08lease_id\x18\x04 \x01(\t\x12\x13\n\x0blacks_login\x18\x05 \x01(\x08\"a\n\x07Welcome\x12\x1e\n\x16heartbeat_milliseconds\x18\x01 \x01(\x03\x12\x36\n\x0f\x66\x65nced_attempts\x18\x02 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"V\n\x0cLeaseRenewal\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x34\n\rheld_attempts\x18\x02 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"k\n\x0cLeaseRenewed\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x11\n\tlease_ids\x18\x02 \x03(\t\x12\x36\n\x0f\x66\x65nced_attempts\x18\x03 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"\xe2\x03\n\nLeaseGrant\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x11\n\tgpu_uuids\x18\x07 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x08 \x01(\x03\x12%\n\x04spec\x18\t \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\x16\n\x0e\x63orrelation_id\x18\n \x01(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x1a\n\x0csubmitted_by\x18\x0c \x01(\tB\x04\x98\xb5\x18\x01\x12\r\n\x05title\x18\r \x01(\t\x12\x0c\n\x04tags\x18\x0e \x03(\t\x12/\n\x07secrets\x18\x0f \x03(\x0b\x32\x18.runyard.agent.v1.SecretB\x04\x90\xb5\x18\x01\x12=\n\x0eregistry_login\x18\x10 \x01(\x0b\x32\x1f.runyard.agent.v1.RegistryLoginB\x04\x90\xb5\x18\x01\x12\x11\n\timage_pin\x18\x11 \x01(\t\x12\x32\n\x0b\x64istributed\x18\x14 \x01(\x0b\x32\x1d.runyard.agent.v1.Distributed\"\x82\x01\n\x0b\x44istributed\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12\x16\n\x0erequired_count\x18\x03 \x01(\x05\x12\x34\n\x07members\x18\x04 \x03(\x0b\x32#.runyard.agent.v1.DistributedMember\"\xa4\x02\n\x11\x44istributedMember\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61nnounced_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\rexposed_ports\x18\x05 \x03(\x0b\x32\x35.runyard.agent.v1.DistributedMember.ExposedPortsEntry\x12\x11\n\tlocal_ips\x18\x06 \x03(\t\x12\x12\n\npublic_ips\x18\x07 \x03(\t\x1a\x33\n\x11\x45xposedPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x06Secret\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x05value\x18\x02 \x01(\tB\x04\x90\xb5\x18\x01\"Q\n\rRegistryLogin\x12\x10\n\x08registry\x18\x01 \x01(\t\x12\x16\n\x08username\x18\x02 \x01(\tB\x04\x90\xb5\x18\x01\x12\x16\n\x08password\x18\x03 \x01(\tB\x04\x90\xb5\x18\x01\"\x91\x01\n\tStopOrder\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rgrace_seconds\x18\x04 \x01(\x05\x12-\n\ncause_code\x18\x05 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xe2\x03\n\rAttemptReport\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x14\x65nvironment_captured\x18\x06 \x01(\x0b\x32\x1b.runyard.run.v1.EnvironmentH\x00\x12\x33\n\x07started\x18\x07 \x01(\x0b\x32 .runyard.agent.v1.AttemptStartedH\x00\x12\x17\n\rstatus_detail\x18\x08 \x01(\tH\x00\x12\x31\n\x06\x65xited\x18\t \x01(\x0b\x32\x1f.runyard.agent.v1.AttemptExitedH\x00\x12\x35\n\x08\x66inished\x18\n \x01(\x0b\x32!.runyard.agent.v1.AttemptFinishedH\x00\x12\'\n\x06\x66\x61iled\x18\x0b \x01(\x0b\x32\x15.runyard.run.v1.CauseH\x00\x12\x37\n\rinput_fetched\x18\x0c \x01(\x0b\x32\x1e.runyard.agent.v1.InputFetchedH\x00\x42\x06\n\x04\x66\x61\x63t\"c\n\x0e\x41ttemptStarted\x12*\n\x08hardware\x18\x01 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x02 \x03(\x0b\x32\x15.runyard.run.v1.Input\"F\n\x0cInputFetched\x12\r\n\x05input\x18\x01 \x01(\t\x12\'\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x19.runyard.run.v1.InputFile\"5\n\rAttemptExited\x12$\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x15.runyard.run.v1.Cause\"\x96\x01\n\x0f\x41ttemptFinished\x12$\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x03 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark\"@\n\x12ReportAcknowledged\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x17\n\x0frejected_reason\x18\x02 \x01(\t\"\xad\x01\n\x0e\x46oreignProcess\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0cprocess_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04gone\x18\x06 \x01(\x08\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2_\n\x0c\x41gentService\x12O\n\x06\x41ttach\x12\x1f.runyard.agent.v1.AttachRequest\x1a .runyard.agent.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$runyard/agent/v1/agent_service.proto\x12\x10runyard.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1frunyard/event/v1/personal.proto\x1a\x1brunyard/node/v1/types.proto\x1a\x1arunyard/run/v1/types.proto\"\xa2\x02\n\rAttachRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.runyard.agent.v1.HelloH\x00\x12\x37\n\rlease_renewal\x18\x02 \x01(\x0b\x32\x1e.runyard.agent.v1.LeaseRenewalH\x00\x12\x31\n\x06report\x18\x03 \x01(\x0b\x32\x1f.runyard.agent.v1.AttemptReportH\x00\x12;\n\x0f\x66oreign_process\x18\x04 \x01(\x0b\x32 .runyard.agent.v1.ForeignProcessH\x00\x12\x33\n\tinventory\x18\x05 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventoryH\x00\x42\t\n\x07message\"\xe9\x02\n\x0e\x41ttachResponse\x12,\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.runyard.agent.v1.WelcomeH\x00\x12\x33\n\x0blease_grant\x18\x02 \x01(\x0b\x32\x1c.runyard.agent.v1.LeaseGrantH\x00\x12\x37\n\rlease_renewed\x18\x03 \x01(\x0b\x32\x1e.runyard.agent.v1.LeaseRenewedH\x00\x12\x31\n\nstop_order\x18\x04 \x01(\x0b\x32\x1b.runyard.agent.v1.StopOrderH\x00\x12\x43\n\x13report_acknowledged\x18\x05 \x01(\x0b\x32$.runyard.agent.v1.ReportAcknowledgedH\x00\x12\x38\n\x0ehands_on_order\x18\x1e \x01(\x0b\x32\x1e.runyard.agent.v1.HandsOnOrderH\x00\x42\t\n\x07message\"\x81\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1e.runyard.node.v1.NodeInventory\x12\x34\n\rheld_attempts\x18\x03 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"d\n\x0bHeldAttempt\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08lease_id\x18\x04 \x01(\t\x12\x13\n\x0blacks_login\x18\x05 \x01(\x08\"a\n\x07Welcome\x12\x1e\n\x16heartbeat_milliseconds\x18\x01 \x01(\x03\x12\x36\n\x0f\x66\x65nced_attempts\x18\x02 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"V\n\x0cLeaseRenewal\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x34\n\rheld_attempts\x18\x02 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"k\n\x0cLeaseRenewed\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x11\n\tlease_ids\x18\x02 \x03(\t\x12\x36\n\x0f\x66\x65nced_attempts\x18\x03 \x03(\x0b\x32\x1d.runyard.agent.v1.HeldAttempt\"\xe2\x03\n\nLeaseGrant\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x11\n\tgpu_uuids\x18\x07 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x08 \x01(\x03\x12%\n\x04spec\x18\t \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\x16\n\x0e\x63orrelation_id\x18\n \x01(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x1a\n\x0csubmitted_by\x18\x0c \x01(\tB\x04\x98\xb5\x18\x01\x12\r\n\x05title\x18\r \x01(\t\x12\x0c\n\x04tags\x18\x0e \x03(\t\x12/\n\x07secrets\x18\x0f \x03(\x0b\x32\x18.runyard.agent.v1.SecretB\x04\x90\xb5\x18\x01\x12=\n\x0eregistry_login\x18\x10 \x01(\x0b\x32\x1f.runyard.agent.v1.RegistryLoginB\x04\x90\xb5\x18\x01\x12\x11\n\timage_pin\x18\x11 \x01(\t\x12\x32\n\x0b\x64istributed\x18\x14 \x01(\x0b\x32\x1d.runyard.agent.v1.Distributed\"\x82\x01\n\x0b\x44istributed\x12\x12\n\ngroup_name\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12\x16\n\x0erequired_count\x18\x03 \x01(\x05\x12\x34\n\x07members\x18\x04 \x03(\x0b\x32#.runyard.agent.v1.DistributedMember\"\xa4\x02\n\x11\x44istributedMember\x12\x11\n\tmember_id\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61nnounced_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\rexposed_ports\x18\x05 \x03(\x0b\x32\x35.runyard.agent.v1.DistributedMember.ExposedPortsEntry\x12\x11\n\tlocal_ips\x18\x06 \x03(\t\x12\x12\n\npublic_ips\x18\x07 \x03(\t\x1a\x33\n\x11\x45xposedPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x06Secret\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x05value\x18\x02 \x01(\tB\x04\x90\xb5\x18\x01\"Q\n\rRegistryLogin\x12\x10\n\x08registry\x18\x01 \x01(\t\x12\x16\n\x08username\x18\x02 \x01(\tB\x04\x90\xb5\x18\x01\x12\x16\n\x08password\x18\x03 \x01(\tB\x04\x90\xb5\x18\x01\"\x91\x01\n\tStopOrder\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rgrace_seconds\x18\x04 \x01(\x05\x12-\n\ncause_code\x18\x05 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\"\n\x0cHandsOnOrder\x12\x12\n\nchannel_id\x18\x01 \x01(\t\"\xe2\x03\n\rAttemptReport\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x14\x65nvironment_captured\x18\x06 \x01(\x0b\x32\x1b.runyard.run.v1.EnvironmentH\x00\x12\x33\n\x07started\x18\x07 \x01(\x0b\x32 .runyard.agent.v1.AttemptStartedH\x00\x12\x17\n\rstatus_detail\x18\x08 \x01(\tH\x00\x12\x31\n\x06\x65xited\x18\t \x01(\x0b\x32\x1f.runyard.agent.v1.AttemptExitedH\x00\x12\x35\n\x08\x66inished\x18\n \x01(\x0b\x32!.runyard.agent.v1.AttemptFinishedH\x00\x12\'\n\x06\x66\x61iled\x18\x0b \x01(\x0b\x32\x15.runyard.run.v1.CauseH\x00\x12\x37\n\rinput_fetched\x18\x0c \x01(\x0b\x32\x1e.runyard.agent.v1.InputFetchedH\x00\x42\x06\n\x04\x66\x61\x63t\"c\n\x0e\x41ttemptStarted\x12*\n\x08hardware\x18\x01 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x02 \x03(\x0b\x32\x15.runyard.run.v1.Input\"F\n\x0cInputFetched\x12\r\n\x05input\x18\x01 \x01(\t\x12\'\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x19.runyard.run.v1.InputFile\"5\n\rAttemptExited\x12$\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x15.runyard.run.v1.Cause\"\x96\x01\n\x0f\x41ttemptFinished\x12$\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x03 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark\"@\n\x12ReportAcknowledged\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x17\n\x0frejected_reason\x18\x02 \x01(\t\"\xad\x01\n\x0e\x46oreignProcess\x12\x11\n\treport_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0cprocess_name\x18\x04 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04gone\x18\x06 \x01(\x08\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2_\n\x0c\x41gentService\x12O\n\x06\x41ttach\x12\x1f.runyard.agent.v1.AttachRequest\x1a .runyard.agent.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,45 +53,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_start=214
   _globals['_ATTACHREQUEST']._serialized_end=504
   _globals['_ATTACHRESPONSE']._serialized_start=507
-  _globals['_ATTACHRESPONSE']._serialized_end=810
-  _globals['_HELLO']._serialized_start=813
-  _globals['_HELLO']._serialized_end=942
-  _globals['_HELDATTEMPT']._serialized_start=944
-  _globals['_HELDATTEMPT']._serialized_end=1044
-  _globals['_WELCOME']._serialized_start=1046
-  _globals['_WELCOME']._serialized_end=1143
-  _globals['_LEASERENEWAL']._serialized_start=1145
-  _globals['_LEASERENEWAL']._serialized_end=1231
-  _globals['_LEASERENEWED']._serialized_start=1233
-  _globals['_LEASERENEWED']._serialized_end=1340
-  _globals['_LEASEGRANT']._serialized_start=1343
-  _globals['_LEASEGRANT']._serialized_end=1825
-  _globals['_DISTRIBUTED']._serialized_start=1828
-  _globals['_DISTRIBUTED']._serialized_end=1958
-  _globals['_DISTRIBUTEDMEMBER']._serialized_start=1961
-  _globals['_DISTRIBUTEDMEMBER']._serialized_end=2253
-  _globals['_DISTRIBUTEDMEMBER_EXPOSEDPORTSENTRY']._serialized_start=2202
-  _globals['_DISTRIBUTEDMEMBER_EXPOSEDPORTSENTRY']._serialized_end=2253
-  _globals['_SECRET']._serialized_start=2255
-  _globals['_SECRET']._serialized_end=2298
-  _globals['_REGISTRYLOGIN']._serialized_start=2300
-  _globals['_REGISTRYLOGIN']._serialized_end=2381
-  _globals['_STOPORDER']._serialized_start=2384
-  _globals['_STOPORDER']._serialized_end=2529
-  _globals['_ATTEMPTREPORT']._serialized_start=2532
-  _globals['_ATTEMPTREPORT']._serialized_end=3014
-  _globals['_ATTEMPTSTARTED']._serialized_start=3016
-  _globals['_ATTEMPTSTARTED']._serialized_end=3115
-  _globals['_INPUTFETCHED']._serialized_start=3117
-  _globals['_INPUTFETCHED']._serialized_end=3187
-  _globals['_ATTEMPTEXITED']._serialized_start=3189
-  _globals['_ATTEMPTEXITED']._serialized_end=3242
-  _globals['_ATTEMPTFINISHED']._serialized_start=3245
-  _globals['_ATTEMPTFINISHED']._serialized_end=3395
-  _globals['_REPORTACKNOWLEDGED']._serialized_start=3397
-  _globals['_REPORTACKNOWLEDGED']._serialized_end=3461
-  _globals['_FOREIGNPROCESS']._serialized_start=3464
-  _globals['_FOREIGNPROCESS']._serialized_end=3637
-  _globals['_AGENTSERVICE']._serialized_start=3639
-  _globals['_AGENTSERVICE']._serialized_end=3734
+  _globals['_ATTACHRESPONSE']._serialized_end=868
+  _globals['_HELLO']._serialized_start=871
+  _globals['_HELLO']._serialized_end=1000
+  _globals['_HELDATTEMPT']._serialized_start=1002
+  _globals['_HELDATTEMPT']._serialized_end=1102
+  _globals['_WELCOME']._serialized_start=1104
+  _globals['_WELCOME']._serialized_end=1201
+  _globals['_LEASERENEWAL']._serialized_start=1203
+  _globals['_LEASERENEWAL']._serialized_end=1289
+  _globals['_LEASERENEWED']._serialized_start=1291
+  _globals['_LEASERENEWED']._serialized_end=1398
+  _globals['_LEASEGRANT']._serialized_start=1401
+  _globals['_LEASEGRANT']._serialized_end=1883
+  _globals['_DISTRIBUTED']._serialized_start=1886
+  _globals['_DISTRIBUTED']._serialized_end=2016
+  _globals['_DISTRIBUTEDMEMBER']._serialized_start=2019
+  _globals['_DISTRIBUTEDMEMBER']._serialized_end=2311
+  _globals['_DISTRIBUTEDMEMBER_EXPOSEDPORTSENTRY']._serialized_start=2260
+  _globals['_DISTRIBUTEDMEMBER_EXPOSEDPORTSENTRY']._serialized_end=2311
+  _globals['_SECRET']._serialized_start=2313
+  _globals['_SECRET']._serialized_end=2356
+  _globals['_REGISTRYLOGIN']._serialized_start=2358
+  _globals['_REGISTRYLOGIN']._serialized_end=2439
+  _globals['_STOPORDER']._serialized_start=2442
+  _globals['_STOPORDER']._serialized_end=2587
+  _globals['_HANDSONORDER']._serialized_start=2589
+  _globals['_HANDSONORDER']._serialized_end=2623
+  _globals['_ATTEMPTREPORT']._serialized_start=2626
+  _globals['_ATTEMPTREPORT']._serialized_end=3108
+  _globals['_ATTEMPTSTARTED']._serialized_start=3110
+  _globals['_ATTEMPTSTARTED']._serialized_end=3209
+  _globals['_INPUTFETCHED']._serialized_start=3211
+  _globals['_INPUTFETCHED']._serialized_end=3281
+  _globals['_ATTEMPTEXITED']._serialized_start=3283
+  _globals['_ATTEMPTEXITED']._serialized_end=3336
+  _globals['_ATTEMPTFINISHED']._serialized_start=3339
+  _globals['_ATTEMPTFINISHED']._serialized_end=3489
+  _globals['_REPORTACKNOWLEDGED']._serialized_start=3491
+  _globals['_REPORTACKNOWLEDGED']._serialized_end=3555
+  _globals['_FOREIGNPROCESS']._serialized_start=3558
+  _globals['_FOREIGNPROCESS']._serialized_end=3731
+  _globals['_AGENTSERVICE']._serialized_start=3733
+  _globals['_AGENTSERVICE']._serialized_end=3828
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,7 @@ class AttachResponse(_message.Message):
     LEASE_RENEWED_FIELD_NUMBER: _builtins.int
     STOP_ORDER_FIELD_NUMBER: _builtins.int
     REPORT_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    HANDS_ON_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -78,6 +79,8 @@ class AttachResponse(_message.Message):
     def stop_order(self) -> Global___StopOrder: ...
     @_builtins.property
     def report_acknowledged(self) -> Global___ReportAcknowledged: ...
+    @_builtins.property
+    def hands_on_order(self) -> Global___HandsOnOrder: ...
     def __init__(
         self,
         *,
@@ -86,12 +89,13 @@ class AttachResponse(_message.Message):
         lease_renewed: Global___LeaseRenewed | None = ...,
         stop_order: Global___StopOrder | None = ...,
         report_acknowledged: Global___ReportAcknowledged | None = ...,
+        hands_on_order: Global___HandsOnOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_grant", b"lease_grant", "lease_renewed", b"lease_renewed", "message", b"message", "report_acknowledged", b"report_acknowledged", "stop_order", b"stop_order", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hands_on_order", b"hands_on_order", "lease_grant", b"lease_grant", "lease_renewed", b"lease_renewed", "message", b"message", "report_acknowledged", b"report_acknowledged", "stop_order", b"stop_order", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_grant", b"lease_grant", "lease_renewed", b"lease_renewed", "message", b"message", "report_acknowledged", b"report_acknowledged", "stop_order", b"stop_order", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hands_on_order", b"hands_on_order", "lease_grant", b"lease_grant", "lease_renewed", b"lease_renewed", "message", b"message", "report_acknowledged", b"report_acknowledged", "stop_order", b"stop_order", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_grant", "lease_renewed", "stop_order", "report_acknowledged"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_grant", "lease_renewed", "stop_order", "report_acknowledged", "hands_on_order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -518,6 +522,27 @@ class StopOrder(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopOrder: _TypeAlias = StopOrder  # noqa: Y015
+
+@_typing.final
+class HandsOnOrder(_message.Message):
+    """HandsOnOrder asks the agent to open a Join stream (hands_on_service.proto). It is not sent again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    channel_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        channel_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandsOnOrder: _TypeAlias = HandsOnOrder  # noqa: Y015
 
 @_typing.final
 class AttemptReport(_message.Message):

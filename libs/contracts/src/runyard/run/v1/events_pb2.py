@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options__pb2
+from runyard.run.v1 import hands_on_pb2 as runyard_dot_run_dot_v1_dot_hands__on__pb2
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/run/v1/events.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1arunyard/run/v1/types.proto\"\x9e\x01\n\tRunQueued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12%\n\x04spec\x18\x04 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t:\x1c\x8a\xb5\x18\x18\n\x12runyard.run.queued\x10\x01\x18\x01\"\xb8\x01\n\x0fRunLeaseGranted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x11\n\tgpu_uuids\x18\x06 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x07 \x01(\x03:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_granted\x10\x01\x18\x01\"\xae\x01\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12*\n\x08hardware\x18\x04 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.runyard.run.v1.Input:\x1d\x8a\xb5\x18\x19\n\x13runyard.run.started\x10\x01\x18\x01\"\x84\x01\n\x12RunStatusDetailSet\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rstatus_detail\x18\x04 \x01(\t:\'\x8a\xb5\x18#\n\x1drunyard.run.status_detail_set\x10\x01\x18\x01\"\x9e\x01\n\x0fRunInputFetched\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\r\n\x05input\x18\x04 \x01(\t\x12\'\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x19.runyard.run.v1.InputFile:#\x8a\xb5\x18\x1f\n\x19runyard.run.input_fetched\x10\x01\x18\x01\"\x87\x01\n\x10RunStopRequested\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12-\n\ncause_code\x18\x02 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x03 \x01(\t:$\x8a\xb5\x18 \n\x1arunyard.run.stop_requested\x10\x01\x18\x01\"\x91\x01\n\x0eRunUnreachable\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x05 \x01(\x03:!\x8a\xb5\x18\x1d\n\x17runyard.run.unreachable\x10\x01\x18\x01\"{\n\x11RunReachableAgain\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t:%\x8a\xb5\x18!\n\x1brunyard.run.reachable_again\x10\x01\x18\x01\"\xa0\x01\n\x0fRunLeaseExpired\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\'\n\x07on_lost\x18\x05 \x01(\x0e\x32\x16.runyard.run.v1.OnLost:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_expired\x10\x01\x18\x01\"\xbd\x01\n\x10RunAttemptExited\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12-\n\texited_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_exited\x10\x01\x18\x01\"\x8e\x01\n\x10RunAttemptFailed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_failed\x10\x01\x18\x01\"c\n\x0bRunRequeued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cnext_attempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.requeued\x10\x01\x18\x01\"\x8c\x02\n\x0bRunFinished\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12(\n\x07outcome\x18\x04 \x01(\x0e\x32\x17.runyard.run.v1.Outcome\x12$\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x06 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x07 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.finished\x10\x01\x18\x01\"\x80\x02\n\x16RunStaleReportReceived\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rcurrent_epoch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\t\x12$\n\x05\x63\x61use\x18\x07 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile:+\x8a\xb5\x18\'\n!runyard.run.stale_report_received\x10\x01\x18\x01\"\x9f\x01\n\x13\x45nvironmentCaptured\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x30\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\x1b.runyard.run.v1.Environment:&\x8a\xb5\x18\"\n\x1crunyard.environment.captured\x10\x01\x18\x01\"D\n\x0eProjectCreated\x12\x0f\n\x07project\x18\x01 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.project.created\x10\x01\x18\x01\"m\n\x12ProjectRunNumbered\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03:&\x8a\xb5\x18\"\n\x1crunyard.project.run_numbered\x10\x01\x18\x01\"i\n\x10ProjectSecretSet\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replaced\x18\x03 \x01(\x08:$\x8a\xb5\x18 \n\x1arunyard.project.secret_set\x10\x01\x18\x01\"_\n\x14ProjectSecretRemoved\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.project.secret_removed\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brunyard/run/v1/events.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1drunyard/run/v1/hands_on.proto\x1a\x1arunyard/run/v1/types.proto\"\x9e\x01\n\tRunQueued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12%\n\x04spec\x18\x04 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t:\x1c\x8a\xb5\x18\x18\n\x12runyard.run.queued\x10\x01\x18\x01\"\xb8\x01\n\x0fRunLeaseGranted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x11\n\tgpu_uuids\x18\x06 \x03(\t\x12\x1a\n\x12lease_milliseconds\x18\x07 \x01(\x03:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_granted\x10\x01\x18\x01\"\xae\x01\n\nRunStarted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12*\n\x08hardware\x18\x04 \x01(\x0b\x32\x18.runyard.run.v1.Hardware\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.runyard.run.v1.Input:\x1d\x8a\xb5\x18\x19\n\x13runyard.run.started\x10\x01\x18\x01\"\x84\x01\n\x12RunStatusDetailSet\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rstatus_detail\x18\x04 \x01(\t:\'\x8a\xb5\x18#\n\x1drunyard.run.status_detail_set\x10\x01\x18\x01\"\x9e\x01\n\x0fRunInputFetched\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\r\n\x05input\x18\x04 \x01(\t\x12\'\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x19.runyard.run.v1.InputFile:#\x8a\xb5\x18\x1f\n\x19runyard.run.input_fetched\x10\x01\x18\x01\"\x87\x01\n\x10RunStopRequested\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12-\n\ncause_code\x18\x02 \x01(\x0e\x32\x19.runyard.run.v1.CauseCode\x12\x0e\n\x06reason\x18\x03 \x01(\t:$\x8a\xb5\x18 \n\x1arunyard.run.stop_requested\x10\x01\x18\x01\"\x91\x01\n\x0eRunUnreachable\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x1b\n\x13silent_milliseconds\x18\x05 \x01(\x03:!\x8a\xb5\x18\x1d\n\x17runyard.run.unreachable\x10\x01\x18\x01\"{\n\x11RunReachableAgain\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t:%\x8a\xb5\x18!\n\x1brunyard.run.reachable_again\x10\x01\x18\x01\"\xa0\x01\n\x0fRunLeaseExpired\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\'\n\x07on_lost\x18\x05 \x01(\x0e\x32\x16.runyard.run.v1.OnLost:#\x8a\xb5\x18\x1f\n\x19runyard.run.lease_expired\x10\x01\x18\x01\"\xbd\x01\n\x10RunAttemptExited\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12-\n\texited_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_exited\x10\x01\x18\x01\"\x8e\x01\n\x10RunAttemptFailed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12$\n\x05\x63\x61use\x18\x04 \x01(\x0b\x32\x15.runyard.run.v1.Cause:$\x8a\xb5\x18 \n\x1arunyard.run.attempt_failed\x10\x01\x18\x01\"c\n\x0bRunRequeued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cnext_attempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.requeued\x10\x01\x18\x01\"\x8c\x02\n\x0bRunFinished\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12(\n\x07outcome\x18\x04 \x01(\x0e\x32\x17.runyard.run.v1.Outcome\x12$\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x06 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile\x12\x30\n\ttelemetry\x18\x07 \x01(\x0b\x32\x1d.runyard.run.v1.TelemetryMark:\x1e\x8a\xb5\x18\x1a\n\x14runyard.run.finished\x10\x01\x18\x01\"\x80\x02\n\x16RunStaleReportReceived\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x15\n\rcurrent_epoch\x18\x04 \x01(\x03\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0e\n\x06report\x18\x06 \x01(\t\x12$\n\x05\x63\x61use\x18\x07 \x01(\x0b\x32\x15.runyard.run.v1.Cause\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.runyard.run.v1.OutputFile:+\x8a\xb5\x18\'\n!runyard.run.stale_report_received\x10\x01\x18\x01\"\x9f\x01\n\x13\x45nvironmentCaptured\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x30\n\x0b\x65nvironment\x18\x04 \x01(\x0b\x32\x1b.runyard.run.v1.Environment:&\x8a\xb5\x18\"\n\x1crunyard.environment.captured\x10\x01\x18\x01\"D\n\x0eProjectCreated\x12\x0f\n\x07project\x18\x01 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.project.created\x10\x01\x18\x01\"m\n\x12ProjectRunNumbered\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x03:&\x8a\xb5\x18\"\n\x1crunyard.project.run_numbered\x10\x01\x18\x01\"i\n\x10ProjectSecretSet\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replaced\x18\x03 \x01(\x08:$\x8a\xb5\x18 \n\x1arunyard.project.secret_set\x10\x01\x18\x01\"_\n\x14ProjectSecretRemoved\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.project.secret_removed\x10\x01\x18\x01\"\xbf\x01\n\x10RunHandsOnOpened\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x06 \x03(\t\x12\x10\n\x08terminal\x18\x07 \x01(\x08\x12\x0c\n\x04port\x18\x08 \x01(\x05:%\x8a\xb5\x18!\n\x1brunyard.run.hands_on_opened\x10\x01\x18\x01\"\xba\x02\n\x10RunHandsOnClosed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x34\n\nend_reason\x18\x05 \x01(\x0e\x32 .runyard.run.v1.HandsOnEndReason\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12/\n\x0b\x65xit_status\x18\x07 \x01(\x0b\x32\x1a.runyard.run.v1.ExitStatus\x12\x12\n\nsent_bytes\x18\x08 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\t \x01(\x03\x12\x18\n\x10\x63onnection_count\x18\n \x01(\x05:%\x8a\xb5\x18!\n\x1brunyard.run.hands_on_closed\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,42 +73,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTSECRETSET']._serialized_options = b'\212\265\030 \n\032runyard.project.secret_set\020\001\030\001'
   _globals['_PROJECTSECRETREMOVED']._loaded_options = None
   _globals['_PROJECTSECRETREMOVED']._serialized_options = b'\212\265\030$\n\036runyard.project.secret_removed\020\001\030\001'
-  _globals['_RUNQUEUED']._serialized_start=141
-  _globals['_RUNQUEUED']._serialized_end=299
-  _globals['_RUNLEASEGRANTED']._serialized_start=302
-  _globals['_RUNLEASEGRANTED']._serialized_end=486
-  _globals['_RUNSTARTED']._serialized_start=489
-  _globals['_RUNSTARTED']._serialized_end=663
-  _globals['_RUNSTATUSDETAILSET']._serialized_start=666
-  _globals['_RUNSTATUSDETAILSET']._serialized_end=798
-  _globals['_RUNINPUTFETCHED']._serialized_start=801
-  _globals['_RUNINPUTFETCHED']._serialized_end=959
-  _globals['_RUNSTOPREQUESTED']._serialized_start=962
-  _globals['_RUNSTOPREQUESTED']._serialized_end=1097
-  _globals['_RUNUNREACHABLE']._serialized_start=1100
-  _globals['_RUNUNREACHABLE']._serialized_end=1245
-  _globals['_RUNREACHABLEAGAIN']._serialized_start=1247
-  _globals['_RUNREACHABLEAGAIN']._serialized_end=1370
-  _globals['_RUNLEASEEXPIRED']._serialized_start=1373
-  _globals['_RUNLEASEEXPIRED']._serialized_end=1533
-  _globals['_RUNATTEMPTEXITED']._serialized_start=1536
-  _globals['_RUNATTEMPTEXITED']._serialized_end=1725
-  _globals['_RUNATTEMPTFAILED']._serialized_start=1728
-  _globals['_RUNATTEMPTFAILED']._serialized_end=1870
-  _globals['_RUNREQUEUED']._serialized_start=1872
-  _globals['_RUNREQUEUED']._serialized_end=1971
-  _globals['_RUNFINISHED']._serialized_start=1974
-  _globals['_RUNFINISHED']._serialized_end=2242
-  _globals['_RUNSTALEREPORTRECEIVED']._serialized_start=2245
-  _globals['_RUNSTALEREPORTRECEIVED']._serialized_end=2501
-  _globals['_ENVIRONMENTCAPTURED']._serialized_start=2504
-  _globals['_ENVIRONMENTCAPTURED']._serialized_end=2663
-  _globals['_PROJECTCREATED']._serialized_start=2665
-  _globals['_PROJECTCREATED']._serialized_end=2733
-  _globals['_PROJECTRUNNUMBERED']._serialized_start=2735
-  _globals['_PROJECTRUNNUMBERED']._serialized_end=2844
-  _globals['_PROJECTSECRETSET']._serialized_start=2846
-  _globals['_PROJECTSECRETSET']._serialized_end=2951
-  _globals['_PROJECTSECRETREMOVED']._serialized_start=2953
-  _globals['_PROJECTSECRETREMOVED']._serialized_end=3048
+  _globals['_RUNHANDSONOPENED']._loaded_options = None
+  _globals['_RUNHANDSONOPENED']._serialized_options = b'\212\265\030!\n\033runyard.run.hands_on_opened\020\001\030\001'
+  _globals['_RUNHANDSONCLOSED']._loaded_options = None
+  _globals['_RUNHANDSONCLOSED']._serialized_options = b'\212\265\030!\n\033runyard.run.hands_on_closed\020\001\030\001'
+  _globals['_RUNQUEUED']._serialized_start=172
+  _globals['_RUNQUEUED']._serialized_end=330
+  _globals['_RUNLEASEGRANTED']._serialized_start=333
+  _globals['_RUNLEASEGRANTED']._serialized_end=517
+  _globals['_RUNSTARTED']._serialized_start=520
+  _globals['_RUNSTARTED']._serialized_end=694
+  _globals['_RUNSTATUSDETAILSET']._serialized_start=697
+  _globals['_RUNSTATUSDETAILSET']._serialized_end=829
+  _globals['_RUNINPUTFETCHED']._serialized_start=832
+  _globals['_RUNINPUTFETCHED']._serialized_end=990
+  _globals['_RUNSTOPREQUESTED']._serialized_start=993
+  _globals['_RUNSTOPREQUESTED']._serialized_end=1128
+  _globals['_RUNUNREACHABLE']._serialized_start=1131
+  _globals['_RUNUNREACHABLE']._serialized_end=1276
+  _globals['_RUNREACHABLEAGAIN']._serialized_start=1278
+  _globals['_RUNREACHABLEAGAIN']._serialized_end=1401
+  _globals['_RUNLEASEEXPIRED']._serialized_start=1404
+  _globals['_RUNLEASEEXPIRED']._serialized_end=1564
+  _globals['_RUNATTEMPTEXITED']._serialized_start=1567
+  _globals['_RUNATTEMPTEXITED']._serialized_end=1756
+  _globals['_RUNATTEMPTFAILED']._serialized_start=1759
+  _globals['_RUNATTEMPTFAILED']._serialized_end=1901
+  _globals['_RUNREQUEUED']._serialized_start=1903
+  _globals['_RUNREQUEUED']._serialized_end=2002
+  _globals['_RUNFINISHED']._serialized_start=2005
+  _globals['_RUNFINISHED']._serialized_end=2273
+  _globals['_RUNSTALEREPORTRECEIVED']._serialized_start=2276
+  _globals['_RUNSTALEREPORTRECEIVED']._serialized_end=2532
+  _globals['_ENVIRONMENTCAPTURED']._serialized_start=2535
+  _globals['_ENVIRONMENTCAPTURED']._serialized_end=2694
+  _globals['_PROJECTCREATED']._serialized_start=2696
+  _globals['_PROJECTCREATED']._serialized_end=2764
+  _globals['_PROJECTRUNNUMBERED']._serialized_start=2766
+  _globals['_PROJECTRUNNUMBERED']._serialized_end=2875
+  _globals['_PROJECTSECRETSET']._serialized_start=2877
+  _globals['_PROJECTSECRETSET']._serialized_end=2982
+  _globals['_PROJECTSECRETREMOVED']._serialized_start=2984
+  _globals['_PROJECTSECRETREMOVED']._serialized_end=3079
+  _globals['_RUNHANDSONOPENED']._serialized_start=3082
+  _globals['_RUNHANDSONOPENED']._serialized_end=3273
+  _globals['_RUNHANDSONCLOSED']._serialized_start=3276
+  _globals['_RUNHANDSONCLOSED']._serialized_end=3590
 # @@protoc_insertion_point(module_scope)

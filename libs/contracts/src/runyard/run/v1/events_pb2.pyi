@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from runyard.run.v1 import hands_on_pb2 as _hands_on_pb2
 from runyard.run.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -644,3 +645,104 @@ class ProjectSecretRemoved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProjectSecretRemoved: _TypeAlias = ProjectSecretRemoved  # noqa: Y015
+
+@_typing.final
+class RunHandsOnOpened(_message.Message):
+    """RunHandsOnOpened: somebody got a shell beside the attempt, or one of its ports. Never says what passed. The actor is who."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TERMINAL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    epoch: _builtins.int
+    session_id: _builtins.str
+    node_id: _builtins.str
+    terminal: _builtins.bool
+    """Whether it has a terminal."""
+    port: _builtins.int
+    """Of a forwarded port; 0 for a shell or command."""
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a shell or command; empty means the default shell. Known secrets are replaced."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        terminal: _builtins.bool = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "command", b"command", "epoch", b"epoch", "node_id", b"node_id", "port", b"port", "run_id", b"run_id", "session_id", b"session_id", "terminal", b"terminal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunHandsOnOpened: _TypeAlias = RunHandsOnOpened  # noqa: Y015
+
+@_typing.final
+class RunHandsOnClosed(_message.Message):
+    """RunHandsOnClosed: a session of RunHandsOnOpened is over; maybe after the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    END_REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    EXIT_STATUS_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    CONNECTION_COUNT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    attempt: _builtins.int
+    epoch: _builtins.int
+    session_id: _builtins.str
+    end_reason: _hands_on_pb2.HandsOnEndReason.ValueType
+    detail: _builtins.str
+    """One sentence for people, when there is more to say."""
+    sent_bytes: _builtins.int
+    """From the client to the attempt, and back."""
+    received_bytes: _builtins.int
+    connection_count: _builtins.int
+    """TCP connections of a forwarded port."""
+    @_builtins.property
+    def exit_status(self) -> _hands_on_pb2.ExitStatus:
+        """Set when the command ended by itself."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        end_reason: _hands_on_pb2.HandsOnEndReason.ValueType = ...,
+        detail: _builtins.str = ...,
+        exit_status: _hands_on_pb2.ExitStatus | None = ...,
+        sent_bytes: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        connection_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit_status", b"exit_status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "connection_count", b"connection_count", "detail", b"detail", "end_reason", b"end_reason", "epoch", b"epoch", "exit_status", b"exit_status", "received_bytes", b"received_bytes", "run_id", b"run_id", "sent_bytes", b"sent_bytes", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunHandsOnClosed: _TypeAlias = RunHandsOnClosed  # noqa: Y015

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from runyard.node.v1 import types_pb2 as _types_pb2
+from runyard.run.v1 import hands_on_pb2 as _hands_on_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -944,6 +945,7 @@ class Run(_message.Message):
     STATUS_DETAIL_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     WAITING_REASON_FIELD_NUMBER: _builtins.int
+    HANDS_ON_SESSIONS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     project: _builtins.str
     number: _builtins.int
@@ -972,6 +974,10 @@ class Run(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]: ...
+    @_builtins.property
+    def hands_on_sessions(self) -> _containers.RepeatedCompositeFieldContainer[_hands_on_pb2.HandsOnSession]:
+        """Shells and forwarded ports, oldest first: those that are open, and the newest 20 that ended."""
+
     def __init__(
         self,
         *,
@@ -992,10 +998,11 @@ class Run(_message.Message):
         status_detail: _builtins.str = ...,
         position: _builtins.int = ...,
         waiting_reason: _builtins.str = ...,
+        hands_on_sessions: _abc.Iterable[_hands_on_pb2.HandsOnSession] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "finished_at", b"finished_at", "queued_at", b"queued_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "finished_at", b"finished_at", "number", b"number", "outcome", b"outcome", "position", b"position", "project", b"project", "queued_at", b"queued_at", "run_id", b"run_id", "spec", b"spec", "started_at", b"started_at", "state", b"state", "status_detail", b"status_detail", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "waiting_reason", b"waiting_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "finished_at", b"finished_at", "hands_on_sessions", b"hands_on_sessions", "number", b"number", "outcome", b"outcome", "position", b"position", "project", b"project", "queued_at", b"queued_at", "run_id", b"run_id", "spec", b"spec", "started_at", b"started_at", "state", b"state", "status_detail", b"status_detail", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
