@@ -45,6 +45,9 @@ def run_entry(row: RunRow) -> RunEntry:
         stop=Stop(CauseCode.ValueType(row.stop_cause), row.stop_reason) if row.stop_cause else None,
         status_detail=document.status_detail,
         image_pin=_image_pin(document),
+        open_session_ids=frozenset(
+            each.session_id for each in document.hands_on_sessions if not each.HasField("ended_at")
+        ),
     )
     return RunEntry(
         run=run,
