@@ -7,8 +7,8 @@ code sees. A report is written before it is sent and kept until the scheduler's 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -25,10 +25,13 @@ from runyard.agent.v1.agent_service_pb2 import (
     LeaseGrant,
 )
 from runyard.run.v1.types_pb2 import Cause, Environment
+from runyard_agent.below import remove_tree
 from runyard_agent.domain.attempt import AttemptState, from_json, to_json
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_contracts.ids import deterministic_id
 from runyard_core.errors import Corrupt
+
+logger = logging.getLogger(__name__)
 
 Fact = Environment | AttemptStarted | AttemptExited | AttemptFinished | Cause
 
@@ -165,7 +168,8 @@ class AttemptRecord:
         doomed = self.directory.with_name(f".removed-{self.directory.name}")
         if self.directory.exists():
             self.directory.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        if not remove_tree(doomed):
+            logger.error("%s cannot be removed whole; the next start of the agent tries again", doomed)
 
     def _report_of(self, name: str, occurred_at: datetime) -> AttemptReport:
         report = AttemptReport(
@@ -197,7 +201,8 @@ class AttemptStore:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         for doomed in directory.glob(".*"):
-            shutil.rmtree(doomed, ignore_errors=True)
+            if not remove_tree(doomed):
+                logger.error("%s cannot be removed whole", doomed)
 
     def load(self) -> list[AttemptRecord]:
         """Give the attempts that an earlier life of the agent held.
@@ -211,7 +216,7 @@ class AttemptStore:
         """Hold a new attempt; it is held once this returns."""
         name = f"{grant.run_id}-{grant.attempt}"
         making = self._directory / f".making-{name}"
-        shutil.rmtree(making, ignore_errors=True)
+        remove_tree(making)
         (making / "record" / "reports").mkdir(parents=True, mode=0o700)
         write_atomically(making / "record" / "grant.pb", grant.SerializeToString())
         write_atomically(making / "record" / "state.json", json.dumps(to_json(state)).encode())

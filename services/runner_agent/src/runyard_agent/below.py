@@ -1,12 +1,84 @@
-"""Opens and removes files below a folder that a hostile program may be changing at this very moment."""
+"""Looks through, opens and removes what is below a folder that a hostile program may be changing meanwhile.
+
+No symlink is ever followed, also not one that takes the place of a folder between two looks; nothing depends
+on how deep folders are nested; and mode bits that shut the owner out are set right when they are in the way.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+
+DEPTH_MAX = 500
+"""Folders in each other that are looked through; deeper ones are refused."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Refuse = Callable[[str, str], None]
+"""Gets the name below the root of a folder that is not looked through, and why."""
+
+
+def walk_below(root: Path, refuse: Refuse) -> Iterator[tuple[str, int]]:
+    """Give name below the root (may be no text) and mode of everything but folders."""
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        parts = folder.split("/") if folder else []
+        try:
+            with _folder_below(root, parts) as descriptor:
+                found = list(_entries(descriptor))
+        except OSError as error:
+            refuse(folder, error.strerror or str(error))
+            continue
+        for entry_name, mode in found:
+            name = f"{folder}/{entry_name}" if folder else entry_name
+            if not stat.S_ISDIR(mode):
+                yield name, mode
+            elif len(parts) < DEPTH_MAX:
+                waiting.append(name)
+            else:
+                refuse(name, f"it is the last of {DEPTH_MAX} folders in each other")
+
+
+def remove_tree(root: Path) -> bool:
+    """Remove a folder with all that is in it, however deep or shut off; False when something stays.
+
+    A folder that is not empty gives what it holds to the root first, so that nothing grows with the depth.
+    """
+    try:
+        top = _opened_folder(os.fspath(root), None)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        waiting = [name for name, mode in list(_entries(top)) if _is_folder_left(top, name, mode)]
+        while waiting:
+            name = waiting.pop()
+            with contextlib.suppress(OSError):
+                descriptor = _opened_folder(name, top)
+                try:
+                    for child, mode in list(_entries(descriptor)):
+                        if _is_folder_left(descriptor, child, mode):
+                            moved = f".moved-{secrets.token_hex(8)}"
+                            # A folder changes its parent only for who may write into it.
+                            _let_owner_in(child, descriptor)
+                            os.rename(child, moved, src_dir_fd=descriptor, dst_dir_fd=top)
+                            waiting.append(moved)
+                finally:
+                    os.close(descriptor)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    try:
+        os.rmdir(root)
+    except OSError:
+        return False
+    return True
 
 
 def open_below(root: Path, path: PurePosixPath) -> int:
@@ -18,7 +90,11 @@ def open_below(root: Path, path: PurePosixPath) -> int:
     with _parent_of(root, path) as directory:
         # Not blocking: opening a pipe that has taken the file's place would wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(path.name, flags, dir_fd=directory)
+        try:
+            descriptor = os.open(path.name, flags, dir_fd=directory)
+        except PermissionError:
+            _let_owner_in(path.name, directory)
+            descriptor = os.open(path.name, flags, dir_fd=directory)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path} is not a file any more")
@@ -59,15 +135,63 @@ def remove_below(root: Path, path: PurePosixPath, opened: os.stat_result) -> boo
     return True
 
 
+def _parent_of(root: Path, path: PurePosixPath) -> contextlib.AbstractContextManager[int]:
+    return _folder_below(root, path.parts[:-1])
+
+
 @contextlib.contextmanager
-def _parent_of(root: Path, path: PurePosixPath) -> Iterator[int]:
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _folder_below(root: Path, parts: Sequence[str]) -> Iterator[int]:
+    directory = _opened_folder(os.fspath(root), None)
     try:
-        for part in path.parts[:-1]:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            child = os.open(part, flags, dir_fd=directory)
+        for part in parts:
+            child = _opened_folder(part, directory)
             os.close(directory)
             directory = child
         yield directory
     finally:
         os.close(directory)
+
+
+def _opened_folder(name: str, parent: int | None) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        _let_owner_in(name, parent)
+        return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def _let_owner_in(name: str, parent: int | None) -> None:
+    """Give the owner what mode bits have taken from him; the write bits of a file stay as they are.
+
+    Raises:
+        OSError: it is not ours.
+    """
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        wanted = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR
+        # By its descriptor: the name may stand for something else by now.
+        os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IMODE(mode) | wanted)
+    finally:
+        os.close(descriptor)
+
+
+def _entries(directory: int) -> Iterator[tuple[str, int]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.name, entry.stat(follow_symlinks=False).st_mode
+
+
+def _is_folder_left(directory: int, name: str, mode: int) -> bool:
+    """Remove a file, or a folder that is empty; True when a folder is still there."""
+    try:
+        if not stat.S_ISDIR(mode):
+            os.unlink(name, dir_fd=directory)
+            return False
+        os.rmdir(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return stat.S_ISDIR(mode)
+    return False

@@ -11,13 +11,25 @@ from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.live_outputs import LiveOutput, stored_live
 from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
-from runyard_agent.outputs import FILES_AT_ONCE, OutputsIncomplete, OutputsOf, list_outputs, store_files
+from runyard_agent.outputs import (
+    FILES_AT_ONCE,
+    FoundFile,
+    OutputsIncomplete,
+    OutputsOf,
+    list_outputs,
+    store_files,
+)
 from runyard_contracts.ids import deterministic_id, sha256_of
 from runyard_core.errors import RunyardError
 
 DESCRIBED_MAX = 10_000
 DESCRIBED_BYTES_MAX = 3 << 20
 """Of one attempt; beyond them metadata is not applied, and somebody is told."""
+RECORD_BYTES_MAX = 890_000
+"""Of all outputs in the last report; the scheduler's log takes no larger event."""
+
+_RECORD_BYTES_OF_EACH = 88
+_SENTENCES_MAX = 100
 
 
 async def collect(of: OutputsOf) -> list[OutputFile]:
@@ -32,14 +44,14 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
     pool = BlockingPool("outputs", thread_count=FILES_AT_ONCE)
     try:
         listing = await pool.run(None, list_outputs, of.folder)
-        for sentence in (*listing.skipped, *listing.refused):
-            of.tell(sentence)
+        _tell_first(of, (*listing.skipped, *listing.refused))
         live = await pool.run(None, stored_live, of)
         paths = [str(file.path) for file in listing.files]
         metadata = await pool.run(
             None, read_metadata, of.folder, paths, [output.file.path for output in live], of.tell
         )
         files = [file for file in listing.files if str(file.path) not in metadata.control_files]
+        files = _within_record(of, files, live, listing.refused)
         stored = await store_files(of, pool, files, listing.refused)
     finally:
         pool.close()
@@ -50,6 +62,36 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
     if listing.refused:
         raise OutputsIncomplete(listing.refused, stored)
     return stored
+
+
+def _within_record(
+    of: OutputsOf, files: Sequence[FoundFile], live: Sequence[LiveOutput], refused: list[str]
+) -> list[FoundFile]:
+    """Give as many files as one record holds, in the order of their names; of the others somebody is told."""
+    room = RECORD_BYTES_MAX - sum(_record_bytes(output.file.path) for output in live)
+    for index, file in enumerate(files):
+        room -= _record_bytes(str(file.path))
+        if room < 0:
+            sentence = (
+                f"{len(files) - index} outputs from {str(file.path)!r} on are not stored: one record holds "
+                f"{index + len(live)} of these; pack them into fewer files"
+            )
+            of.tell(sentence)
+            refused.append(sentence)
+            return list(files[:index])
+    return list(files)
+
+
+def _record_bytes(path: str) -> int:
+    """What an output takes in the record: its name, hash and size."""
+    return len(path.encode()) + _RECORD_BYTES_OF_EACH
+
+
+def _tell_first(of: OutputsOf, sentences: Sequence[str]) -> None:
+    for sentence in sentences[:_SENTENCES_MAX]:
+        of.tell(sentence)
+    if len(sentences) > _SENTENCES_MAX:
+        of.tell(f"and {len(sentences) - _SENTENCES_MAX} more outputs like these")
 
 
 def _all_of(stored: Sequence[OutputFile], live: Sequence[LiveOutput]) -> list[OutputFile]:

@@ -7,6 +7,7 @@ that the last report has it whatever happens to the agent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -19,7 +20,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from runyard.run.v1.types_pb2 import OutputFile
-from runyard_agent.below import remove_below
+from runyard_agent.below import remove_below, walk_below
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.output_metadata import LINES_FILE, SIDECAR_SUFFIX, read_sidecar
@@ -116,16 +117,12 @@ def _remember(of: OutputsOf, output: LiveOutput) -> None:
 
 
 def _handed_over(folder: Path) -> Iterator[PurePosixPath]:
-    for directory, _, names, descriptor in os.fwalk(folder):
-        for name in names:
-            if name.endswith(SIDECAR_SUFFIX) or name == LINES_FILE:
-                continue
-            try:
-                mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-                if stat.S_ISREG(mode) and not mode & _WRITE_BITS:
-                    yield relative_path(os.path.relpath(os.path.join(directory, name), folder))
-            except (FileNotFoundError, InvalidInput):
-                continue
+    for name, mode in walk_below(folder, lambda *_: None):
+        if name.endswith(SIDECAR_SUFFIX) or name.rpartition("/")[2] == LINES_FILE:
+            continue
+        if stat.S_ISREG(mode) and not mode & _WRITE_BITS:
+            with contextlib.suppress(InvalidInput):
+                yield relative_path(name)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.artifact_client import ArtifactClient
-from runyard_agent.below import open_below
+from runyard_agent.below import open_below, walk_below
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import is_inside, relative_path
 from runyard_agent.fan_out import fan_out
@@ -135,10 +135,14 @@ async def store_files(
 def list_outputs(outputs_dir: Path) -> Listing:
     """Walk through a folder without following a symlink."""
     listing = Listing()
-    root = os.path.realpath(outputs_dir)
-    if not os.path.isdir(root):
+    if not os.path.lexists(outputs_dir):
         return listing
-    for name, mode in sorted(_walk(root, listing.refused)):
+
+    def refuse(name: str, reason: str) -> None:
+        listing.refused.append(f"output folder {name!r} cannot be read: {reason}")
+
+    root = os.path.join(os.path.realpath(outputs_dir.parent), outputs_dir.name)
+    for name, mode in sorted(walk_below(Path(root), refuse)):
         try:
             path = relative_path(name)
             if stat.S_ISREG(mode):
@@ -164,22 +168,6 @@ async def _store_whole(of: OutputsOf, pool: BlockingPool, file: FoundFile) -> Ou
             if is_last:
                 raise
     raise AssertionError("unreachable")
-
-
-def _walk(root: str, refused: list[str]) -> Iterator[tuple[str, int]]:
-    """Give path below the root and mode of everything but folders."""
-
-    def refuse(error: OSError) -> None:
-        refused.append(f"output folder {error.filename!r} cannot be read: {error.strerror}")
-
-    for directory, folder_names, file_names, descriptor in os.fwalk(root, onerror=refuse):
-        for name in (*folder_names, *file_names):
-            try:
-                mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(mode):
-                yield os.path.relpath(os.path.join(directory, name), root), mode
 
 
 def _add_symlink(listing: Listing, root: str, path: PurePosixPath) -> None:
