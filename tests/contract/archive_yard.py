@@ -20,6 +20,7 @@ from runyard_eventlog.sealing import Sealer
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_log import PostgresStoredLog
+from runyard_eventlog.stream_index import PostgresStreamIndex
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
 
@@ -39,6 +40,7 @@ class ArchiveYard:
         self.key = SigningKey.load_or_create(folder / "segment.key")
         self.stored = PostgresStoredLog(pool)
         self.hot = PostgresEventLog(pool)
+        self.index = PostgresStreamIndex(pool)
 
     @property
     def archive(self) -> Archive:
@@ -46,7 +48,7 @@ class ArchiveYard:
 
     @property
     def whole(self) -> ArchivedEventLog:
-        return ArchivedEventLog(self.hot, self.stored, self.archive)
+        return ArchivedEventLog(self.hot, self.stored, self.archive, self.index)
 
     def sealer(self, events_max: int = SEGMENT) -> Sealer:
         settings = SealingSettings(events_max=events_max)

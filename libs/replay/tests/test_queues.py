@@ -1,18 +1,24 @@
-"""The queue at any moment, whatever was asked before: what each run by itself shows at that moment."""
+"""The queue at any moment, however it is found: what each run by itself shows at that moment."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
-from runyard_contracts.ids import stream_name
+from runyard_contracts.ids import Position, StreamName, stream_name
+from runyard_contracts.recorded import RecordedEvent
+from runyard_eventlog.memory import MemoryEventLog
+from runyard_eventlog.stream_index import OpenStreams, StreamIndex
+from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.states import run_as_of
@@ -55,6 +61,44 @@ async def _runs_at(yard: Yard, position: int) -> dict[str, Run]:
     return runs
 
 
+class IndexedLog(MemoryEventLog):
+    """A log in memory that answers as the index of a database does, from all of its events."""
+
+    def __init__(self, log: MemoryEventLog) -> None:
+        vars(self).update(vars(log))
+
+    async def stream_index(self) -> StreamIndex:
+        return self
+
+    async def open_streams(self, begin: str, moves: Sequence[str], end: str, to: int) -> OpenStreams:
+        events = (await self.read(Lane.LANE_DOMAIN, to_position=Position(to))).events
+        ended = {event.envelope.stream for event in events if event.type == end}
+        going = [event for event in events if event.envelope.stream not in ended]
+        return OpenStreams(
+            [event.position for event in going if event.type == begin],
+            list({StreamName(event.envelope.stream): None for event in going if event.type in moves}),
+            len(ended),
+        )
+
+    async def payloads(self, positions: Sequence[int]) -> bytes:
+        return b"".join(event.envelope.SerializeToString() for event in await self.events(positions))
+
+    async def events(self, positions: Sequence[int]) -> list[RecordedEvent]:
+        page = await self.read(Lane.LANE_DOMAIN)
+        return [event for event in page.events if event.position in positions]
+
+
+class LargeRunsLog(IndexedLog):
+    """All runs are so large that their payloads are not in their envelopes."""
+
+    async def payloads(self, positions: Sequence[int]) -> bytes:
+        return b""
+
+
+def _moment(position: int) -> Moment:
+    return Moment(position, Timestamp(), Timestamp(seconds=2_000_000_000))
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(RUNS), st.integers(0, 5)), min_size=1, max_size=25),
     st.lists(st.integers(1, 25), min_size=1, max_size=5),
@@ -66,13 +110,13 @@ def test_the_queue_has_every_run_as_the_run_itself_was(
 ) -> None:
     async def check() -> None:
         yard = await _history(choices)
-        queues = Queues(yard.log, spacing_events=2, kept_runs_max=kept_runs_max)
+        folded = Queues(yard.log, spacing_events=2, kept_runs_max=kept_runs_max)
+        indexed = Queues(IndexedLog(yard.log), spacing_events=0, kept_runs_max=0)
         for position in (min(position, len(choices)) for position in positions):
-            fold = await queues.at(position)
             runs = await _runs_at(yard, position)
             for project in ("", "red", "blue"):
                 mine = {one: run for one, run in runs.items() if project in ("", PROJECTS[one])}
-                queue = fold.shown(Timestamp(), project)
+                queue = await folded.shown(_moment(position), project)
                 assert {one.state: one.run_count for one in queue.counts} == Counter(
                     run.state for run in mine.values()
                 )
@@ -81,6 +125,10 @@ def test_the_queue_has_every_run_as_the_run_itself_was(
                 }
                 order = [(-run.priority, run.queued_position) for run in queue.waiting]
                 assert order == sorted(order)
+                assert await indexed.shown(_moment(position), project) == queue
+                part = await indexed.shown(_moment(position), project, skipped=1, limit=2)
+                assert part.waiting == queue.waiting[1:3]
+                assert part.counts == queue.counts
 
     asyncio.run(check())
 
@@ -88,10 +136,19 @@ def test_the_queue_has_every_run_as_the_run_itself_was(
 def test_a_run_that_waits_again_says_so() -> None:
     async def check() -> None:
         yard = await _history([("r1", 0), ("r1", 0), ("r1", 2), ("r1", 1)])
-        (run,) = (await Queues(yard.log).at(4)).shown(Timestamp()).waiting
+        (run,) = (await Queues(yard.log).shown(_moment(4))).waiting
         asked = await yard.log.read_stream(stream_name("run", "r1"))
         assert (run.attempt_count, run.queued_position) == (1, 1)
         assert run.queued_at == asked[3].envelope.occurred_at
+
+    asyncio.run(check())
+
+
+def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
+    async def check() -> None:
+        yard = await _history([("r2", 0), ("r1", 1)])
+        queue = await Queues(LargeRunsLog(yard.log), spacing_events=0).shown(_moment(2))
+        assert [(run.run_id, run.priority) for run in queue.waiting] == [("r1", 1), ("r2", 0)]
 
     asyncio.run(check())
 

@@ -10,7 +10,7 @@ import bisect
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 import asyncpg
 
@@ -38,6 +38,7 @@ from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.stored_event import StoredEvent
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
+from runyard_eventlog.stream_index import PostgresStreamIndex, StreamIndex
 
 
 @asynccontextmanager
@@ -54,7 +55,7 @@ async def open_event_log(
     archive = Archive(open_store(archive_url)) if archive_url else None
     try:
         async with PostgresEventLog(pool, doorbell=doorbell) as event_log:
-            yield ArchivedEventLog(event_log, PostgresStoredLog(pool), archive)
+            yield ArchivedEventLog(event_log, PostgresStoredLog(pool), archive, PostgresStreamIndex(pool))
     finally:
         if archive is not None:
             archive.store.close()
@@ -67,11 +68,21 @@ class ArchivedEventLog:
     otherwise it is read again.
     """
 
-    def __init__(self, log: EventLog, stored: StoredLog, archive: Archive | None) -> None:
-        """Read the log where it is, and the archive below its first position; None refuses what is there."""
+    def __init__(
+        self, log: EventLog, stored: StoredLog, archive: Archive | None, index: StreamIndex | None = None
+    ) -> None:
+        """Read the log where it is, and the archive below its first position.
+
+        Args:
+            log: the part that is in the database.
+            stored: its rows.
+            archive: of what was detached; None refuses what is there.
+            index: of the part that is in the database.
+        """
         self._log = log
         self._stored = stored
         self._archive = archive
+        self._index = index
         self._boundaries: dict[Lane.ValueType, int] = {}
 
     async def append(self, command: AppendCommand) -> Appended:
@@ -202,6 +213,11 @@ class ArchivedEventLog:
         page = await self._read_cold(lane, position - 1, position, EVERYTHING, 1, descending=False)
         return page.events[0]
 
+    async def stream_index(self) -> StreamIndex | None:
+        """See ``HasStreamIndex``: the database knows the whole lane while nothing of it is detached."""
+        boundary = await self._stored.first_position(Lane.LANE_DOMAIN)
+        return self._index if boundary == 1 else None
+
     def _needed(self, lane: Lane.ValueType, boundary: int) -> Archive:
         if self._archive is None:
             raise Rejected(
@@ -300,5 +316,7 @@ def _matching(
 
 
 def _recorded(events: Sequence[StoredEvent]) -> Iterator[RecordedEvent]:
-    as_rows = [(one.position, one.after_position, one.recorded_at, one.payload) for one in events]
-    yield from rows.events(cast("Any", as_rows))
+    as_rows = [
+        (one.position, rows.added_raw(one.recorded_at, one.after_position), one.payload) for one in events
+    ]
+    yield from rows.events(cast("list[asyncpg.Record]", as_rows))

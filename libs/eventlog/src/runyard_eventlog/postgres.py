@@ -127,7 +127,7 @@ class PostgresEventLog:
         """See ``EventLog.read_stream``."""
         statement, arguments = rows.stream(stream, after_version, to_position, min(limit, READ_LIMIT_MAX))
         async with self._reading() as connection:
-            return list(rows.fetched(await connection.fetch(statement, *arguments)))
+            return list(rows.events(await connection.fetch(statement, *arguments)))
 
     async def read(
         self,
@@ -162,7 +162,7 @@ class PostgresEventLog:
                 statement, arguments = rows.page(
                     lane, first, last, filter, limit - len(found), descending=descending
                 )
-                found.extend(rows.fetched(await connection.fetch(statement, *arguments)))
+                found.extend(rows.events(await connection.fetch(statement, *arguments)))
                 if len(found) == limit:
                     return Page(found, found[-1].position)
                 low, high = (low, first) if descending else (last, high)
@@ -184,7 +184,7 @@ class PostgresEventLog:
         """See ``EventLog.find``."""
         async with self._reading() as connection:
             found = await connection.fetch(rows.FIND, event_id)
-        return next(rows.fetched(found), None)
+        return next(rows.events(found), None)
 
     def _appended(self, lane: Lane.ValueType, position: Position) -> None:
         self._same_log.saw(lane, position)
@@ -206,5 +206,5 @@ async def _next_page(
 ) -> Page:
     """Read without asking for the head first: the last event found is as far as this page goes."""
     statement, arguments = rows.page(lane, after, to, EVERYTHING, limit, descending=False)
-    found = list(rows.fetched(await connection.fetch(statement, *arguments)))
+    found = list(rows.events(await connection.fetch(statement, *arguments)))
     return Page(found, found[-1].position if found else after)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,8 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter
 from runyard_eventlog.stored_event import RECORDED_EPOCH
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCHS_APART_US = (RECORDED_EPOCH - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+_RAW = struct.Struct(">qq")
 # What the log adds on read besides the position, as raw bytes, which are cheap to read and to compare.
 _ADDED = {
     Lane.LANE_DOMAIN: "timestamptz_send(recorded_at)",
@@ -95,8 +97,16 @@ def stream(
     return statement, query.arguments
 
 
-def fetched(found: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
-    """Bring what these statements find back into events."""
+def at_positions(lane: Lane.ValueType) -> str:
+    """Give the statement for the events at an array of positions."""
+    return (
+        f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
+        "where position = any($1::bigint[]) order by position"
+    )
+
+
+def events(found: Sequence[asyncpg.Record]) -> Iterator[RecordedEvent]:
+    """Bring what these statements find (position, what is added as raw bytes, payload) back into events."""
     given, added = b"", b""
     for start in range(0, len(found), _PARSED_TOGETHER):
         together = found[start : start + _PARSED_TOGETHER]
@@ -115,20 +125,9 @@ def fetched(found: list[asyncpg.Record]) -> Iterator[RecordedEvent]:
             yield RecordedEvent(envelope, None, position)
 
 
-def events(stored: Iterable[tuple[int, int, datetime, bytes]]) -> Iterator[RecordedEvent]:
-    """Bring position, after_position, recorded_at and payload of stored events back into events."""
-    for position, after_position, recorded_at, payload in stored:
-        added = recorded(recorded_at, after_position, position)
-        yield RecordedEvent(Envelope.FromString(payload + added))
-
-
-def recorded(recorded_at: datetime, after_position: int = 0, position: int = 0) -> bytes:
-    """Write an envelope with nothing but what the log adds on read."""
-    since = recorded_at - _EPOCH
-    added = Envelope(position=position, after_position=after_position)
-    added.recorded_at.seconds = since.days * 86_400 + since.seconds
-    added.recorded_at.nanos = since.microseconds * 1_000
-    return added.SerializeToString()
+def added_raw(recorded_at: datetime, after_position: int) -> bytes:
+    """Give what the log adds on read as the statements find it."""
+    return _RAW.pack((recorded_at - RECORDED_EPOCH) // timedelta(microseconds=1), after_position)
 
 
 def is_selective(wanted: EventFilter) -> bool:
@@ -158,9 +157,11 @@ def _add_filter(query: Query, wanted: EventFilter) -> None:
 
 
 def _added(raw: bytes) -> bytes:
-    recorded_us = int.from_bytes(raw[:8], "big", signed=True)
-    after_position = int.from_bytes(raw[8:], "big")
-    return recorded(RECORDED_EPOCH + timedelta(microseconds=recorded_us), after_position)
+    """Write an envelope with nothing but what the log adds on read besides the position."""
+    since_us = int.from_bytes(raw[:8], "big", signed=True) + _EPOCHS_APART_US
+    added = Envelope(after_position=int.from_bytes(raw[8:], "big"))
+    added.recorded_at.FromMicroseconds(since_us)
+    return added.SerializeToString()
 
 
 def _item_header(size_bytes: int) -> bytes:

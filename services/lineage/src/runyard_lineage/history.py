@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -9,7 +10,7 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
-from runyard_core.errors import InvalidInput, OutOfRange
+from runyard_core.errors import InvalidInput, OutOfRange, RunyardError
 from runyard_eventlog.disputes import dispute
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EventLog
@@ -28,6 +29,8 @@ from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_
 
 BOOKMARK_SECONDS = 5.0
 FROM_NOW_ON = -1
+
+_log = logging.getLogger(__name__)
 
 
 class HistoryHandlers:
@@ -131,6 +134,15 @@ class HistoryHandlers:
     async def state_as_of(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
         """Show a thing as it was; raises as ``state_as_of`` of the library."""
         return await state_as_of(self._event_log, request, self._clock, self._queues)
+
+    async def remember_queue(self) -> None:
+        """Look at the queue once, so that the first question about it is answered as fast as later ones."""
+        now = pb.GetStateAsOfRequest(subject=pb.Subject(kind=pb.SubjectKind.SUBJECT_KIND_QUEUE))
+        try:
+            await state_as_of(self._event_log, now, self._clock, self._queues)
+        except RunyardError as error:
+            # A log without events has no queue yet. Whatever else it is, the first question says it.
+            _log.info("the queue is not looked at yet: %s", error)
 
     async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
         """Say which events changed a field of a run; raises as ``explain_run``."""

@@ -70,7 +70,8 @@ async def main(settings: LineageSettings) -> None:
         record = RecordServicer(RecordHandlers(moments, peers))
         edge = edge_of_service(pool, settings.yard_key_file)
         erasures = Erasures(event_log, None if edge is None else edge.keyring, SystemClock())
-        history = HistoryServicer(HistoryHandlers(event_log, doorbell, SystemClock()), erasures)
+        reading = HistoryHandlers(event_log, doorbell, SystemClock())
+        history = HistoryServicer(reading, erasures)
 
         operations = ProjectionOperations("lineage", [projector], pool, event_log, settings)
 
@@ -96,6 +97,7 @@ async def main(settings: LineageSettings) -> None:
             tasks.create_task(watch.run(), name="sealing")
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
+        tasks.create_task(reading.remember_queue(), name="first look at the queue")
         async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()
 

@@ -59,20 +59,31 @@ def timeline(
 @click.command("as-of")
 @click.argument("at", type=MOMENT, metavar="TIME|POSITION")
 @click.argument("words", nargs=-1, metavar="[RUN|NODE|FILE|queue|gpus|prices|cost PROJECT]")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1_000,
+    show_default=True,
+    help="How many of the runs that waited.",
+)
+@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them.")
 @project_option
 @direct_option
 @output_option
-def as_of(at: AsOf, words: tuple[str, ...], project: str | None, direct: bool) -> None:
+def as_of(at: AsOf, words: tuple[str, ...], limit: int, skip: int, project: str | None, direct: bool) -> None:
     """Show RUN, NODE, FILE, queue, gpus, prices or cost PROJECT as they were at TIME or POSITION.
 
     Nothing named: queue and GPUs. It is what the yard knew at that moment, folded from the log.
     """
-    request = pb.GetStateAsOfRequest(as_of=at, subject=subject_of(words, project))
+    request = pb.GetStateAsOfRequest(
+        as_of=at, subject=subject_of(words, project), waiting_max=limit, waiting_skipped=skip
+    )
     answer = ask(lambda source: source.state(request), direct=direct)
     if is_json():
         say_json(answer)
     else:
-        say_state(answer)
+        say_state(answer, skipped=skip)
 
 
 @click.command("explain")

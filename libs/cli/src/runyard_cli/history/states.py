@@ -18,15 +18,15 @@ from runyard_cli.table import Row, say_table
 from runyard_cli.words import count_words, duration_words, money_words, size_words, time_words
 
 
-def say_state(shown: GetStateAsOfResponse) -> None:
-    """Write a state."""
+def say_state(shown: GetStateAsOfResponse, skipped: int = 0) -> None:
+    """Write a state; of a queue, so many waiting runs were left out at its front."""
     say(f"as of position {shown.position}, recorded {time_words(shown.recorded_at)}")
     for name in ("run", "node", "file"):
         if shown.HasField(name):
             for line in field_lines(getattr(shown, name)):
                 say(line)
     if shown.HasField("queue"):
-        _say_queue(shown.queue)
+        _say_queue(shown.queue, skipped)
     if shown.HasField("gpus"):
         _say_gpus(shown.gpus)
     if shown.HasField("cost"):
@@ -61,7 +61,7 @@ def _difference(before: int, after: int) -> str:
     return "+" * (after > before) + money_words(after - before)
 
 
-def _say_queue(queue: QueueState) -> None:
+def _say_queue(queue: QueueState, skipped: int) -> None:
     counted = ", ".join(
         f"{count.run_count} {RunState.Name(count.state).removeprefix('RUN_STATE_').lower()}"
         for count in queue.counts
@@ -77,12 +77,15 @@ def _say_queue(queue: QueueState) -> None:
             duration_words(run.waited_milliseconds / 1000),
             run.submitted_by,
         )
-        for index, run in enumerate(queue.waiting, start=1)
+        for index, run in enumerate(queue.waiting, start=skipped + 1)
     ]
     if rows:
         say_table(("", "WAITING", "STEP", "PRIORITY", "GPUS", "FOR", "BY"), rows, right=(0, 3, 4))
-    else:
+    waiting = sum(count.run_count for count in queue.counts if count.state == RunState.RUN_STATE_QUEUED)
+    if not waiting:
         say("nothing waited")
+    elif (more := waiting - skipped - len(rows)) > 0:
+        say(f"and {more} more: --skip {skipped + len(rows)} shows them")
 
 
 def _say_gpus(gpus: GpuState) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,14 +18,18 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.folding.leases import milliseconds_of
 from runyard_replay.folding.runs import state_after
 
-EVENT_TYPES = tuple(
-    f"runyard.run.{name}"
-    for name in (
-        *("queued", "lease_granted", "started", "stop_requested", "attempt_exited", "attempt_failed"),
-        *("requeued", "finished"),
-    )
+QUEUED_TYPE = "runyard.run.queued"
+FINISHED_TYPE = "runyard.run.finished"
+PLACED_TYPES = ("runyard.run.lease_granted", "runyard.run.stop_requested")
+"""What ends a wait, besides the end of the run: without one of these nothing else happens to a run."""
+EVENT_TYPES = (
+    *(QUEUED_TYPE, *PLACED_TYPES, FINISHED_TYPE),
+    *(f"runyard.run.{name}" for name in ("started", "attempt_exited", "attempt_failed", "requeued")),
 )
 """Everything that changes the state of a run."""
+
+Place = tuple[int, int]
+"""What the queue is ordered by, lowest first: the priority, negated, and the position of run.queued."""
 
 # Looked up once: the class looks names up in its descriptor.
 _QUEUED = RunState.RUN_STATE_QUEUED
@@ -37,10 +41,7 @@ class QueueFold:
     """Folds run events in the order of the log. Keeps what unfinished runs asked for, counts the others."""
 
     _asked: dict[str, QueuedRun] = field(default_factory=dict)
-    """By run id. A message is replaced, never changed, as copies of the fold share it.
-
-    Until it is shown, its ``waited_milliseconds`` are counted up to 1970, below 0: cheap to go on from.
-    """
+    """By run id. A message is replaced, never changed, as copies of the fold share it."""
     _states: dict[str, RunState.ValueType] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _finished: Counter[str] = field(default_factory=Counter)
@@ -61,7 +62,7 @@ class QueueFold:
         message, run_id = event.message, stream_id(event.envelope.stream)
         if isinstance(message, ev.RunQueued):
             self._states[run_id] = _QUEUED
-            self._asked[run_id] = _queued(message, event)
+            self._asked[run_id] = queued_run(message, event)
             return
         before = self._states.get(run_id)
         if before is None:
@@ -76,29 +77,28 @@ class QueueFold:
             again.CopyFrom(self._asked[run_id])
             again.attempt_count = self._attempts.get(run_id, 0)
             again.queued_at.CopyFrom(event.envelope.occurred_at)
-            again.waited_milliseconds = -milliseconds_of(again.queued_at)
             self._asked[run_id] = again
 
-    def shown(self, at: Timestamp, project: str = "") -> QueueState:
-        """Give the queue of a project, or of all; waits are counted up to a time.
+    def asked(self) -> Iterable[QueuedRun]:
+        """Give what unfinished runs asked for, whatever their state; not to be changed."""
+        return self._asked.values()
+
+    def waiting(self, project: str = "") -> dict[Place, QueuedRun]:
+        """Give what runs wait for that do, of a project or of all, in no order; not to be changed.
 
         A run that is asked to stop while it waits is not placed any more, and so does not wait.
         """
-        waiting = [self._asked[run_id] for run_id, state in self._of(project) if state == _QUEUED]
-        # First come within a priority: sorting keeps the order of what is equal.
-        waiting.sort(key=attrgetter("queued_position"))
-        waiting.sort(key=attrgetter("priority"), reverse=True)
+        asked = self._asked
+        return {
+            place_of(asked[run_id]): asked[run_id] for run_id, state in self._of(project) if state == _QUEUED
+        }
+
+    def counts(self, project: str = "") -> Counter[RunState.ValueType]:
+        """Count runs by state, of a project or of all."""
         counts = Counter(self._states.values() if not project else (state for _, state in self._of(project)))
         if finished := self._finished[project] if project else self._finished.total():
             counts[_FINISHED] = finished
-        queue = QueueState(
-            waiting=waiting,
-            counts=[StateCount(state=state, run_count=counts[state]) for state in sorted(counts)],
-        )
-        at_ms = milliseconds_of(at)
-        for run in queue.waiting:
-            run.waited_milliseconds = max(0, at_ms + run.waited_milliseconds)
-        return queue
+        return counts
 
     def _finish(self, run_id: str) -> None:
         self._finished[self._asked.pop(run_id).project] += 1
@@ -111,7 +111,34 @@ class QueueFold:
         return (one for one in self._states.items() if self._asked[one[0]].project == project)
 
 
-def _queued(message: ev.RunQueued, event: RecordedEvent) -> QueuedRun:
+def queue_state(
+    waiting: Iterable[QueuedRun], counts: Mapping[RunState.ValueType, int], at: Timestamp
+) -> QueueState:
+    """Put an answer together; waits are counted up to a time."""
+    queue = QueueState(
+        waiting=waiting,
+        counts=[StateCount(state=state, run_count=counts[state]) for state in sorted(counts)],
+    )
+    at_ms = milliseconds_of(at)
+    for run in queue.waiting:
+        run.waited_milliseconds = max(0, at_ms - milliseconds_of(run.queued_at))
+    return queue
+
+
+def front_of(places: Iterable[Place], skipped: int, limit: int | None) -> list[Place]:
+    """Give a part of the queue in its order: so many after so many that are skipped; None for all others."""
+    if limit is None:
+        return sorted(places)[skipped:]
+    return heapq.nsmallest(skipped + limit, places)[skipped:]
+
+
+def place_of(run: QueuedRun) -> Place:
+    """Give a run's place: first come within a priority."""
+    return -run.priority, run.queued_position
+
+
+def queued_run(message: ev.RunQueued, event: RecordedEvent) -> QueuedRun:
+    """Give what a run asked for, with no wait counted yet."""
     spec, envelope = message.spec, event.envelope
     return QueuedRun(
         run_id=message.run_id,
@@ -123,5 +150,4 @@ def _queued(message: ev.RunQueued, event: RecordedEvent) -> QueuedRun:
         queued_position=event.position,
         submitted_by=actor_name(envelope.actor),
         queued_at=envelope.occurred_at,
-        waited_milliseconds=-milliseconds_of(envelope.occurred_at),
     )

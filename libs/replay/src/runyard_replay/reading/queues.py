@@ -1,4 +1,7 @@
-"""The queue at any moment: folds of earlier questions are kept, so that the next one begins near it."""
+"""The queue at any moment: out of the log's index where it has one, else by folding the log.
+
+Folds of earlier questions are kept, so that the next one begins near one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import bisect
 from contextlib import aclosing
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1.history_service_pb2 import QueueState
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_replay.folding.queue import EVENT_TYPES, QueueFold
+from runyard_replay.folding.queue import EVENT_TYPES, QueueFold, front_of, queue_state
+from runyard_replay.reading.indexed_queue import IndexedQueue
+from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.pages import read_pages
 from runyard_replay.views import readable
 
@@ -31,7 +37,8 @@ class Queues:
 
         Args:
             event_log: where events are read.
-            spacing_events: positions between two folds that are kept.
+            spacing_events: positions between two folds that are kept. A question that is further away from
+                one is answered by the log's index, if it has one.
             kept_runs_max: unfinished runs in all of them; 0 keeps none.
         """
         self._event_log = event_log
@@ -39,19 +46,44 @@ class Queues:
         self._kept_runs_max = kept_runs_max
         self._kept: dict[int, QueueFold] = {0: QueueFold()}
         self._positions = [0]
+        self._indexed = IndexedQueue(event_log)
 
     @property
     def kept_run_count(self) -> int:
         """Unfinished runs in all folds that are kept."""
         return sum(map(len, self._kept.values()))
 
-    async def at(self, position: int) -> QueueFold:
-        """Give the queue at a position, not to be changed.
+    async def shown(
+        self, moment: Moment, project: str = "", *, skipped: int = 0, limit: int | None = None
+    ) -> QueueState:
+        """Give a part of the queue at a moment, and the counts of all of it.
+
+        Args:
+            moment: when; waits are counted up to its time.
+            project: whose runs; "" for all.
+            skipped: waiting runs at its front that are left out.
+            limit: most waiting runs to give; None for all.
 
         Raises:
             Unavailable: the log did not answer in time.
         """
-        kept = self._positions[bisect.bisect_right(self._positions, position) - 1]
+        # The index knows no projects.
+        if not project and moment.position - self._kept_before(moment.position) > self._spacing:
+            indexed = await self._indexed.shown(moment, skipped, limit)
+            if indexed is not None:
+                return indexed
+        fold = await self.at(moment.position)
+        waiting = fold.waiting(project)
+        front = front_of(waiting, skipped, limit)
+        return queue_state((waiting[place] for place in front), fold.counts(project), moment.time)
+
+    async def at(self, position: int) -> QueueFold:
+        """Fold the queue at a position; not to be changed.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        kept = self._kept_before(position)
         if kept == position:
             return self._kept[kept]
         fold = self._kept[kept].copy()
@@ -71,6 +103,9 @@ class Queues:
                     kept = page.scanned_to
                     self._keep(kept, fold)
         return fold
+
+    def _kept_before(self, position: int) -> int:
+        return self._positions[bisect.bisect_right(self._positions, position) - 1]
 
     def _keep(self, position: int, fold: QueueFold) -> None:
         if position in self._kept or not self._kept_runs_max:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from google.protobuf.message import Message
@@ -20,7 +21,7 @@ from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.ids import stream_id, stream_name
 from runyard_core.clock import Clock
-from runyard_core.errors import NotFound
+from runyard_core.errors import InvalidInput, NotFound
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_replay.folding import leases
 from runyard_replay.folding.files import file_after
@@ -33,6 +34,10 @@ from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 from runyard_replay.views import readable
 
 State = TypeVar("State", bound=Message)
+
+WAITING_DEFAULT = 1_000
+WAITING_MAX = 10_000
+"""Most waiting runs of one answer: ten times as many would not go into a message."""
 
 
 async def state_as_of(
@@ -47,26 +52,52 @@ async def state_as_of(
         queues: what is remembered of the queue; without, all of the log is read for it.
 
     Raises:
-        InvalidInput, NotFound, Ambiguous: as ``find_thing``.
+        InvalidInput, NotFound, Ambiguous: as ``find_thing`` and ``part_of``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
     moment = await moment_of(event_log, request.as_of, clock)
     thing = await find_thing(event_log, or_yard(request.subject), moment.position)
-    return await thing_as_of(event_log, thing, moment, queues)
+    return await thing_as_of(event_log, thing, moment, queues, part_of(request))
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePart:
+    """Which of the waiting runs of a queue are shown."""
+
+    skipped: int = 0
+    limit: int | None = None
+    """None for all."""
+
+
+def part_of(request: GetStateAsOfRequest) -> QueuePart:
+    """Give the part that is asked for.
+
+    Raises:
+        InvalidInput: below 0, or too much at once (BAD_PAGE_SIZE).
+    """
+    if request.waiting_skipped < 0 or not 0 <= request.waiting_max <= WAITING_MAX:
+        raise InvalidInput(
+            f"waiting_skipped is 0 or more, waiting_max at most {WAITING_MAX}", code="BAD_PAGE_SIZE"
+        )
+    return QueuePart(request.waiting_skipped, request.waiting_max or WAITING_DEFAULT)
 
 
 async def thing_as_of(
-    event_log: EventLog, thing: Thing, moment: Moment, queues: Queues | None = None
+    event_log: EventLog,
+    thing: Thing,
+    moment: Moment,
+    queues: Queues | None = None,
+    part: QueuePart | None = None,
 ) -> GetStateAsOfResponse:
-    """Give a thing that was found, as it was at a moment.
+    """Give a thing that was found, as it was at a moment; of a queue all, or a part.
 
     Raises:
         NotFound: it was not there yet.
         Unavailable: the log did not answer in time.
     """
     shown = GetStateAsOfResponse(position=moment.position, recorded_at=moment.recorded_at)
-    queues = queues or Queues(event_log, kept_runs_max=0)
+    queues, part = queues or Queues(event_log, kept_runs_max=0), part or QueuePart()
     match thing.kind:
         case SubjectKind.SUBJECT_KIND_RUN:
             shown.run.CopyFrom(await run_as_of(event_log, thing.id, moment.position))
@@ -75,7 +106,7 @@ async def thing_as_of(
         case SubjectKind.SUBJECT_KIND_FILE:
             shown.file.CopyFrom(await _file_as_of(event_log, thing.id, moment.position))
         case SubjectKind.SUBJECT_KIND_QUEUE:
-            shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment))
+            shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment, part))
         case SubjectKind.SUBJECT_KIND_GPUS:
             shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
         case SubjectKind.SUBJECT_KIND_COST:
@@ -85,7 +116,7 @@ async def thing_as_of(
             fold = await lease_fold(event_log, moment.position)
             shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
         case SubjectKind.SUBJECT_KIND_YARD:
-            shown.queue.CopyFrom(await _queue_as_of(queues, "", moment))
+            shown.queue.CopyFrom(await _queue_as_of(queues, "", moment, part))
             shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
         case _ as unknown:
             raise AssertionError(f"no state of subject kind {unknown}")
@@ -151,8 +182,8 @@ async def _file_as_of(event_log: EventLog, sha256: str, position: int) -> Artifa
     return _there(file, "file", sha256, position)
 
 
-async def _queue_as_of(queues: Queues, project: str, moment: Moment) -> QueueState:
-    return (await queues.at(moment.position)).shown(moment.time, project)
+async def _queue_as_of(queues: Queues, project: str, moment: Moment, part: QueuePart) -> QueueState:
+    return await queues.shown(moment, project, skipped=part.skipped, limit=part.limit)
 
 
 async def _gpus_as_of(event_log: EventLog, position: int) -> GpuState:

@@ -74,7 +74,8 @@ create index event_correlation on log.event (correlation_id, position)
 ---
 create index event_causation on log.event (causation_id) where causation_id is not null
 ---
-create index event_type on log.event (type, position)
+-- With the stream, so that "which streams began and did not end" is answered without the events.
+create index event_type on log.event (type, position) include (stream)
 ---
 create index event_recorded_at on log.event using brin (recorded_at)
 ---
