@@ -27,6 +27,7 @@ from runyard_eventlog.filling import fill
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.readmodel import Build
+from runyard_eventlog.rebuild_worker import SWITCH_SECONDS
 from runyard_eventlog.subscriber import follow
 from runyard_lineage.projections.edges import EdgesProjection
 
@@ -97,21 +98,21 @@ async def _fetch_raw(job: Job) -> tuple[float, float]:
 
 
 async def _rebuild(job: Job, service: str) -> Took:
-    """Fill tables beside the live ones, as a rebuild and a verification do."""
+    """Build tables beside the live ones as a rebuild does, until they can be compared: rows and indexes."""
     projection = _PROJECTIONS[service]()
-    scratch = ProjectionStore(projection, service, Build.CHECK)
+    built = ProjectionStore(projection, service, Build.NEW)
     async with (
         asyncpg.create_pool(job.urls[service], min_size=2, max_size=4) as pool,
         PostgresEventLog(pool) as log,
     ):
         async with pool.acquire() as connection:
-            await scratch.create(connection)
-            place = await scratch.place(connection)
+            await built.create(connection)
+            place = await built.place(connection)
         clock = _Clock()
         filled = fill(
             pool,
             log,
-            scratch,
+            built,
             projection,
             lane=Lane.LANE_DOMAIN,
             place=place,
@@ -120,13 +121,15 @@ async def _rebuild(job: Job, service: str) -> Took:
         async with aclosing(filled) as batches:
             async for batch in batches:
                 place = batch.place
+        async with pool.acquire() as connection:
+            await built.index(connection)
         seconds, cpu_seconds = clock.read()
         if place.position != Position(job.to_position) or place.parked_streams:
             raise AssertionError(f"{service} came to {place}, not to {job.to_position}")
         builds = Builds(projection, service)
         async with pool.acquire() as connection:
             for kept in await builds.kept(connection):
-                if kept.build is Build.CHECK:
+                if kept.build is Build.NEW:
                     await builds.drop(connection, kept)
     return Took(seconds, cpu_seconds)
 
@@ -148,8 +151,9 @@ def _peak_bytes() -> int:
 
 
 def run(job: Job) -> Took:
-    """Do a job in this process, which starts as a service does."""
+    """Do a job in this process, which starts as a service and its rebuild worker do."""
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     return asyncio.run(_work(job))
 
 

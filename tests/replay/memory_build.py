@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import KeyValue, RowKey
-from runyard_eventlog.folding import Folded, decoded, fold, wanted_rows
+from runyard_core.projection import KeyValue, Projection, Put, RowKey, Rows, TableSpec
+from runyard_eventlog.folding import BatchFold, Folded
 from runyard_eventlog.projection_store import Place, PlaceMovedError
+from runyard_eventlog.row_cache import RowCache
 from tests.replay.every_projection import Subject
 
-Rows = dict[RowKey, dict[int, object]]
+RowT = TypeVar("RowT")
+Kept = dict[RowKey, dict[int, object]]
 """Of each key, its rows by position."""
 
 
@@ -22,7 +25,7 @@ class Build:
     """What a database keeps of a projection; outlives whoever fills it."""
 
     subject: Subject
-    rows: Rows = field(default_factory=dict)
+    rows: Kept = field(default_factory=dict)
     position: int = 0
     parked: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Position -> stream and reason."""
@@ -36,11 +39,11 @@ class Build:
         """Keep a batch, if the build is still where the batch began."""
         if self.position != place.position:
             raise PlaceMovedError
-        for table, keys in folded.rows.items():
-            for values, by_position in keys.items():
-                own = self.rows.setdefault(RowKey(table, values), {})
-                assert not own.keys() & by_position.keys(), "a row is never written twice"
-                own.update(by_position)
+        for spec in self.subject.projection.tables:
+            for row in folded.rows[spec.name]:
+                own = self.rows.setdefault(RowKey(spec.name, spec.key_of(row)), {})
+                assert row.position not in own, "a row is never written twice"
+                own[row.position] = row
         for letter in folded.parked:
             self.parked[letter.event.position] = (letter.event.envelope.stream, letter.reason)
         self.position = position
@@ -52,18 +55,44 @@ class Build:
 
     def folded(self, events: Sequence[RecordedEvent], place: Place) -> Folded:
         """Fold a batch over the present rows; nothing is kept."""
-        projection = self.subject.projection
-        readable, undecodable = decoded(list(events), projection, place.parked_streams)
-        wanted: dict[str, set[tuple[KeyValue, ...]]] = wanted_rows(readable)
-        fetched = {
-            key: self.newest(key)
-            for key in (RowKey(table, values) for table, keys in wanted.items() for values in keys)
-        }
-        return fold(readable, undecodable, projection, fetched)
+        cache = RowCache(has_all_keys=False)
+        fold = BatchFold(Strict(self.subject.projection), events, place.parked_streams, cache)
+        while missing := fold.go_on():
+            keys = [RowKey(table, values) for table, of_table in missing.items() for values in of_table]
+            fold.supply(missing, {key: row for key in keys if (row := self.newest(key)) is not None})
+        return fold.folded
 
-    def content(self) -> tuple[Rows, dict[int, tuple[str, str]]]:
+    def content(self) -> tuple[Kept, dict[int, tuple[str, str]]]:
         """Give everything that must be the same however it came about."""
         return self.rows, self.parked
+
+
+class Strict:
+    """A projection that may only look at what it named, whatever else is at hand."""
+
+    def __init__(self, projection: Projection[RecordedEvent]) -> None:
+        self._projection = projection
+        self.name, self.version = projection.name, projection.version
+        self.tables, self.event_types = projection.tables, projection.event_types
+        self._readable = {spec.name for spec in projection.tables if spec.is_read}
+
+    def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
+        return self._projection.reads(event)
+
+    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any]]:
+        named = frozenset(self._projection.reads(event))
+        assert {key.table for key in named} <= self._readable, "rows of such a table are never read"
+        return self._projection.apply(event, _OnlyNamed(rows, named))
+
+
+class _OnlyNamed:
+    def __init__(self, rows: Rows, named: frozenset[RowKey]) -> None:
+        self._rows, self._named = rows, named
+
+    def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
+        if RowKey(table.name, key) not in self._named:
+            raise KeyError(f"reads() did not name row {key} of {table.name}")
+        return self._rows.get(table, *key)
 
 
 class Filler:

@@ -203,7 +203,8 @@ def at_position(event: RecordedEvent, position: int) -> RecordedEvent:
 def told_at(subject: Subject, table: str, row: Any, former: Mapping[int, int]) -> object:
     """Give a row as it would be, had its events been where they were."""
     values: dict[str, object] = {}
-    for name in (field.name for field in dataclasses.fields(row)):
+    is_tuple = isinstance(row, tuple)
+    for name in row._fields if is_tuple else (field.name for field in dataclasses.fields(row)):
         value = getattr(row, name)
         if name.endswith("positions"):
             values[name] = tuple(former.get(each, each) for each in value)
@@ -213,7 +214,7 @@ def told_at(subject: Subject, table: str, row: Any, former: Mapping[int, int]) -
         document = subject.documents[table].FromString(row.document)
         _move_back(document, former)
         values["document"] = document.SerializeToString(deterministic=True)
-    return dataclasses.replace(row, **values)
+    return row._replace(**values) if is_tuple else dataclasses.replace(row, **values)
 
 
 def _move_back(message: Message, former: Mapping[int, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import DeadlineExceeded, NotFound
 from runyard_core.projection import KeyValue, Projection, RowKey
 from runyard_eventlog.doorbell import Doorbell
-from runyard_eventlog.folding import Folded, decoded, fold, wanted_rows
+from runyard_eventlog.folding import BatchFold, Folded
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.row_cache import RowCache
 from runyard_eventlog.subscriber import follow
 from runyard_scheduler.process.restoring import restore_world
 from runyard_scheduler.process.world import World
@@ -50,15 +51,16 @@ class Tables:
 
     def take(self, events: Iterable[RecordedEvent], position: Position) -> Folded:
         """Fold a batch and keep its rows and the checkpoint: one transaction."""
-        readable, undecodable = decoded(list(events), self.projection, frozenset())
-        wanted = wanted_rows(readable)
-        fetched: Mapping[RowKey, object | None] = {
-            RowKey(table, key): self.newest(table, key) for table, keys in wanted.items() for key in keys
-        }
-        folded = fold(readable, undecodable, self.projection, fetched)
-        for table, by_key in folded.rows.items():
-            for key, by_position in by_key.items():
-                self.rows.setdefault(table, {}).setdefault(key, {}).update(by_position)
+        fold = BatchFold(self.projection, list(events), frozenset(), RowCache(has_all_keys=False))
+        while missing := fold.go_on():
+            keys = [RowKey(table, key) for table, of_table in missing.items() for key in of_table]
+            fetched = {key: row for key in keys if (row := self.newest(*key)) is not None}
+            fold.supply(missing, fetched)
+        folded = fold.folded
+        for spec in self.projection.tables:
+            for row in folded.rows[spec.name]:
+                by_position = self.rows.setdefault(spec.name, {}).setdefault(spec.key_of(row), {})
+                by_position[row.position] = row
         self.position = position
         return folded
 

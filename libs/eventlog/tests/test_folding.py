@@ -1,9 +1,10 @@
-"""The pure middle of the projector, and the garbage collector that waits for it."""
+"""The pure middle of the projector: what it asks for, what it parks, and the collector that waits for it."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
@@ -13,34 +14,50 @@ from runyard_contracts.envelope import Context, parse_actor, wrap
 from runyard_contracts.ids import Position, stream_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import Put, RowKey, Rows, TableSpec
-from runyard_eventlog.folding import decoded, fold
+from runyard_eventlog.folding import BatchFold
+from runyard_eventlog.row_cache import RowCache
 
 LARGE = 600
 
 
-class Watching:
-    """Puts nothing, and notes whether the collector was on."""
+@dataclass(frozen=True, slots=True)
+class CountRow:
+    project: str
+    position: int
+    count: int
 
-    name = "watching"
+
+COUNTS = TableSpec("count", CountRow, ("project",))
+
+
+class Counting:
+    """Counts the runs of a project, twice each; notes what it was asked, and whether the collector was on."""
+
+    name = "counting"
     version = 1
-    tables: tuple[TableSpec[object], ...] = ()
+    tables = (COUNTS,)
     event_types = frozenset({"runyard.run.queued"})
 
-    def __init__(self) -> None:
+    def __init__(self, *, names: str = "digits") -> None:
+        self._names = names
+        self.asked = 0
         self.collector_was_on: set[bool] = set()
 
     def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
+        self.asked += 1
+        return [RowKey("count", (self._names,))]
+
+    def apply(self, event: RecordedEvent, rows: Rows) -> Iterator[Put[CountRow]]:
         self.collector_was_on.add(gc.isenabled())
-        if event.position == 1:
+        if event.position == 3:
             raise ValueError("a mistake")
-        return ()
+        before = rows.get(COUNTS, "digits")
+        count = before.count if before else 0
+        yield Put(COUNTS, CountRow("digits", event.position, count + 1))
+        yield Put(COUNTS, CountRow("digits", event.position, count + 2))
 
-    def apply(self, event: RecordedEvent, rows: Rows) -> Iterator[Put[object]]:
-        self.collector_was_on.add(gc.isenabled())
-        yield from ()
 
-
-def _events(count: int) -> list[RecordedEvent]:
+def _events(count: int) -> Sequence[RecordedEvent]:
     context = Context(parse_actor("user:alice"), "c", "/test")
     now = datetime(2026, 1, 1, tzinfo=UTC)
     names = [f"r{number}" for number in range(1, count + 1)]
@@ -48,21 +65,50 @@ def _events(count: int) -> list[RecordedEvent]:
     return [RecordedEvent(one, None, Position(at)) for at, one in enumerate(envelopes, start=1)]
 
 
+def test_an_empty_build_asks_for_nothing_and_keeps_the_last_row_of_each_event() -> None:
+    projection = Counting()
+    fold = BatchFold(projection, _events(4), frozenset(), RowCache(has_all_keys=True))
+    assert fold.go_on() == {}
+    assert fold.folded.rows == {
+        "count": [CountRow("digits", at, 2 * n) for n, at in [(1, 1), (2, 2), (3, 4)]]
+    }
+    assert [(letter.event.position, letter.reason) for letter in fold.folded.parked] == [(3, "APPLY_FAILED")]
+    assert fold.folded.parked_streams == {"run-r3"}
+    assert projection.asked == 0
+
+
+def test_what_a_batch_looks_at_is_asked_for_once() -> None:
+    projection = Counting()
+    fold = BatchFold(projection, _events(2), frozenset(), RowCache(has_all_keys=False))
+    assert fold.go_on() == {"count": {("digits",)}}
+    fold.supply({"count": {("digits",)}}, {RowKey("count", ("digits",)): CountRow("digits", 0, 40)})
+    assert fold.go_on() == {}
+    assert fold.folded.rows["count"][-1] == CountRow("digits", 2, 44)
+    assert projection.asked == 2
+
+
+def test_an_event_that_looks_at_what_it_did_not_name_is_parked() -> None:
+    fold = BatchFold(Counting(names="other"), _events(1), frozenset(), RowCache(has_all_keys=False))
+    assert fold.go_on() == {"count": {("other",)}}
+    fold.supply({"count": {("other",)}}, {})
+    assert fold.go_on() == {}
+    (parked,) = fold.folded.parked
+    assert parked.reason == "APPLY_FAILED"
+    assert "did not name" in parked.error
+
+
 @pytest.mark.parametrize(("event_count", "is_on"), [(LARGE, False), (10, True)])
 def test_the_collector_waits_for_a_large_batch_only(event_count: int, is_on: bool) -> None:
-    projection = Watching()
-    readable, parked = decoded(_events(event_count), projection, frozenset())
-    assert gc.isenabled()
-    folded = fold(readable, parked, projection, {})
+    projection = Counting()
+    assert not BatchFold(projection, _events(event_count), frozenset(), RowCache(has_all_keys=True)).go_on()
     assert gc.isenabled()
     assert projection.collector_was_on == {is_on}
-    assert [letter.event.position for letter in folded.parked] == [1]
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
     gc.disable()
     try:
-        decoded(_events(LARGE), Watching(), frozenset())
+        BatchFold(Counting(), _events(LARGE), frozenset(), RowCache(has_all_keys=True)).go_on()
         assert not gc.isenabled()
     finally:
         gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import pytest
 
@@ -40,6 +41,42 @@ def test_every_annotation_has_its_column_type() -> None:
         "ended TIMESTAMP WITH TIME ZONE, detail TEXT, tags TEXT[] NOT NULL, counts BIGINT[], "
         "PRIMARY KEY (project, number, position) )"
     )
+
+
+def test_a_build_is_filled_bare_and_gets_its_indexes_later() -> None:
+    spec = TableSpec("every", EveryType, ("project", "number"), indexes=(("run_id", "position"),))
+    build = readmodel.Build.NEW
+    ddl = readmodel.bare_table_ddl(readmodel.table(spec, 3, "cost", build))
+    assert "cost.every_v3_new" in ddl
+    assert "PRIMARY KEY" not in ddl
+    assert "position BIGINT NOT NULL" in ddl
+    assert readmodel.index_ddls(spec, 3, "cost", build) == {
+        "every_v3_pkey_new": 'alter table "cost"."every_v3_new" add constraint "every_v3_pkey_new" '
+        'primary key ("project", "number", "position")',
+        "every_v3_by_1_new": 'create index "every_v3_by_1_new" on "cost"."every_v3_new" '
+        '("run_id", "position")',
+    }
+
+
+class AsItIs(NamedTuple):
+    run_id: str
+    position: int
+    tags: tuple[str, ...]
+
+
+class OtherOrder(NamedTuple):
+    position: int
+    run_id: str
+
+
+def test_a_named_tuple_that_begins_with_its_key_is_written_as_it_is() -> None:
+    row = AsItIs("r", 1, ("a",))
+    spec = TableSpec("named", AsItIs, ("run_id",))
+    assert readmodel.values_of(spec)(row) is row
+    assert readmodel.row_from(spec, {"run_id": "r", "position": 1, "tags": ["a"]}) == row
+    other = TableSpec("other", OtherOrder, ("run_id",))
+    assert not readmodel.is_written_as_it_is(other)
+    assert readmodel.values_of(other)(OtherOrder(1, "r")) == ("r", 1)
 
 
 def test_the_view_shows_the_newest_row_of_each_key() -> None:

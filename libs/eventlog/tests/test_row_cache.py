@@ -1,17 +1,25 @@
-"""What a fill remembers of its own rows is what a look into the table would give."""
+"""What a fold remembers of its own rows is what a look into the table would give."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runyard_core.projection import KeyValue, RowKey
-from runyard_eventlog.folding import Folded
-from runyard_eventlog.row_cache import KnownKeys, RowCache
+from runyard_core.projection import RowKey, TableSpec
+from runyard_eventlog.row_cache import KnownKeys, RowCache, RowMissingError
 
-TABLES = ("a", "b")
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    number: int
+    position: int
+
+
+TABLES = (TableSpec("a", Row, ("number",)), TableSpec("b", Row, ("number",)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -19,34 +27,36 @@ TABLES = ("a", "b")
 def test_cache_and_table_together_give_the_newest_row_of_every_key(
     chance: Random, rows_max: int, begins_empty: bool
 ) -> None:
-    stored: dict[RowKey, object] = {} if begins_empty else {RowKey("a", (1,)): 0, RowKey("b", (2,)): 0}
+    stored = {} if begins_empty else {RowKey("a", (1,)): Row(1, 0), RowKey("b", (2,)): Row(2, 0)}
     newest = dict(stored)
-    cache = RowCache(has_all_keys=begins_empty, rows_max=rows_max)
-    unwritten: dict[RowKey, object] = {}
+    cache = RowCache(has_all_keys=begins_empty, rows_max=rows_max, key_bits=8)
+    unwritten: dict[RowKey, Row] = {}
     for batch in range(1, 8):
-        wanted: dict[str, set[tuple[KeyValue, ...]]] = {
-            table: {(chance.randrange(5),) for _ in range(3)} for table in TABLES
-        }
-        found, missing = cache.take(wanted)
-        # The batch before this one is still being written.
-        fetched: dict[RowKey, object | None] = {
-            key: stored[key]
-            for key in (RowKey(table, values) for table, keys in missing.items() for values in keys)
-            if key in stored
-        }
-        rows = found | fetched
-        for table, keys in wanted.items():
-            for values in keys:
-                assert rows.get(RowKey(table, values)) == newest.get(RowKey(table, values))
+        now: dict[RowKey, Row] = {}
+        for _ in range(4):
+            table, number = chance.choice(TABLES), chance.randrange(5)
+            key = RowKey(table.name, (number,))
+            # The batch before this one is still being written.
+            assert _looked_at(cache, table, number, stored) == newest.get(key)
+            if chance.random() < 0.5:
+                now[key] = newest[key] = Row(number, batch)
+                cache.of(table.name)[number,] = newest[key]
         stored |= unwritten
-        folded = Folded()
-        unwritten = {}
-        for table, keys in wanted.items():
-            for values in keys:
-                if chance.random() < 0.5:
-                    folded.rows.setdefault(table, {})[values] = {batch: -batch, batch + 100: batch}
-                    unwritten[RowKey(table, values)] = newest[RowKey(table, values)] = batch
-        cache.keep(missing, fetched, folded)
+        unwritten = now
+        cache.turn()
+
+
+def _looked_at(
+    cache: RowCache, table: TableSpec[Row], number: int, stored: Mapping[RowKey, Row]
+) -> Row | None:
+    key = RowKey(table.name, (number,))
+    try:
+        return cache.get(table, number)
+    except RowMissingError:
+        missing = cache.missing([key])
+        assert missing == {table.name: {(number,)}}
+        cache.supply(missing, {key: stored[key]} if key in stored else {})
+        return cache.get(table, number)
 
 
 def test_a_key_that_was_added_is_known_and_hardly_any_other() -> None:

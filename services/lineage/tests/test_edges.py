@@ -6,7 +6,7 @@ from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.run.v1.events_pb2 import RunInputFetched, RunQueued, RunStarted
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_contracts.ids import sha256_of
-from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX
+from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX
 from runyard_replay.graph.identities import environment_id
 from runyard_replay.graph.rows import EdgeRow
 
@@ -20,7 +20,7 @@ def _short(edge: EdgeRow) -> tuple[str, str, str, str]:
 
 
 def test_a_run_is_tied_to_everything_that_shaped_it_and_that_it_made() -> None:
-    edges = {_short(edge) for edge in fold(story()).rows(EDGE_UP)}
+    edges = {_short(edge) for edge in fold(story()).rows(EDGE)}
     parameters = sha256_of(b'{"epochs":5}')
     expected = {
         (TRAIN, "WAS_ASSOCIATED_WITH", "user:alice", "submitter"),
@@ -41,17 +41,17 @@ def test_a_run_is_tied_to_everything_that_shaped_it_and_that_it_made() -> None:
 def test_a_file_that_was_fetched_on_demand_is_used() -> None:
     file = InputFile(uri="https://example.com/late", path="late", sha256=RAW, size_bytes=7)
     folded = fold([*story(), RunInputFetched(run_id=TRAIN, attempt=1, input="late", file=file)])
-    assert (TRAIN, "USED", RAW, "late") in {_short(edge) for edge in folded.rows(EDGE_UP)}
+    assert (TRAIN, "USED", RAW, "late") in {_short(edge) for edge in folded.rows(EDGE)}
 
 
-def test_an_edge_is_written_once_by_the_first_event_that_says_so() -> None:
-    folded = fold([*story(), *story()])
-    up, down = folded.rows(EDGE_UP), folded.rows(EDGE_DOWN)
-    assert up == down
-    assert len({EDGE_UP.key_of(edge) for edge in up}) == len(up)
-    made = [edge for edge in up if edge.source_id == MODEL]
+def test_an_edge_is_told_once_by_each_event_that_says_so() -> None:
+    used = Input(name="data", files=[InputFile(path="a", sha256=RAW), InputFile(path="b", sha256=RAW)])
+    folded = fold([*story(), RunStarted(run_id=TRAIN, inputs=[used, used])])
+    edges = folded.rows(EDGE)
+    assert len({(*edge.key, edge.position) for edge in edges}) == len(edges)
     # artifact.written is before run.finished, which says the same.
-    assert [edge.position for edge in made] == [len(story()) - 1]
+    made = [edge.position for edge in edges if edge.source_id == MODEL]
+    assert made == [len(story()) - 1, len(story())]
 
 
 def test_two_runs_in_the_same_environment_share_its_vertex() -> None:
@@ -94,12 +94,12 @@ def test_a_project_counter_names_its_run() -> None:
 def test_an_outside_reference_is_kept_without_its_credentials() -> None:
     uri = "https://bob:secret@data.example/set.tar?X-Amz-Signature=abc"
     started = RunStarted(run_id=TRAIN, inputs=[Input(name="set", uris=[uri, "s3://bucket/key"])])
-    targets = {edge.target_id for edge in fold([started]).rows(EDGE_UP)}
+    targets = {edge.target_id for edge in fold([started]).rows(EDGE)}
     assert targets == {"https://data.example/set.tar", "s3://bucket/key"}
 
 
 def test_text_that_postgres_cannot_store_or_index_is_made_storable() -> None:
     started = RunStarted(run_id=TRAIN, inputs=[Input(name="a\x00b", uris=["s3://b/" + "k" * 5000])])
-    (edge,) = fold([started, RunQueued()]).rows(EDGE_UP)[:1]
+    (edge,) = fold([started, RunQueued()]).rows(EDGE)[:1]
     assert edge.role == "a\ufffdb"
     assert len(edge.target_id) == 200

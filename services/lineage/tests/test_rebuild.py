@@ -16,7 +16,7 @@ from runyard_testkit import Database
 from .story import story
 from .yard import DEADLINE_SECONDS, append
 
-TABLES = ("edge_down_v1", "edge_up_v1", "run_number_v1", "vertex_v1")
+TABLES = ("edge_v2", "run_number_v2", "vertex_v2")
 
 
 async def _projected(database: Database, position: int, batch_max: int) -> dict[str, bytes]:

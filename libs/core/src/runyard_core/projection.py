@@ -23,9 +23,10 @@ KeyValue = str | int
 class TableSpec(Generic[RowT]):
     """One append-only table of a read model.
 
-    The columns are the fields of ``row_class``, a frozen dataclass with the key fields and
+    The columns are the fields of ``row_class``, a frozen dataclass or a named tuple with the key fields and
     ``position: int``. Column types follow the annotations: str, int, float, bool, bytes, datetime,
-    ``X | None`` and tuples of str, int or float.
+    ``X | None`` and tuples of str, int or float. A named tuple that begins with its key and ``position`` is
+    the cheapest row there is: it is made and written out in a third of the time.
     """
 
     name: str
@@ -33,6 +34,11 @@ class TableSpec(Generic[RowT]):
     row_class: type[RowT]
     key: tuple[str, ...]
     """Names of the key fields."""
+    is_read: bool = True
+    """False when ``reads`` never names a row of it: each row stands for itself, and a fold need not remember
+    it. An event puts at most one row for each key of such a table."""
+    indexes: tuple[tuple[str, ...], ...] = ()
+    """Fields of further indexes, besides the one of key and position."""
 
     def key_of(self, row: RowT) -> tuple[KeyValue, ...]:
         """Give the values of the key fields of a row."""
@@ -60,7 +66,7 @@ class Rows(Protocol):
         """Give the current row of a key, or None.
 
         Raises:
-            KeyError: ``reads`` did not name this key.
+            KeyError: ``reads`` did not name this key, and it is not at hand by chance.
         """
         ...
 
@@ -89,11 +95,14 @@ class Projection(Protocol[EventT_contra]):
         ...
 
     def reads(self, event: EventT_contra) -> Iterable[RowKey]:
-        """Name the rows that ``apply`` will look at for this event."""
+        """Name the rows that ``apply`` will look at for this event; not asked while they are all at hand."""
         ...
 
     def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[Any]]:
-        """Give the new rows. Each row's ``position`` is the event's position."""
+        """Give the new rows. Each row's ``position`` is the event's position.
+
+        Asked again for the same event when it looked at a row that is not at hand yet.
+        """
         ...
 
 

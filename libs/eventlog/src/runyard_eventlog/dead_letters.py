@@ -23,9 +23,11 @@ from runyard_core.errors import NotFound, Rejected
 from runyard_core.projection import Projection
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.disputes import disputed_events, undisputed
-from runyard_eventlog.folding import Folded, Parked, decoded, fold, wanted_rows
+from runyard_eventlog.filling import fold_events
+from runyard_eventlog.folding import Folded, Parked
 from runyard_eventlog.port import EventLog
-from runyard_eventlog.projection_store import ProjectionStore
+from runyard_eventlog.projection_store import Place, ProjectionStore
+from runyard_eventlog.row_cache import RowCache
 
 REQUEUED_MAX = 1_000
 """Most events that one call applies."""
@@ -140,14 +142,18 @@ class DeadLetters:
 
     async def _apply(self, connection: Connection, events: list[RecordedEvent]) -> Parked | None:
         """Apply an event over the rows of its time; gives why that fails."""
-        readable, parked = decoded(events, self._projection, frozenset())
-        if parked:
-            return parked[0]
-        if not readable:
+        if not events:
             return None
-        position = readable[0].event.position
-        rows = await self._store.fetch(connection, wanted_rows(readable), to_position=position)
-        folded = fold(readable, [], self._projection, rows)
+        position = events[0].position
+        folded = await fold_events(
+            connection,
+            self._store,
+            self._projection,
+            events,
+            Place(Position(0), frozenset()),
+            RowCache(has_all_keys=False),
+            to_position=position,
+        )
         if folded.parked:
             return folded.parked[0]
         await self._refuse_past(connection, folded, position)
@@ -155,7 +161,11 @@ class DeadLetters:
         return None
 
     async def _refuse_past(self, connection: Connection, folded: Folded, position: int) -> None:
-        written = {table: set(keys) for table, keys in folded.rows.items()}
+        written = {
+            spec.name: set(map(spec.key_of, folded.rows[spec.name]))
+            for spec in self._projection.tables
+            if spec.is_read and folded.rows[spec.name]
+        }
         for key, row in (await self._store.fetch(connection, written)).items():
             newest = getattr(row, "position", 0)
             if newest > position:

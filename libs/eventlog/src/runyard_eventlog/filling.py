@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,17 +13,19 @@ import asyncpg
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import Projection, RowKey
+from runyard_core.projection import Projection
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.disputes import disputed_events, undisputed
 from runyard_eventlog.failure_limit import FailureLimit
-from runyard_eventlog.folding import Folded, decoded, fold, wanted_rows
+from runyard_eventlog.folding import BatchFold, Folded
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.projection_store import Place, ProjectionStore
 from runyard_eventlog.row_cache import RowCache
 
-FILL_BATCH_MAX = 4_000
+FILL_BATCH_MAX = 10_000
 """Most events of one transaction of a rebuild."""
+PAGE_EVENTS_MAX = 2_000
+"""Events that are read and folded together: larger pages fall out of the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,17 @@ async def fold_events(
     connection: Connection,
     store: ProjectionStore,
     projection: Projection[Any],
-    events: list[RecordedEvent],
+    events: Sequence[RecordedEvent],
     place: Place,
+    cache: RowCache,
+    *,
+    to_position: int | None = None,
 ) -> Folded:
-    """Read the rows that a batch wants to see, and fold it over them."""
-    readable, undecodable = decoded(events, projection, place.parked_streams)
-    rows = await store.fetch(connection, wanted_rows(readable))
-    return fold(readable, undecodable, projection, rows)
+    """Fold a batch over the rows that it looks at: the newest ones, or those up to a position."""
+    fold = BatchFold(projection, events, place.parked_streams, cache)
+    while missing := fold.go_on():
+        fold.supply(missing, await store.fetch(connection, missing, to_position=to_position))
+    return fold.folded
 
 
 async def fill(
@@ -74,7 +80,7 @@ async def fill(
 ) -> AsyncGenerator[Filled, None]:
     """Bring a build from its place to a position; gives each committed batch.
 
-    While one batch is written, the next is folded and the one after it read. So a batch is folded over rows
+    While one batch is written, the next is folded and the page after it read. So a batch is folded over rows
     that may not be committed yet, which the cache has.
 
     Args:
@@ -97,19 +103,23 @@ async def fill(
     limit = limit or FailureLimit()
     disputed = await disputed_at(log, place, lane)
     types = sorted(projection.event_types)
+    page_max = min(batch_max, PAGE_EVENTS_MAX)
+    batch = _Batch(place)
     writing: asyncio.Task[Filled] | None = None
     try:
-        async with aclosing(_pages(log, lane, types, place.position, to_position, batch_max)) as pages:
+        async with aclosing(_pages(log, lane, types, place.position, to_position, page_max)) as pages:
             async for page in pages:
                 events = undisputed(page.events, disputed) if disputed else page.events
-                folded = await _fold_cached(pool, store, projection, events, place, cache)
+                folded = await _fold_apart(pool, store, projection, events, batch.after, cache)
                 limit.record_all(events, folded.parked)
+                batch.add(folded, page.scanned_to, len(events))
+                if batch.event_count + page_max <= batch_max and page.scanned_to < to_position:
+                    continue
                 if writing is not None:
                     yield await writing
-                writing = asyncio.create_task(
-                    _write(pool, store, place, folded, page.scanned_to, len(events))
-                )
-                place = _after(place, folded, page.scanned_to)
+                writing = asyncio.create_task(_write(pool, store, batch))
+                batch = _Batch(batch.after)
+                cache.turn()
         if writing is not None:
             yield await writing
     finally:
@@ -118,42 +128,43 @@ async def fill(
             await asyncio.wait((writing,))
 
 
-async def _fold_cached(
+class _Batch:
+    """What some pages make, until one transaction writes it."""
+
+    def __init__(self, before: Place) -> None:
+        self.before = self.after = before
+        self.folded = Folded()
+        self.event_count = 0
+
+    def add(self, folded: Folded, position: Position, event_count: int) -> None:
+        self.folded.extend(folded)
+        self.event_count += event_count
+        streams = self.after.parked_streams | folded.parked_streams
+        self.after = replace(self.after, position=position, parked_streams=streams)
+
+
+async def _fold_apart(
     pool: asyncpg.Pool,
     store: ProjectionStore,
     projection: Projection[Any],
-    events: list[RecordedEvent],
+    events: Sequence[RecordedEvent],
     place: Place,
     cache: RowCache,
 ) -> Folded:
-    # In a thread, so that the loop can go on with what is being written and read meanwhile.
-    readable, undecodable = await asyncio.to_thread(decoded, events, projection, place.parked_streams)
-    found, missing = cache.take(wanted_rows(readable))
-    fetched: dict[RowKey, object | None] = {}
-    if missing:
+    """Fold in a thread, so that the loop can go on with what is being written and read meanwhile."""
+    fold = BatchFold(projection, events, place.parked_streams, cache)
+    while missing := await asyncio.to_thread(fold.go_on):
         async with pool.acquire() as connection:
-            fetched = await store.fetch(connection, missing)
-    folded = await asyncio.to_thread(fold, readable, undecodable, projection, found | fetched)
-    cache.keep(missing, fetched, folded)
-    return folded
+            await store.index(connection)
+            fold.supply(missing, await store.fetch(connection, missing))
+    return fold.folded
 
 
-async def _write(
-    pool: asyncpg.Pool,
-    store: ProjectionStore,
-    place: Place,
-    folded: Folded,
-    position: Position,
-    event_count: int,
-) -> Filled:
+async def _write(pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch) -> Filled:
     async with pool.acquire() as connection, connection.transaction():
-        await store.lock(connection, place)
-        await store.write(connection, folded, position)
-    return Filled(_after(place, folded, position), event_count, folded)
-
-
-def _after(place: Place, folded: Folded, position: Position) -> Place:
-    return replace(place, position=position, parked_streams=place.parked_streams | folded.parked_streams)
+        await store.lock_to_write(connection, batch.before)
+        await store.write(connection, batch.folded, batch.after.position)
+    return Filled(batch.after, batch.event_count, batch.folded)
 
 
 async def _pages(

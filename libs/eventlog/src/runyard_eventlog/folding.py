@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from operator import attrgetter
+from typing import Any
 
 from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
-from runyard_core.projection import KeyValue, Projection, RowKey, TableSpec
-
-RowT = TypeVar("RowT")
+from runyard_core.projection import Projection, Put, RowKey, TableSpec
+from runyard_eventlog.row_cache import Key, Keys, RowCache, RowMissingError
 
 _LARGE_BATCH_EVENTS = 500
+_UNDECODABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
+_position_of: Callable[[object], int] = attrgetter("position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +31,12 @@ class Parked:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Readable:
-    """An event that could be decoded, and the rows that it wants to see."""
-
-    event: RecordedEvent
-    reads: tuple[RowKey, ...]
-
-
 @dataclass(slots=True)
 class Folded:
     """What a batch makes."""
 
-    rows: dict[str, dict[tuple[KeyValue, ...], dict[int, object]]] = field(default_factory=dict)
-    """Table name -> key -> position -> new row."""
+    rows: dict[str, list[Any]] = field(default_factory=dict)
+    """Table name -> new rows, in the order of their events."""
     parked: list[Parked] = field(default_factory=list)
 
     @property
@@ -52,98 +46,117 @@ class Folded:
             letter.event.envelope.stream for letter in self.parked if letter.reason == "APPLY_FAILED"
         )
 
-
-class BatchRows:
-    """The ``Rows`` of a batch: what was fetched, overlaid by what earlier events of the batch put."""
-
-    def __init__(self, fetched: Mapping[RowKey, object | None]) -> None:
-        self._rows = dict(fetched)
-        self._allowed: frozenset[RowKey] = frozenset()
-
-    def allow(self, keys: Iterable[RowKey]) -> None:
-        """Name the rows that the next event may see."""
-        self._allowed = frozenset(keys)
-
-    def put(self, key: RowKey, row: object) -> None:
-        """Make a row the current one of its key."""
-        self._rows[key] = row
-
-    def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
-        """See ``Rows.get``."""
-        wanted = RowKey(table.name, key)
-        if wanted not in self._allowed:
-            raise KeyError(f"reads() did not name row {key} of {table.name}")
-        return cast("RowT | None", self._rows.get(wanted))
+    def extend(self, later: Folded) -> None:
+        """Add what the next batch makes."""
+        for table, rows in later.rows.items():
+            self.rows.setdefault(table, []).extend(rows)
+        self.parked += later.parked
 
 
-def decoded(
-    events: list[RecordedEvent], projection: Projection[Any], parked_streams: frozenset[str]
-) -> tuple[list[Readable], list[Parked]]:
-    """Decode a batch, and park what cannot be decoded or is behind something parked.
+class BatchFold:
+    """Folds one batch in order over the rows of a cache; stops whenever rows must be fetched into it.
 
-    Parked events come in no particular place: ``fold`` brings them into order.
+    A projection is not asked what it will look at while everything is at hand, which is nearly always so in a
+    rebuild. An event that raises leaves no row and parks its stream.
     """
-    readable: list[Readable] = []
-    parked: list[Parked] = []
-    stopped = set(parked_streams)
-    with _collector_waiting(len(events)):
-        for event in events:
-            stream = event.envelope.stream
-            if stream in stopped:
-                parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
-                continue
+
+    def __init__(
+        self,
+        projection: Projection[Any],
+        events: Sequence[RecordedEvent],
+        parked_streams: frozenset[str],
+        cache: RowCache,
+    ) -> None:
+        """Prepare; nothing is folded before ``go_on``."""
+        self.folded = Folded()
+        self._projection = projection
+        self._events = events
+        self._stopped = set(parked_streams)
+        self._cache = cache
+        self._next = 0
+        self._supplied_for = -1
+        self._plans = {spec.name: self._plan(spec) for spec in projection.tables}
+
+    def go_on(self) -> dict[str, set[Key]]:
+        """Fold to the end, or to an event that looks at rows that must be fetched; gives their keys."""
+        events, stopped, parked = self._events, self._stopped, self.folded.parked
+        apply, cache = self._projection.apply, self._cache
+        with _collector_waiting(len(events) - self._next):
+            for number in range(self._next, len(events)):
+                event = events[number]
+                if stopped and (stream := event.envelope.stream) in stopped:
+                    parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
+                    continue
+                try:
+                    event.message  # noqa: B018 - decodes
+                except _UNDECODABLE as error:
+                    parked.append(Parked(event, "UNDECODABLE", repr(error)))
+                    continue
+                try:
+                    puts = apply(event, cache)
+                    if not isinstance(puts, list):
+                        puts = list(puts)
+                except RowMissingError:
+                    missing = self._missing_from(number)
+                    if missing:
+                        return missing
+                    unnamed = KeyError("apply looked at a row that reads() did not name")
+                    parked.append(Parked(event, "APPLY_FAILED", repr(unnamed)))
+                    stopped.add(event.envelope.stream)
+                except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
+                    parked.append(Parked(event, "APPLY_FAILED", repr(error)))
+                    stopped.add(event.envelope.stream)
+                else:
+                    self._keep(puts, event.position)
+        self._next = len(events)
+        return {}
+
+    def supply(self, keys: Keys, fetched: Mapping[RowKey, object | None]) -> None:
+        """Take the rows that ``go_on`` asked for."""
+        self._cache.supply(keys, fetched)
+
+    def _missing_from(self, number: int) -> dict[str, set[Key]]:
+        """Ask what this event and all later ones look at, so that one fetch does for all of them."""
+        if number == self._supplied_for:
+            return {}
+        self._next = self._supplied_for = number
+        wanted: list[RowKey] = []
+        for event in self._events[number:]:
             try:
-                event.message  # noqa: B018 - decodes
-            except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError) as error:
-                parked.append(Parked(event, "UNDECODABLE", repr(error)))
+                wanted += self._projection.reads(event)
+            except Exception:  # noqa: BLE001, S112 - it says the same to apply, which decides
                 continue
-            try:
-                readable.append(Readable(event, tuple(projection.reads(event))))
-            except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
-                parked.append(Parked(event, "APPLY_FAILED", repr(error)))
-                stopped.add(stream)
-    return readable, parked
+        return self._cache.missing(wanted)
+
+    def _keep(self, puts: list[Put[Any]], position: int) -> None:
+        plans = self._plans
+        for spec, row in puts:
+            rows, newest, key_of = plans[spec.name]
+            if newest is not None:
+                key = key_of(row)
+                former = newest.get(key)
+                newest[key] = row
+                if former is not None and _position_of(former) == position and _replaced(rows, former, row):
+                    continue
+            rows.append(row)
+
+    def _plan(
+        self, spec: TableSpec[Any]
+    ) -> tuple[list[object], dict[Key, object | None] | None, Callable[[object], Key]]:
+        """Look up once where the rows of a table go; those that are never read are not remembered."""
+        rows = self.folded.rows.setdefault(spec.name, [])
+        return rows, self._cache.of(spec.name) if spec.is_read else None, spec.key_of
 
 
-def wanted_rows(readable: list[Readable]) -> dict[str, set[tuple[KeyValue, ...]]]:
-    """Give the keys that a batch wants to see, by table."""
-    wanted: dict[str, set[tuple[KeyValue, ...]]] = {}
-    for item in readable:
-        for key in item.reads:
-            wanted.setdefault(key.table, set()).add(key.values)
-    return wanted
-
-
-def fold(
-    readable: list[Readable],
-    parked: list[Parked],
-    projection: Projection[Any],
-    fetched: Mapping[RowKey, object | None],
-) -> Folded:
-    """Apply a batch in order. An event that raises leaves no row and parks its stream."""
-    folded = Folded(parked=list(parked))
-    rows = BatchRows(fetched)
-    stopped: set[str] = set()
-    with _collector_waiting(len(readable)):
-        for item in readable:
-            event, stream = item.event, item.event.envelope.stream
-            if stream in stopped:
-                reason = f"an earlier event of {stream} is parked"
-                folded.parked.append(Parked(event, "BEHIND_PARKED", reason))
-                continue
-            rows.allow(item.reads)
-            try:
-                puts = list(projection.apply(event, rows))
-            except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
-                folded.parked.append(Parked(event, "APPLY_FAILED", repr(error)))
-                stopped.add(stream)
-                continue
-            for put in puts:
-                key = put.table.key_of(put.row)
-                rows.put(RowKey(put.table.name, key), put.row)
-                folded.rows.setdefault(put.table.name, {}).setdefault(key, {})[event.position] = put.row
-    folded.parked.sort(key=lambda letter: letter.event.position)
-    return folded
+def _replaced(rows: list[object], former: object, row: object) -> bool:
+    """Put the second row of one event for one key into the place of the first: only the last one counts."""
+    for at in range(len(rows) - 1, -1, -1):
+        if rows[at] is former:
+            rows[at] = row
+            return True
+        if _position_of(rows[at]) != _position_of(former):
+            break
+    return False  # It was fetched: the batch was folded before.
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from runyard_contracts.ids import Position
@@ -45,6 +44,7 @@ class ProjectionStore:
         self._build = build
         self._specs: dict[str, TableSpec[Any]] = {spec.name: spec for spec in projection.tables}
         self._identity = (self._name, self._version, str(build))
+        self._is_indexed = build in (Build.LIVE, Build.OLD)
         self._lookups = {name: self._newest_of_keys(spec) for name, spec in self._specs.items()}
 
     async def create(self, connection: Connection, *, disputes_position: int | None = None) -> None:
@@ -127,17 +127,38 @@ class ProjectionStore:
         Raises:
             PlaceMovedError: it is not where this projector left it.
         """
-        row = await connection.fetchrow(
-            f"""
-            select position, epoch from {self._schema}.projection_checkpoint
-            where (projection, version, build) = ($1, $2, $3) for update
-            """,
-            *self._identity,
-        )
-        now = None if row is None else (row["position"], row["epoch"])
-        if now is None or (place is not None and now != (place.position, place.epoch)):
-            raise PlaceMovedError(f"checkpoint of {self._name}{self._build} is at {now}, not at {place}")
-        return Position(now[0])
+        return await self._lock(connection, place, "on")
+
+    async def lock_to_write(self, connection: Connection, place: Place) -> None:
+        """Hold the checkpoint for the next batch. Its commit does not wait for the disk.
+
+        If the database loses the last batches with their checkpoint, they are folded once more. What the log
+        or a person is told later waits for the disk, and brings these batches there first.
+
+        Raises:
+            PlaceMovedError: it is not where this projector left it.
+        """
+        await self._lock(connection, place, "off")
+
+    async def index(self, connection: Connection) -> None:
+        """Make the indexes of a build that was filled without them. Safe beside other processes.
+
+        A build has none until rows must be read back: making them at the end costs a third.
+        """
+        if self._is_indexed:
+            return
+        async with connection.transaction():
+            await connection.execute(
+                "select pg_advisory_xact_lock(hashtextextended($1, 0))",
+                f"runyard indexes {self._schema}.{self._name}{self._build}",
+            )
+            for spec in self._specs.values():
+                ddls = readmodel.index_ddls(spec, self._version, self._schema, self._build)
+                for name, ddl in ddls.items():
+                    found = await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{name}"')
+                    if found is None:
+                        await connection.execute(ddl)
+        self._is_indexed = True
 
     async def fetch(
         self,
@@ -175,14 +196,16 @@ class ProjectionStore:
 
     async def write_rows(self, connection: Connection, folded: Folded) -> None:
         """Store new rows."""
-        for name, keys in folded.rows.items():
+        for name, rows in folded.rows.items():
+            if not rows:
+                continue
             spec = self._specs[name]
-            rows = chain.from_iterable(by_position.values() for by_position in keys.values())
+            as_they_are = readmodel.is_written_as_it_is(spec)
             await connection.copy_records_to_table(
                 readmodel.table_name(spec, self._version, self._build),
                 schema_name=self._schema,
                 columns=readmodel.column_names(spec),
-                records=map(readmodel.values_of(spec), rows),
+                records=rows if as_they_are else map(readmodel.values_of(spec), rows),
             )
 
     async def park(self, connection: Connection, letters: list[Parked]) -> None:
@@ -209,20 +232,34 @@ class ProjectionStore:
             ],
         )
 
+    async def _lock(self, connection: Connection, place: Place | None, synchronous: str) -> Position:
+        row = await connection.fetchrow(
+            f"""
+            select position, epoch, set_config('synchronous_commit', $4, true)
+            from {self._schema}.projection_checkpoint
+            where (projection, version, build) = ($1, $2, $3) for update
+            """,
+            *self._identity,
+            synchronous,
+        )
+        now = None if row is None else (row["position"], row["epoch"])
+        if now is None or (place is not None and now != (place.position, place.epoch)):
+            raise PlaceMovedError(f"checkpoint of {self._name}{self._build} is at {now}, not at {place}")
+        return Position(now[0])
+
     async def _create_table(self, connection: Connection, spec: TableSpec[Any]) -> None:
         table = readmodel.table(spec, self._version, self._schema, self._build)
-        ddl = readmodel.table_ddl(table)
+        if self._build is Build.LIVE:
+            await connection.execute(readmodel.table_ddl(table))
+            for ddl in list(readmodel.index_ddls(spec, self._version, self._schema).values())[1:]:
+                await connection.execute(ddl.replace("create index", "create index if not exists", 1))
+            if await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
+                await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
+            return
+        ddl = readmodel.bare_table_ddl(table)
         if self._build is Build.CHECK:
             ddl = ddl.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1)
         await connection.execute(ddl)
-        if self._build is not Build.LIVE:
-            # Its indexes end like the table does, so that a swap can rename them all by one rule.
-            named = f"{readmodel.table_name(spec, self._version)}_pkey{self._build}"
-            await connection.execute(
-                f'alter index if exists "{self._schema}"."{table.name}_pkey" rename to "{named}"'
-            )
-        elif await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
-            await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
 
     def _newest_of_keys(self, spec: TableSpec[Any]) -> str:
         table = f'"{self._schema}"."{readmodel.table_name(spec, self._version, self._build)}"'

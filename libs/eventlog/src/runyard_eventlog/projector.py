@@ -23,12 +23,16 @@ from runyard_eventlog.failure_limit import FailureLimit, ProjectionStopped
 from runyard_eventlog.filling import disputed_at, fold_events
 from runyard_eventlog.folding import Folded
 from runyard_eventlog.port import EventFilter, EventLog, Page
+from runyard_eventlog.row_cache import RowCache
 from runyard_eventlog.subscriber import follow
 
 BATCH_MAX = 1_000
 """Most events that one transaction holds."""
 PARKED_MAX = 10_000
 """Most events that may wait for a person; one more stops the projector."""
+ROWS_KEPT_MAX = 4_000
+"""Rows that a projector keeps from batch to batch, so that it reads fewer of its own rows back."""
+_KEY_BITS = 20
 _LOOK_SECONDS = 1.0
 _IDLE_CHECKPOINT_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -90,6 +94,7 @@ class Projector:
         self._stopped_at = datetime.now(UTC)
         self._limit = FailureLimit()
         self._disputed: frozenset[str] = frozenset()
+        self._cache = RowCache(has_all_keys=False)
         self._is_shown = False
         self._time_lag_seconds = 0.0
         self._position_lag = 0
@@ -211,6 +216,9 @@ class Projector:
             self._is_shown = self._place.position >= head
             if self._is_shown:
                 await self._store.show(connection)
+        # Another process may have changed rows: nothing of before counts.
+        is_empty = self._place.position == 0
+        self._cache = RowCache(has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS)
         self._disputed = await disputed_at(self._log, self._place, self._lane)
         # Looked-at positions without wanted events are not stored each time, and stay looked at.
         self._applied = max(self._applied, self._place.position)
@@ -244,13 +252,16 @@ class Projector:
         if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
             events = undisputed(page.events, self._disputed) if self._disputed else page.events
             async with self._pool.acquire() as connection, connection.transaction():
-                await self._store.lock(connection, self._place)
-                folded = await fold_events(connection, self._store, self._projection, events, self._place)
+                await self._store.lock_to_write(connection, self._place)
+                folded = await fold_events(
+                    connection, self._store, self._projection, events, self._place, self._cache
+                )
                 self._judge(events, folded)
                 await self._store.write(connection, folded, page.scanned_to)
                 if has_caught_up:
                     # From here on this version is the one to look at.
                     await self._store.show(connection)
+            self._cache.turn()
             self._is_shown = self._is_shown or has_caught_up
             self._persisted_at = now
             self._place = replace(

@@ -6,10 +6,9 @@ A table holds one row for each (key, position) and is never updated. Services bu
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -98,6 +97,29 @@ def table_ddl(table: Table) -> str:
     return str(compiled)
 
 
+def bare_table_ddl(table: Table) -> str:
+    """Give the statement that makes a table without any index: rows are added in a third of the time."""
+    columns = [Column(each.name, each.type, nullable=each.nullable) for each in table.columns]
+    return table_ddl(Table(table.name, MetaData(schema=table.schema), *columns))
+
+
+def index_ddls(
+    spec: TableSpec[typing.Any], version: int, schema: str, build: Build = Build.LIVE
+) -> dict[str, str]:
+    """Give the statement that makes each index of a table, by its name; the primary key is the first.
+
+    Indexes end like their tables do, so that a swap can rename them all by one rule.
+    """
+    bare, name = table_name(spec, version), f'"{schema}"."{table_name(spec, version, build)}"'
+    key = _quoted((*spec.key, "position"))
+    primary = f"{bare}_pkey{build}"
+    ddls = {primary: f'alter table {name} add constraint "{primary}" primary key ({key})'}
+    for number, fields in enumerate(spec.indexes, start=1):
+        index = f"{bare}_by_{number}{build}"
+        ddls[index] = f'create index "{index}" on {name} ({_quoted(fields)})'
+    return ddls
+
+
 def view_ddl(spec: TableSpec[typing.Any], version: int, schema: str) -> str:
     """Give the statements that point the unversioned view at the current rows of a version."""
     selected = _newest(table(spec, version, schema), None).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
@@ -112,15 +134,22 @@ def array_type(spec: TableSpec[typing.Any], field: str) -> str:
 
 def column_names(spec: TableSpec[typing.Any]) -> tuple[str, ...]:
     """Give the names of the columns of a table in their order."""
-    names = [field.name for field in dataclasses.fields(spec.row_class)]
+    names = typing.get_type_hints(spec.row_class)
     return (*spec.key, "position", *(name for name in names if name not in (*spec.key, "position")))
 
 
 @cache
 def values_of(spec: TableSpec[typing.Any]) -> Callable[[object], tuple[object, ...]]:
     """Give the function from a row to its values in the order of the columns."""
+    if is_written_as_it_is(spec):
+        return lambda row: typing.cast("tuple[object, ...]", row)
     # A key field and the position are at least two names, for which attrgetter gives a tuple.
     return attrgetter(*column_names(spec))
+
+
+def is_written_as_it_is(spec: TableSpec[typing.Any]) -> bool:
+    """Say whether a row of this class is already the tuple of its columns."""
+    return issubclass(spec.row_class, tuple) and column_names(spec) == spec.row_class._fields  # type: ignore[attr-defined]
 
 
 def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> object:
@@ -128,6 +157,10 @@ def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> objec
     return spec.row_class(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     )
+
+
+def _quoted(fields: Iterable[str]) -> str:
+    return ", ".join(f'"{field}"' for field in fields)
 
 
 def _newest(table: Table, position: int | None) -> Select[typing.Any]:

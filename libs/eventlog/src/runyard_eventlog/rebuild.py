@@ -136,6 +136,7 @@ class Rebuilder:
         await self._fill(new, await self._live_position())
         self._meter.phase(RebuildPhase.REBUILD_PHASE_INDEXING)
         async with self._pool.acquire() as connection:
+            await new.index(connection)
             await self._builds.copy_indexes(connection)
         # What came while indexes were made.
         position = await self._live_position()

@@ -4,68 +4,101 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeVar, cast
 
-from runyard_core.projection import KeyValue, RowKey
-from runyard_eventlog.folding import Folded
+from runyard_core.projection import KeyValue, RowKey, TableSpec
 
 ROWS_MAX = 50_000
 """Most rows that are kept, beyond those of the last batch."""
 KEY_BITS = 27
-"""Binary logarithm of the bits (16 MiB) that tell a new key from a known one."""
+"""Binary logarithm of the bits (16 MiB) that tell a forgotten key from one that never was."""
 
-_Key = tuple[KeyValue, ...]
-_Tables = defaultdict[str, dict[_Key, dict[int, object]]]
-"""Table -> key -> position -> row; without a row when the table has none."""
-
-Keys = Mapping[str, set[_Key]]
+RowT = TypeVar("RowT")
+Key = tuple[KeyValue, ...]
+Keys = Mapping[str, set[Key]]
 """Table -> keys."""
+
+_Tables = defaultdict[str, dict[Key, object | None]]
+"""Table -> key -> its newest row; None when the table has none."""
+_UNKNOWN = object()
+
+
+class RowMissingError(Exception):
+    """A fold looked at a row that is not at hand. Never leaves the fold."""
 
 
 class RowCache:
-    """Rows of the keys that were used last, and whether a key was ever used at all.
+    """Rows of the keys that were used last: what a fold looks at.
 
     It is right while nobody else writes the build, and wrong after a batch that was folded and not written:
-    each fill begins with a new one.
+    then begin with a new one.
     """
 
-    def __init__(self, *, has_all_keys: bool, rows_max: int = ROWS_MAX) -> None:
+    def __init__(self, *, has_all_keys: bool, rows_max: int = ROWS_MAX, key_bits: int = KEY_BITS) -> None:
         """Begin empty; ``has_all_keys`` when the build is empty too, so that an unknown key has no row."""
+        self._has_all_keys = has_all_keys
+        self._key_bits = key_bits
         self._rows_max = rows_max
         # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
         self._recent: _Tables = defaultdict(dict)
         self._before: _Tables = defaultdict(dict)
-        self._known = KnownKeys() if has_all_keys else None
+        self._forgotten: KnownKeys | None = None
 
-    def take(self, wanted: Keys) -> tuple[dict[RowKey, object | None], dict[str, set[_Key]]]:
-        """Give the rows of keys as far as it knows them, and the keys whose rows must be read."""
-        known = self._known
-        found: dict[RowKey, object | None] = {}
-        missing: dict[str, set[_Key]] = {}
-        for table, keys in wanted.items():
-            recent, before = self._recent[table], self._before[table]
-            for values in keys:
-                rows = recent.get(values)
-                if rows is None and (rows := before.get(values)) is not None:
-                    recent[values] = rows
-                if rows is not None:
-                    # Positions come in order, so the last one put is the newest.
-                    found[RowKey(table, values)] = next(reversed(rows.values()), None)
-                elif known is None or known.has(table, values):
+    def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
+        """See ``Rows.get``.
+
+        Raises:
+            RowMissingError: the row must be fetched first.
+        """
+        name = table.name
+        row = self._recent[name].get(key, _UNKNOWN)
+        if row is _UNKNOWN:
+            row = self._look_back(name, key)
+        return cast("RowT | None", row)
+
+    def of(self, table: str) -> dict[Key, object | None]:
+        """Give the rows of a table to put new ones into. Another dictionary after each ``turn``."""
+        return self._recent[table]
+
+    def missing(self, keys: Iterable[RowKey]) -> dict[str, set[Key]]:
+        """Give those of these keys whose rows must be fetched."""
+        missing: dict[str, set[Key]] = {}
+        for table, values in keys:
+            if values not in self._recent[table]:
+                try:
+                    self._look_back(table, values)
+                except RowMissingError:
                     missing.setdefault(table, set()).add(values)
-        return found, missing
+        return missing
 
-    def keep(self, missing: Keys, fetched: Mapping[RowKey, object | None], folded: Folded) -> None:
-        """Keep what a batch read (also that there was no row) and put."""
-        for table, keys in missing.items():
-            self._recent[table].update((values, {}) for values in keys)
+    def supply(self, keys: Keys, fetched: Mapping[RowKey, object | None]) -> None:
+        """Take what was found of missing keys; what was not found has no row."""
+        for table, of_table in keys.items():
+            self._recent[table].update(dict.fromkeys(of_table))
         for (table, values), row in fetched.items():
-            self._recent[table][values] = {0: row}
-        for table, put in folded.rows.items():
-            self._recent[table].update(put)
-            if self._known is not None:
-                self._known.add_all(table, put)
-        if sum(map(len, self._recent.values())) > self._rows_max // 2:
-            self._before, self._recent = self._recent, defaultdict(dict)
+            self._recent[table][values] = row
+
+    def turn(self) -> None:
+        """Forget the rows that were not used for long, if there are too many. Between two batches.
+
+        The rows of the last batch stay, as that may be on its way into the table still.
+        """
+        if sum(map(len, self._recent.values())) <= self._rows_max // 2:
+            return
+        if self._has_all_keys and any(self._before.values()):
+            self._forgotten = self._forgotten or KnownKeys(self._key_bits)
+            for table, rows in self._before.items():
+                self._forgotten.add_all(table, (values for values, row in rows.items() if row is not None))
+        self._before, self._recent = self._recent, defaultdict(dict)
+
+    def _look_back(self, table: str, key: Key) -> object | None:
+        row = self._before[table].get(key, _UNKNOWN)
+        if row is not _UNKNOWN:
+            self._recent[table][key] = row
+            return row
+        if self._has_all_keys and (self._forgotten is None or not self._forgotten.has(table, key)):
+            return None
+        raise RowMissingError
 
 
 class KnownKeys:
@@ -77,9 +110,9 @@ class KnownKeys:
         self._mask = (1 << bits) - 1
         self._filled = bytearray(1 << (bits - 3))
 
-    def add_all(self, table: str, keys: Iterable[_Key]) -> None:
+    def add_all(self, table: str, keys: Iterable[Key]) -> None:
         """Remember keys."""
-        # One hash gives both places: called for every row of a rebuild.
+        # One hash gives both places: called for nearly every row of a long rebuild.
         filled, mask, bits = self._filled, self._mask, self._bits
         for values in keys:
             hashed = hash((table, values))
@@ -87,7 +120,7 @@ class KnownKeys:
             filled[place >> 3] |= 1 << (place & 7)
             filled[other >> 3] |= 1 << (other & 7)
 
-    def has(self, table: str, values: _Key) -> bool:
+    def has(self, table: str, values: Key) -> bool:
         """Say whether a key may have been added; False is certain."""
         hashed = hash((table, values))
         place, other = hashed & self._mask, hashed >> self._bits & self._mask

@@ -14,7 +14,7 @@ from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_lineage.projections.edges import EdgesProjection
-from runyard_lineage.tables import EDGE_DOWN, EDGE_UP, RUN_NUMBER, VERTEX
+from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX
 from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
 SCHEMA = "lineage"
@@ -30,13 +30,13 @@ def _table(spec: TableSpec[Any]) -> str:
 # The names are constants of this code; values always go as parameters.
 _UP = f"""
 select e.* from unnest($1::bigint[], $2::text[]) with ordinality k(kind, id, place)
-join {_table(EDGE_UP)} e on (e.source_kind, e.source_id) = (k.kind, k.id)
+join {_table(EDGE)} e on (e.source_kind, e.source_id) = (k.kind, k.id)
 where e.position <= $3
 order by k.place, e.position, e.relation, e.target_kind, e.target_id, e.role limit $4
 """  # noqa: S608
 _DOWN = f"""
 select e.* from unnest($1::bigint[], $2::text[]) with ordinality k(kind, id, place)
-join {_table(EDGE_DOWN)} e on (e.target_kind, e.target_id) = (k.kind, k.id)
+join {_table(EDGE)} e on (e.target_kind, e.target_id) = (k.kind, k.id)
 where e.position <= $3
 order by k.place, e.position, e.relation, e.source_kind, e.source_id, e.role limit $4
 """  # noqa: S608
@@ -105,7 +105,7 @@ class GraphQueries:
         self, statement: str, keys: Sequence[VertexKey], position: int, limit: int
     ) -> list[EdgeRow]:
         kinds, ids = [kind for kind, _ in keys], [vertex_id for _, vertex_id in keys]
-        return [_row(EDGE_UP, row) for row in await self._fetch(statement, kinds, ids, position, limit)]
+        return [_row(EDGE, row) for row in await self._fetch(statement, kinds, ids, position, limit)]
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         async with self._reading() as connection:

@@ -1,19 +1,18 @@
 """The graph's tables. Append-only: one row for each (key, position), never updated.
 
-Every edge stands in two tables, led by its source for walks up and by its target for walks down: an
-append-only table has one index, its key.
+An edge has a row for each event that tells it, so that no event must look at earlier ones: who walks takes
+the first. Walks up go by the key, walks down by the index.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runyard_core.projection import TableSpec
 from runyard_replay.graph.rows import EdgeRow, VertexRow
 
 
-@dataclass(frozen=True, slots=True)
-class RunNumberRow:
+class RunNumberRow(NamedTuple):
     """The run behind "project#12"."""
 
     project: str
@@ -23,10 +22,11 @@ class RunNumberRow:
 
 
 VERTEX = TableSpec("vertex", VertexRow, ("kind", "vertex_id"))
-EDGE_UP = TableSpec(
-    "edge_up", EdgeRow, ("source_kind", "source_id", "relation", "target_kind", "target_id", "role")
+EDGE = TableSpec(
+    "edge",
+    EdgeRow,
+    ("source_kind", "source_id", "relation", "target_kind", "target_id", "role"),
+    is_read=False,
+    indexes=(("target_kind", "target_id", "position"),),
 )
-EDGE_DOWN = TableSpec(
-    "edge_down", EdgeRow, ("target_kind", "target_id", "relation", "source_kind", "source_id", "role")
-)
-RUN_NUMBER = TableSpec("run_number", RunNumberRow, ("project", "number"))
+RUN_NUMBER = TableSpec("run_number", RunNumberRow, ("project", "number"), is_read=False)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 from google.protobuf.message import Message
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten, CodeSnapshotRecorded
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
+from runyard.node.v1.types_pb2 import GpuDevice
 from runyard.run.v1.events_pb2 import (
     EnvironmentCaptured,
     RunFinished,
@@ -49,122 +49,153 @@ _NODE = VertexKind.VERTEX_KIND_NODE
 _PARAMETERS = VertexKind.VERTEX_KIND_PARAMETERS
 _RUN = VertexKind.VERTEX_KIND_RUN
 
-EVENTS = (
-    RunQueued,
-    RunLeaseGranted,
-    RunStarted,
-    RunInputFetched,
-    EnvironmentCaptured,
-    ArtifactWritten,
-    CodeSnapshotRecorded,
-    RunFinished,
-)
-"""Every event that says something about the graph."""
+_OUTCOMES = {number: name.removeprefix("OUTCOME_") for name, number in Outcome.items()}
+_CAUSES = {number: name.removeprefix("CAUSE_CODE_") for name, number in CauseCode.items()}
+
+EdgeKey = tuple[int, str, int, int, str, str]
+"""Kind and id of the source, relation, kind and id of the target, role."""
+Properties = tuple[tuple[str, str], ...]
+"""Names and values."""
+Thing = tuple[int, str, str, Properties]
+"""A vertex with what one event knows of it: kind, id, label (empty: keep the one it has), properties.
+
+Plain tuples, as hundreds of thousands are made each second; those of few things are made once and kept.
+"""
+Facts = tuple[Sequence[Thing], Sequence[EdgeKey]]
+"""Things, and how they came from one another: both ends of every edge are among the things."""
 
 
-_NONE: Mapping[str, str] = MappingProxyType({})
-
-
-class Thing(NamedTuple):
-    """A vertex, with what this event knows of it."""
-
-    kind: VertexKind.ValueType
-    id: str
-    label: str = ""
-    """Empty: keep the one it has."""
-    properties: Mapping[str, str] = _NONE
-
-
-class Origin(NamedTuple):
-    """An edge, from the later thing to what it came from."""
-
-    source: Thing
-    relation: EdgeRelation.ValueType
-    target: Thing
-    role: str = ""
-
-
-def facts(message: Message, envelope: Envelope) -> Iterator[Thing | Origin]:
+def facts(message: Message, envelope: Envelope) -> Facts:
     """Give what an event says; nothing for an event that says nothing about the graph."""
-    match message:
-        case RunQueued():
-            yield from _queued(message, envelope)
-        case RunLeaseGranted():
-            yield from _leased(message)
-        case RunStarted():
-            yield from _started(message)
-        case RunInputFetched(run_id=run_id, input=name, file=file):
-            yield _used(_run(run_id), _artifact(file.sha256, "", file.size_bytes), name)
-        case EnvironmentCaptured(run_id=run_id, environment=environment):
-            yield _used(_run(run_id), _environment(environment))
-        case ArtifactWritten():
-            yield from _written(message, envelope)
-        case CodeSnapshotRecorded(code=code):
-            yield _attributed(_code(code), envelope)
-        case RunFinished():
-            yield from _finished(message)
-        case _:
-            return
+    say = _SAYS.get(type(message))
+    return _NOTHING if say is None else say(message, envelope)
 
 
-def _queued(queued: RunQueued, envelope: Envelope) -> Iterator[Thing | Origin]:
+_NOTHING: Facts = ((), ())
+
+
+def _queued(queued: RunQueued, envelope: Envelope) -> Facts:
     spec = queued.spec
-    properties = {"project": queued.project, "number": str(queued.number), "step": spec.step}
-    if queued.title:
-        properties["title"] = queued.title
-    run = _run(queued.run_id, f"{queued.project}#{queued.number} {spec.step}".rstrip(), properties)
-    yield run
-    yield Origin(run, _WAS_ASSOCIATED_WITH, _actor(envelope), "submitter")
-    if spec.code.tree_sha256:
-        yield _used(run, _code(spec.code))
+    run_id, project, number, step = key_text(queued.run_id), queued.project, str(queued.number), spec.step
+    properties: Properties = (("project", project), ("number", number), ("step", step))
+    if title := queued.title:
+        properties = (*properties, ("title", title))
+    run = (_RUN, run_id, _shortened(f"{project}#{number} {step}".rstrip()), properties)
+    actor = _actor(envelope)
     text = parameters_json(spec.parameters)
-    parameters = Thing(_PARAMETERS, parameters_id(text), _shortened(text))
-    yield _used(run, parameters)
+    parameters = parameters_id(text)
+    things: list[Thing] = [run, actor, (_PARAMETERS, parameters, _shortened(text), ())]
+    edges: list[EdgeKey] = [
+        (_RUN, run_id, _WAS_ASSOCIATED_WITH, _ACTOR, actor[1], "submitter"),
+        (_RUN, run_id, _USED, _PARAMETERS, parameters, ""),
+    ]
+    if spec.code.tree_sha256:
+        code = _code(spec.code.SerializeToString())
+        things.append(code)
+        edges.append((_RUN, run_id, _USED, _CODE, code[1], ""))
+    return (things, edges)
 
 
-def _leased(leased: RunLeaseGranted) -> Iterator[Origin]:
-    run = _run(leased.run_id)
-    yield _associated(run, _node(leased.node_id))
-    for gpu_uuid in leased.gpu_uuids:
-        yield _associated(run, Thing(_GPU, key_text(gpu_uuid)))
+def _leased(leased: RunLeaseGranted, _: Envelope) -> Facts:
+    run_id, node_id = key_text(leased.run_id), key_text(leased.node_id)
+    gpus = [key_text(uuid) for uuid in leased.gpu_uuids]
+    return (
+        [(_RUN, run_id, "", ()), (_NODE, node_id, "", ()), *((_GPU, gpu, "", ()) for gpu in gpus)],
+        [
+            (_RUN, run_id, _WAS_ASSOCIATED_WITH, _NODE, node_id, ""),
+            *((_RUN, run_id, _WAS_ASSOCIATED_WITH, _GPU, gpu, "") for gpu in gpus),
+        ],
+    )
 
 
-def _started(started: RunStarted) -> Iterator[Thing | Origin]:
-    run = _run(started.run_id)
+def _started(started: RunStarted, _: Envelope) -> Facts:
+    run_id = key_text(started.run_id)
+    things: list[Thing] = [(_RUN, run_id, "", ())]
+    edges: list[EdgeKey] = []
     if started.hardware.node_id:
-        yield from _machines(started.hardware)
+        things += _machines(started.hardware.SerializeToString(deterministic=True))
     for used in started.inputs:
+        role = key_text(used.name)
         for file in used.files:
             if file.sha256:
-                yield _used(run, _artifact(file.sha256, "", file.size_bytes), used.name)
+                artifact = _artifact(file.sha256, "", file.size_bytes)
+                things.append(artifact)
+                edges.append((_RUN, run_id, _USED, _ARTIFACT, artifact[1], role))
         for uri in used.uris:
             if not uri.startswith(DATUM):
                 external = external_id(uri)
-                yield _used(run, Thing(_EXTERNAL, external, _shortened(external)), used.name)
+                things.append((_EXTERNAL, external, _shortened(external), ()))
+                edges.append((_RUN, run_id, _USED, _EXTERNAL, external, role))
+    return (things, edges)
 
 
-def _written(written: ArtifactWritten, envelope: Envelope) -> Iterator[Origin]:
+def _fetched(fetched: RunInputFetched, _: Envelope) -> Facts:
+    run_id, file = key_text(fetched.run_id), fetched.file
+    artifact = _artifact(file.sha256, "", file.size_bytes)
+    edge = (_RUN, run_id, _USED, _ARTIFACT, artifact[1], key_text(fetched.input))
+    return ([(_RUN, run_id, "", ()), artifact], [edge])
+
+
+def _captured(captured: EnvironmentCaptured, _: Envelope) -> Facts:
+    run_id = key_text(captured.run_id)
+    environment = _environment(captured.environment.SerializeToString(deterministic=True))
+    edge = (_RUN, run_id, _USED, _ENVIRONMENT, environment[1], "")
+    return ([(_RUN, run_id, "", ()), environment], [edge])
+
+
+def _written(written: ArtifactWritten, envelope: Envelope) -> Facts:
     origin = written.origin
-    artifact = _artifact(written.sha256, _file_name(origin.path), written.size_bytes)
+    path = origin.path
+    artifact = _artifact(written.sha256, path, written.size_bytes)
     if origin.run_id:
-        yield _generated(artifact, _run(origin.run_id), origin.path)
-    else:
-        yield _attributed(artifact, envelope, origin.path)
+        run_id = key_text(origin.run_id)
+        edge = (_ARTIFACT, artifact[1], _WAS_GENERATED_BY, _RUN, run_id, key_text(path))
+        return ([artifact, (_RUN, run_id, "", ())], [edge])
+    actor = _actor(envelope)
+    edge = (_ARTIFACT, artifact[1], _WAS_ATTRIBUTED_TO, _ACTOR, actor[1], key_text(path))
+    return ([artifact, actor], [edge])
 
 
-def _finished(finished: RunFinished) -> Iterator[Thing | Origin]:
-    properties = {"outcome": Outcome.Name(finished.outcome).removeprefix("OUTCOME_")}
-    if finished.cause.code:
-        properties["cause"] = CauseCode.Name(finished.cause.code).removeprefix("CAUSE_CODE_")
-    run = _run(finished.run_id, "", properties)
-    yield run
+def _recorded(recorded: CodeSnapshotRecorded, envelope: Envelope) -> Facts:
+    code, actor = _code(recorded.code.SerializeToString()), _actor(envelope)
+    return ([code, actor], [(_CODE, code[1], _WAS_ATTRIBUTED_TO, _ACTOR, actor[1], "")])
+
+
+def _finished(finished: RunFinished, _: Envelope) -> Facts:
+    run_id, cause = key_text(finished.run_id), finished.cause.code
+    properties: Properties = (("outcome", _OUTCOMES[finished.outcome]),)
+    if cause:
+        properties = (*properties, ("cause", _CAUSES[cause]))
+    things: list[Thing] = [(_RUN, run_id, "", properties)]
+    edges: list[EdgeKey] = []
     for file in finished.outputs:
         if file.sha256:
-            artifact = _artifact(file.sha256, _file_name(file.path), file.size_bytes)
-            yield _generated(artifact, run, file.path)
+            path = file.path
+            artifact = _artifact(file.sha256, path, file.size_bytes)
+            things.append(artifact)
+            edges.append((_ARTIFACT, artifact[1], _WAS_GENERATED_BY, _RUN, run_id, key_text(path)))
+    return (things, edges)
 
 
-def _machines(hardware: Hardware) -> Iterator[Thing]:
+_SAYS: Mapping[type[Message], Callable[[Any, Envelope], Facts]] = {
+    RunQueued: _queued,
+    RunLeaseGranted: _leased,
+    RunStarted: _started,
+    RunInputFetched: _fetched,
+    EnvironmentCaptured: _captured,
+    ArtifactWritten: _written,
+    CodeSnapshotRecorded: _recorded,
+    RunFinished: _finished,
+}
+
+EVENTS: Sequence[type[Message]] = tuple(_SAYS)
+"""Every event that says something about the graph."""
+
+
+@lru_cache(maxsize=256)
+def _machines(serialised: bytes) -> Sequence[Thing]:
+    """Describe a node and its GPUs: few of them run many things."""
+    hardware = Hardware.FromString(serialised)
     models = sorted({gpu.model for gpu in hardware.gpus})
     counts = ", ".join(f"{sum(gpu.model == model for gpu in hardware.gpus)} x {model}" for model in models)
     label = f"{hardware.node_id} ({counts})" if counts else hardware.node_id
@@ -175,36 +206,32 @@ def _machines(hardware: Hardware) -> Iterator[Thing]:
         "memory_bytes": str(hardware.memory_bytes),
         "gpu_driver_version": hardware.gpu_driver_version,
     }
-    yield _node(hardware.node_id, label, _filled(properties))
-    for gpu in hardware.gpus:
-        yield Thing(
-            _GPU,
-            key_text(gpu.uuid),
-            _shortened(gpu.model),
-            {"model": gpu.model, "memory_bytes": str(gpu.memory_bytes), "node_id": hardware.node_id},
-        )
+    node: Thing = (_NODE, key_text(hardware.node_id), _shortened(label), _filled(properties))
+    return (node, *(_gpu(gpu, hardware.node_id) for gpu in hardware.gpus))
 
 
-def _run(run_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
-    return Thing(_RUN, key_text(run_id), _shortened(label), properties or _NONE)
-
-
-def _node(node_id: str, label: str = "", properties: Mapping[str, str] | None = None) -> Thing:
-    label = _shortened(label or node_id) if properties else ""
-    return Thing(_NODE, key_text(node_id), label, properties or _NONE)
+def _gpu(gpu: GpuDevice, node_id: str) -> Thing:
+    properties = (("model", gpu.model), ("memory_bytes", str(gpu.memory_bytes)), ("node_id", node_id))
+    return (_GPU, key_text(gpu.uuid), _shortened(gpu.model), properties)
 
 
 def _actor(envelope: Envelope) -> Thing:
-    name = actor_name(envelope.actor)
-    return Thing(_ACTOR, key_text(name), _shortened(name))
+    return _actor_named(actor_name(envelope.actor))
 
 
-def _artifact(sha256: str, name: str, size_bytes: int) -> Thing:
-    properties = {"size_bytes": str(size_bytes)}
-    return Thing(_ARTIFACT, key_text(sha256), _shortened(name), properties)
+@lru_cache(maxsize=256)
+def _actor_named(name: str) -> Thing:
+    return (_ACTOR, key_text(name), _shortened(name), ())
 
 
-def _code(code: CodeRef) -> Thing:
+def _artifact(sha256: str, path: str, size_bytes: int) -> Thing:
+    label = _file_name(path) if path else ""
+    return (_ARTIFACT, key_text(sha256), label, (("size_bytes", str(size_bytes)),))
+
+
+@lru_cache(maxsize=256)
+def _code(serialised: bytes) -> Thing:
+    code = CodeRef.FromString(serialised)
     commit = code.git_commit[:12] or code.tree_sha256[:12]
     properties = {
         "git_commit": code.git_commit,
@@ -214,10 +241,13 @@ def _code(code: CodeRef) -> Thing:
         "dirty": "true" if code.dirty else "",
     }
     label = f"{commit} (dirty)" if code.dirty else commit
-    return Thing(_CODE, key_text(code.tree_sha256), label, _filled(properties))
+    return (_CODE, key_text(code.tree_sha256), label, _filled(properties))
 
 
-def _environment(environment: Environment) -> Thing:
+@lru_cache(maxsize=256)
+def _environment(serialised: bytes) -> Thing:
+    """Many runs share few environments, and naming one takes a hundred times as long as looking it up."""
+    environment = Environment.FromString(serialised)
     if environment.executor == Executor.EXECUTOR_DOCKER:
         label = environment.image
     else:
@@ -232,32 +262,11 @@ def _environment(environment: Environment) -> Thing:
         "requirements_sha256": environment.requirements_sha256,
         "cuda_version": environment.cuda_version,
     }
-    return Thing(
-        _ENVIRONMENT,
-        environment_id(environment),
-        _shortened(label),
-        _filled(properties),
-    )
+    return (_ENVIRONMENT, environment_id(environment), _shortened(label), _filled(properties))
 
 
-def _used(run: Thing, used: Thing, role: str = "") -> Origin:
-    return Origin(run, _USED, used, key_text(role))
-
-
-def _associated(run: Thing, other: Thing) -> Origin:
-    return Origin(run, _WAS_ASSOCIATED_WITH, other)
-
-
-def _generated(artifact: Thing, run: Thing, path: str) -> Origin:
-    return Origin(artifact, _WAS_GENERATED_BY, run, key_text(path))
-
-
-def _attributed(thing: Thing, envelope: Envelope, role: str = "") -> Origin:
-    return Origin(thing, _WAS_ATTRIBUTED_TO, _actor(envelope), key_text(role))
-
-
-def _filled(properties: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in properties.items() if value}
+def _filled(properties: Mapping[str, str]) -> Properties:
+    return tuple((name, value) for name, value in properties.items() if value)
 
 
 def _shortened(text: str) -> str:
@@ -267,4 +276,4 @@ def _shortened(text: str) -> str:
 
 @lru_cache(maxsize=1_024)
 def _file_name(path: str) -> str:
-    return PurePosixPath(path).name
+    return _shortened(PurePosixPath(path).name)

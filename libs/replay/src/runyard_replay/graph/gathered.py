@@ -8,9 +8,9 @@ from operator import attrgetter
 
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
-from runyard_replay.graph.facts import facts
+from runyard_replay.graph.facts import EdgeKey, facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows, sorted_out
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows
 
 
 class GatheredGraph:
@@ -19,7 +19,7 @@ class GatheredGraph:
     def __init__(self) -> None:
         """Start before the first event."""
         self._vertices: dict[VertexKey, VertexRow] = {}
-        self._edges: dict[tuple[int | str, ...], EdgeRow] = {}
+        self._edges: set[EdgeKey] = set()
         self._up: dict[VertexKey, list[EdgeRow]] = defaultdict(list)
         self._down: dict[VertexKey, list[EdgeRow]] = defaultdict(list)
         self._runs: dict[tuple[str, int], str] = {}
@@ -28,15 +28,14 @@ class GatheredGraph:
     def apply(self, event: RecordedEvent) -> None:
         """Go on with the next event."""
         message = event.message
-        things, origins = sorted_out(facts(message, event.envelope))
+        things, edges = facts(message, event.envelope)
         for thing in things:
-            key: VertexKey = (thing.kind, thing.id)
+            key: VertexKey = thing[:2]
             self._vertices[key] = described_after(thing, self._vertices.get(key), event.position)
-        for edge in edge_rows(origins, event):
-            if edge.key not in self._edges:
-                self._edges[edge.key] = edge
-                self._up[edge.source_kind, edge.source_id].append(edge)
-                self._down[edge.target_kind, edge.target_id].append(edge)
+        for edge in edge_rows([key for key in edges if key not in self._edges], event):
+            self._edges.add(edge.key)
+            self._up[edge.source_kind, edge.source_id].append(edge)
+            self._down[edge.target_kind, edge.target_id].append(edge)
         if isinstance(message, RunQueued):
             project = key_text(message.project)
             self._runs[project, message.number] = key_text(message.run_id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from json.encoder import encode_basestring
 from math import isfinite
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,6 +27,8 @@ def key_text(text: str) -> str:
 
     NUL, which PostgreSQL cannot store, becomes U+FFFD. A longer text keeps its start and gets a digest.
     """
+    if len(text) <= KEY_CHARACTERS_MAX and "\x00" not in text:
+        return text
     clean = text.replace("\x00", "\ufffd")
     if len(clean) <= KEY_CHARACTERS_MAX:
         return clean
@@ -36,8 +38,7 @@ def key_text(text: str) -> str:
 
 def parameters_json(parameters: Iterable[ParameterValue]) -> str:
     """Write parameters as canonical JSON: keys in order, whole numbers without a fraction."""
-    values = {each.name: _value(each.value) for each in parameters}
-    return canonical_json(values)
+    return _object({each.name: _value_json(each.value) for each in parameters})
 
 
 def parameters_id(written: str) -> str:
@@ -47,13 +48,6 @@ def parameters_id(written: str) -> str:
 
 def environment_id(environment: Environment) -> str:
     """Name an environment by what makes it: interpreter or image, packages, system; not by where it lay."""
-    return _environment_id(environment.SerializeToString(deterministic=True))
-
-
-@lru_cache(maxsize=256)
-def _environment_id(serialised: bytes) -> str:
-    """Many runs share few environments, and naming one takes a hundred times as long as looking it up."""
-    environment = Environment.FromString(serialised)
     content = MessageToDict(environment, preserving_proto_field_name=True)
     for name in _NOT_IDENTITY:
         content.pop(name, None)
@@ -76,19 +70,29 @@ def canonical_json(value: object) -> str:
     return _CANONICAL.encode(value)
 
 
+def canonical_texts(texts: Iterable[tuple[str, str]]) -> str:
+    """Write an object of texts as ``canonical_json`` does, in a quarter of the time."""
+    return _object({name: _quoted(text) for name, text in texts})
+
+
+def _object(written: Mapping[str, str]) -> str:
+    return "{" + ",".join([f"{_quoted(name)}:{written[name]}" for name in sorted(written)]) + "}"
+
+
+_quoted: Callable[[str], str] = encode_basestring
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _value(value: Value) -> object:
+def _value_json(value: Value) -> str:
     match value.WhichOneof("kind"):
         case "string_value":
-            return value.string_value
+            return _quoted(value.string_value)
         case "bool_value":
-            return value.bool_value
-        case "number_value" if isfinite(value.number_value):
-            return _whole(value.number_value)
+            return "true" if value.bool_value else "false"
+        case "number_value" if isfinite(number := value.number_value):
+            return str(int(number)) if number.is_integer() else repr(number)
         case _:
-            return _whole(MessageToDict(value))
+            return canonical_json(_whole(MessageToDict(value)))
 
 
 def _whole(value: object) -> object:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard_core.errors import Ambiguous, NotFound
+from runyard_replay.graph.facts import EdgeKey
 from runyard_replay.graph.names import IdPrefix, NumberedRun, WholeId, parse_name
 from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
@@ -105,7 +106,7 @@ async def walk_down(graph: Graph, root: VertexKey, depth_max: int, position: int
 
 
 async def _walk(graph: Graph, next_edges: NextEdges, root: VertexKey, depth_max: int, position: int) -> Walk:
-    found: dict[tuple[int | str, ...], EdgeRow] = {}
+    found: dict[EdgeKey, EdgeRow] = {}
     seen = {root}
     level = [root]
     truncated = False
@@ -114,7 +115,10 @@ async def _walk(graph: Graph, next_edges: NextEdges, root: VertexKey, depth_max:
             break
         rows = await next_edges(level, position, EDGES_MAX + 1)
         level = []
+        truncated = len(rows) > EDGES_MAX
         for row in rows:
+            if row.key in found:
+                continue  # An earlier event told it first.
             if len(found) == EDGES_MAX:
                 truncated = True
                 break
@@ -140,7 +144,7 @@ def _edge_message(row: EdgeRow, known: dict[VertexKey, VertexRow]) -> Edge:
         event_id=row.event_id,
         position=row.position,
     )
-    edge.occurred_at.FromDatetime(row.occurred_at)
+    edge.occurred_at.FromMicroseconds(row.occurred_at_us)
     return edge
 
 
