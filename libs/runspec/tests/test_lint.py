@@ -107,6 +107,14 @@ def test_findings_come_in_the_order_of_the_lines() -> None:
     assert [finding.line for finding in lint_text(text)] == sorted(f.line for f in lint_text(text))
 
 
+def test_control_of_the_agent_that_does_nothing_here_is_said() -> None:
+    text = STEP + "    environment-variables:\n      - {name: VH_GPUS, default: '1'}\n"
+    assert lint_text(text) == []
+    finding = only(text + "      - {name: VH_DOCKER_NETWORK, default: host}\n      - {name: VH_CLEAN}\n")
+    assert (finding.line, finding.severity, finding.code) == (7, Severity.WARNING, "CONTROL_NOT_HEEDED")
+    assert "VH_DOCKER_NETWORK is not heeded: the network of containers is set by" in finding.message
+
+
 def test_broken_yaml_is_a_finding() -> None:
     assert only("- a\n b: [").code == "CONFIG_SYNTAX"
 

@@ -46,7 +46,7 @@ TEXT = """
     no-output-timeout: 90
     stop-condition: accuracy > 0.9
     resources: {cpu: {max: 2}, memory: {max: 1000}, devices: {nvidia.com/gpu: 2}}
-    mounts: ["/mnt/sets:/sets", {source: "server:/export", destination: /nfs, type: NFS}]
+    mounts: ["/mnt/sets:/sets", {source: "nas:/export", destination: /nfs, type: NFS, options: {vers: 4.2}}]
 - step:
     name: strict
     image: x
@@ -123,8 +123,9 @@ def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
     assert [each.on_demand for each in spec.inputs] == [False, True]
     assert (list(spec.inputs[0].uris), list(spec.inputs[1].uris)) == (["datum://0123456789abcdef"], [])
     assert [(each.source, each.destination, each.type) for each in spec.mounts] == [
-        ("/mnt/sets", "/sets", ""), ("server:/export", "/nfs", "nfs"),
+        ("/mnt/sets", "/sets", ""), ("nas:/export", "/nfs", "nfs"),
     ]  # fmt: skip
+    assert dict(spec.mounts[1].options) == {"vers": "4.2"}
     assert spec.code == CODE
 
 
@@ -203,6 +204,7 @@ def test_parameter_left_out_leaves_no_placeholder() -> None:
         ({"inputs": {"data": ["model://resnet/newest"]}}, "BAD_INPUT_URI"),
         ({"options": RunOptions(variables={"A B": "1"})}, "BAD_ENVIRONMENT_VARIABLE"),
         ({"options": RunOptions(variables={"VH_GPUS": "many"})}, "BAD_RESOURCES"),
+        ({"options": RunOptions(variables={"VH_CPU_LIMIT": "many"})}, "BAD_RESOURCES"),
     ],
 )
 def test_what_does_not_fit_is_refused(config: Config, asked: dict[str, object], code: str) -> None:
@@ -265,6 +267,12 @@ def test_step_names_its_requirements_file_or_none(config: Config) -> None:
 
 def test_variable_of_the_file_format_asks_for_gpus(config: Config) -> None:
     assert build(config, options=RunOptions(variables={"VH_GPUS": "4"})).resources.gpu_count == 4
+
+
+@pytest.mark.parametrize(("limit", "millicores"), [("2", 2000), ("0.5", 500), ("0,2,4", 3000)])
+def test_variable_of_the_file_format_limits_cpus(config: Config, limit: str, millicores: int) -> None:
+    options = RunOptions(variables={"VH_CPU_LIMIT": limit})
+    assert build(config, options=options).resources.cpu_millicores_max == millicores
 
 
 def test_parameters_fill_input_references() -> None:

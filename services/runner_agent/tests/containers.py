@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runyard_agent.container_config import LABEL_NODE, LABEL_RUN
-from runyard_agent.docker_daemon import DockerDaemon, Image, open_docker
+from runyard_agent.docker_daemon import DockerDaemon, Image, WantedImage, open_docker
 from runyard_agent.runtime import Exit, LaunchPlan, lease_text
 from runyard_agent.runtime_docker import DockerRuntime
 
@@ -29,7 +29,7 @@ async def daemon(docker_client: Any) -> AsyncIterator[DockerDaemon]:
 
 @pytest.fixture
 async def image(daemon: DockerDaemon, test_image: str) -> Image:
-    return await daemon.image(test_image)
+    return await daemon.image(WantedImage(test_image))
 
 
 @pytest.fixture

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted, LeaseGrant
+from runyard.agent.v1.agent_service_pb2 import (
+    AttemptExited,
+    AttemptFinished,
+    AttemptStarted,
+    LeaseGrant,
+    RegistryLogin,
+)
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Executor, Hardware
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
-from runyard_agent.domain.attempt import AttemptState, begun
+from runyard_agent.domain.attempt import AttemptState, begun, launched
+from runyard_agent.runtime import Handle
 from runyard_core.errors import Corrupt
 
 GRANT = LeaseGrant(run_id="0199-run", attempt=2, epoch=5, lease_id="lease-1", project="p")
@@ -71,6 +79,39 @@ def test_report_ids_are_the_same_in_every_life(tmp_path: Path) -> None:
         ids += [report.report_id for report in record.pending_reports()]
 
     assert ids[0] == ids[1]
+
+
+def test_login_of_a_registry_is_never_on_the_disk_and_comes_again(tmp_path: Path) -> None:
+    grant = LeaseGrant()
+    grant.CopyFrom(GRANT)
+    grant.registry_login.CopyFrom(RegistryLogin(registry="ghcr.io", username="alice", password="plugh"))
+    record = AttemptStore(tmp_path).create(grant, AttemptState())
+    assert record.grant.registry_login.password == "plugh"
+    assert not record.held.lacks_login
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"ghcr.io" in kept
+    assert b"alice" not in kept
+    assert b"plugh" not in kept
+
+    again = found_again(tmp_path)
+    assert again.lacks_login
+    asyncio.run(take_while_waiting(again, grant))
+    assert not again.held.lacks_login
+    assert again.grant.registry_login.username == "alice"
+
+    removed = found_again(tmp_path)
+    asyncio.run(take_while_waiting(removed, GRANT))
+    assert not removed.grant.HasField("registry_login")
+    removed.save(launched(removed.state, Handle("process", "1")))
+    assert not found_again(tmp_path).held.lacks_login
+
+
+async def take_while_waiting(record: AttemptRecord, grant: LeaseGrant) -> None:
+    waiting = asyncio.create_task(record.wait_for_login())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    record.take_login(grant)
+    await waiting
 
 
 def test_acknowledgement_of_another_attempt_is_not_taken(tmp_path: Path) -> None:

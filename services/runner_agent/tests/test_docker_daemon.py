@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runyard_agent import container_environment
-from runyard_agent.docker_daemon import DockerDaemon, Image, open_docker
+from runyard_agent.docker_daemon import DockerDaemon, Image, WantedImage, open_docker
 from runyard_core.errors import Unavailable
 
 from .containers import daemon, image, plan_of, runtime
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 async def test_an_image_that_cannot_be_had_says_so(daemon: DockerDaemon) -> None:
     told: list[str] = []
     with pytest.raises(Unavailable, match=r"image 'registry\.invalid/no:1' cannot be had") as error:
-        await daemon.image("registry.invalid/no:1", tell=told.append)
+        await daemon.image(WantedImage("registry.invalid/no:1"), tell=told.append)
 
     assert error.value.code == "IMAGE_UNAVAILABLE"
     assert told == ["pulling image registry.invalid/no:1"]

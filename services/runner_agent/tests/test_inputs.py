@@ -30,10 +30,11 @@ async def fetch(
     *wanted: Input,
     shared_folders: tuple[Path, ...] = (),
     told: list[str] | None = None,
+    variables: dict[str, str] | None = None,
 ) -> list[Input]:
     said = told if told is not None else []
     rules = InputRules(shared_folders=shared_folders)
-    sources = InputSources(yard.client, yard.cache, rules, SystemClock(), {})
+    sources = InputSources(yard.client, yard.cache, rules, SystemClock(), variables or {})
     try:
         of = InputsOf("vision", yard.client, yard.cache, sources, said.append)
         return await inputs.fetch(of, wanted, tmp_path / "inputs")
@@ -72,6 +73,22 @@ async def test_a_second_run_links_the_same_bytes_without_fetching(yard: Yard, tm
     first, second = (tmp_path / run / "inputs/model/a.bin" for run in "12")
     assert first.stat().st_ino == second.stat().st_ino
     assert first.stat().st_mode & 0o777 == 0o444
+
+
+async def test_a_run_that_wants_its_files_fetched_gets_them_fetched(yard: Yard, tmp_path: Path) -> None:
+    sha256 = yard.catalogue.push("a.bin", b"weights")
+    yard.store.objects["/web.bin"] = b"web"
+    stored = Input(name="model", uris=[f"datum://{sha256}"])
+    web = Input(name="web", uris=[f"{yard.store.address}/web.bin"])
+    for run in "12":
+        found = await fetch(yard, tmp_path / run, stored, web, variables={"VH_NO_DATA_CACHE": "yes"})
+
+    assert len(yard.store.requests) == 4
+    assert [each.files[0].sha256 for each in found] == [sha256, sha256_of(b"web")]
+    for path in ("model/a.bin", "web/web.bin"):
+        first, second = (tmp_path / run / "inputs" / path for run in "12")
+        assert first.stat().st_ino != second.stat().st_ino
+        assert first.stat().st_mode & 0o777 == 0o444
 
 
 async def test_a_program_that_changed_its_input_does_not_change_it_for_others(

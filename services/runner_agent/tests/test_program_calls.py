@@ -76,7 +76,9 @@ async def program(tmp_path: Path) -> AsyncIterator[Program]:
         statuses: list[str] = []
         told: list[str] = []
         node = cast("Any", SimpleNamespace(input_sources=sources))
-        calls = ProgramCalls(server, node, record, statuses.append, told.append)
+        calls = ProgramCalls(
+            server, node, record, statuses.append, lambda got: record.report_fetched(got, NOON), told.append
+        )
         url = await server.url("127.0.0.1", record.call_token)
         yield Program(yard, server, record, calls, url, statuses, told)
         calls.close()
@@ -117,8 +119,28 @@ async def test_an_input_on_demand_is_asked_for_and_handed_over(program: Program)
     assert len(program.yard.store.requests) == 1
     assert len(program.told) == 1
     assert "fetched on demand, SHA-256" in program.told[0]
+    [report] = program.record.pending_reports()
+    got = report.input_fetched
+    assert (got.input, got.file.path, got.file.sha256) == (
+        "model",
+        "model.bin",
+        sha256_of(b"weights" * 300_000),
+    )
     status, content = await asyncio.to_thread(ask, second["url"])
     assert (status, b"404" in content) == (503, True)
+
+
+async def test_what_was_fetched_before_the_agent_died_is_still_told_and_once(program: Program) -> None:
+    [asked_id] = program.calls._on_demand
+    program.record.on_demand_folder.mkdir()
+    (program.record.on_demand_folder / f"{asked_id}-1").write_bytes(b"of its last life")
+    assert (await program.ask(f"files/{asked_id}/1"))[1] == b"of its last life"
+    [report] = program.record.pending_reports()
+    assert report.input_fetched.file.sha256 == sha256_of(b"of its last life")
+    assert report.input_fetched.file.size_bytes == 16
+    assert program.record.acknowledge(report.report_id)
+    await program.ask(f"files/{asked_id}/1")
+    assert list(program.record.pending_reports()) == []
 
 
 @pytest.mark.parametrize("path", ["", "files/x/0", "inputs/1", "../status-detail", "status-detail"])

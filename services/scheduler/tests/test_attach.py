@@ -112,6 +112,19 @@ async def test_a_renewal_renews_what_is_wanted_and_fences_the_rest(yard: MemoryY
     await agent.close()
 
 
+async def test_what_an_agent_keeps_in_memory_alone_comes_again_with_the_grant(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    await yard.submit()
+    grant = await agent.grant()
+    await agent.close()
+    kept = held(grant)
+    kept.lacks_login = True
+    again = await yard.attach(held=[kept])
+    assert await again.grant() == grant
+    assert list((await again.renew(kept)).lease_ids) == [grant.lease_id]
+    await again.close()
+
+
 async def test_a_grant_is_sent_again_until_it_is_held(yard: MemoryYard) -> None:
     agent = await yard.attach()
     await yard.submit()

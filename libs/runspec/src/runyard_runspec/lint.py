@@ -11,6 +11,7 @@ from typing import Any
 
 from valohai_yaml.lint import LintResult
 
+from runyard_contracts.agent_controls import not_heeded
 from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step, config_of, parse_objects, problems_of, step_bodies
 from runyard_runspec.document import Document, parse_document
@@ -131,6 +132,7 @@ def _own_findings(config: Config, document: Document) -> Iterator[Finding]:
         yield from _duplicate_names(body, document, (index, "step"))
         step = config.steps[str(body["name"])]
         yield from _unknown_placeholders(step, body, document, (index, "step"))
+        yield from _controls_not_heeded(step)
 
 
 def _top_level_findings(document: Document) -> Iterator[Finding]:
@@ -169,6 +171,12 @@ def _duplicate_names(
                     f"step {body.get('name')}: {key} has {name!r} twice and the last one counts: rename one",
                 )
             seen.add(name)
+
+
+def _controls_not_heeded(step: Step) -> Iterator[Finding]:
+    lines = {variable.name: variable.line for variable in step.variables}
+    for name, sentence in not_heeded({each.name: each.default for each in step.variables}):
+        yield Finding(lines[name], Severity.WARNING, "CONTROL_NOT_HEEDED", f"step {step.name}: {sentence}")
 
 
 def _unknown_placeholders(

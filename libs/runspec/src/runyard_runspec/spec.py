@@ -19,6 +19,7 @@ from runyard.run.v1.types_pb2 import (
     Resources,
     RunSpec,
 )
+from runyard_contracts import agent_controls
 from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step
 from runyard_runspec.inputs import choose_inputs
@@ -27,7 +28,6 @@ from runyard_runspec.parameters import Atom, ParameterType, Value, find_paramete
 REQUIREMENTS_VARIABLE = "RUNYARD_REQUIREMENTS"
 """Environment variable of a step that names its requirements file; empty for none."""
 
-GPU_COUNT_VARIABLE = "VH_GPUS"
 STOP_GRACE_SECONDS = 30
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -104,7 +104,12 @@ def build_run_spec(
         on_lost=asked.on_lost,
         priority=asked.priority,
         mounts=[
-            Mount(source=each.source, destination=each.destination, type=each.type or "")
+            Mount(
+                source=each.source,
+                destination=each.destination,
+                type=each.type or "",
+                options={str(name): str(value) for name, value in each.options.items() if value is not None},
+            )
             for each in step.parsed.mounts
         ],
         stop_grace_seconds=STOP_GRACE_SECONDS,
@@ -188,7 +193,7 @@ def _resources(config: Config, step: Step, asked: RunOptions, variables: Mapping
     declared = step.parsed.resources
     devices = declared.devices.devices or {}
     gpu_count: int | str = next((devices[name] for name in _GPU_DEVICES if name in devices), 0)
-    gpu_count = variables.get(GPU_COUNT_VARIABLE, gpu_count)
+    gpu_count = variables.get(agent_controls.GPUS, gpu_count)
     if asked.gpu_count is not None:
         gpu_count = asked.gpu_count
     if not re.fullmatch(r"[0-9]{1,4}", str(gpu_count)):
@@ -200,8 +205,22 @@ def _resources(config: Config, step: Step, asked: RunOptions, variables: Mapping
     return Resources(
         gpu_count=int(gpu_count),
         memory_bytes_max=int((declared.memory.max or 0) * 1_000_000),
-        cpu_millicores_max=int((declared.cpu.max or 0) * 1000),
+        cpu_millicores_max=_cpu_millicores_max(config, step, variables),
     )
+
+
+def _cpu_millicores_max(config: Config, step: Step, variables: Mapping[str, str]) -> int:
+    limit = variables.get(agent_controls.CPU_LIMIT, "")
+    if not limit:
+        return int((step.parsed.resources.cpu.max or 0) * 1000)
+    try:
+        return max(1, int(agent_controls.cpu_count_of(limit) * 1000))
+    except ValueError:
+        raise InvalidInput(
+            f"{config.file_name}:{step.line}: step {step.name} cannot have {agent_controls.CPU_LIMIT} "
+            f"{limit!r}: want a number of CPUs, or a list of them",
+            code="BAD_RESOURCES",
+        ) from None
 
 
 def _json(value: Value) -> JsonValue:

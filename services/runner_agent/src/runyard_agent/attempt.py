@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished
+from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, InputFetched
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, OutputFile
 from runyard_agent import collecting
@@ -275,10 +275,16 @@ class Attempt:
     def _open_calls(self) -> ProgramCalls | None:
         if self._node.calls is None:
             return None
-        return ProgramCalls(self._node.calls, self._node, self.record, self._report_status, self._tell)
+        return ProgramCalls(
+            self._node.calls, self._node, self.record, self._report_status, self._report_fetched, self._tell
+        )
 
     def _report_status(self, status_detail: str) -> None:
         self.record.report_status(status_detail, self._node.clock.now())
+        self._reports_changed()
+
+    def _report_fetched(self, fetched: InputFetched) -> None:
+        self.record.report_fetched(fetched, self._node.clock.now())
         self._reports_changed()
 
     def _outputs_of(self) -> OutputsOf:

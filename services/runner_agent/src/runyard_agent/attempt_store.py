@@ -6,6 +6,7 @@ code sees. A report is written before it is sent and kept until the scheduler's 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -22,11 +23,13 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttemptReport,
     AttemptStarted,
     HeldAttempt,
+    InputFetched,
     LeaseGrant,
+    RegistryLogin,
 )
 from runyard.run.v1.types_pb2 import Cause, Environment
 from runyard_agent.below import remove_tree
-from runyard_agent.domain.attempt import AttemptState, from_json, to_json
+from runyard_agent.domain.attempt import AttemptState, Phase, from_json, to_json
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_contracts.ids import deterministic_id
 from runyard_core.errors import Corrupt
@@ -39,7 +42,7 @@ Fact = Environment | AttemptStarted | AttemptExited | AttemptFinished | Cause
 _ENVIRONMENT, _STARTED, _EXITED, _FAILED, _FINISHED = (
     "1-environment_captured", "2-started", "3-exited", "4-failed", "5-finished",
 )  # fmt: skip
-_STATUS = "2.1-status_detail"
+_STATUS, _FETCHED = "2.1-status_detail", "2.2-input_fetched"
 _NAMES: dict[type[Fact], str] = {
     Environment: _ENVIRONMENT,
     AttemptStarted: _STARTED,
@@ -57,6 +60,7 @@ class AttemptRecord:
         self.directory = directory
         self.grant = grant
         self.state = state
+        self._login_arrived = asyncio.Event()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -68,8 +72,31 @@ class AttemptRecord:
         """What the scheduler is told that we hold."""
         grant = self.grant
         return HeldAttempt(
-            run_id=grant.run_id, attempt=grant.attempt, epoch=grant.epoch, lease_id=grant.lease_id
+            run_id=grant.run_id,
+            attempt=grant.attempt,
+            epoch=grant.epoch,
+            lease_id=grant.lease_id,
+            lacks_login=self.lacks_login,
         )
+
+    @property
+    def lacks_login(self) -> bool:
+        """True when its registry login went with an earlier life of the agent, and is still needed."""
+        is_cleared = self.grant.HasField("registry_login") and not self.grant.registry_login.password
+        return is_cleared and self.state.phase is Phase.PREPARING
+
+    def take_login(self, grant: LeaseGrant) -> None:
+        """Have the registry login again; it may be another one by now, or none."""
+        self.grant.ClearField("registry_login")
+        if grant.HasField("registry_login"):
+            self.grant.registry_login.CopyFrom(grant.registry_login)
+        self._login_arrived.set()
+
+    async def wait_for_login(self) -> None:
+        """Return when the registry login is there again."""
+        while self.lacks_login:
+            self._login_arrived.clear()
+            await self._login_arrived.wait()
 
     @property
     def is_over(self) -> bool:
@@ -110,7 +137,7 @@ class AttemptRecord:
     def report(self, fact: Fact, occurred_at: datetime) -> bool:
         """Put a report on the way, once; False when it was made before."""
         name = _NAMES[type(fact)]
-        if self._path(name).exists() or self._path(name, acknowledged=True).exists():
+        if self._is_made(name):
             return False
         report = self._report_of(name, occurred_at)
         match fact:
@@ -135,6 +162,17 @@ class AttemptRecord:
         report.status_detail = status_detail
         write_atomically(self._path(name), report.SerializeToString(deterministic=True))
 
+    def has_told_fetched(self, name: str, path: str) -> bool:
+        """Say whether a file of an input on demand was reported."""
+        return self._is_made(_fetched_name(name, path))
+
+    def report_fetched(self, fetched: InputFetched, occurred_at: datetime) -> None:
+        """Put on the way what the program got of an input on demand."""
+        name = _fetched_name(fetched.input, fetched.file.path)
+        report = self._report_of(name, occurred_at)
+        report.input_fetched.CopyFrom(fetched)
+        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
+
     def failed_cause(self) -> Cause | None:
         """Give why the program could not be started, once that was reported: nothing may start it then."""
         for acknowledged in (False, True):
@@ -154,7 +192,8 @@ class AttemptRecord:
             if deterministic_id("report", self.grant.lease_id, path.stem) == report_id:
                 path.unlink()
                 return True
-        for name in _NAMES.values():
+        fetched = (path.stem for path in self._reports.glob(f"{_FETCHED}-*"))
+        for name in (*_NAMES.values(), *fetched):
             if deterministic_id("report", self.grant.lease_id, name) == report_id:
                 if self._path(name).exists():
                     self._path(name).rename(self._path(name, acknowledged=True))
@@ -189,6 +228,9 @@ class AttemptRecord:
     def _reports(self) -> Path:
         return self._record / "reports"
 
+    def _is_made(self, name: str) -> bool:
+        return self._path(name).exists() or self._path(name, acknowledged=True).exists()
+
     def _path(self, name: str, *, acknowledged: bool = False) -> Path:
         return self._reports / f"{name}.{'acknowledged' if acknowledged else 'pb'}"
 
@@ -218,12 +260,25 @@ class AttemptStore:
         making = self._directory / f".making-{name}"
         remove_tree(making)
         (making / "record" / "reports").mkdir(parents=True, mode=0o700)
-        write_atomically(making / "record" / "grant.pb", grant.SerializeToString())
+        write_atomically(making / "record" / "grant.pb", _kept(grant).SerializeToString())
         write_atomically(making / "record" / "state.json", json.dumps(to_json(state)).encode())
         directory = self._directory / name
         making.rename(directory)
         sync_folder(self._directory)
         return AttemptRecord(directory, grant, state)
+
+
+def _fetched_name(name: str, path: str) -> str:
+    return f"{_FETCHED}-{deterministic_id('fetched', name, path)}"
+
+
+def _kept(grant: LeaseGrant) -> LeaseGrant:
+    """Give what of a grant may lie on a disk: a login of a registry is worth more than one run."""
+    kept = LeaseGrant()
+    kept.CopyFrom(grant)
+    if kept.HasField("registry_login"):
+        kept.registry_login.CopyFrom(RegistryLogin(registry=grant.registry_login.registry))
+    return kept
 
 
 def _load(record: Path) -> AttemptRecord:

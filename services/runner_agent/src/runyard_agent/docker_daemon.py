@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 import docker
 import docker.errors
 from docker.utils import parse_repository_tag
 
+from runyard.agent.v1.agent_service_pb2 import RegistryLogin
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.domain.redaction import Redaction
+from runyard_agent.domain.registry import pull_refused
+from runyard_contracts.images import registry_of
 from runyard_core.errors import NotFound, RunyardError, Unavailable
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
@@ -33,6 +38,20 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class WantedImage:
+    """An image that a run asks for."""
+
+    reference: str
+    """As the run names it."""
+    pin: str = ""
+    """What an earlier attempt of the run found it to be: that and nothing else."""
+    is_pulled_always: bool = False
+    """Whether the registry is asked also when the daemon has an image of that name."""
+    login: RegistryLogin | None = field(default=None, repr=False)
+    """For its registry; None asks as nobody, or as the operator has set up for the agent's user."""
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image that the daemon has."""
 
@@ -42,6 +61,10 @@ class Image:
     """Digest of its configuration: "sha256:..."."""
     repo_digests: tuple[str, ...]
     """What registries know it by; empty for one that was built or loaded here."""
+    entrypoint: tuple[str, ...] = ()
+    """What it would start of itself."""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What it sets of itself."""
 
 
 class DockerDaemon:
@@ -80,23 +103,24 @@ class DockerDaemon:
         """
         return await self._control.run(_CALL_SECONDS_MAX, _translated(function), *args, **kwargs)
 
-    async def image(self, reference: str, *, tell: Tell = lambda _: None) -> Image:
+    async def image(self, wanted: WantedImage, *, tell: Tell = lambda _: None) -> Image:
         """Give an image, pulled when the daemon does not have it; ``tell`` gets a line when it must be.
 
         Raises:
             Unavailable: IMAGE_UNAVAILABLE, with what the daemon says.
         """
+        name = wanted.pin or wanted.reference
         try:
-            return await self._known_image(reference)
-        except NotFound:
-            tell(f"pulling image {reference}")
+            if not wanted.is_pulled_always or _is_id(name):
+                with contextlib.suppress(NotFound):
+                    return await self._known_image(wanted.reference, name)
+            if _is_id(name):
+                raise NotFound(f"the first attempt had {name}, which no registry knows and this node has not")
+            tell(f"pulling image {name}")
+            await self._pull_as(name, wanted.login)
+            return await self._known_image(wanted.reference, name)
         except RunyardError as error:
-            raise _image_unavailable(reference, error) from error
-        try:
-            await self._pulls.run(_PULL_SECONDS_MAX, _translated(self._pull), reference)
-            return await self._known_image(reference)
-        except RunyardError as error:
-            raise _image_unavailable(reference, error) from error
+            raise _image_unavailable(wanted.reference, error) from error
 
     async def gateway(self, network: str) -> str:
         """Give the address by which containers of a network reach this machine; empty when they cannot.
@@ -116,13 +140,32 @@ class DockerDaemon:
         self._pulls.close()
         self._client.close()
 
-    async def _known_image(self, reference: str) -> Image:
-        found = await self.call(self.api.inspect_image, reference)
-        return Image(reference, str(found["Id"]), tuple(found.get("RepoDigests") or ()))
+    async def _known_image(self, reference: str, name: str) -> Image:
+        found = await self.call(self.api.inspect_image, name)
+        config = found.get("Config") or {}
+        return Image(
+            reference,
+            str(found["Id"]),
+            tuple(found.get("RepoDigests") or ()),
+            tuple(config.get("Entrypoint") or ()),
+            dict(each.partition("=")[::2] for each in config.get("Env") or ()),
+        )
 
-    def _pull(self, reference: str) -> None:
-        repository, tag = parse_repository_tag(reference)
-        for line in self.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+    async def _pull_as(self, name: str, login: RegistryLogin | None) -> None:
+        try:
+            await self._pulls.run(_PULL_SECONDS_MAX, _translated(self._pull), name, login)
+        except RunyardError as error:
+            # A registry may say again what it was told.
+            words = Redaction([login.password] if login is not None else []).of(error.message)
+            refused = pull_refused(registry_of(name), words, has_login=login is not None)
+            raise Unavailable(refused or words) from None
+
+    def _pull(self, name: str, login: RegistryLogin | None) -> None:
+        repository, tag = parse_repository_tag(name)
+        # With none given, the package looks for one that the operator has left to this user.
+        auth = None if login is None else {"username": login.username, "password": login.password}
+        tag = tag or "latest"
+        for line in self.api.pull(repository, tag=tag, auth_config=auth, stream=True, decode=True):
             if "error" in line:
                 raise Unavailable(str(line["error"]))
 
@@ -172,6 +215,11 @@ def _translated(function: Callable[P, T]) -> Callable[P, T]:
 
 def _explanation(error: docker.errors.APIError) -> str:
     return " ".join(str(error.explanation or error).split())
+
+
+def _is_id(name: str) -> bool:
+    """Say whether a name is the id of an image, which only a machine that has it knows."""
+    return name.startswith("sha256:")
 
 
 def _image_unavailable(reference: str, error: RunyardError) -> Unavailable:

@@ -17,10 +17,11 @@ from runyard_agent.container_rules import ContainerRules
 from runyard_agent.limits import IN_GROUP, MachineLimits
 from runyard_agent.runtime import Runtime
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
+from runyard_contracts import agent_controls
 from runyard_core.errors import Unavailable
 
 if TYPE_CHECKING:
-    from runyard_agent.docker_daemon import DockerDaemon
+    from runyard_agent.docker_daemon import DockerDaemon, WantedImage
 
 Tell = Callable[[str], None]
 
@@ -173,10 +174,22 @@ class DockerExecutor:
         """Have the image, and know what it holds."""
         from runyard_agent import container_environment
 
-        image = await self.daemon.image(grant.spec.image, tell=tell)
+        image = await self.daemon.image(_wanted_image(grant), tell=tell)
         variables = config_files.variables(grant)
         record = await container_environment.capture(self.daemon, image, variables, self._cache_dir)
         return Surroundings(variables=variables, record=record, image=image.id)
+
+
+def _wanted_image(grant: LeaseGrant) -> WantedImage:
+    from runyard_agent.docker_daemon import WantedImage
+
+    asked = {each.name: each.value for each in grant.spec.environment_variables}
+    return WantedImage(
+        reference=grant.spec.image,
+        pin=grant.image_pin,
+        is_pulled_always=agent_controls.is_true(asked.get(agent_controls.NO_IMAGE_CACHE)),
+        login=grant.registry_login if grant.HasField("registry_login") else None,
+    )
 
 
 class DockerOnDemand:

@@ -13,12 +13,13 @@ from pathlib import Path
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.blocking import BlockingPool
-from runyard_agent.content_cache import ContentCache
+from runyard_agent.content_cache import ContentCache, Fetch
 from runyard_agent.domain.references import Pattern, kept_path, path_of, pattern_of, scheme_of
 from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.http_connections import Request
 from runyard_agent.s3_inputs import bucket_access, find_objects
 from runyard_agent.transfers import Fetched
+from runyard_contracts import agent_controls
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
 
@@ -52,6 +53,7 @@ class InputSources:
         self._rules = rules
         self._clock = clock
         self._credentials = (variables, rules.credentials)
+        self._uses_cache = not agent_controls.is_true(variables.get(agent_controls.NO_DATA_CACHE))
         self._pool = BlockingPool("inputs", thread_count=1)
 
     async def expand(self, wanted: Input, uri: str) -> list[InputFile]:
@@ -109,15 +111,21 @@ class InputSources:
                 return await self._fetch_stored(file.sha256, destination)
 
     async def _fetch_stored(self, sha256: str, destination: Path) -> str:
-        await self._cache.link(sha256, destination, lambda path: self._artifact_client.download(sha256, path))
+        await self._have(sha256, destination, lambda path: self._artifact_client.download(sha256, path))
         return sha256
+
+    async def _have(self, sha256: str, destination: Path, fetch: Fetch) -> None:
+        """Have the bytes of a hash at a path, read-only: from the cache unless the run wants them fetched."""
+        if self._uses_cache:
+            await self._cache.link(sha256, destination, fetch)
+            return
+        await fetch(destination)
+        await asyncio.to_thread(os.chmod, destination, 0o444)
 
     async def _fetch_web(self, request: Request, sha256: str, destination: Path) -> str:
         transfers = self._artifact_client.transfers
         if sha256:
-            await self._cache.link(
-                sha256, destination, lambda path: transfers.get(request, path, sha256=sha256)
-            )
+            await self._have(sha256, destination, lambda path: transfers.get(request, path, sha256=sha256))
             return sha256
         # Beside the destination: the bytes say what they are only when all are here.
         arrived = destination.parent / f".{secrets.token_hex(8)}"
@@ -127,7 +135,7 @@ class InputSources:
             arrived.replace(path)
 
         try:
-            await self._cache.link(fetched.sha256, destination, move)
+            await self._have(fetched.sha256, destination, move)
         finally:
             arrived.unlink(missing_ok=True)
         return fetched.sha256

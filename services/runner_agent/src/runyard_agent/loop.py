@@ -70,7 +70,9 @@ class Attempts:
             logger.info("took on attempt %d of run %s", grant.attempt, grant.run_id)
             held = self._take_on(self._store.create(grant, AttemptState()))
             held.renew(expires_at_boottime_seconds - _LEASE_MARGIN_SECONDS)
-        elif held.record.grant.lease_id != grant.lease_id:
+        elif held.record.grant.lease_id == grant.lease_id:
+            held.record.take_login(grant)
+        else:
             logger.error("attempt %d of run %s came again with another lease; ignored", *reversed(key))
         self.held_changed()
 
@@ -141,7 +143,7 @@ class Attempts:
     def _telemetry_of(self, record: AttemptRecord) -> AttemptTelemetry:
         grant = record.grant
         cause = Cause(grant.correlation_id, grant.traceparent)
-        redaction = Redaction(secret.value for secret in grant.secrets)
+        redaction = Redaction([grant.registry_login.password, *(secret.value for secret in grant.secrets)])
         return AttemptTelemetry(self._telemetry, grant.run_id, grant.attempt, cause, redaction)
 
     def _sweep_marks(self) -> None:

@@ -18,6 +18,7 @@ from runyard_agent.executors import ExecutorOnNode, Surroundings
 from runyard_agent.mounts import find_mounts
 from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
+from runyard_contracts import agent_controls
 from runyard_core.errors import RunyardError
 
 Tell = Callable[[str], None]
@@ -82,6 +83,9 @@ class Preparation:
         grant, directory = self._grant, self._record.directory
         kind = Executor.Name(self._record.state.executor).removeprefix("EXECUTOR_").lower()
         self._tell(f"attempt {grant.attempt} of run #{grant.number} on node {self._node.node_id} ({kind})")
+        asked = {each.name: each.value for each in grant.spec.environment_variables}
+        for _, sentence in agent_controls.not_heeded(asked):
+            self._tell(sentence)
         make_folders(self._plan)
         async with asyncio.TaskGroup() as group:
             fetching = group.create_task(self._fetch_inputs())
@@ -150,6 +154,9 @@ class Preparation:
         await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
         if code_ref.tree_sha256:
             self._tell(f"code: {code_ref.tree_sha256[:12]}, {code_ref.file_count} files")
+        if self._record.lacks_login and self._record.state.executor == Executor.EXECUTOR_DOCKER:
+            self._tell(f"waiting for the login of registry {self._grant.registry_login.registry}")
+            await self._record.wait_for_login()
         surroundings = await executor.surround(self._grant, self._record.directory, self._tell)
         record = surroundings.record
         self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")

@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from runyard.agent.v1.agent_service_pb2 import InputFetched
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent import config_files
 from runyard_agent.attempt_store import AttemptRecord
 from runyard_agent.call_server import Answer, Call, CallServer
 from runyard_agent.config_files import input_id
+from runyard_agent.content_cache import file_sha256
 from runyard_agent.node import Node
 from runyard_core.errors import RunyardError, Unavailable
 
@@ -33,6 +35,7 @@ class ProgramCalls:
         node: Node,
         record: AttemptRecord,
         report_status: Callable[[str], None],
+        report_fetched: Callable[[InputFetched], None],
         tell: Tell,
     ) -> None:
         """Answer from now on; the inputs are those that the attempt was prepared with."""
@@ -43,7 +46,9 @@ class ProgramCalls:
         self._on_demand = {input_id(grant, one.name): one for one in inputs if one.on_demand}
         self._sources = node.input_sources(config_files.variables(grant))
         self._folder = record.on_demand_folder
+        self._record = record
         self._report_status = report_status
+        self._report_fetched = report_fetched
         self._tell = tell
         self._fetching = asyncio.Lock()
         self._status_detail: str | None = None
@@ -119,11 +124,13 @@ class ProgramCalls:
         one = self._on_demand[asked_id]
         if number >= len(one.files):
             return Answer(http.HTTPStatus.NOT_FOUND, {"error": "the input has no such file"})
-        kept = self._folder / f"{asked_id}-{number}"
+        file, kept = one.files[number], self._folder / f"{asked_id}-{number}"
         # One after the other: a program may ask for the same file twice at once.
         async with self._fetching:
             if not await asyncio.to_thread(kept.exists):
-                await self._fetch(one, one.files[number], kept)
+                await self._fetch(one, file, kept)
+            if not self._record.has_told_fetched(one.name, file.path):
+                await self._tell_fetched(one, file, kept)
         return Answer(file=kept)
 
     async def _fetch(self, one: Input, file: InputFile, kept: Path) -> None:
@@ -131,9 +138,18 @@ class ProgramCalls:
         arriving = kept.with_suffix(".new")
         try:
             await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-            found = await self._sources.fetch(file, arriving)
+            await self._sources.fetch(file, arriving)
             await asyncio.to_thread(arriving.rename, kept)
         except (RunyardError, OSError) as error:
             self._tell(f"input {one.name}: {uri} cannot be had: {error}")
             raise Unavailable(f"{uri} cannot be had: {error}", code="INPUT_UNAVAILABLE") from error
-        self._tell(f"input {one.name}: {uri} fetched on demand, SHA-256 {found.sha256}")
+
+    async def _tell_fetched(self, one: Input, file: InputFile, kept: Path) -> None:
+        """Report what the program gets, from the file itself: an earlier life may have fetched it."""
+        got = InputFile()
+        got.CopyFrom(file)
+        got.sha256 = await asyncio.to_thread(file_sha256, kept)
+        got.size_bytes = (await asyncio.to_thread(kept.stat)).st_size
+        self._report_fetched(InputFetched(input=one.name, file=got))
+        uri = file.resolved_uri or file.uri
+        self._tell(f"input {one.name}: {uri} fetched on demand, SHA-256 {got.sha256}")

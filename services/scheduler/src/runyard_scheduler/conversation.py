@@ -76,12 +76,15 @@ class Conversation:
     def begin(self, held: Iterable[HeldAttempt], judged: Judged) -> None:
         """Bring the agent up to date: grants that it does not hold yet, stops that it may not know."""
         self._note(held, judged)
+        lacking = {attempt.lease_id for attempt in held if attempt.lacks_login}
         for lease_id, entry in self._ledger.world.leases_of(self._session.node_id).items():
             lease = entry.run.live_lease
             if lease is None or not lease.holds_gpus:
                 continue
             if lease_id in self._session.held:
                 self._sessions.send_stop(entry, lease)
+                if lease_id in lacking:
+                    self._sessions.send_grant(entry, lease, again=True)
             elif lease.started:
                 continue  # It was lost there. Its lease will run out, unless a report comes first.
             elif entry.run.stop is not None:

@@ -152,10 +152,15 @@ class Sessions:
         if self._is_ready(session) != was_ready:
             self._tell()
 
-    def send_grant(self, entry: RunEntry, lease: Lease) -> None:
-        """Send a lease to its node, if its stream is open; the lease counts from now."""
+    def send_grant(self, entry: RunEntry, lease: Lease, *, again: bool = False) -> None:
+        """Send a lease to its node, if its stream is open; the lease counts from now.
+
+        What the node holds is sent only ``again``, for the part of it that the node keeps in memory alone.
+        """
         session = self._open.get(lease.node_id)
-        if session is not None and lease.lease_id not in session.granted | session.held:
+        if session is None or lease.lease_id in session.granted:
+            return
+        if again or lease.lease_id not in session.held:
             session.granted.add(lease.lease_id)
             self._lease_heard[lease.lease_id] = self._clock.monotonic_seconds()
             session.send(AttachResponse(lease_grant=grant_message(entry, lease)))
