@@ -73,7 +73,14 @@ async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_name
     ]
     assert report.findings[0].event_id == str(victim.event_id)
     monkeypatch.setattr(verification, "EVENTS_FOR_PROCESSES", 1)
-    again = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored, process_count=2)
+    again = await verify(
+        yard.archive,
+        [yard.key.public],
+        log=yard.hot,
+        stored=yard.stored,
+        process_count=2,
+        database_url=yard.database.url("reader"),
+    )
     assert again.findings == report.findings
     with pytest.raises(Rejected, match="not sound"):
         await yard.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -224,6 +225,9 @@ def test_an_archive_has_an_address(tmp_path: Path) -> None:
     store = open_store(place.url)
     assert isinstance(store, S3Store)
     assert store.place == place
+    elsewhere = pickle.loads(pickle.dumps(store))
+    assert elsewhere.place == place
+    elsewhere.close()
     store.close()
     assert isinstance(open_store(str(tmp_path)), FolderStore)
     for wrong in (

@@ -185,6 +185,10 @@ class S3Store:
         self.place = place
         self._threads = ThreadPoolExecutor(_THREADS, "archive")
 
+    def __reduce__(self) -> tuple[type[S3Store], tuple[S3Place]]:
+        """Go to another process without threads and connections."""
+        return S3Store, (self.place,)
+
     @cached_property
     def _pool(self) -> PoolManager:
         import urllib3

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Ambiguous, Corrupt, NotFound
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.chain import Finding, check_chain
-from runyard_eventlog.copies import Copies, compare
 from runyard_eventlog.manifest import LANE_NAMES, Manifest
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.proof import make_proof
 from runyard_eventlog.signing import PublicKey
 from runyard_eventlog.stored_log import StoredLog
+from runyard_eventlog.verification_share import Compared, Places, comparing
 
 NOT_PROVEN = (
     "events after the newest segment, which nothing signs yet",
@@ -103,6 +100,7 @@ async def verify(
     lanes: Sequence[Lane.ValueType] = tuple(LANE_NAMES),
     is_wanted: Callable[[Manifest], bool] = lambda _: True,
     process_count: int = 1,
+    database_url: str = "",
 ) -> Report:
     """Recompute sealed segments and compare. The whole chain is always checked.
 
@@ -113,7 +111,8 @@ async def verify(
         stored: the database's copy; None to look at the archive alone.
         lanes: which lanes.
         is_wanted: which segments' contents.
-        process_count: processes that compare when it is much; hashing takes a core by itself.
+        process_count: processes that fetch and compare when it is much; hashing takes a core by itself.
+        database_url: of the database's copy, for processes to open; "" lets this one do it all.
 
     Raises:
         Unavailable: the archive or the database does not answer.
@@ -124,12 +123,13 @@ async def verify(
     event_count = sum(
         link.event_count for chain in chains.values() for link in chain.links if is_wanted(link)
     )
-    with _comparing(process_count if event_count >= EVENTS_FOR_PROCESSES else 1) as executor:
-        places = _Places(archive, stored, executor)
+    if event_count < EVENTS_FOR_PROCESSES or (stored is not None and not database_url):
+        process_count = 1
+    with comparing(Places(archive, stored), database_url, process_count) as compared_copies:
         for lane, chain in chains.items():
             report.findings.extend(chain.findings)
             archived = in_database = 0
-            works = (places.compared(lane, link) for link in chain.links if is_wanted(link))
+            works = (compared_copies(lane, link) for link in chain.links if is_wanted(link))
             async for compared in _in_order(works, at_once=process_count + 2):
                 report.findings.extend(compared.findings)
                 archived += compared.archived_count
@@ -197,64 +197,11 @@ def _summary(
     )
 
 
-@contextmanager
-def _comparing(process_count: int) -> Iterator[Executor | None]:
-    """Give what compares: processes that end with the block, or None for a thread of this one."""
-    if process_count == 1:
-        yield None
-        return
-    # What loads Arrow once is forked for each process, which a process with threads must not be.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "pyarrow.compute", "pyarrow.parquet", compare.__module__])
-    with ProcessPoolExecutor(process_count, context) as executor:
-        yield executor
-
-
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    findings: list[Finding]
-    archived_count: int
-    database_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where the copies of a segment are."""
-
-    archive: Archive
-    stored: StoredLog | None
-    executor: Executor | None
-
-    async def compared(self, lane: Lane.ValueType, manifest: Manifest) -> _Compared:
-        copies = await self._fetch(lane, manifest)
-        loop = asyncio.get_running_loop()
-        findings = await loop.run_in_executor(self.executor, compare, copies)
-        archived = 0 if copies.parquet is None else manifest.event_count
-        return _Compared(findings, archived, copies.database_count)
-
-    async def _fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
-        first, last = manifest.first_position, manifest.last_position
-        store, stored = self.archive.store, self.stored
-        parquet, leaves = await asyncio.gather(
-            store.get(manifest.name.parquet), store.get(manifest.name.leaves)
-        )
-        if stored is None:
-            return Copies(manifest, parquet, leaves, None, last + 1)
-        start = max(first, await stored.first_position(lane))
-        while True:
-            contents = await stored.leaf_contents(lane, start, last)
-            boundary = max(first, await stored.first_position(lane))
-            if boundary == start:
-                return Copies(manifest, parquet, leaves, contents, min(start, last + 1))
-            # A partition was detached meanwhile.
-            start = boundary
-
-
 async def _in_order(
-    works: Iterable[Coroutine[None, None, _Compared]], at_once: int
-) -> AsyncIterator[_Compared]:
+    works: Iterable[Coroutine[None, None, Compared]], at_once: int
+) -> AsyncIterator[Compared]:
     """Do works side by side, so many at once, and give their results in order."""
-    running: deque[asyncio.Task[_Compared]] = deque()
+    running: deque[asyncio.Task[Compared]] = deque()
     try:
         for work in works:
             running.append(asyncio.create_task(work))

@@ -42,6 +42,7 @@ class Rows:
     """The log in the database."""
 
     pool: asyncpg.Pool
+    database_url: str
     stored: PostgresStoredLog
     log: EventLog
     """The whole log, the archive included."""
@@ -97,7 +98,7 @@ async def open_rows(archive: Archive, *, as_administrator: bool = False) -> Asyn
     url = find_url(runyard_home(), os.environ)
     async with open_pool(url, is_read_only=not as_administrator) as pool, PostgresEventLog(pool) as hot:
         stored = PostgresStoredLog(pool)
-        yield Rows(pool, stored, ArchivedEventLog(hot, stored, archive))
+        yield Rows(pool, url, stored, ArchivedEventLog(hot, stored, archive))
 
 
 def trusted_keys(paths: Sequence[Path]) -> list[PublicKey]:

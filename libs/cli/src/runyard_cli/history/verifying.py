@@ -164,6 +164,7 @@ async def _verify(
             lanes=lanes,
             is_wanted=await segments_between(archive, rows, begin, end),
             process_count=process_count,
+            database_url="" if rows is None else rows.database_url,
         )
     if report.is_sound and not report.event_count:
         raise Rejected(

@@ -1,0 +1,144 @@
+"""What is done for each segment of a verification: its copies are fetched and compared, here or in processes.
+
+A process opens the archive and the database itself: a row on its way through another process costs as much
+as hashing it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import util
+
+import asyncpg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_core.errors import Unavailable
+from runyard_eventlog.archive import Archive
+from runyard_eventlog.archive_store import ArchiveStore
+from runyard_eventlog.chain import Finding
+from runyard_eventlog.connections import AWAY
+from runyard_eventlog.copies import Copies, compare
+from runyard_eventlog.manifest import Manifest
+from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
+
+CompareCopies = Callable[[Lane.ValueType, Manifest], Coroutine[None, None, "Compared"]]
+_PRELOADED = ["__main__", "asyncpg", "pyarrow.compute", "pyarrow.parquet", __name__]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of a segment."""
+
+    findings: list[Finding]
+    archived_count: int
+    database_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the copies of a segment are."""
+
+    archive: Archive
+    stored: StoredLog | None
+    """None leaves the database out."""
+
+    async def fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
+        """Fetch the copies of a segment.
+
+        Raises:
+            Unavailable: the archive or the database does not answer.
+        """
+        first, last = manifest.first_position, manifest.last_position
+        store, stored = self.archive.store, self.stored
+        parquet, leaves = await asyncio.gather(
+            store.get(manifest.name.parquet), store.get(manifest.name.leaves)
+        )
+        if stored is None:
+            return Copies(manifest, parquet, leaves, None, last + 1)
+        start = max(first, await stored.first_position(lane))
+        while True:
+            contents = await stored.leaf_contents(lane, start, last)
+            boundary = max(first, await stored.first_position(lane))
+            if boundary == start:
+                return Copies(manifest, parquet, leaves, contents, min(start, last + 1))
+            # A partition was detached meanwhile.
+            start = boundary
+
+
+@contextmanager
+def comparing(places: Places, database_url: str, process_count: int) -> Iterator[CompareCopies]:
+    """Give what fetches and compares the copies of a segment.
+
+    Args:
+        places: where they are.
+        database_url: of the database among them, for processes to open.
+        process_count: processes that do it, which end with the block; with one a thread compares.
+    """
+
+    async def here(lane: Lane.ValueType, manifest: Manifest) -> Compared:
+        copies = await places.fetch(lane, manifest)
+        return _compared(copies, await asyncio.to_thread(compare, copies))
+
+    if process_count == 1:
+        yield here
+        return
+    # What loads Arrow once is forked for each process, which a process with threads must not be.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    given = (places.archive.store, database_url if places.stored is not None else "")
+    with ProcessPoolExecutor(process_count, context, _begin, given) as executor:
+
+        async def there(lane: Lane.ValueType, manifest: Manifest) -> Compared:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(executor, _compared_in_share, lane, manifest)
+
+        yield there
+
+
+class _Share:
+    """What a process of its own has open for as long as it lives."""
+
+    mine: _Share
+
+    def __init__(self, store: ArchiveStore, database_url: str) -> None:
+        self._archive = Archive(store)
+        self._database_url = database_url
+        self._loop = asyncio.new_event_loop()
+        self._pool: asyncpg.Pool | None = None
+        util.Finalize(None, self._close, exitpriority=1)
+
+    def compared(self, lane: Lane.ValueType, manifest: Manifest) -> Compared:
+        """Fetch and compare, one after the other: while one process waits, another one hashes."""
+        copies = self._loop.run_until_complete(self._fetch(lane, manifest))
+        return _compared(copies, compare(copies))
+
+    async def _fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
+        if self._database_url and self._pool is None:
+            try:
+                self._pool = await asyncpg.create_pool(self._database_url, min_size=1, max_size=1)
+            except AWAY as error:
+                raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
+        stored = None if self._pool is None else PostgresStoredLog(self._pool)
+        return await Places(self._archive, stored).fetch(lane, manifest)
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._loop.run_until_complete(self._pool.close())
+
+
+def _begin(store: ArchiveStore, database_url: str) -> None:
+    _Share.mine = _Share(store, database_url)
+
+
+def _compared_in_share(lane: Lane.ValueType, manifest: Manifest) -> Compared:
+    return _Share.mine.compared(lane, manifest)
+
+
+def _compared(copies: Copies, findings: list[Finding]) -> Compared:
+    archived = 0 if copies.parquet is None else copies.manifest.event_count
+    return Compared(findings, archived, copies.database_count)
