@@ -4,6 +4,8 @@ import asyncio
 import io
 import os
 import re
+from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import grpc
@@ -196,7 +198,7 @@ async def test_a_call_without_a_token_is_refused(yard: Yard) -> None:
 async def test_a_large_file_goes_up_in_parts_and_is_verified(yard: Yard) -> None:
     data = os.urandom(1024) * (65 * 1024)
     begun = await yard.artifact.BeginUpload(begin(data))
-    assert len(begun.parts) == 5
+    assert len(begun.parts) == 4
     etags = []
     for part in begun.parts:
         status, _, headers = send(part.request, data[part.offset_bytes : part.offset_bytes + part.size_bytes])
@@ -368,3 +370,69 @@ async def test_bytes_put_there_by_somebody_else_are_found_out(yard: Yard) -> Non
     assert reason(refused.value) == "CHECKSUM_MISMATCH"
     assert list(client.list_objects(bucket, recursive=True)) == []
     assert (await yard.put(data, MODEL)).artifact.sha256 == sha256_of(data)
+
+
+def together(contents: Mapping[str, bytes]) -> tuple[Origin, list[pb.FileOfMany]]:
+    """Files of one attempt: their shared origin, and each with its path."""
+    files = [
+        pb.FileOfMany(path=path, sha256=sha256_of(data), size_bytes=len(data))
+        for path, data in contents.items()
+    ]
+    return Origin(run_id="run-1", attempt=1, project="digits"), files
+
+
+async def test_many_files_are_stored_together(yard: Yard) -> None:
+    await yard.put(b"known", MODEL)
+    contents = {"a/1": b"one", "a/2": b"two", "same": b"one", "known": b"known", "empty": b""}
+    origin, files = together(contents)
+
+    begin_all = pb.BeginUploadsRequest(request_id=new_id(), origin=origin, files=files)
+    puts = (await yard.artifact.BeginUploads(begin_all)).puts
+    # What the log has is not sent; the same bytes twice go up once.
+    assert [bool(put.url) for put in puts] == [True, True, True, False, True]
+    sent = [send(put, contents[file.path])[0] for file, put in zip(files, puts, strict=True) if put.url]
+    assert sent == [200, 200, 412, 200]
+    commit_all = pb.CommitUploadsRequest(request_id=new_id(), origin=origin, files=files)
+    first = await yard.artifact.CommitUploads(commit_all)
+    assert list(first.refusals) == [""] * 5
+    again = pb.CommitUploadsRequest(request_id=new_id(), origin=origin, files=files)
+    assert await yard.artifact.CommitUploads(again) == pb.CommitUploadsResponse(refusals=[""] * 5)
+
+    read = ReadOptions(min_position=first.position)
+    listed = await yard.artifact.ListArtifacts(pb.ListArtifactsRequest(run_id="run-1", read=read))
+    found = {
+        (each.origin.path, artifact.sha256) for artifact in listed.artifacts for each in artifact.origins
+    }
+    assert found == {(path, sha256_of(data)) for path, data in [*contents.items(), ("model.pt", b"known")]}
+    counts = Counter(await event_types(yard))
+    assert counts == {"runyard.artifact.upload_begun": 4, "runyard.artifact.written": 6}
+
+
+async def test_a_file_that_is_not_right_holds_up_no_other_of_many(yard: Yard) -> None:
+    contents = {"good": b"good", "missing": b"never sent"}
+    origin, files = together(contents)
+    puts = (
+        await yard.artifact.BeginUploads(
+            pb.BeginUploadsRequest(request_id=new_id(), origin=origin, files=files)
+        )
+    ).puts
+    assert send(puts[1], b"other bytes")[0] == 400
+    assert send(puts[0], b"good")[0] == 200
+    files.append(pb.FileOfMany(path="shorter", sha256=sha256_of(b"good"), size_bytes=3))
+
+    answer = await yard.artifact.CommitUploads(
+        pb.CommitUploadsRequest(request_id=new_id(), origin=origin, files=files)
+    )
+
+    assert list(answer.refusals) == ["", "OBJECT_MISSING", "SIZE_MISMATCH"]
+    assert await event_types(yard) == ["runyard.artifact.upload_begun"] * 2 + ["runyard.artifact.written"]
+
+
+async def test_a_file_in_parts_does_not_go_with_many(yard: Yard) -> None:
+    origin, files = together({"large": b"x"})
+    files[0].size_bytes = 64 * 1024 * 1024 + 1
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await yard.artifact.BeginUploads(
+            pb.BeginUploadsRequest(request_id=new_id(), origin=origin, files=files)
+        )
+    assert reason(refused.value) == "FILE_TOO_LARGE"

@@ -147,6 +147,11 @@ class Catalogue(ArtifactServiceServicer):
         self.committed: dict[str, messages.CommitUploadRequest] = {}
         self.begun: list[messages.BeginUploadRequest] = []
         self.failures: list[grpc.StatusCode] = []
+        self.is_old = False
+        """Of a version that stores files one by one."""
+        self.refusals: dict[str, str] = {}
+        """Codes by path, for files that are committed together."""
+        self.together: list[tuple[Origin, messages.FileOfMany]] = []
         self.names: dict[str, str] = {}
 
     async def BeginUpload(self, request: Any, context: Any) -> messages.BeginUploadResponse:
@@ -155,9 +160,8 @@ class Catalogue(ArtifactServiceServicer):
         path = f"/blobs/{request.sha256}"
         if path in self.store.objects:
             return messages.BeginUploadResponse(already_stored=True)
-        checksum = base64.b64encode(bytes.fromhex(request.sha256)).decode()
         if request.size_bytes <= PART_BYTES:
-            whole = self._put(path, {"x-amz-checksum-sha256": checksum, "If-None-Match": "*"})
+            whole = self._put_whole(request.sha256)
             return messages.BeginUploadResponse(
                 parts=[UploadPart(number=1, size_bytes=request.size_bytes, request=whole)]
             )
@@ -185,6 +189,28 @@ class Catalogue(ArtifactServiceServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not stored")
         self.committed[request.request_id] = request
         return messages.CommitUploadResponse()
+
+    async def BeginUploads(self, request: Any, context: Any) -> messages.BeginUploadsResponse:
+        await self._check(context)
+        if self.is_old:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such call")
+        known = {file.sha256 for _, file in self.together}
+        return messages.BeginUploadsResponse(
+            puts=[
+                PresignedRequest() if file.sha256 in known else self._put_whole(file.sha256)
+                for file in request.files
+            ]
+        )
+
+    async def CommitUploads(self, request: Any, context: Any) -> messages.CommitUploadsResponse:
+        await self._check(context)
+        answer = messages.CommitUploadsResponse()
+        for file in request.files:
+            is_there = f"/blobs/{file.sha256}" in self.store.objects
+            answer.refusals.append(self.refusals.get(file.path, "" if is_there else "OBJECT_MISSING"))
+            if not answer.refusals[-1]:
+                self.together.append((request.origin, file))
+        return answer
 
     async def GetDownload(self, request: Any, context: Any) -> messages.GetDownloadResponse:
         await self._check(context)
@@ -223,7 +249,15 @@ class Catalogue(ArtifactServiceServicer):
         return sha256
 
     def origins(self) -> list[Origin]:
-        return [request.origin for request in self.committed.values()]
+        shared = [
+            Origin(path=file.path, run_id=origin.run_id, attempt=origin.attempt, project=origin.project)
+            for origin, file in self.together
+        ]
+        return [*(request.origin for request in self.committed.values()), *shared]
+
+    def _put_whole(self, sha256: str) -> PresignedRequest:
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        return self._put(f"/blobs/{sha256}", {"x-amz-checksum-sha256": checksum, "If-None-Match": "*"})
 
     def _put(self, path: str, headers: dict[str, str]) -> PresignedRequest:
         return PresignedRequest(method="PUT", url=f"{self.store.address}{path}", headers=headers)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
-from runyard_agent import collecting, live_outputs
+from runyard_agent import collecting, live_outputs, output_uploads
 from runyard_agent.below import open_below
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.live_outputs import LiveOutputs
@@ -68,7 +68,8 @@ async def test_all_files_are_stored_with_their_origin(yard: Yard, folder: Path) 
     assert (origin.run_id, origin.attempt, origin.project) == ("run-1", 2, "vision")
 
 
-async def test_a_large_file_goes_in_parts(yard: Yard, folder: Path) -> None:
+async def test_a_large_file_goes_in_parts(yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_uploads, "SMALL_BYTES_MAX", PART_BYTES)
     data = os.urandom(PART_BYTES * 3 + 17)
     (folder / "large").write_bytes(data)
 
@@ -76,6 +77,38 @@ async def test_a_large_file_goes_in_parts(yard: Yard, folder: Path) -> None:
 
     assert yard.store.objects[f"/blobs/{sha256_of(data)}"] == data
     assert len(yard.store.parts) == 4
+
+
+async def test_small_files_share_the_calls_that_announce_and_record_them(yard: Yard, folder: Path) -> None:
+    contents = {f"{number:02}": f"content {number % 30}".encode() for number in range(40)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+    assert await collect(yard, folder) == [output(name, content) for name, content in contents.items()]
+
+    assert yard.catalogue.begun == []
+    assert {origin.path for origin in yard.catalogue.origins()} == set(contents)
+    assert len(yard.store.objects) == 30
+
+
+async def test_a_file_that_is_refused_among_others_is_stored_by_itself(yard: Yard, folder: Path) -> None:
+    for name in ("good", "odd"):
+        (folder / name).write_bytes(name.encode())
+    yard.catalogue.refusals = {"odd": "CHECKSUM_MISMATCH"}
+
+    assert await collect(yard, folder) == [output("good", b"good"), output("odd", b"odd")]
+
+    assert [request.origin.path for request in yard.catalogue.begun] == ["odd"]
+    assert [request.origin.path for request in yard.catalogue.committed.values()] == ["odd"]
+
+
+async def test_an_older_service_gets_every_file_by_itself(yard: Yard, folder: Path) -> None:
+    (folder / "one").write_bytes(b"1")
+    yard.catalogue.is_old = True
+
+    assert await collect(yard, folder) == [output("one", b"1")]
+
+    assert [request.origin.path for request in yard.catalogue.committed.values()] == ["one"]
 
 
 async def test_collecting_again_sends_no_bytes_and_commits_the_same(yard: Yard, folder: Path) -> None:
@@ -184,7 +217,8 @@ async def test_a_missing_folder_has_no_outputs(yard: Yard, tmp_path: Path) -> No
 
 async def test_a_store_that_refuses_is_named_and_the_rest_is_stored(yard: Yard, folder: Path) -> None:
     (folder / "one").write_bytes(b"one")
-    yard.store.statuses = [400, 400]
+    # Together with others, by itself, and once more.
+    yard.store.statuses = [400, 400, 400]
 
     with pytest.raises(OutputsIncomplete, match=r"'one' is not stored.*400"):
         await collect(yard, folder)

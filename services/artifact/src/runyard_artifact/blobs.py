@@ -63,7 +63,7 @@ class Blobs:
         async def missing(sha256: str) -> str | None:
             return sha256 if await self.find(sha256) is None else None
 
-        return [found for found in await _for_each(missing, sha256s) if found is not None]
+        return [found for found in await for_each(missing, sha256s) if found is not None]
 
     async def verify(self, blob: Blob, *, is_known: bool = False) -> None:
         """Hold that the store has exactly this content.
@@ -105,22 +105,14 @@ class Blobs:
             Rejected: as ``verify``, for the first that is found wrong.
             Unavailable: the store does not answer (STORE_UNAVAILABLE).
         """
-        await _for_each(self.verify, blobs)
+        await for_each(self.verify, blobs)
 
     async def _remove(self, sha256: str, found: StoredObject, actual: str | None) -> None:
         log.error("wrong bytes removed", sha256=sha256, actual=actual, size_bytes=found.size_bytes)
         await self._objects.remove(object_key(sha256), found.etag)
 
 
-def _missing(blob: Blob) -> Rejected:
-    return Rejected(
-        f"the store has no file {blob.sha256} ({blob.size_bytes} bytes); upload it first",
-        code="OBJECT_MISSING",
-        metadata={"sha256": blob.sha256},
-    )
-
-
-async def _for_each(work: Callable[[ItemT], Awaitable[ResultT]], items: Iterable[ItemT]) -> list[ResultT]:
+async def for_each(work: Callable[[ItemT], Awaitable[ResultT]], items: Iterable[ItemT]) -> list[ResultT]:
     """Do the work for every item, a few at once; gives the results in order, raises the first error alone."""
     turn = asyncio.Semaphore(CHECKS_AT_ONCE)
 
@@ -134,3 +126,11 @@ async def _for_each(work: Callable[[ItemT], Awaitable[ResultT]], items: Iterable
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _missing(blob: Blob) -> Rejected:
+    return Rejected(
+        f"the store has no file {blob.sha256} ({blob.size_bytes} bytes); upload it first",
+        code="OBJECT_MISSING",
+        metadata={"sha256": blob.sha256},
+    )

@@ -99,7 +99,7 @@ class Handlers:
                 await self._blobs.verify(Blob(command.sha256, command.size_bytes))
             return UploadPlan()
         caused = request.caused_by(await self._origins.cause_of_upload(command.origin))
-        await self._execute(_artifact_stream(command.sha256), ARTIFACT, command, caused)
+        await self._execute(artifact_stream(command.sha256), ARTIFACT, command, caused)
         key = object_key(command.sha256)
         parts = list(plan_parts(command.size_bytes))
         if not is_multipart(command.size_bytes):
@@ -117,7 +117,7 @@ class Handlers:
             IdReused, Conflict, Unavailable: see ``execute``.
         """
         command = finished.command
-        stream = _artifact_stream(command.sha256)
+        stream = artifact_stream(command.sha256)
         if finished.upload_id:
             await self._objects.complete_multipart(
                 command.object_key, finished.upload_id, finished.part_etags
@@ -183,7 +183,7 @@ class Handlers:
         Raises:
             Unavailable: the log did not answer in time.
         """
-        artifact = artifact_of(await load(self._log, _artifact_stream(sha256)))
+        artifact = artifact_of(await load(self._log, artifact_stream(sha256)))
         return artifact if artifact.origins else None
 
     async def _execute(
@@ -225,5 +225,6 @@ class Handlers:
             raise InvalidInput(f"code {tree_sha256}: {error}", code="BAD_MANIFEST") from None
 
 
-def _artifact_stream(sha256: str) -> StreamName:
+def artifact_stream(sha256: str) -> StreamName:
+    """Give the stream of a file."""
     return stream_name("artifact", sha256)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.artifact.v1 import artifact_service_pb2_grpc, registry_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
+from runyard_artifact.many_uploads import ManyUploads
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
 from runyard_artifact.projections.registry import RegistryProjection
@@ -77,10 +78,11 @@ async def main(settings: ArtifactSettings) -> None:
         projectors = await _projectors(pool, event_log, doorbell)
         moments, registry_moments = (Moments(event_log, projector) for projector in projectors)
         handlers = Handlers(event_log, objects, clock)
+        many = ManyUploads(event_log, objects, clock)
         queries = CatalogueQueries(engine)
         registry = Registry(RegistryHandlers(event_log, clock), RegistryQueries(engine), registry_moments)
         resolver = Resolver(handlers, queries, moments, registry)
-        servicer = ArtifactServicer(handlers, resolver, queries, moments)
+        servicer = ArtifactServicer(handlers, many, resolver, queries, moments)
         registry_servicer = RegistryServicer(registry.handlers, registry.queries, registry_moments)
         operations = ProjectionOperations("artifact", projectors, pool, event_log, settings)
 

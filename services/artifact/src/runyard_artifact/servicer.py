@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,13 +13,15 @@ from google.protobuf.message import Message
 
 from runyard.artifact.v1 import artifact_service_pb2 as pb
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
-from runyard.artifact.v1.types_pb2 import PresignedRequest, UploadPart
+from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard_artifact.blobs import Blob
 from runyard_artifact.domain.artifact import BeginUpload, CommitUpload
 from runyard_artifact.domain.code import check_code
 from runyard_artifact.domain.origin import check_file, check_origin, check_sha256
+from runyard_artifact.domain.part_plan import SINGLE_PART_BYTES_MAX
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import FinishedUpload, Handlers, Request
+from runyard_artifact.many_uploads import FILES_MAX, ManyUploads
 from runyard_artifact.queries import CatalogueQueries, PageOf
 from runyard_artifact.resolving import Resolver
 from runyard_contracts.ids import Position
@@ -46,10 +49,16 @@ class ArtifactServicer(ArtifactServiceServicer):
     """Serves runyard.artifact.v1.ArtifactService."""
 
     def __init__(
-        self, handlers: Handlers, resolver: Resolver, queries: CatalogueQueries, moments: Moments
+        self,
+        handlers: Handlers,
+        many: ManyUploads,
+        resolver: Resolver,
+        queries: CatalogueQueries,
+        moments: Moments,
     ) -> None:
         """Hand requests to these."""
         self._handlers = handlers
+        self._many = many
         self._resolver = resolver
         self._queries = queries
         self._moments = moments
@@ -99,6 +108,37 @@ class ArtifactServicer(ArtifactServiceServicer):
             finished, _request("CommitUpload", request.request_id, request, run_id=request.origin.run_id)
         )
         return pb.CommitUploadResponse(artifact=artifact, position=position)
+
+    async def BeginUploads(
+        self, request: pb.BeginUploadsRequest, context: RpcContext
+    ) -> pb.BeginUploadsResponse:
+        """Announce many files; see the proto."""
+        commands = [
+            BeginUpload(sha256=file.sha256, size_bytes=file.size_bytes, origin=origin)
+            for file, origin in _files_of_many(request.files, request.origin)
+        ]
+        puts = await self._many.begin(
+            commands, _request("BeginUploads", request.request_id, request, run_id=request.origin.run_id)
+        )
+        return pb.BeginUploadsResponse(puts=[_presigned(put) if put else PresignedRequest() for put in puts])
+
+    async def CommitUploads(
+        self, request: pb.CommitUploadsRequest, context: RpcContext
+    ) -> pb.CommitUploadsResponse:
+        """Verify and record many files; see the proto."""
+        commands = [
+            CommitUpload(
+                sha256=file.sha256,
+                size_bytes=file.size_bytes,
+                origin=origin,
+                object_key=object_key(file.sha256),
+            )
+            for file, origin in _files_of_many(request.files, request.origin)
+        ]
+        refusals, position = await self._many.commit(
+            commands, _request("CommitUploads", request.request_id, request, run_id=request.origin.run_id)
+        )
+        return pb.CommitUploadsResponse(refusals=refusals, position=position)
 
     async def FindMissingBlobs(
         self, request: pb.FindMissingBlobsRequest, context: RpcContext
@@ -188,6 +228,30 @@ def _presigned(signed: SignedRequest) -> PresignedRequest:
     request = PresignedRequest(method=signed.method, url=signed.url, headers=signed.headers)
     request.expires_at.FromDatetime(signed.expires_at)
     return request
+
+
+def _files_of_many(files: Sequence[pb.FileOfMany], shared: Origin) -> Iterator[tuple[pb.FileOfMany, Origin]]:
+    """Check files that come together; gives each with its whole origin."""
+    if len(files) > FILES_MAX:
+        raise InvalidInput(
+            f"{len(files)} files at once, want at most {FILES_MAX}: send them in several calls",
+            code="TOO_MANY_FILES",
+            field_violations={"files": f"more than {FILES_MAX}"},
+        )
+    for file in files:
+        check_file(file.sha256, file.size_bytes)
+        if file.size_bytes > SINGLE_PART_BYTES_MAX:
+            raise InvalidInput(
+                f"{file.path[:200]!r} has {file.size_bytes} bytes; a file over {SINGLE_PART_BYTES_MAX} goes "
+                "up by itself, with BeginUpload",
+                code="FILE_TOO_LARGE",
+                field_violations={"files": "too large"},
+            )
+        origin = Origin()
+        origin.CopyFrom(shared)
+        origin.path = file.path
+        check_origin(origin)
+        yield file, origin
 
 
 def _check_parts(request: pb.CommitUploadRequest) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import http
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,10 @@ import grpc
 from runyard.artifact.v1.artifact_service_pb2 import (
     BeginUploadRequest,
     BeginUploadResponse,
+    BeginUploadsRequest,
     CommitUploadRequest,
+    CommitUploadsRequest,
+    FileOfMany,
     GetDownloadRequest,
     ResolveInputsRequest,
 )
@@ -121,6 +126,42 @@ class ArtifactClient:
         """
         await self._patiently(lambda: self._upload_once(descriptor, sha256, size_bytes, origin))
 
+    async def begin_uploads(self, files: Sequence[FileOfMany], origin: Origin) -> list[Request | None]:
+        """Announce files of one origin, each for one request; None where only the commit is left.
+
+        Raises:
+            RunyardError: as the service says, which may be older and not know this call.
+        """
+        request = BeginUploadsRequest(request_id=uuid7(), origin=origin, files=files)
+        answer = await self._call(self._service.BeginUploads, request)
+        return [_plain(put) if put.url else None for put in answer.puts]
+
+    async def put(self, request: Request, descriptor: int, size_bytes: int) -> None:
+        """Send a whole open file as the body of a request that ``begin_uploads`` gave.
+
+        Raises:
+            RequestRefused, Corrupt: it changed since it was hashed.
+            Unavailable: no answer after all retries.
+        """
+        try:
+            await self._transfers.put(request, descriptor, offset_bytes=0, size_bytes=size_bytes)
+        except RequestRefused as refused:
+            # If-None-Match is signed: the same bytes are there already.
+            if refused.status != http.HTTPStatus.PRECONDITION_FAILED:
+                raise
+
+    async def commit_uploads(self, files: Sequence[FileOfMany], origin: Origin) -> list[str]:
+        """Record files whose bytes are sent; gives for each the code of why it was refused, or nothing.
+
+        Raises:
+            RunyardError: as the service says.
+        """
+        names = "".join(f"{file.sha256} {file.path}\n" for file in files).encode()
+        digest = hashlib.sha256(names).hexdigest()
+        request_id = deterministic_id("CommitUploads", origin.run_id, origin.attempt, digest)
+        request = CommitUploadsRequest(request_id=request_id, origin=origin, files=files)
+        return list((await self._call(self._service.CommitUploads, request)).refusals)
+
     async def describe_outputs(
         self, request_id: str, origin: Origin, outputs: Sequence[DescribedOutput]
     ) -> DescribeOutputsResponse:
@@ -169,7 +210,7 @@ class ArtifactClient:
                 )
             except RequestRefused as refused:
                 # If-None-Match is signed: somebody else has just stored the same bytes.
-                if refused.status == 412 and not begun.upload_id:
+                if refused.status == http.HTTPStatus.PRECONDITION_FAILED and not begun.upload_id:
                     return ""
                 raise
 

@@ -11,13 +11,12 @@ from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.live_outputs import LiveOutput, stored_live
 from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
+from runyard_agent.output_uploads import FILES_AT_ONCE, store_files
 from runyard_agent.outputs import (
-    FILES_AT_ONCE,
     FoundFile,
     OutputsIncomplete,
     OutputsOf,
     list_outputs,
-    store_files,
 )
 from runyard_contracts.ids import deterministic_id, sha256_of
 from runyard_core.errors import RunyardError

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,14 +16,11 @@ from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.below import open_below, walk_below
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import is_inside, relative_path
-from runyard_agent.fan_out import fan_out
-from runyard_agent.http_connections import RequestRefused
-from runyard_core.errors import Corrupt, InvalidInput, RunyardError, Unavailable
+from runyard_core.errors import InvalidInput, Unavailable
 
 CONTAINER_OUTPUTS = "/valohai/outputs"
 """What a program in a container or a private view calls its outputs folder."""
 
-FILES_AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20
 _REASONS_SHOWN_MAX = 5
 _KINDS = {
@@ -106,7 +103,7 @@ async def store_output(of: OutputsOf, pool: BlockingPool, path: PurePosixPath, d
         RequestRefused, Corrupt: it changed while it was sent.
         RunyardError: as the store or the service says.
     """
-    sha256, size_bytes = await pool.run(None, _hash, descriptor)
+    sha256, size_bytes = await pool.run(None, hash_output, descriptor)
     origin = Origin()
     origin.CopyFrom(of.origin)
     origin.path = str(path)
@@ -114,22 +111,14 @@ async def store_output(of: OutputsOf, pool: BlockingPool, path: PurePosixPath, d
     return OutputFile(path=str(path), sha256=sha256, size_bytes=size_bytes)
 
 
-async def store_files(
-    of: OutputsOf, pool: BlockingPool, files: Sequence[FoundFile], refused: list[str]
-) -> list[OutputFile]:
-    """Store files; a sentence for each that cannot be is told, and added to those refused."""
-    stored: list[OutputFile] = []
-
-    async def store(file: FoundFile) -> None:
-        try:
-            stored.append(await _store_whole(of, pool, file))
-        except (RunyardError, OSError) as error:
-            sentence = f"output {str(file.path)!r} is not stored: {error}"
-            of.tell(sentence)
-            refused.append(sentence)
-
-    await fan_out(FILES_AT_ONCE, store, files)
-    return stored
+def hash_output(descriptor: int) -> tuple[str, int]:
+    """Give SHA-256 and size of an open file."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, size_bytes):
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return digest.hexdigest(), size_bytes
 
 
 def list_outputs(outputs_dir: Path) -> Listing:
@@ -157,19 +146,6 @@ def list_outputs(outputs_dir: Path) -> Listing:
     return listing
 
 
-async def _store_whole(of: OutputsOf, pool: BlockingPool, file: FoundFile) -> OutputFile:
-    for is_last in (False, True):
-        try:
-            # From its own name: the file behind a symlink may be another by now.
-            with opened_output(of, file.real_path) as descriptor:
-                return await store_output(of, pool, file.path, descriptor)
-        except (RequestRefused, Corrupt):
-            # The store holds the bytes against the hash; something may still have been writing. Once more.
-            if is_last:
-                raise
-    raise AssertionError("unreachable")
-
-
 def _add_symlink(listing: Listing, root: str, path: PurePosixPath) -> None:
     link = os.path.join(root, path)
     target = os.readlink(link)
@@ -188,12 +164,3 @@ def _add_symlink(listing: Listing, root: str, path: PurePosixPath) -> None:
         listing.files.append(FoundFile(path, relative_path(os.path.relpath(real, root))))
     else:
         listing.refused.append(f"output {str(path)!r} is refused: it is a symlink to {target!r}, not a file")
-
-
-def _hash(descriptor: int) -> tuple[str, int]:
-    digest = hashlib.sha256()
-    size_bytes = 0
-    while chunk := os.pread(descriptor, _CHUNK_BYTES, size_bytes):
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return digest.hexdigest(), size_bytes

@@ -13,8 +13,8 @@ SINGLE_PART_BYTES_MAX = 64 * MEBIBYTE
 PART_BYTES_MIN = 16 * MEBIBYTE
 PART_BYTES_MAX = 64 * MEBIBYTE
 
-PART_COUNT_USUAL = 1_000
-"""Parts grow from 16 MiB only when there would be more than this."""
+PART_COUNT_MIN = 4
+"""So many can be on their way at once; fewer, larger parts cost the store less (decision 0003)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def part_bytes(size_bytes: int) -> int:
     """Give the size of every part but the last, in bytes."""
     if not is_multipart(size_bytes):
         return size_bytes
-    wanted = -(-size_bytes // PART_COUNT_USUAL)
+    wanted = -(-size_bytes // PART_COUNT_MIN)
     rounded = -(-wanted // MEBIBYTE) * MEBIBYTE
     return min(max(rounded, PART_BYTES_MIN), PART_BYTES_MAX)
 

@@ -27,7 +27,7 @@ from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*runyard/artifact/v1/artifact_service.proto\x12\x13runyard.artifact.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1arunyard/run/v1/types.proto\"y\n\x12\x42\x65ginUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12+\n\x06origin\x18\x04 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\"p\n\x13\x42\x65ginUploadResponse\x12\x16\n\x0e\x61lready_stored\x18\x01 \x01(\x08\x12.\n\x05parts\x18\x02 \x03(\x0b\x32\x1f.runyard.artifact.v1.UploadPart\x12\x11\n\tupload_id\x18\x03 \x01(\t\"\xa1\x01\n\x13\x43ommitUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12+\n\x06origin\x18\x04 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12\x11\n\tupload_id\x18\x05 \x01(\t\x12\x12\n\npart_etags\x18\x06 \x03(\t\"Y\n\x14\x43ommitUploadResponse\x12/\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x10\n\x08position\x18\x02 \x01(\x03\"-\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"F\n\x17\x46indMissingBlobsRequest\x12+\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x1c.runyard.artifact.v1.BlobRef\"Q\n\x0bMissingBlob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x32\n\x03put\x18\x02 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequest\"M\n\x18\x46indMissingBlobsResponse\x12\x31\n\x07missing\x18\x01 \x03(\x0b\x32 .runyard.artifact.v1.MissingBlob\"V\n\x19RecordCodeSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\".\n\x1aRecordCodeSnapshotResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\"N\n\x14ResolveInputsRequest\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.runyard.run.v1.Input\x12\x0f\n\x07project\x18\x02 \x01(\t\">\n\x15ResolveInputsResponse\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.runyard.run.v1.Input\"$\n\x12GetDownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"a\n\x13GetDownloadResponse\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequest\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"O\n\x12GetArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"X\n\x13GetArtifactResponse\x12/\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x10\n\x08position\x18\x02 \x01(\x03\"z\n\x14ListArtifactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12+\n\x04read\x18\x04 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"t\n\x15ListArtifactsResponse\x12\x30\n\tartifacts\x18\x01 \x03(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\x32\xd4\x06\n\x0f\x41rtifactService\x12`\n\x0b\x42\x65ginUpload\x12\'.runyard.artifact.v1.BeginUploadRequest\x1a(.runyard.artifact.v1.BeginUploadResponse\x12\x63\n\x0c\x43ommitUpload\x12(.runyard.artifact.v1.CommitUploadRequest\x1a).runyard.artifact.v1.CommitUploadResponse\x12o\n\x10\x46indMissingBlobs\x12,.runyard.artifact.v1.FindMissingBlobsRequest\x1a-.runyard.artifact.v1.FindMissingBlobsResponse\x12u\n\x12RecordCodeSnapshot\x12..runyard.artifact.v1.RecordCodeSnapshotRequest\x1a/.runyard.artifact.v1.RecordCodeSnapshotResponse\x12\x66\n\rResolveInputs\x12).runyard.artifact.v1.ResolveInputsRequest\x1a*.runyard.artifact.v1.ResolveInputsResponse\x12`\n\x0bGetDownload\x12\'.runyard.artifact.v1.GetDownloadRequest\x1a(.runyard.artifact.v1.GetDownloadResponse\x12`\n\x0bGetArtifact\x12\'.runyard.artifact.v1.GetArtifactRequest\x1a(.runyard.artifact.v1.GetArtifactResponse\x12\x66\n\rListArtifacts\x12).runyard.artifact.v1.ListArtifactsRequest\x1a*.runyard.artifact.v1.ListArtifactsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*runyard/artifact/v1/artifact_service.proto\x12\x13runyard.artifact.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1arunyard/run/v1/types.proto\"y\n\x12\x42\x65ginUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12+\n\x06origin\x18\x04 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\"p\n\x13\x42\x65ginUploadResponse\x12\x16\n\x0e\x61lready_stored\x18\x01 \x01(\x08\x12.\n\x05parts\x18\x02 \x03(\x0b\x32\x1f.runyard.artifact.v1.UploadPart\x12\x11\n\tupload_id\x18\x03 \x01(\t\"\xa1\x01\n\x13\x43ommitUploadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12+\n\x06origin\x18\x04 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12\x11\n\tupload_id\x18\x05 \x01(\t\x12\x12\n\npart_etags\x18\x06 \x03(\t\"Y\n\x14\x43ommitUploadResponse\x12/\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x10\n\x08position\x18\x02 \x01(\x03\">\n\nFileOfMany\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x86\x01\n\x13\x42\x65ginUploadsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06origin\x18\x02 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12.\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1f.runyard.artifact.v1.FileOfMany\"K\n\x14\x42\x65ginUploadsResponse\x12\x33\n\x04puts\x18\x01 \x03(\x0b\x32%.runyard.artifact.v1.PresignedRequest\"\x87\x01\n\x14\x43ommitUploadsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06origin\x18\x02 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12.\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1f.runyard.artifact.v1.FileOfMany\";\n\x15\x43ommitUploadsResponse\x12\x10\n\x08refusals\x18\x01 \x03(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\"-\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"F\n\x17\x46indMissingBlobsRequest\x12+\n\x05\x62lobs\x18\x01 \x03(\x0b\x32\x1c.runyard.artifact.v1.BlobRef\"Q\n\x0bMissingBlob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x32\n\x03put\x18\x02 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequest\"M\n\x18\x46indMissingBlobsResponse\x12\x31\n\x07missing\x18\x01 \x03(\x0b\x32 .runyard.artifact.v1.MissingBlob\"V\n\x19RecordCodeSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\".\n\x1aRecordCodeSnapshotResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\"N\n\x14ResolveInputsRequest\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.runyard.run.v1.Input\x12\x0f\n\x07project\x18\x02 \x01(\t\">\n\x15ResolveInputsResponse\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.runyard.run.v1.Input\"$\n\x12GetDownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"a\n\x13GetDownloadResponse\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequest\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"O\n\x12GetArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"X\n\x13GetArtifactResponse\x12/\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x10\n\x08position\x18\x02 \x01(\x03\"z\n\x14ListArtifactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12+\n\x04read\x18\x04 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"t\n\x15ListArtifactsResponse\x12\x30\n\tartifacts\x18\x01 \x03(\x0b\x32\x1d.runyard.artifact.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\x32\xa1\x08\n\x0f\x41rtifactService\x12`\n\x0b\x42\x65ginUpload\x12\'.runyard.artifact.v1.BeginUploadRequest\x1a(.runyard.artifact.v1.BeginUploadResponse\x12\x63\n\x0c\x43ommitUpload\x12(.runyard.artifact.v1.CommitUploadRequest\x1a).runyard.artifact.v1.CommitUploadResponse\x12\x63\n\x0c\x42\x65ginUploads\x12(.runyard.artifact.v1.BeginUploadsRequest\x1a).runyard.artifact.v1.BeginUploadsResponse\x12\x66\n\rCommitUploads\x12).runyard.artifact.v1.CommitUploadsRequest\x1a*.runyard.artifact.v1.CommitUploadsResponse\x12o\n\x10\x46indMissingBlobs\x12,.runyard.artifact.v1.FindMissingBlobsRequest\x1a-.runyard.artifact.v1.FindMissingBlobsResponse\x12u\n\x12RecordCodeSnapshot\x12..runyard.artifact.v1.RecordCodeSnapshotRequest\x1a/.runyard.artifact.v1.RecordCodeSnapshotResponse\x12\x66\n\rResolveInputs\x12).runyard.artifact.v1.ResolveInputsRequest\x1a*.runyard.artifact.v1.ResolveInputsResponse\x12`\n\x0bGetDownload\x12\'.runyard.artifact.v1.GetDownloadRequest\x1a(.runyard.artifact.v1.GetDownloadResponse\x12`\n\x0bGetArtifact\x12\'.runyard.artifact.v1.GetArtifactRequest\x1a(.runyard.artifact.v1.GetArtifactResponse\x12\x66\n\rListArtifacts\x12).runyard.artifact.v1.ListArtifactsRequest\x1a*.runyard.artifact.v1.ListArtifactsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,34 +42,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMITUPLOADREQUEST']._serialized_end=556
   _globals['_COMMITUPLOADRESPONSE']._serialized_start=558
   _globals['_COMMITUPLOADRESPONSE']._serialized_end=647
-  _globals['_BLOBREF']._serialized_start=649
-  _globals['_BLOBREF']._serialized_end=694
-  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_start=696
-  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_end=766
-  _globals['_MISSINGBLOB']._serialized_start=768
-  _globals['_MISSINGBLOB']._serialized_end=849
-  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_start=851
-  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_end=928
-  _globals['_RECORDCODESNAPSHOTREQUEST']._serialized_start=930
-  _globals['_RECORDCODESNAPSHOTREQUEST']._serialized_end=1016
-  _globals['_RECORDCODESNAPSHOTRESPONSE']._serialized_start=1018
-  _globals['_RECORDCODESNAPSHOTRESPONSE']._serialized_end=1064
-  _globals['_RESOLVEINPUTSREQUEST']._serialized_start=1066
-  _globals['_RESOLVEINPUTSREQUEST']._serialized_end=1144
-  _globals['_RESOLVEINPUTSRESPONSE']._serialized_start=1146
-  _globals['_RESOLVEINPUTSRESPONSE']._serialized_end=1208
-  _globals['_GETDOWNLOADREQUEST']._serialized_start=1210
-  _globals['_GETDOWNLOADREQUEST']._serialized_end=1246
-  _globals['_GETDOWNLOADRESPONSE']._serialized_start=1248
-  _globals['_GETDOWNLOADRESPONSE']._serialized_end=1345
-  _globals['_GETARTIFACTREQUEST']._serialized_start=1347
-  _globals['_GETARTIFACTREQUEST']._serialized_end=1426
-  _globals['_GETARTIFACTRESPONSE']._serialized_start=1428
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=1516
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1518
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1640
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1642
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1758
-  _globals['_ARTIFACTSERVICE']._serialized_start=1761
-  _globals['_ARTIFACTSERVICE']._serialized_end=2613
+  _globals['_FILEOFMANY']._serialized_start=649
+  _globals['_FILEOFMANY']._serialized_end=711
+  _globals['_BEGINUPLOADSREQUEST']._serialized_start=714
+  _globals['_BEGINUPLOADSREQUEST']._serialized_end=848
+  _globals['_BEGINUPLOADSRESPONSE']._serialized_start=850
+  _globals['_BEGINUPLOADSRESPONSE']._serialized_end=925
+  _globals['_COMMITUPLOADSREQUEST']._serialized_start=928
+  _globals['_COMMITUPLOADSREQUEST']._serialized_end=1063
+  _globals['_COMMITUPLOADSRESPONSE']._serialized_start=1065
+  _globals['_COMMITUPLOADSRESPONSE']._serialized_end=1124
+  _globals['_BLOBREF']._serialized_start=1126
+  _globals['_BLOBREF']._serialized_end=1171
+  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_start=1173
+  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_end=1243
+  _globals['_MISSINGBLOB']._serialized_start=1245
+  _globals['_MISSINGBLOB']._serialized_end=1326
+  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_start=1328
+  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_end=1405
+  _globals['_RECORDCODESNAPSHOTREQUEST']._serialized_start=1407
+  _globals['_RECORDCODESNAPSHOTREQUEST']._serialized_end=1493
+  _globals['_RECORDCODESNAPSHOTRESPONSE']._serialized_start=1495
+  _globals['_RECORDCODESNAPSHOTRESPONSE']._serialized_end=1541
+  _globals['_RESOLVEINPUTSREQUEST']._serialized_start=1543
+  _globals['_RESOLVEINPUTSREQUEST']._serialized_end=1621
+  _globals['_RESOLVEINPUTSRESPONSE']._serialized_start=1623
+  _globals['_RESOLVEINPUTSRESPONSE']._serialized_end=1685
+  _globals['_GETDOWNLOADREQUEST']._serialized_start=1687
+  _globals['_GETDOWNLOADREQUEST']._serialized_end=1723
+  _globals['_GETDOWNLOADRESPONSE']._serialized_start=1725
+  _globals['_GETDOWNLOADRESPONSE']._serialized_end=1822
+  _globals['_GETARTIFACTREQUEST']._serialized_start=1824
+  _globals['_GETARTIFACTREQUEST']._serialized_end=1903
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=1905
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=1993
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1995
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=2117
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=2119
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=2235
+  _globals['_ARTIFACTSERVICE']._serialized_start=2238
+  _globals['_ARTIFACTSERVICE']._serialized_end=3295
 # @@protoc_insertion_point(module_scope)

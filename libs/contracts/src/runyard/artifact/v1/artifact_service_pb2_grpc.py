@@ -45,6 +45,16 @@ class ArtifactServiceStub:
                 request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadRequest.SerializeToString,
                 response_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadResponse.FromString,
                 _registered_method=True)
+        self.BeginUploads = channel.unary_unary(
+                '/runyard.artifact.v1.ArtifactService/BeginUploads',
+                request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsRequest.SerializeToString,
+                response_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsResponse.FromString,
+                _registered_method=True)
+        self.CommitUploads = channel.unary_unary(
+                '/runyard.artifact.v1.ArtifactService/CommitUploads',
+                request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsRequest.SerializeToString,
+                response_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsResponse.FromString,
+                _registered_method=True)
         self.FindMissingBlobs = channel.unary_unary(
                 '/runyard.artifact.v1.ArtifactService/FindMissingBlobs',
                 request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.FindMissingBlobsRequest.SerializeToString,
@@ -90,6 +100,21 @@ class ArtifactServiceServicer:
 
     def CommitUpload(self, request, context):
         """CommitUpload checks size and hash in the store and records the file for its origin. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginUploads(self, request, context):
+        """BeginUploads announces many files at once. It asks the log and not the store: a request for a file that is
+        there already answers 412, and then only commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitUploads(self, request, context):
+        """CommitUploads checks and records many files at once; one that is refused holds up no other. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +172,16 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.CommitUpload,
                     request_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadRequest.FromString,
                     response_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadResponse.SerializeToString,
+            ),
+            'BeginUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginUploads,
+                    request_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsRequest.FromString,
+                    response_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsResponse.SerializeToString,
+            ),
+            'CommitUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitUploads,
+                    request_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsRequest.FromString,
+                    response_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsResponse.SerializeToString,
             ),
             'FindMissingBlobs': grpc.unary_unary_rpc_method_handler(
                     servicer.FindMissingBlobs,
@@ -234,6 +269,60 @@ class ArtifactService:
             '/runyard.artifact.v1.ArtifactService/CommitUpload',
             runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadRequest.SerializeToString,
             runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.artifact.v1.ArtifactService/BeginUploads',
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsRequest.SerializeToString,
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.BeginUploadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.artifact.v1.ArtifactService/CommitUploads',
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsRequest.SerializeToString,
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.CommitUploadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,12 @@ class ArtifactServiceStub:
     """BeginUpload announces a file. Answers already_stored when its bytes are in the store: then only commit."""
     CommitUpload: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CommitUploadRequest, _artifact_service_pb2.CommitUploadResponse]
     """CommitUpload checks size and hash in the store and records the file for its origin. Idempotent."""
+    BeginUploads: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.BeginUploadsRequest, _artifact_service_pb2.BeginUploadsResponse]
+    """BeginUploads announces many files at once. It asks the log and not the store: a request for a file that is
+    there already answers 412, and then only commit.
+    """
+    CommitUploads: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CommitUploadsRequest, _artifact_service_pb2.CommitUploadsResponse]
+    """CommitUploads checks and records many files at once; one that is refused holds up no other. Idempotent."""
     FindMissingBlobs: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.FindMissingBlobsRequest, _artifact_service_pb2.FindMissingBlobsResponse]
     """FindMissingBlobs says which blobs (code files) the store does not have, with requests to put them."""
     RecordCodeSnapshot: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.RecordCodeSnapshotRequest, _artifact_service_pb2.RecordCodeSnapshotResponse]
@@ -49,6 +55,24 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_artifact_service_pb2.CommitUploadRequest, _abc.Awaitable[_artifact_service_pb2.CommitUploadResponse]],
     ) -> _abc.Awaitable[_artifact_service_pb2.CommitUploadResponse]:
         """CommitUpload checks size and hash in the store and records the file for its origin. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def BeginUploads(
+        self,
+        request: _artifact_service_pb2.BeginUploadsRequest,
+        context: _aio.ServicerContext[_artifact_service_pb2.BeginUploadsRequest, _abc.Awaitable[_artifact_service_pb2.BeginUploadsResponse]],
+    ) -> _abc.Awaitable[_artifact_service_pb2.BeginUploadsResponse]:
+        """BeginUploads announces many files at once. It asks the log and not the store: a request for a file that is
+        there already answers 412, and then only commit.
+        """
+
+    @_abc_1.abstractmethod
+    def CommitUploads(
+        self,
+        request: _artifact_service_pb2.CommitUploadsRequest,
+        context: _aio.ServicerContext[_artifact_service_pb2.CommitUploadsRequest, _abc.Awaitable[_artifact_service_pb2.CommitUploadsResponse]],
+    ) -> _abc.Awaitable[_artifact_service_pb2.CommitUploadsResponse]:
+        """CommitUploads checks and records many files at once; one that is refused holds up no other. Idempotent."""
 
     @_abc_1.abstractmethod
     def FindMissingBlobs(
