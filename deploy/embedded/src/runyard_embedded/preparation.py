@@ -16,6 +16,7 @@ from minio.error import MinioException
 from nats.errors import Error as NatsError
 
 from runyard_core.errors import Unavailable
+from runyard_embedded.home import Home
 from runyard_embedded.plan import Addresses
 from runyard_embedded.settings import ExternalNats, ExternalStore
 from runyard_engines.nats import RELAY, ask_jetstream
@@ -28,7 +29,7 @@ log = logging.getLogger("runyard.supervisor")
 async def prepare(
     addresses: Addresses,
     role_passwords: Mapping[str, str],
-    segment_key_file: Path,
+    home: Home,
     *,
     is_restored: bool = False,
 ) -> None:
@@ -37,14 +38,16 @@ async def prepare(
     Args:
         addresses: of the engines.
         role_passwords: of the database's roles.
-        segment_key_file: signs sealed segments; made when there is none.
+        home: where the keys are that sign segments and open the gate; made when there are none.
         is_restored: give the log a new identity, before anybody has looked at it.
 
     Raises:
         Unavailable: one of them does not answer, or refuses us.
     """
-    if not await asyncio.to_thread(segment_key_file.exists):
-        await _make_segment_key(segment_key_file)
+    if not await asyncio.to_thread(home.segment_key_file.exists):
+        await _make("runyard_eventlog.signing", home.segment_key_file)
+    if addresses.gate and not await asyncio.to_thread(home.gate_key_file.exists):
+        await _make("runyard_embedded.certificate", home.gate_certificate_file, home.gate_key_file)
     await _create_database(addresses.database_url)
     try:
         await migrate(addresses.database_url, role_passwords)
@@ -59,18 +62,18 @@ async def prepare(
     await asyncio.to_thread(_ensure_bucket, addresses.store)
 
 
-async def _make_segment_key(path: Path) -> None:
-    """Make the key at the first start; in a process that ends, as the library for it takes 15 MB."""
+async def _make(module: str, *paths: Path) -> None:
+    """Make a key at the first start; in a process that ends, as the library for it takes 15 MB."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "runyard_eventlog.signing", str(path)),
+        *(sys.executable, "-m", module, *map(str, paths)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
     _, complaint = await process.communicate()
     if process.returncode:
         raise Unavailable(
-            f"cannot make the key that signs the log's segments: {complaint.decode().strip()}",
-            code="NO_SEGMENT_KEY",
+            f"cannot make {paths[-1]}: {complaint.decode().strip()}",
+            code="NO_KEY_MADE",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from runyard.node.v1.types_pb2 import NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from runyard_contracts import gate
 from runyard_engines import ChildProcess
 
 LOOK_SECONDS = 0.1
@@ -79,6 +81,15 @@ def node_attached(port: int, token: str, node_id: str) -> Ready:
     return ready
 
 
+def opens_tls(host: str, port: int) -> Ready:
+    """Wait until the gate opens TLS."""
+
+    async def ready() -> None:
+        await _ask_until_yes(lambda: _opens_tls(host, port))
+
+    return ready
+
+
 def runs() -> Ready:
     """Wait for nothing: a process without an interface is ready when it has been started."""
 
@@ -93,6 +104,21 @@ async def _ask_until_yes(question: Callable[[], Awaitable[bool]]) -> None:
         if await question():
             return
         await asyncio.sleep(LOOK_SECONDS)  # nothing announces it
+
+
+async def _opens_tls(host: str, port: int) -> bool:
+    any_certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing is said on this connection
+    any_certificate.check_hostname = False
+    any_certificate.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            _, writer = await asyncio.open_connection(
+                host, port, ssl=any_certificate, server_hostname=gate.SCHEDULER
+            )
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 async def _is_attached(scheduler: SchedulerServiceStub, token: str, node_id: str) -> bool:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from runyard_client import Context, save_context
 from runyard_core.errors import Rejected, RunyardError
+from runyard_embedded.bus_users import keep_bus_users
 from runyard_embedded.credentials import Credentials, load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import Addresses, Plan, make_plan, role_url
@@ -20,7 +21,7 @@ from runyard_embedded.preparation import prepare
 from runyard_embedded.settings import YardSettings
 from runyard_embedded.sightings import Sightings, write_sightings
 from runyard_embedded.state import ProcessState, YardState, read_state, write_state
-from runyard_embedded.supervisor import Publish, Supervisor
+from runyard_embedded.supervisor import Publish, Supervisor, Upkeep
 from runyard_embedded.yard_ports import settle_ports
 from runyard_engines.nats import RELAY
 from runyard_engines.process import started_ticks, wait_for_exit
@@ -73,20 +74,32 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
 
     try:
         credentials = load_or_create(home)
-        plan = make_plan(home, settings, credentials, settle_ports(home, settings.ports))
+        plan = make_plan(home, settings, credentials, _ports(home, settings))
         save_context(_context(plan, credentials.client_token), home.folder)
         write_sightings(home, _sightings(plan.addresses, credentials))
         make_ready = functools.partial(
             prepare,
             plan.addresses,
             credentials.role_passwords,
-            home.segment_key_file,
+            home,
             is_restored=settings.is_restored,
         )
-        await Supervisor(plan, make_ready, state, note).run()
+        await Supervisor(plan, make_ready, state, note, _upkeep(plan, credentials)).run()
     except RunyardError as error:
         note(replace(state, error=error.message))
         raise
+
+
+def _ports(home: Home, settings: YardSettings) -> dict[str, int]:
+    return settle_ports(home, settings.ports, with_gate=settings.gate is not None)
+
+
+def _upkeep(plan: Plan, credentials: Credentials) -> tuple[Upkeep, ...]:
+    """Give what the supervisor does while the yard is up."""
+    if plan.nats is None:
+        return ()
+    scheduler = plan.addresses.services["scheduler"]
+    return (functools.partial(keep_bus_users, scheduler, credentials.service_token, plan.nats),)
 
 
 def _context(plan: Plan, token: str) -> Context:

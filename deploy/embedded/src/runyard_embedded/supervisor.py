@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 
 from runyard_core.errors import RunyardError
@@ -24,12 +24,20 @@ log = logging.getLogger("runyard.supervisor")
 
 Publish = Callable[[YardState], None]
 Prepare = Callable[[], Awaitable[None]]
+Upkeep = Callable[[], Coroutine[None, None, None]]
 
 
 class Supervisor:
     """The life of one yard."""
 
-    def __init__(self, plan: Plan, prepare: Prepare, state: YardState, publish: Publish) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        prepare: Prepare,
+        state: YardState,
+        publish: Publish,
+        upkeep: Sequence[Upkeep] = (),
+    ) -> None:
         """Keep what to run.
 
         Args:
@@ -37,11 +45,13 @@ class Supervisor:
             prepare: makes the engines ready for the services, when the engines are up.
             state: what is known so far.
             publish: is told of every change.
+            upkeep: what else is done for ever while the yard is up.
         """
         self._plan = plan
         self._prepare = prepare
         self._state = state
         self._publish = publish
+        self._upkeep = upkeep
         for member in plan.members:
             self._state = self._state.with_process(member.state)
 
@@ -61,6 +71,8 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for member in self._plan.members:
                     group.create_task(self._watch(member))
+                for keep in self._upkeep:
+                    group.create_task(keep())
             await asyncio.Event().wait()  # everything was given up; whoever looks still finds us
         finally:
             self._set_phase(Phase.STOPPING)

@@ -11,11 +11,14 @@ from runyard_engines.ports import is_free, require_free
 from runyard_engines.store import PORT_OFFSETS
 
 STORE = "store"
+GATE = "gate"
 WITH_PORT = ("postgres", "nats", STORE, "scheduler", "artifact", "metrics", "cost", "lineage")
 
 
-def settle_ports(home: Home, fixed: Mapping[str, int]) -> dict[str, int]:
+def settle_ports(home: Home, fixed: Mapping[str, int], *, with_gate: bool = False) -> dict[str, int]:
     """Give every process its port: the fixed one, the one it had, or a free one.
+
+    The gate's, when there shall be one, is kept also while there is none: machines outside know it.
 
     Raises:
         PortInUse: a fixed port is taken. (One that was ours by chance is simply replaced.)
@@ -23,7 +26,8 @@ def settle_ports(home: Home, fixed: Mapping[str, int]) -> dict[str, int]:
     """
     ports: dict[str, int] = {}
     known = _read(home)
-    for name in WITH_PORT:
+    wanted = (*WITH_PORT, GATE) if with_gate else WITH_PORT
+    for name in wanted:
         offsets = PORT_OFFSETS if name == STORE else (0,)
         if name in fixed:
             require_free(name, [fixed[name] + offset for offset in offsets])
@@ -31,11 +35,12 @@ def settle_ports(home: Home, fixed: Mapping[str, int]) -> dict[str, int]:
         elif name in known and all(is_free(known[name] + offset) for offset in offsets):
             ports[name] = known[name]
     taken = {port + offset for port in ports.values() for offset in PORT_OFFSETS}
-    for name in WITH_PORT:
+    for name in wanted:
         if name not in ports:
             ports[name] = choose_store_port(frozenset(taken)) if name == STORE else choose_port(taken=taken)
             taken |= {ports[name] + offset for offset in PORT_OFFSETS}
-    write_private(home.ports_file, ports)
+    kept = {GATE: known[GATE]} if GATE in known else {}
+    write_private(home.ports_file, kept | ports)
     return ports
 
 

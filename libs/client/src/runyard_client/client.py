@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
     from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
     from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
+    from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
     from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
     from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
+    from runyard.run.v1.hands_on_service_pb2_grpc import HandsOnServiceStub
     from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
     from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
 
@@ -58,6 +60,20 @@ class Client:
         from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
 
         return SecretServiceStub(self._channel("scheduler"))
+
+    @property
+    def enrolment(self) -> EnrolmentServiceStub:
+        """How machines become nodes, and stop being nodes."""
+        from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
+
+        return EnrolmentServiceStub(self._channel("scheduler"))
+
+    @property
+    def hands_on(self) -> HandsOnServiceStub:
+        """Shells beside running attempts, and their ports. ``read`` and ``write`` raise ``ClientError``."""
+        from runyard.run.v1.hands_on_service_pb2_grpc import HandsOnServiceStub
+
+        return HandsOnServiceStub(self._channel("scheduler"))
 
     @property
     def artifacts(self) -> ArtifactServiceStub:

@@ -40,6 +40,7 @@ from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
+from runyard_servicekit.node_credentials import NodeCredentials
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
@@ -91,7 +92,9 @@ async def main(settings: ArtifactSettings) -> None:
             artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(servicer, server)
             registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry_servicer, server)
 
+        credentials = NodeCredentials()
         async with asyncio.TaskGroup() as group:
+            group.create_task(credentials.follow(event_log, doorbell))
             for projector in projectors:
                 group.create_task(projector.run())
             if settings.nats_url:
@@ -105,7 +108,7 @@ async def main(settings: ArtifactSettings) -> None:
             group.create_task(operations.run())
             edge = edge_of_service(pool, settings.yard_key_file)
             services = [SERVICE_NAME, REGISTRY_SERVICE_NAME, PROJECTION_SERVICE]
-            async with serving(settings, services, register, edge):
+            async with serving(settings, services, register, edge, credentials):
                 await asyncio.Event().wait()
 
 

@@ -12,7 +12,7 @@ from runyard.agent.v1 import agent_service_pb2_grpc
 from runyard.agent.v1.agent_service_pb2 import AttachRequest, AttachResponse, Hello, LeaseGrant, Welcome
 from runyard.event.v1.envelope_pb2 import ActorKind
 from runyard_contracts.ids import NodeId, is_name
-from runyard_core.errors import Conflict, InvalidInput, PermissionDenied
+from runyard_core.errors import Conflict, InvalidInput, PermissionDenied, Unauthenticated
 from runyard_scheduler.conversation import Conversation
 from runyard_scheduler.fencing import judge
 from runyard_scheduler.lease_handlers import LeaseHandlers
@@ -75,6 +75,9 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         conversation = Conversation(
             session, hello.inventory, self._ledger, self._sessions, self._leases, self._nodes
         )
+        if self._ledger.world.node(node_id).node.access.revoked:
+            # While it was let in: nobody could end a stream that was not there yet.
+            raise Unauthenticated(f"node {node_id} was revoked", code="NODE_REVOKED")
         self._sessions.open(session, replaced_by=_attached_elsewhere(node_id))
         conversation.begin(hello.held_attempts, judged)
         listening = self._tasks.create_task(conversation.listen(request_iterator))

@@ -9,14 +9,16 @@ import grpc
 import structlog
 
 from runyard.agent.v1 import agent_service_pb2, agent_service_pb2_grpc
+from runyard.node.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
 from runyard.run.v1 import (
     scheduler_service_pb2,
     scheduler_service_pb2_grpc,
     secret_service_pb2,
     secret_service_pb2_grpc,
 )
+from runyard_contracts.ids import NodeId
 from runyard_core.clock import SystemClock
-from runyard_core.errors import DeadlineExceeded, Unavailable
+from runyard_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
@@ -26,14 +28,16 @@ from runyard_eventlog.projector import Projector
 from runyard_scheduler import tables
 from runyard_scheduler.agents import AgentServicer
 from runyard_scheduler.clock_watcher import ClockWatcher
+from runyard_scheduler.enrolment_handlers import EnrolmentHandlers, Gate
+from runyard_scheduler.enrolment_servicer import EnrolmentServicer
 from runyard_scheduler.handlers import Handlers
+from runyard_scheduler.hands_on import HandsOn
+from runyard_scheduler.hands_on_handlers import HandsOnHandlers
+from runyard_scheduler.hands_on_servicer import HANDS_ON_SERVICES, register_hands_on
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.node_handlers import NodeHandlers
 from runyard_scheduler.planner import Planner
-from runyard_scheduler.hands_on import HandsOn
-from runyard_scheduler.hands_on_handlers import HandsOnHandlers
-from runyard_scheduler.hands_on_servicer import HANDS_ON_SERVICES, register_hands_on
 from runyard_scheduler.process.deadlines import Limits
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.queries import Queries
@@ -44,6 +48,7 @@ from runyard_scheduler.servicer import SchedulerServicer
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.settings import SchedulerSettings
 from runyard_scheduler.watch import Watches
+from runyard_servicekit.node_credentials import NodeCredentials
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
@@ -52,12 +57,13 @@ SERVICE_NAMES = (
     scheduler_service_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
     secret_service_pb2.DESCRIPTOR.services_by_name["SecretService"].full_name,
     agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    *HANDS_ON_SERVICES,
+    enrolment_service_pb2.DESCRIPTOR.services_by_name["EnrolmentService"].full_name,
     PROJECTION_SERVICE,
 )
 
 CONNECTIONS_MAX = 12
 CONNECT_SECONDS_MAX = 10.0
-    *HANDS_ON_SERVICES,
 CATCH_UP_SECONDS_MAX = 20.0
 """How long the start waits for the read model; a rebuild takes longer, and runs need not wait for it."""
 
@@ -91,6 +97,10 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     sessions = Sessions(ledger.world, clock, settings.unreachable_seconds)
     leases = LeaseHandlers(ledger, clock, lease_milliseconds=round(settings.lease_seconds * 1000))
     nodes = NodeHandlers(ledger, clock)
+    credentials = NodeCredentials()
+    credentials.on_change(lambda node_id: sessions.end(node_id, _credential_void(ledger, node_id)))
+    gate = Gate.of_settings(settings.gate_address, settings.gate_certificate_file)
+    enrolment = EnrolmentServicer(EnrolmentHandlers(ledger, credentials, clock, gate), credentials)
     planner = Planner(ledger, sessions, leases, clock)
     watcher = ClockWatcher(sessions, leases, nodes, clock, limits)
     projector = Projector(pool, ledger.log, SchedulerProjection(), schema=tables.SCHEMA, doorbell=doorbell)
@@ -105,31 +115,35 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         agents = AgentServicer(
             ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.fill
         )
+        recorder = HandsOnHandlers(ledger, clock, secrets.fill)
+        hands_on = HandsOn(ledger, sessions, recorder, tasks, settings.hands_on_idle_seconds)
+        hands_on.close_left_open()
 
         def register(server: grpc.aio.Server) -> None:
             scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
             secret_service_pb2_grpc.add_SecretServiceServicer_to_server(secret_servicer, server)
+            register_hands_on(server, hands_on, scheduler.run_id, tasks)
+            enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, server)
             ProjectionServicer("scheduler", operations).register(server)
 
         for loop in (ledger.keep_following, projector.run, planner.run, watcher.run):
             tasks.create_task(loop(), name=loop.__qualname__)
+        tasks.create_task(credentials.follow(ledger.log, doorbell), name="credentials of nodes")
         if settings.nats_url:
-        recorder = HandsOnHandlers(ledger, clock, secrets.fill)
-        hands_on = HandsOn(ledger, sessions, recorder, tasks, settings.hands_on_idle_seconds)
-        hands_on.close_left_open()
             password = settings.nats_password.get_secret_value()
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
         await _read_model_shows(ledger, projector)
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
-            register_hands_on(server, hands_on, scheduler.run_id, tasks)
         edge = edge_of_service(pool, settings.yard_key_file)
-        async with serving(settings, SERVICE_NAMES, register, edge):
+        async with serving(settings, SERVICE_NAMES, register, edge, credentials):
             try:
                 await asyncio.Event().wait()
             finally:
+                await hands_on.end_all()
                 sessions.end_all()
+                enrolment.end_all()
                 watches.end_all()
 
 
@@ -139,4 +153,9 @@ async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
         await projector.wait_for(ledger.world.position, CATCH_UP_SECONDS_MAX)
     except (DeadlineExceeded, ProjectionStopped) as error:
         log.warning("serving while the read model is behind", reason=error.message)
-                await hands_on.end_all()
+
+
+def _credential_void(ledger: Ledger, node_id: NodeId) -> Unauthenticated:
+    if ledger.world.node(node_id).node.access.revoked:
+        return Unauthenticated(f"node {node_id} was revoked", code="NODE_REVOKED")
+    return Unauthenticated(f"node {node_id} enrolled again", code="CREDENTIAL_REPLACED")

@@ -115,6 +115,12 @@ class Sessions:
             self._disconnect(session)
             self._tell()
 
+    def end(self, node_id: NodeId, reason: RunyardError) -> None:
+        """End the stream of a node, if it has one."""
+        session = self._open.get(node_id)
+        if session is not None:
+            session.end(reason)
+
     def end_all(self) -> None:
         """End every stream, because the scheduler stops."""
         for session in self._open.values():
@@ -171,12 +177,6 @@ class Sessions:
         if session is not None and entry.run.stop is not None:
             session.send(AttachResponse(stop_order=stop_message(entry, lease)))
 
-    def lease_watches(self) -> list[LeaseWatch]:
-        """Give every live lease as the clock watcher sees it."""
-        now = self._clock.monotonic_seconds()
-        leases = list(self._world.leases())
-        known = self._lease_heard
-        self._lease_heard = {lease.lease_id: known.get(lease.lease_id, now) for _, lease in leases}
     def send_hands_on(self, node_id: NodeId, channel_id: str) -> bool:
         """Tell a node's agent to open a stream for a hands-on session; False when its stream is not open."""
         session = self._open.get(node_id)
@@ -185,6 +185,12 @@ class Sessions:
         session.send(AttachResponse(hands_on_order=HandsOnOrder(channel_id=channel_id)))
         return True
 
+    def lease_watches(self) -> list[LeaseWatch]:
+        """Give every live lease as the clock watcher sees it."""
+        now = self._clock.monotonic_seconds()
+        leases = list(self._world.leases())
+        known = self._lease_heard
+        self._lease_heard = {lease.lease_id: known.get(lease.lease_id, now) for _, lease in leases}
         return [self._lease_watch(entry, lease, now) for entry, lease in leases]
 
     def node_watches(self) -> list[NodeWatch]:
@@ -225,6 +231,7 @@ class Sessions:
             expired=lease.expired,
             requeues=entry.run.requeues_when_lost,
             disowned=now - left_out_since >= self._unreachable_seconds > now - node_heard_at,
+            revoked=self._world.node(lease.node_id).node.access.revoked,
         )
 
     def _disconnect(self, session: Session) -> None:

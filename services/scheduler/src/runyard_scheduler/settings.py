@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from runyard_servicekit.settings import ServiceSettings
@@ -20,3 +22,7 @@ class SchedulerSettings(ServiceSettings):
     """Time that a node's shim gets, beside the run's stop grace, to end an attempt whose lease ran out."""
     hands_on_idle_seconds: float = Field(default=4 * 3600.0, gt=0)
     """A shell or forwarded port through which nothing passes for so long is closed."""
+    gate_address: str = ""
+    """host:port of the yard's gate as machines outside reach it; empty means that none can enroll."""
+    gate_certificate_file: Path | None = None
+    """The gate's certificate (PEM)."""

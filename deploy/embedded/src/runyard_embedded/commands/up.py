@@ -11,7 +11,7 @@ from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, is_json, note, output_option, say, say_json_object, styled
 from runyard_core.errors import RunyardError
 from runyard_embedded.home import Home
-from runyard_embedded.settings import LOG_RESTORED
+from runyard_embedded.settings import GATE_LISTEN, LOG_RESTORED
 from runyard_embedded.state import Phase, YardState, read_state
 
 ATTACH_SECONDS_MAX = 90.0
@@ -20,15 +20,22 @@ LOOK_SECONDS = 0.1
 
 @click.command("up")
 @click.option("--background", is_flag=True, help="Return when everything is up; `runyard down` stops it.")
+@click.option("--listen", metavar="ADDRESS[:PORT]", help="Let agents of other machines in here, by TLS.")
 @click.option("--restored", is_flag=True, help="The database was put back: give the log a new identity.")
 @output_option
-def command(background: bool, restored: bool) -> None:
-    """Start engines, services and one agent under $RUNYARD_HOME (~/.runyard); loopback only."""
+def command(background: bool, listen: str | None, restored: bool) -> None:
+    """Start engines, services and one agent under $RUNYARD_HOME (~/.runyard).
+
+    All of them listen on loopback only. With --listen a gate before them lets agents of other machines in;
+    0.0.0.0 stands for every address of this machine.
+    """
     home = Home.from_environment()
     began = time.monotonic()
     if restored:
         _require_down(home)
         os.environ[LOG_RESTORED] = "1"  # also for the process in the background
+    if listen:
+        os.environ[GATE_LISTEN] = listen
     if background:
         _up_in_background(home)
         _say_up(home, began)

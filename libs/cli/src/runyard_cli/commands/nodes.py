@@ -1,4 +1,4 @@
-"""``runyard nodes``: every machine with a runner agent."""
+"""``runyard nodes``: every machine with a runner agent; its subcommands are in ``node_access``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest, ListNodesResponse
+from runyard_cli.commands.node_access import invite, revoke
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, Row, say_table
@@ -13,13 +14,30 @@ from runyard_cli.words import size_words
 from runyard_client import Client
 
 _PAGE_SIZE = 1000
+_STATES = {
+    NodeState.NODE_STATE_ATTACHED: Cell("attached", Style.GOOD),
+    NodeState.NODE_STATE_INVITED: Cell("invited", Style.BUSY),
+    NodeState.NODE_STATE_REVOKED: Cell("revoked", Style.FAINT),
+}
 
 
-@click.command("nodes")
+@click.group("nodes", invoke_without_command=True)
 @output_option
-def command() -> None:
-    """Show every machine: state, slots in use, GPUs, CPUs, memory, Docker."""
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Show every machine: state, slots in use, GPUs, CPUs, memory, Docker.
 
+    `invite` lets another machine become a node, `revoke` throws one out.
+    """
+    if context.invoked_subcommand is None:
+        _show()
+
+
+command.add_command(invite)
+command.add_command(revoke)
+
+
+def _show() -> None:
     async def ask(client: Client) -> ListNodesResponse:
         return await client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE))
 
@@ -40,11 +58,10 @@ def command() -> None:
 def node_row(node: Node) -> Row:
     """Give the line of a node."""
     inventory = node.inventory
-    is_attached = node.state == NodeState.NODE_STATE_ATTACHED
     held = sum(len(reservation.gpu_uuids) for reservation in node.reservations)
     return (
         node.node_id,
-        Cell("attached", Style.GOOD) if is_attached else Cell("not heard from", Style.BAD),
+        _STATES.get(node.state, Cell("not heard from", Style.BAD)),
         f"{len(node.reservations)} of {inventory.slot_count}",
         f"{held} of {len(inventory.gpus)}",
         str(inventory.cpu_count),

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from datetime import UTC
 
 from runyard.node.v1.types_pb2 import Node as NodeDocument
-from runyard.node.v1.types_pb2 import NodeState
+from runyard.node.v1.types_pb2 import NodeAccess, NodeState
 from runyard.run.v1.types_pb2 import CauseCode, RunState
 from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
 from runyard_scheduler.domain.causation import Mark
 from runyard_scheduler.domain.node import Node, Reservation
+from runyard_scheduler.domain.node_access import Access
 from runyard_scheduler.domain.project import Project
 from runyard_scheduler.domain.run_state import Lease, Run, Stop, image_pin_of
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
@@ -44,10 +45,10 @@ def run_entry(row: RunRow) -> RunEntry:
         lease=_lease(row, document),
         stop=Stop(CauseCode.ValueType(row.stop_cause), row.stop_reason) if row.stop_cause else None,
         status_detail=document.status_detail,
-        image_pin=_image_pin(document),
         open_session_ids=frozenset(
             each.session_id for each in document.hands_on_sessions if not each.HasField("ended_at")
         ),
+        image_pin=_image_pin(document),
     )
     return RunEntry(
         run=run,
@@ -70,10 +71,11 @@ def node_entry(row: NodeRow) -> NodeEntry:
     )
     node = Node(
         node_id=NodeId(row.node_id),
-        inventory=document.inventory,
+        inventory=document.inventory if document.HasField("inventory") else None,
         attached=document.state == NodeState.NODE_STATE_ATTACHED,
         reservations=reservations,
         foreign_processes=frozenset(zip(row.foreign_gpu_uuids, row.foreign_pids, strict=True)),
+        access=_access(document.access),
     )
     mark = Mark(row.attachment_event_id, row.attachment_position)
     return NodeEntry(node, row.version, mark, row.attachment_correlation_id)
@@ -87,6 +89,17 @@ def project_entry(row: ProjectRow) -> ProjectEntry:
 def _image_pin(document: RunDocument) -> str:
     pins = (image_pin_of(attempt.environment) for attempt in document.attempts)
     return next(filter(None, pins), "")
+
+
+def _access(access: NodeAccess) -> Access:
+    expires_at = access.token_expires_at.ToDatetime(UTC) if access.HasField("token_expires_at") else None
+    return Access(
+        token_sha256=access.token_sha256,
+        token_expires_at=expires_at,
+        token_spent=access.token_spent,
+        credential_sha256=access.credential_sha256,
+        revoked=access.HasField("revoked_at"),
+    )
 
 
 def _lease(row: RunRow, document: RunDocument) -> Lease | None:

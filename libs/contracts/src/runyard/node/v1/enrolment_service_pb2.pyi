@@ -3,9 +3,11 @@
 isort:skip_file
 How machines become nodes of a yard, and stop being nodes."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from runyard.node.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -220,3 +222,65 @@ class RevokeNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeNodeResponse: _TypeAlias = RevokeNodeResponse  # noqa: Y015
+
+@_typing.final
+class WatchBusUsersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBusUsersRequest: _TypeAlias = WatchBusUsersRequest  # noqa: Y015
+
+@_typing.final
+class WatchBusUsersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___BusUser]:
+        """By node id."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___BusUser] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBusUsersResponse: _TypeAlias = WatchBusUsersResponse  # noqa: Y015
+
+@_typing.final
+class BusUser(_message.Message):
+    """BusUser is an enrolled node as the bus knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    PASSWORD_BCRYPT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    password_bcrypt: _builtins.str
+    """bcrypt hash."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        password_bcrypt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "password_bcrypt", b"password_bcrypt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BusUser: _TypeAlias = BusUser  # noqa: Y015

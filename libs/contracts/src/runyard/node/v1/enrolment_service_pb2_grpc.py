@@ -51,6 +51,11 @@ class EnrolmentServiceStub:
                 request_serializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeRequest.SerializeToString,
                 response_deserializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeResponse.FromString,
                 _registered_method=True)
+        self.WatchBusUsers = channel.unary_stream(
+                '/runyard.node.v1.EnrolmentService/WatchBusUsers',
+                request_serializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersRequest.SerializeToString,
+                response_deserializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServiceServicer:
@@ -79,6 +84,14 @@ class EnrolmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchBusUsers(self, request, context):
+        """WatchBusUsers gives the users that nodes are on the bus: all of them at once, and all again after each change.
+        For whoever writes the bus's configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
                     servicer.RevokeNode,
                     request_deserializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeRequest.FromString,
                     response_serializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeResponse.SerializeToString,
+            ),
+            'WatchBusUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchBusUsers,
+                    request_deserializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersRequest.FromString,
+                    response_serializer=runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +199,33 @@ class EnrolmentService:
             '/runyard.node.v1.EnrolmentService/RevokeNode',
             runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeRequest.SerializeToString,
             runyard_dot_node_dot_v1_dot_enrolment__service__pb2.RevokeNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchBusUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/runyard.node.v1.EnrolmentService/WatchBusUsers',
+            runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersRequest.SerializeToString,
+            runyard_dot_node_dot_v1_dot_enrolment__service__pb2.WatchBusUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

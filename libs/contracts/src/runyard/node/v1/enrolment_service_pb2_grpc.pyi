@@ -24,6 +24,10 @@ class EnrolmentServiceStub:
     """EnrollNode hands a token in, and registers the credential of the node. Its bearer token is the token's secret."""
     RevokeNode: _aio.UnaryUnaryMultiCallable[_enrolment_service_pb2.RevokeNodeRequest, _enrolment_service_pb2.RevokeNodeResponse]
     """RevokeNode takes a node's credential, and any token for its name, away."""
+    WatchBusUsers: _aio.UnaryStreamMultiCallable[_enrolment_service_pb2.WatchBusUsersRequest, _enrolment_service_pb2.WatchBusUsersResponse]
+    """WatchBusUsers gives the users that nodes are on the bus: all of them at once, and all again after each change.
+    For whoever writes the bus's configuration.
+    """
 
 class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """EnrolmentService is mounted by the scheduler. Secrets are drawn by whoever will hold them, so that a repeated
@@ -53,5 +57,15 @@ class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_enrolment_service_pb2.RevokeNodeRequest, _abc.Awaitable[_enrolment_service_pb2.RevokeNodeResponse]],
     ) -> _abc.Awaitable[_enrolment_service_pb2.RevokeNodeResponse]:
         """RevokeNode takes a node's credential, and any token for its name, away."""
+
+    @_abc_1.abstractmethod
+    def WatchBusUsers(
+        self,
+        request: _enrolment_service_pb2.WatchBusUsersRequest,
+        context: _aio.ServicerContext[_enrolment_service_pb2.WatchBusUsersRequest, _abc.AsyncIterator[_enrolment_service_pb2.WatchBusUsersResponse]],
+    ) -> _abc.AsyncIterator[_enrolment_service_pb2.WatchBusUsersResponse]:
+        """WatchBusUsers gives the users that nodes are on the bus: all of them at once, and all again after each change.
+        For whoever writes the bus's configuration.
+        """
 
 def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _aio.Server) -> None: ...
