@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -41,7 +43,50 @@ async def test_the_image_is_recorded_with_its_packages(
     assert first.image_id.startswith("sha256:")
     assert first.interpreter.startswith("CPython 3.")
     assert first.os.startswith("Debian")
-    assert {variable.name: variable.value for variable in first.variables} == {"MODE": "fast", "HF_TOKEN": ""}
+    shown = {variable.name: variable.value for variable in first.variables}
+    assert (shown["MODE"], shown["HF_TOKEN"], shown["LANG"]) == ("fast", "", "C.UTF-8")
+    assert first.shell == "/usr/bin/bash"
+    assert "libc6" in [package.name for package in first.packages if package.kind == "deb"]
+
+
+async def test_an_image_without_python_is_recorded_too(
+    daemon: DockerDaemon, test_image: str, tmp_path: Path
+) -> None:
+    name = f"local/runyard-no-python:{os.getpid()}"
+    database = r"P:musl\nV:1.2.5-r0\nA:x86_64\n\nP:zlib\nV:1.3-r1\n\n"
+    hide = "rm -f /usr/bin/python* /usr/bin/dpkg-query /usr/bin/bash /bin/bash"
+    cuda = r'{"cuda": {\n"version": "12.4.1"}}\n'
+    lines = (
+        f"FROM {test_image}",
+        f"RUN {hide}; mkdir -p /lib/apk/db; printf '{database}' > /lib/apk/db/installed",
+        f"RUN mkdir /usr/local/cuda; printf '{cuda}' > /usr/local/cuda/version.json",
+        "ENV NCCL_VERSION=2.21.5 API_TOKEN=plugh",
+        'ENTRYPOINT ["/bin/echo", "a b"]',
+    )
+    subprocess.run(  # noqa: ASYNC221 - nothing else is going on
+        ["docker", "build", "-q", "-t", name, "-"],
+        input="\n".join(lines).encode(),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    image = await daemon.image(WantedImage(name))
+
+    found = await container_environment.capture(daemon, image, {"MODE": "fast"}, tmp_path)
+
+    assert found.interpreter == ""
+    assert [(each.name, each.version, each.kind) for each in found.packages] == [
+        ("musl", "1.2.5-r0", "apk"),
+        ("zlib", "1.3-r1", "apk"),
+    ]
+    assert found.os.startswith("Debian")
+    assert found.kernel == os.uname().release
+    assert (found.cuda_version, found.nccl_version) == ("12.4.1", "2.21.5")
+    assert found.shell.endswith("/sh")
+    assert list(found.image_entrypoint) == ["/bin/echo", "a b"]
+    shown = {variable.name: variable.value for variable in found.variables}
+    assert (shown["MODE"], shown["API_TOKEN"]) == ("fast", "")
+    await daemon.call(daemon.api.remove_image, name, force=True)
 
 
 async def test_a_daemon_that_is_not_there_is_one_sentence(

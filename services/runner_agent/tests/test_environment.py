@@ -16,6 +16,7 @@ import pytest
 from runyard_agent import environment
 from runyard_agent.environment import EnvironmentRequest, PreparedEnvironment
 from runyard_agent.environment.builder import BuildFailed, find_uv, without_places
+from runyard_agent.environment.image_probe import read_image
 from runyard_agent.environment.record import is_secret
 from runyard_agent.environment.requirements import read_requirements
 from runyard_agent.environment.shared import SharedEnvironment, SharedEnvironments, site_packages
@@ -370,3 +371,28 @@ async def test_a_cancelled_build_leaves_nothing(repository: Path, tmp_path: Path
 
 def test_build_failed_carries_its_code() -> None:
     assert BuildFailed("x").code == "ENVIRONMENT_UNAVAILABLE"
+
+
+def test_what_an_image_tells_is_read_and_nothing_else_is() -> None:
+    python = json.dumps(
+        {
+            "interpreter": "CPython 3.12.1",
+            "interpreter_path": "/usr/bin/python3",
+            "os": "Debian",
+            "kernel": "6",
+        }
+        | {"packages": [["torch", "2.4"]], "cuda_version": "12.1", "nccl_version": ""}
+    )
+    printed = (
+        f"{python}\nshell\t/bin/bash\nos\tother\ndeb\tlibc6\t2.36\tii \ndeb\tgone\t1\trc \nnccl\t2.20.5\n"
+    )
+    found = read_image(printed, {"CUDA_VERSION": "11", "NCCL_VERSION": "1"})
+    assert [(each.name, each.version, each.kind) for each in found.packages] == [
+        ("torch", "2.4", ""),
+        ("libc6", "2.36", "deb"),
+    ]
+    assert (found.os, found.cuda_version, found.nccl_version) == ("Debian", "12.1", "2.20.5")
+    assert read_image("shell\t/bin/sh\n", {"CUDA_VERSION": "11"}).cuda_version == "11"
+    for other in ("", "{}", "exec format error\n"):
+        with pytest.raises(ValueError, match="not what the probe prints"):
+            read_image(other, {})

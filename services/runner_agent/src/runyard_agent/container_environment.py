@@ -1,4 +1,4 @@
-"""What a container image holds, for the record: found once for each image, by its own interpreter."""
+"""What a container image holds, for the record: found once for each image, by its own programs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 from runyard.run.v1.types_pb2 import Environment, Executor
 from runyard_agent.docker_daemon import DockerDaemon, Image
 from runyard_agent.durable_files import write_atomically
-from runyard_agent.environment import PROBE_SOURCE, read_probe, recorded_variables
+from runyard_agent.environment import IMAGE_PROBE_SCRIPT, PROBE_SOURCE, read_image, recorded_variables
 from runyard_core.errors import NotFound, RunyardError, Unavailable
 
 LABEL_PROBE = "runyard.probe"
 
 _PROBE_SECONDS_MAX = 60
-_PROBE = 'p=$(command -v python3 || command -v python) || exit 3; exec "$p" -I -c "$1"'
+# Raised when the probe tells more or otherwise: what it told before is not read any more.
+_PROBE_VERSION = 2
 
 
 async def capture(
@@ -27,7 +28,7 @@ async def capture(
     """Describe an image and the variables that the program gets; secrets are left out.
 
     The first time a container of the image is started for it, without network: under a second, and safe
-    while the run itself starts. An image without Python has no packages.
+    while the run itself starts. The variables are the image's own, and over them those of the run.
 
     Raises:
         Unavailable: the daemon does not answer.
@@ -37,26 +38,27 @@ async def capture(
     environment.image = image.reference
     environment.image_id = image.id
     environment.image_repo_digests.extend(image.repo_digests)
-    environment.variables.extend(recorded_variables(variables))
+    environment.image_entrypoint.extend(image.entrypoint)
+    environment.variables.extend(recorded_variables({**image.variables, **variables}))
     return environment
 
 
 async def _contents(daemon: DockerDaemon, image: Image, cache_dir: Path) -> Environment:
-    known = cache_dir / f"{image.id.replace(':', '-')}.json"
+    known = cache_dir / f"{image.id.replace(':', '-')}.{_PROBE_VERSION}.txt"
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return read_probe(known.read_text(encoding="utf-8"))
-    line = await _probe(daemon, image.id)
+        return read_image(known.read_text(encoding="utf-8"), image.variables)
+    printed = await _probe(daemon, image.id)
     try:
-        found = read_probe(line)
+        found = read_image(printed, image.variables)
     except ValueError:
         return Environment()
-    await asyncio.to_thread(_keep, known, line)
+    await asyncio.to_thread(_keep, known, printed)
     return found
 
 
-def _keep(path: Path, line: str) -> None:
+def _keep(path: Path, printed: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, line.encode())
+    write_atomically(path, printed.encode())
 
 
 async def _probe(daemon: DockerDaemon, image_id: str) -> str:
@@ -65,7 +67,7 @@ async def _probe(daemon: DockerDaemon, image_id: str) -> str:
     config: Mapping[str, Any] = api.create_container_config(
         image=image_id,
         entrypoint=["/bin/sh", "-c"],
-        command=[_PROBE, "probe", PROBE_SOURCE],
+        command=[IMAGE_PROBE_SCRIPT, "probe", PROBE_SOURCE],
         labels={LABEL_PROBE: image_id},
         environment={"NVIDIA_VISIBLE_DEVICES": "void"},
         host_config=api.create_host_config(
