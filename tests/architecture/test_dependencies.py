@@ -17,6 +17,7 @@ AGENT_MAY_NEED = frozenset(
         "runyard-contracts",
         "runyard-core",
         "docker",
+        "googleapis-common-protos",
         "grpcio",
         "nats-py",
         "nvidia-ml-py",

@@ -2,8 +2,8 @@
 
 Engines and services listen on loopback, without TLS. The gate listens outside, with TLS and one certificate,
 and hands each connection on, byte for byte, by the name that the machine asked for
-(``runyard_contracts.gate``). It knows no tokens: who may do what is decided behind it. Any proxy that ends TLS
-and routes by server name can take its place.
+(``runyard_contracts.gate``). It knows no tokens: who may do what is decided behind it. Any proxy that ends
+TLS and routes by server name can take its place.
 
 RUNYARD_GATE_LISTEN               host:port to listen on
 RUNYARD_GATE_CERTIFICATE_FILE     PEM

@@ -1,28 +1,45 @@
-"""Starts the agent: ``python -m runyard_agent`` (settings come from the environment)."""
+"""Starts the agent, or does one thing about it: ``python -m runyard_agent [COMMAND]``, see ``commands``."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
-from runyard_agent.json_logging import configure_logging
-from runyard_agent.main import run_agent
-from runyard_agent.settings import read_settings
-from runyard_agent.tracing import configure_tracing
 from runyard_core.errors import RunyardError
 
 
-def main() -> int:
-    """Run the agent; 2 means that it cannot start like this, and why is on standard error."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; 2 means that it cannot be done like this, and why is on standard error."""
+    given = sys.argv[1:] if words is None else list(words)
     try:
-        settings = read_settings(os.environ)
-        configure_logging(settings.node_id, settings.log_level)
-        configure_tracing(settings.node_id, settings.otlp_endpoint)
-        asyncio.run(run_agent(settings))
+        if not given:
+            return _run(os.environ)
+        # Not for the agent itself: what only a person's commands need stays out of its memory.
+        from runyard_agent.commands import parser, run_command
+
+        arguments = parser().parse_args(given)
+        if arguments.command not in {None, "run"}:
+            return run_command(arguments, os.environ)
+        chosen = {"RUNYARD_AGENT_DIR": str(arguments.directory)} if arguments.directory else {}
+        return _run({**os.environ, **chosen})
     except RunyardError as error:
         sys.stderr.write(f"runyard-agent: {error.message} ({error.code})\n")
         return 2
+
+
+def _run(environment: Mapping[str, str]) -> int:
+    from runyard_agent.enrolled import completed
+    from runyard_agent.json_logging import configure_logging
+    from runyard_agent.main import run_agent
+    from runyard_agent.settings import read_settings
+    from runyard_agent.tracing import configure_tracing
+
+    settings = read_settings(completed(environment))
+    configure_logging(settings.node_id, settings.log_level)
+    configure_tracing(settings.node_id, settings.otlp_endpoint)
+    asyncio.run(run_agent(settings))
     return 0
 
 

@@ -29,8 +29,10 @@ from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import Input
 from runyard_agent.fan_out import fan_out
+from runyard_agent.gate import Gate, open_channel
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.transfers import Patience, Transfers
+from runyard_contracts import gate as gate_names
 from runyard_contracts.ids import deterministic_id, uuid7
 from runyard_core import errors
 
@@ -76,9 +78,10 @@ class ArtifactClient:
         *,
         patience_seconds: float = 600.0,
         call_seconds_max: float = _CALL_SECONDS_MAX,
+        gate: Gate | None = None,
     ) -> None:
         """Open a channel; nothing is sent before the first call."""
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = open_channel(address, gate, gate_names.ARTIFACT, _CHANNEL_OPTIONS)
         self._service: ArtifactServiceStub = ArtifactServiceStub(self._channel)
         self._registry: RegistryServiceStub = RegistryServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -257,4 +260,4 @@ class ArtifactClient:
 
 
 def _plain(request: PresignedRequest) -> Request:
-    return Request(request.method, request.url, dict(request.headers))
+    return Request(request.method, request.url, dict(request.headers), is_of_store=True)

@@ -14,12 +14,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from runyard_agent.gate import Gate
+from runyard_contracts import gate as gate_names
 from runyard_core.errors import Corrupt, RunyardError, Unavailable
 
 CHUNK_BYTES = 1 << 20
 
 _CONNECT_SECONDS_MAX = 10.0
 _USER_AGENT = "runyard-agent"
+
+_Key = tuple[str, str, bool]
+"""Scheme, host:port, and whether it is reached through the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Request:
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_of_store: bool = False
+    """Presigned by the yard. Where the store is on the yard's own loopback, the gate is the way to it."""
 
     @property
     def shown(self) -> str:
@@ -51,12 +58,12 @@ class RequestRefused(RunyardError):
 class Connection:
     """One HTTP connection; a thin layer over ``http.client`` that knows when it may be used again."""
 
-    def __init__(self, url: SplitResult, stall_seconds_max: float) -> None:
-        """Connect, through the proxy of the environment when there is one for this address."""
-        proxy = _proxy_of(url)
+    def __init__(self, url: SplitResult, stall_seconds_max: float, gate: Gate | None = None) -> None:
+        """Connect: through the gate if given, or the environment's proxy if it has one for the address."""
+        proxy = None if gate is not None else _proxy_of(url)
         self._sends_whole_url = proxy is not None and url.scheme == "http"
         self._proxy_headers = _proxy_headers(proxy) if proxy is not None else {}
-        self._http = _open(url, proxy, self._proxy_headers)
+        self._http = _ThroughGate(url, gate) if gate else _open(url, proxy, self._proxy_headers)
         self._http.connect()
         self._http.sock.settimeout(stall_seconds_max)
         self._answer: http.client.HTTPResponse | None = None
@@ -119,10 +126,11 @@ class Connection:
 class Connections:
     """Idle connections by address."""
 
-    def __init__(self, stall_seconds_max: float) -> None:
-        """Bound the silence on every connection."""
+    def __init__(self, stall_seconds_max: float, gate: Gate | None = None) -> None:
+        """Bound the silence on every connection; ``gate`` is the way to a store on the yard's loopback."""
         self._stall_seconds_max = stall_seconds_max
-        self._idle: dict[tuple[str, str], list[Connection]] = {}
+        self._gate = gate
+        self._idle: dict[_Key, list[Connection]] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -137,10 +145,11 @@ class Connections:
         url = urlsplit(request.url)
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise RequestRefused(f"{request.shown}: not an http(s) address", 0)
-        key = (url.scheme, url.netloc)
+        gate = self._gate if request.is_of_store and _is_loopback(url.hostname) else None
+        key = (url.scheme, url.netloc, gate is not None)
         connection: Connection | None = None
         try:
-            connection = self._take(key) or Connection(url, self._stall_seconds_max)
+            connection = self._take(key) or Connection(url, self._stall_seconds_max, gate)
             yield connection
         except (OSError, http.client.HTTPException) as error:
             # The other side was restarted or closed what was idle: the others are as stale.
@@ -156,24 +165,36 @@ class Connections:
         for key in list(self._idle):
             self._drop(key)
 
-    def _take(self, key: tuple[str, str]) -> Connection | None:
+    def _take(self, key: _Key) -> Connection | None:
         with self._lock:
             idle = self._idle.get(key)
             return idle.pop() if idle else None
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    def _drop(self, key: _Key) -> None:
         with self._lock:
             dropped = self._idle.pop(key, [])
         for connection in dropped:
             connection.close()
 
-    def _give_back(self, key: tuple[str, str], connection: Connection) -> None:
+    def _give_back(self, key: _Key, connection: Connection) -> None:
         with self._lock:
             is_kept = connection.is_reusable() and not self._is_closed
             if is_kept:
                 self._idle.setdefault(key, []).append(connection)
         if not is_kept:
             connection.close()
+
+
+class _ThroughGate(http.client.HTTPConnection):
+    """Speaks to the store as if beside it: what was signed for the store's own address stays valid."""
+
+    def __init__(self, url: SplitResult, gate: Gate) -> None:
+        super().__init__(url.hostname or "", url.port, timeout=_CONNECT_SECONDS_MAX)
+        self._gate = gate
+
+    def connect(self) -> None:
+        """Open TLS to the gate."""
+        self.sock = self._gate.connect(gate_names.STORE, _CONNECT_SECONDS_MAX)
 
 
 def _open(

@@ -37,3 +37,9 @@ def configure_logging(node_id: str, level: str) -> None:
     handler.setFormatter(JsonFormatter(node_id))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("runyard_agent").setLevel(level)
+    logging.getLogger("asyncio").addFilter(is_news)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Leave out what the client of the bus sets off whenever a connection with TLS ends."""
+    return "eof_received() has no effect" not in record.getMessage()

@@ -24,8 +24,10 @@ from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
 from runyard_agent.domain.retry import backoff_seconds
+from runyard_agent.gate import Gate
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord
+from runyard_contracts import gate as gate_names
 from runyard_contracts import subjects
 from runyard_contracts.ids import deterministic_id
 from runyard_core.errors import Corrupt
@@ -51,6 +53,8 @@ class BusAddress:
     url: str
     user: str
     password: str = field(repr=False)
+    gate: Gate | None = None
+    """The way to it; without one it is spoken to as it is."""
 
 
 class Publisher:
@@ -98,11 +102,15 @@ class Publisher:
         async def on_error(error: Exception) -> None:
             logger.debug("bus: %r", error)
 
+        gate = self._address.gate
         # Not by itself: a connection that comes back has dead subscriptions and replies that never come.
         client = await nats.connect(
             self._address.url,
             user=self._address.user,
             password=self._address.password,
+            tls=gate.tls() if gate else None,
+            tls_hostname=gate_names.BUS if gate else None,
+            tls_handshake_first=gate is not None,
             name=f"runyard-agent-{self._node_id}",
             inbox_prefix=subjects.inbox_prefix(self._node_id),
             allow_reconnect=False,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard_agent.container_rules import ContainerRules
+from runyard_agent.gate import Gate
 from runyard_agent.limits import AttemptRules
 from runyard_agent.publisher import BusAddress
 from runyard_contracts.ids import is_name
@@ -33,6 +34,8 @@ class Settings:
     """RUNYARD_NATS_URL, RUNYARD_NATS_USER, RUNYARD_NATS_PASSWORD."""
     token: str = field(repr=False)
     """RUNYARD_AGENT_TOKEN."""
+    gate: Gate | None = None
+    """RUNYARD_GATE_CERTIFICATE_FILE: the yard is on another machine, all of it behind one address."""
     slot_count: int = 1
     """RUNYARD_SLOT_COUNT: how many attempts may run at once; default: one for each CPU."""
     spool_bytes_max: int = 1024 * MEGABYTE
@@ -58,16 +61,20 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     node_id = _required(environment, "RUNYARD_NODE_ID")
     if not is_name(node_id):
         raise InvalidInput(f"RUNYARD_NODE_ID is {node_id!r}; want 1 to 63 of a-z, 0-9 and -")
+    scheduler_address = _required(environment, "RUNYARD_SCHEDULER_ADDRESS")
+    gate = _gate(environment, scheduler_address)
     return Settings(
         node_id=node_id,
+        gate=gate,
         token=_required(environment, "RUNYARD_AGENT_TOKEN"),
         directory=Path(_required(environment, "RUNYARD_AGENT_DIR")).absolute(),
-        scheduler_address=_required(environment, "RUNYARD_SCHEDULER_ADDRESS"),
+        scheduler_address=scheduler_address,
         artifact_address=_required(environment, "RUNYARD_ARTIFACT_ADDRESS"),
         bus=BusAddress(
             url=_required(environment, "RUNYARD_NATS_URL"),
             user=_required(environment, "RUNYARD_NATS_USER"),
             password=_required(environment, "RUNYARD_NATS_PASSWORD"),
+            gate=gate,
         ),
         slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
@@ -85,10 +92,23 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
 
 
+def _gate(environment: Mapping[str, str], address: str) -> Gate | None:
+    name = "RUNYARD_GATE_CERTIFICATE_FILE"
+    path = environment.get(name)
+    if not path:
+        return None
+    try:
+        return Gate(address, Path(path).read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{name}: {error}") from error
+
+
 def _required(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "")
     if not value:
-        raise InvalidInput(f"{name} is not set; the agent cannot start without it")
+        raise InvalidInput(
+            f"{name} is not set; the agent cannot start without it: has this machine been enrolled?"
+        )
     return value
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from urllib.parse import urljoin
 
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.gate import Gate
 from runyard_agent.http_connections import CHUNK_BYTES, Connections, Request, RequestRefused
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
@@ -55,11 +56,16 @@ class Transfers:
     """
 
     def __init__(
-        self, *, thread_count: int = 4, stall_seconds_max: float = 60.0, patience: Patience | None = None
+        self,
+        *,
+        thread_count: int = 4,
+        stall_seconds_max: float = 60.0,
+        patience: Patience | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Bound the threads; ``stall_seconds_max`` is the longest silence on a connection."""
         self._pool = BlockingPool("transfers", thread_count=thread_count)
-        self._connections = Connections(stall_seconds_max)
+        self._connections = Connections(stall_seconds_max, gate)
         self._patience = patience or Patience()
 
     async def put(self, request: Request, descriptor: int, *, offset_bytes: int, size_bytes: int) -> str:
