@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "ps": "The queue: newest runs first.",
         "show": "The whole record of a run, in ten boxes.",
         "logs": "The log of a run, live with -f.",
+        "exec": "A shell, or a command, beside a running attempt.",
+        "forward": "A port of a running attempt, on this machine.",
         "stop": "Ask a run to end: signal, grace, kill.",
     },
     "Files": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -83,9 +84,54 @@ class YardChannel:
         return invoke
 
     def stream_stream(self, method: str, **settings: Any) -> Callable[..., Any]:
-        """Make a callable for a method with streams both ways, as gRPC gives it."""
-        return self._channel.stream_stream(method, **settings)
+        """Make a callable for a method with streams both ways."""
+        call = self._channel.stream_stream(method, **settings)
+
+        def invoke(*, timeout: float | None = None) -> Conversation:
+            stream = call(timeout=timeout, metadata=self._metadata)
+            return Conversation(stream, self._service, self._address)
+
+        return invoke
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
         await self._channel.close()
+
+
+class Conversation:
+    """What a stub gives for a method with streams both ways: gRPC's own call, with decoded errors."""
+
+    def __init__(self, stream: Any, service: str, address: str) -> None:
+        """Speak over a stream that was opened."""
+        self._stream = stream
+        self._service = service
+        self._address = address
+
+    async def write(self, request: Any) -> None:
+        """Send a message. To a stream that has ended nothing is sent: ``read`` says why."""
+        try:
+            await self._stream.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return
+
+    async def done_writing(self) -> None:
+        """Say that nothing more will be sent."""
+        try:
+            await self._stream.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return
+
+    async def read(self) -> Any:
+        """Wait for the next message; ``grpc.aio.EOF`` at the end.
+
+        Raises:
+            ClientError: the service ended the stream with an error, or is gone.
+        """
+        try:
+            return await self._stream.read()
+        except grpc.aio.AioRpcError as error:
+            raise decode_error(error, service=self._service, address=self._address) from None
+
+    def cancel(self) -> None:
+        """End it at once."""
+        self._stream.cancel()

@@ -24,6 +24,7 @@ from runyard_agent.domain.attempt import Phase, Stop
 from runyard_agent.domain.exit_cause import cause_of, end_sentence, reboot_cause
 from runyard_agent.domain.secret_free import secret_free
 from runyard_agent.executors import ExecutorOnNode
+from runyard_agent.hands_on import AttemptAtHand
 from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.log_reader import LogReader
 from runyard_agent.node import Node
@@ -72,6 +73,7 @@ class Attempt:
         self._secret_names = {secret.name for secret in record.grant.secrets}
         self._stop_news = asyncio.Event()
         self._plan = launch_plan(record.grant, record.directory)
+        self._program_ended = asyncio.Event()
         self._lease = AttemptLease(self._plan)
         if record.state.stop is not None:
             self._stop_news.set()
@@ -98,6 +100,15 @@ class Attempt:
         self._lease.renew(expires_at_boottime_seconds)
 
     async def give_up(self, reason: str) -> None:
+    @property
+    def at_hand(self) -> AttemptAtHand | None:
+        """What a hands-on session needs, while the program runs."""
+        state = self.record.state
+        if state.phase is not Phase.RUNNING or state.handle is None or self._program_ended.is_set():
+            return None
+        redaction = self.telemetry.redaction
+        return AttemptAtHand(state.executor, state.handle, self._plan, redaction, self._program_ended)
+
         """End an attempt that this agent cannot prepare because of an error of its own."""
         if self.record.state.phase is Phase.PREPARING:
             await self._fail(Cause(code=CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE, detail=reason))
@@ -182,7 +193,7 @@ class Attempt:
         executor = await self._node.executors.get(self.record.state.executor)
         plan = self._plan
         self._report(self.record.load_prepared())
-        ended_event = asyncio.Event()
+        ended_event = self._program_ended = asyncio.Event()
         calls = self._open_calls()
         watched = self._node.sampling.watch(
             self.telemetry,

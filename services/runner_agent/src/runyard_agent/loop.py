@@ -13,6 +13,7 @@ from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, Stop
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.retry import backoff_seconds
+from runyard_agent.hands_on import AttemptAtHand
 from runyard_agent.node import Node
 from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
 
@@ -61,6 +62,15 @@ class Attempts:
         """Give the reports that nobody has acknowledged, attempt by attempt."""
         for attempt in list(self._attempts.values()):
             yield from attempt.record.pending_reports()
+
+    def at_hand(self, run_id: str, attempt: int, epoch: int) -> AttemptAtHand | None:
+        """Give an attempt whose program runs, for a hands-on session."""
+        held = self._attempts.get((run_id, attempt))
+        return held.at_hand if held is not None and held.record.grant.epoch == epoch else None
+
+    def all_at_hand(self) -> Sequence[AttemptAtHand]:
+        """Give every attempt whose program runs."""
+        return [found for held in self._attempts.values() if (found := held.at_hand) is not None]
 
     async def grant(self, grant: LeaseGrant, expires_at_boottime_seconds: float) -> None:
         """Take an attempt on; nothing happens when it is held."""

@@ -67,6 +67,10 @@ class ProcessRuntime:
             raise _cannot_start(plan, _last_line(errors) or _last_line(_read(plan.state / "shim.log")))
         return found
 
+    def group(self, plan: LaunchPlan) -> list[str]:
+        """Give the folders of an attempt's control group; none where this machine gives it none."""
+        return self._limits.find_group(plan)
+
     async def find(self, plan: LaunchPlan) -> Handle | None:
         """Give the shim that was started for this attempt, alive or not."""
         content = _read(plan.state / shim.IDENTITY_FILE)

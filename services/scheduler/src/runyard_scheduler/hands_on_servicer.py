@@ -54,6 +54,7 @@ class HandsOnServicer(pb_grpc.HandsOnServiceServicer):
     ) -> AsyncIterator[pb.ExecResponse]:
         """Run a command, or a shell, beside a running attempt."""
         require_role("client")
+        await _settle(context)
         start = (await _first(request_iterator, "start")).start
         exec_task = agent_pb.ExecTask(command=_checked_command(start))
         if start.HasField("terminal"):
@@ -84,6 +85,7 @@ class HandsOnServicer(pb_grpc.HandsOnServiceServicer):
     ) -> AsyncIterator[pb.ForwardResponse]:
         """Open a session for a port; it lasts as long as the stream."""
         require_role("client")
+        await _settle(context)
         if not 1 <= request.port <= PORT_MAX:
             raise InvalidInput(
                 f"{request.port} is no port", field_violations={"port": f"want 1 to {PORT_MAX}"}
@@ -101,6 +103,7 @@ class HandsOnServicer(pb_grpc.HandsOnServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Make one connection to the port of a session."""
         require_role("client")
+        await _settle(context)
         start = (await _first(request_iterator, "start")).start
         async with self._hands_on.connection(start.session_id) as (session, channel):
             reading = self._tasks.create_task(_read_connection(request_iterator, session, channel))
@@ -149,6 +152,11 @@ def register_hands_on(
     """Add both services to a server."""
     pb_grpc.add_HandsOnServiceServicer_to_server(HandsOnServicer(hands_on, find_run, tasks), server)
     agent_pb_grpc.add_HandsOnAgentServiceServicer_to_server(HandsOnAgentServicer(hands_on, tasks), server)
+
+
+async def _settle(context: Context) -> None:
+    """Answer with headers at once: a client's channel would try a refused stream again, for long."""
+    await context.send_initial_metadata(())
 
 
 async def _first(requests: AsyncIterator[Request], kind: str) -> Request:

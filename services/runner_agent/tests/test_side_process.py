@@ -1,0 +1,167 @@
+"""Commands beside a real program: its view, variables and end are theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from runyard_agent import process_table
+from runyard_agent.runtime import Handle, LaunchPlan
+from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
+from runyard_agent.side_command import CommandExit, CommandPlan, SideCommand
+from runyard_agent.side_process import ProcessCommand, start_beside_process
+
+pytestmark = pytest.mark.system
+
+MakePlan = Callable[..., LaunchPlan]
+RUNTIME = ProcessRuntime()
+VARIABLES = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "VH_JOB_ID": "exec-1", "GREETING": "good morning"}
+
+
+@asynccontextmanager
+async def running(make_plan: MakePlan, *lines: str) -> AsyncIterator[tuple[LaunchPlan, Handle]]:
+    """Give a program that runs in its private view, where the machine allows one."""
+    has_view = not await private_view_problem()
+    plan = make_plan(*(lines or ("sleep 60",)), environment=VARIABLES, has_private_view=has_view)
+    handle = await RUNTIME.launch(plan)
+    try:
+        yield plan, handle
+    finally:
+        await RUNTIME.remove(handle, plan)
+
+
+async def started(plan: LaunchPlan, *command: str, terminal: bool = False) -> ProcessCommand:
+    asked = CommandPlan(command, "xterm" if terminal else "", columns=132, rows=43)
+    return await start_beside_process(plan, (), asked)
+
+
+async def output_of(command: SideCommand) -> tuple[bytes, bytes]:
+    out, err = b"", b""
+    async with asyncio.timeout(20):
+        while (piece := await command.read()) is not None:
+            if piece.is_error:
+                err += piece.data
+            else:
+                out += piece.data
+    return out, err
+
+
+async def read_until(command: SideCommand, text: bytes) -> bytes:
+    seen = b""
+    async with asyncio.timeout(20):
+        while text not in seen:
+            piece = await command.read()
+            assert piece is not None, f"it ended after {seen!r}"
+            seen += piece.data
+    return seen
+
+
+async def test_a_command_finds_the_programs_folders_and_variables(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, _):
+        (plan.repository / "train.py").touch()
+        command = await started(plan, "sh", "-c", 'pwd; ls; echo "$GREETING"; echo oh >&2; exit 3')
+        assert await output_of(command) == (
+            b"/valohai/repository\ntrain.py\ngood morning\n"
+            if not await private_view_problem()
+            else f"{plan.repository}\ntrain.py\ngood morning\n".encode(),
+            b"oh\n",
+        )
+        assert await command.wait() == CommandExit(3)
+        await command.close()
+
+
+async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePlan) -> None:
+    data = os.urandom(3_000_000)
+    async with running(make_plan) as (plan, _):
+        command = await started(plan, "cat")
+
+        async def write() -> None:
+            for start in range(0, len(data), 32_768):
+                await command.write(data[start : start + 32_768])
+            await command.end_input()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write())
+            reading = group.create_task(output_of(command))
+        assert reading.result() == (data, b"")
+        assert await command.wait() == CommandExit(0)
+        await command.close()
+
+
+async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, _):
+        shell = await started(plan, terminal=True)
+        await shell.write(b"echo $TERM:$(stty size):$(tty | cut -c 1-9)\n")
+        await read_until(shell, b"xterm:43 132:/dev/pts/\r\n")
+        await shell.resize(80, 24)
+        await shell.write(b"stty size\n")
+        await read_until(shell, b"24 80\r\n")
+        await shell.write(b"sleep 50; echo status $?\n")
+        # The line is read and its command is in front once the terminal says so.
+        await asyncio.sleep(0.3)
+        await shell.write(b"\x03")
+        await shell.write(b"echo af''ter; exit 7\n")
+        await read_until(shell, b"after\r\n")
+        await output_of(shell)
+        assert await shell.wait() == CommandExit(7)
+        await shell.close()
+
+
+async def test_a_signal_that_ends_the_command_is_told(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, _):
+        command = await started(plan, "sh", "-c", "kill -SEGV $$")
+        await output_of(command)
+        assert await command.wait() == CommandExit(128 + signal.SIGSEGV, signal.SIGSEGV)
+        await command.close()
+
+
+async def test_a_command_that_is_not_there_is_said_so_as_a_shell_does(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, _):
+        command = await started(plan, "no-such-command")
+        assert await output_of(command) == (b"", b"runyard: no-such-command: not found\n")
+        assert await command.wait() == CommandExit(127)
+        await command.close()
+
+
+async def test_a_shell_ends_with_the_program_and_with_it_all_that_it_started(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, handle):
+        shell = await started(plan, "sh", "-c", "trap '' HUP TERM; sleep 61 & echo $$; wait", terminal=True)
+        pid = int(await read_until(shell, b"\r\n"))
+        below = [pid, *process_table.descendants(pid)] if process_table.start_ticks(pid) else []
+        await RUNTIME.kill(handle)
+        await RUNTIME.wait(handle, plan)
+        await output_of(shell)
+        assert await shell.wait() is None
+        assert not [each for each in below if process_table.start_ticks(each)]
+        await shell.close()
+
+
+async def test_letting_go_of_a_shell_ends_it_and_not_the_program(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, handle):
+        before = set(await RUNTIME.pids(handle))
+        shell = await started(plan, "sh", "-c", "sleep 61 & setsid sleep 62 & echo ready; wait")
+        await read_until(shell, b"ready\n")
+        parent = shell._parent.pid
+        below = process_table.descendants(parent)
+        assert len(below) >= 3
+        await shell.close()
+        assert not [each for each in below if process_table.start_ticks(each)]
+        assert set(await RUNTIME.pids(handle)) == before
+
+
+async def test_a_shell_ends_with_an_agent_that_is_killed(make_plan: MakePlan) -> None:
+    async with running(make_plan) as (plan, _):
+        shell = await started(plan, "sleep", "61")
+        parent = shell._parent.pid
+        # The kernel closes what a killed agent held open.
+        os.close(shell._life_descriptor)
+        shell._life_descriptor = -1
+        await output_of(shell)
+        assert await shell.wait() is None
+        assert not process_table.start_ticks(parent)
+        await shell.close()
