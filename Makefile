@@ -38,8 +38,8 @@ sim: setup ## Whole-system simulation; SEED=n, SEEDS=n
 	@[ -d tests/sim ] || { echo "make sim: this version has no simulation yet" >&2; exit 2; }
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
 
-faults: setup ## Kill and cut tests against real processes; SECONDS=n of the log under attack
-	@RUNYARD_FAULT_SECONDS=$(or $(SECONDS),60) $(PYTEST) -m faults tests
+faults: setup ## Kill and cut tests against real processes, whole doses; SECONDS=n of the log under attack
+	@RUNYARD_FAULT_DOSE=whole RUNYARD_FAULT_SECONDS=$(or $(SECONDS),60) $(PYTEST) -m faults tests services
 
 proto: setup ## Write the generated code of the contracts
 	@PYTHON=$(BIN)/python proto/generate
