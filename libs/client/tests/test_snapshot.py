@@ -5,13 +5,23 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from runyard.artifact.v1.artifact_service_pb2 import (
+    FindMissingBlobsResponse,
+    MissingBlob,
+    RecordCodeSnapshotResponse,
+)
+from runyard.artifact.v1.types_pb2 import PresignedRequest
+from runyard.run.v1.types_pb2 import CodeRef
 from runyard_client import snapshot as snapshot_module
+from runyard_client.client import Client
 from runyard_client.errors import LocalError
 from runyard_client.git import without_credentials
-from runyard_client.snapshot import Snapshot, take_snapshot
+from runyard_client.snapshot import Snapshot, take_snapshot, upload_snapshot
+from runyard_contracts.ids import sha256_of
 from runyard_contracts.manifest import Mode, format_manifest, parse_manifest
 
 pytestmark = pytest.mark.system
@@ -166,6 +176,161 @@ def test_repository_inside_counts_as_it_does_there(repository: Path) -> None:
     taken = take_snapshot(repository)
     assert "vendor/inner.py" in paths(taken)
     assert "vendor/x.tmp" not in paths(taken)
+
+
+@pytest.fixture
+def submodule(repository: Path, tmp_path: Path) -> Path:
+    """Give a submodule of the repository, as it was committed."""
+    library = tmp_path / "library"
+    library.mkdir()
+    git(library, "init", "-q", "-b", "main")
+    write(library, "lib.py", "committed\n")
+    write(library, ".gitignore", "*.tmp\n")
+    git(library, "add", ".")
+    git(library, "commit", "-q", "-m", "library")
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "vendor/lib")
+    git(repository, "commit", "-q", "-m", "with a submodule")
+    return repository / "vendor/lib"
+
+
+def content_of(snapshot: Snapshot, path: str) -> str:
+    return next(entry.sha256 for entry in snapshot.entries if entry.path == path)
+
+
+def test_submodule_is_part_of_the_tree_as_it_is_on_disk(repository: Path, submodule: Path) -> None:
+    clean = take_snapshot(repository)
+    assert {"vendor/lib/lib.py", "vendor/lib/.gitignore", ".gitmodules"} <= set(paths(clean))
+    assert not clean.code.dirty
+
+    write(submodule, "lib.py", "changed\n")
+    write(submodule, "new.py", "untracked\n")
+    write(submodule, "x.tmp", "ignored\n")
+    dirty = take_snapshot(repository)
+
+    assert content_of(dirty, "vendor/lib/lib.py") == sha256_of(b"changed\n")
+    assert content_of(dirty, "vendor/lib/new.py") == sha256_of(b"untracked\n")
+    assert "vendor/lib/x.tmp" not in paths(dirty)
+    assert (dirty.code.git_commit, dirty.code.dirty) == (clean.code.git_commit, True)
+    assert dirty.warnings == ()
+
+
+def test_submodule_that_was_never_fetched_is_said(repository: Path, submodule: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(repository), str(clone))
+    taken = take_snapshot(clone)
+    assert not [path for path in paths(taken) if path.startswith("vendor/lib")]
+    assert len(taken.warnings) == 1
+    assert taken.warnings[0].startswith("vendor/lib is a submodule without its files: fetch them")
+
+
+def test_staged_unstaged_and_untracked_are_taken_as_they_are_on_disk(repository: Path) -> None:
+    write(repository, "train.py", "staged\n")
+    git(repository, "add", "train.py")
+    write(repository, "train.py", "staged, then changed again\n")
+    write(repository, "lib/data.py", "unstaged\n")
+    write(repository, "new.py", "untracked\n")
+    write(repository, "added.py", "staged only\n")
+    git(repository, "add", "added.py")
+    taken = take_snapshot(repository)
+    assert {entry.path: entry.sha256 for entry in taken.entries} == {
+        path: sha256_of((repository / path).read_bytes())
+        for path in (".gitignore", "added.py", "lib/data.py", "new.py", "run.sh", "train.py")
+    }
+
+
+def test_pointer_of_git_lfs_is_recorded_as_it_is_and_said(repository: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+    write(repository, "weights.bin", pointer)
+    write(repository, "notes.md", "see https://git-lfs.github.com/spec/v1\n")
+    taken = take_snapshot(repository)
+    assert content_of(taken, "weights.bin") == sha256_of(pointer.encode())
+    assert taken.warnings == (
+        "weights.bin is a pointer of Git LFS, not its content: fetch it with `git lfs pull`",
+    )
+
+
+def test_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, "log.txt", "first\n")
+    read, writes = hashlib.file_digest, [b"second\n"]
+
+    def read_while_somebody_writes(*arguments: Any) -> Any:
+        digest = read(*arguments)
+        if writes:
+            with file.open("ab") as opened:
+                opened.write(writes.pop())
+        return digest
+
+    monkeypatch.setattr(hashlib, "file_digest", read_while_somebody_writes)
+    taken = take_snapshot(tmp_path)
+    assert content_of(taken, "log.txt") == sha256_of(b"first\nsecond\n")
+    assert taken.code.size_bytes == 13
+
+    writes[:] = [b"again\n"] * 100
+    with pytest.raises(LocalError, match=r"log\.txt: is written to all the time") as caught:
+        take_snapshot(tmp_path)
+    assert caught.value.reason == "FILE_CHANGED"
+
+
+class Yard:
+    """An artifact service and its store in one; keeps what it is sent by its hash."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.recorded: list[CodeRef] = []
+        self.artifacts = self
+
+    async def FindMissingBlobs(self, request: Any, timeout: float) -> FindMissingBlobsResponse:
+        missing = [MissingBlob(sha256=blob.sha256) for blob in request.blobs if blob.sha256 not in self.blobs]
+        for blob in missing:
+            blob.put.url = blob.sha256
+        return FindMissingBlobsResponse(missing=missing)
+
+    async def RecordCodeSnapshot(self, request: Any, timeout: float) -> RecordCodeSnapshotResponse:
+        self.recorded.append(request.code)
+        return RecordCodeSnapshotResponse(position=len(self.recorded))
+
+    def __enter__(self) -> Yard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    async def put(self, request: PresignedRequest, body: Any, on_bytes: object) -> str:
+        data = body if isinstance(body, bytes) else body.path.read_bytes()
+        assert sha256_of(data) == request.url
+        self.blobs[request.url] = data
+        return ""
+
+
+async def test_second_upload_sends_only_what_changed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard = Yard()
+    monkeypatch.setattr(snapshot_module, "Store", lambda: yard)
+    first = take_snapshot(repository)
+    await upload_snapshot(cast("Client", yard), first)
+    assert parse_manifest(yard.blobs[first.code.tree_sha256]) == first.entries
+    assert {entry.sha256 for entry in first.entries} < yard.blobs.keys()
+    before = set(yard.blobs)
+
+    await upload_snapshot(cast("Client", yard), take_snapshot(repository))
+    assert set(yard.blobs) == before
+
+    write(repository, "train.py", "print(2)\n")
+    second = take_snapshot(repository)
+    await upload_snapshot(cast("Client", yard), second)
+    assert set(yard.blobs) - before == {
+        sha256_of(b"print(2)\n"),
+        second.code.tree_sha256,
+        second.code.patch_sha256,
+    }
+    assert [code.tree_sha256 for code in yard.recorded] == [
+        first.code.tree_sha256,
+        first.code.tree_sha256,
+        second.code.tree_sha256,
+    ]
 
 
 def test_folder_without_git_has_its_files_but_the_ignored(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_agent import code
+from runyard_client.snapshot import take_snapshot
 from runyard_contracts.ids import Sha256
 from runyard_contracts.manifest import Entry, Mode, format_manifest
 from runyard_core.errors import Unavailable
@@ -55,6 +56,61 @@ async def test_a_tree_is_rebuilt_with_its_modes_and_symlinks(yard: Yard, tmp_pat
     modes = {name: (root / name).stat().st_mode & 0o777 for name in ("train.py", "bin/go")}
     assert modes == {"train.py": 0o644, "bin/go": 0o755}
     assert (root / "deep/er/empty").read_bytes() == b""
+
+
+HOSTILE = (
+    "-rf",
+    "--help",
+    " leading and trailing ",
+    "new\nline",
+    "back\\slash\\n",
+    "tab\there",
+    "quote\"and'quote",
+    "$(touch pwned);`id`&|",
+    "*?[glob]",
+    "#comment",
+    "!bang",
+    "~",
+    "e\u0301 and \u00e9",
+    "\U0001f4a3\u202egnp.exe",
+    "CON",
+    "con",
+    "a" * 255,
+    "100644 " + "0" * 64 + " 1 x",
+    ".gitmodules",
+    "sub/.hidden/-x",
+)
+
+
+async def test_a_snapshot_of_hostile_names_is_rebuilt_byte_for_byte(yard: Yard, tmp_path: Path) -> None:
+    tree, root = tmp_path / "tree", tmp_path / "repository"
+    for number, name in enumerate(HOSTILE):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(bytes([number]) * number)
+        (tree / name).chmod(0o755 if number % 3 == 0 else 0o644)
+    (tree / "link\n to -rf").symlink_to("-rf")
+    (tree / "sub/up").symlink_to("../new\nline")
+    snapshot = take_snapshot(tree)
+    for entry in snapshot.entries:
+        yard.store.put(snapshot.contents.get(entry.sha256) or (tree / entry.path).read_bytes())
+    yard.store.put(snapshot.contents[snapshot.code.tree_sha256])
+
+    await code.checkout(yard.client, snapshot.code, root, cache=yard.cache)
+
+    assert described(root) == described(tree)
+    assert len(described(root)) == len(HOSTILE) + 2
+    assert take_snapshot(root).code.tree_sha256 == snapshot.code.tree_sha256
+
+
+def described(root: Path) -> dict[str, tuple[bool, str, bytes]]:
+    """Give every file: whether it can be run, where it points to, its bytes."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            target = os.readlink(path) if path.is_symlink() else ""
+            is_executable = bool(path.lstat().st_mode & 0o100) and not target
+            found[str(path.relative_to(root))] = (is_executable, target, path.read_bytes())
+    return found
 
 
 async def test_a_second_checkout_fetches_nothing_and_replaces_what_was_there(

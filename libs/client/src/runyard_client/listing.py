@@ -22,6 +22,8 @@ class Listing:
     """Those that differ from the commit, untracked and deleted ones included."""
     state: git.GitState | None = None
     """Where the tree stands; None without git."""
+    absent_submodules: tuple[str, ...] = ()
+    """Submodules whose files were never fetched."""
 
 
 def list_tree(root: Path) -> Listing:
@@ -51,6 +53,7 @@ def list_tree(root: Path) -> Listing:
             *untracked,
         ),
         state=state,
+        absent_submodules=tuple(path for path in files.absent if not is_below_ignored(vhignore, path)),
     )
 
 
@@ -60,20 +63,24 @@ class _Files:
     untracked: list[str]
     # Files of submodules and of repositories inside: the patch of the outer one cannot hold them.
     nested: list[str]
+    # Submodules that were never fetched: empty folders.
+    absent: list[str]
 
 
 def _list_with_git(root: Path, prefix: str) -> _Files:
     listed = git.list_files(root / prefix)
-    files = _Files([], [], [])
+    files = _Files([], [], [], [])
     for names, into in ((listed.tracked, files.tracked), (listed.untracked, files.untracked)):
         for name in names:
             path = (prefix + name).removesuffix("/")
             if (root / path).is_symlink() or not (root / path).is_dir():
                 into.append(path)
-            # A submodule that was never fetched is an empty directory.
             elif (root / path / ".git").exists():
                 inner = _list_with_git(root, path + "/")
                 files.nested += (*inner.tracked, *inner.untracked, *inner.nested)
+                files.absent += inner.absent
+            else:
+                files.absent.append(path)
     return files
 
 

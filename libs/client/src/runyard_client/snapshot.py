@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ PATCH_SOURCE_BYTES_MAX = 100 << 20
 """Changed bytes over which no patch is made: the tree itself holds them all, the patch is for reading."""
 
 _BLOBS_PER_CALL = 1000
+_READS_MAX = 5
+_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+# By its specification a pointer is smaller.
+_POINTER_BYTES_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def take_snapshot(root: Path) -> Snapshot:
 
     Raises:
         LocalError: ``NOT_A_DIRECTORY``, ``NO_FILES``, ``TOO_MANY_FILES``, ``FILE_TOO_LARGE``,
-            ``TREE_TOO_LARGE``, ``BAD_PATH``, ``FILE_UNREADABLE`` or ``GIT_FAILED``.
+            ``TREE_TOO_LARGE``, ``BAD_PATH``, ``FILE_UNREADABLE``, ``FILE_CHANGED`` or ``GIT_FAILED``.
     """
     root = root.resolve()
     if not root.is_dir():
@@ -76,7 +81,12 @@ def take_snapshot(root: Path) -> Snapshot:
         raise LocalError("NO_FILES", f"{root}: no files to run; is everything ignored?")
     _check_size(root, found)
     contents: dict[str, bytes] = {}
+    warnings += [
+        f"{path} is a submodule without its files: fetch them with `git submodule update --init --recursive`"
+        for path in listing.absent_submodules
+    ]
     entries = _read(root, found, contents)
+    warnings += _pointer_warnings(root, entries)
     patch = _patch(root, listing, warnings)
     if patch:
         contents[sha256_of(patch)] = patch
@@ -183,18 +193,40 @@ def _read(root: Path, found: list[tuple[str, os.stat_result]], contents: dict[st
             if stat.S_ISLNK(status.st_mode):
                 target = os.fsencode((root / path).readlink())
                 return Entry(path, Mode.SYMLINK, sha256_of(target), len(target)), target
-            with (root / path).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-                size_bytes = file.tell()
+            sha256, size_bytes = _read_still(root / path)
         except OSError as error:
             raise _unreadable(root, path, error) from None
         mode = Mode.EXECUTABLE if status.st_mode & stat.S_IXUSR else Mode.FILE
-        return Entry(path, mode, Sha256(digest.hexdigest()), size_bytes), None
+        return Entry(path, mode, sha256, size_bytes), None
 
     with ThreadPoolExecutor(4, thread_name_prefix="hash") as threads:
         results = list(threads.map(read, found))
     contents.update({entry.sha256: target for entry, target in results if target is not None})
     return [entry for entry, _ in results]
+
+
+def _read_still(file: Path) -> tuple[Sha256, int]:
+    """Hash a file as it was at one moment: one that is written to meanwhile is read again."""
+    for _ in range(_READS_MAX):
+        with file.open("rb") as opened:
+            before = os.fstat(opened.fileno())
+            digest = hashlib.file_digest(opened, "sha256")
+            after = os.fstat(opened.fileno())
+            if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, opened.tell()):
+                return Sha256(digest.hexdigest()), after.st_size
+    raise LocalError(
+        "FILE_CHANGED",
+        f"{file}: is written to all the time: wait for the program that does, or name it in .vhignore",
+    )
+
+
+def _pointer_warnings(root: Path, entries: Iterable[Entry]) -> Iterator[str]:
+    for entry in entries:
+        if entry.mode is Mode.SYMLINK or not entry.size_bytes <= _POINTER_BYTES_MAX:
+            continue
+        with contextlib.suppress(OSError), (root / entry.path).open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                yield f"{entry.path} is a pointer of Git LFS, not its content: fetch it with `git lfs pull`"
 
 
 def _patch(root: Path, listing: Listing, warnings: list[str]) -> bytes:
