@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,8 +20,10 @@ from runyard_agent import attempt as attempt_module
 from runyard_agent import attempt_store, collecting, loop
 from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptStore
+from runyard_agent.domain.gpu_evidence import NO_GPU_EVIDENCE, GpuEvidence
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.executors import ExecutorOnNode
+from runyard_agent.gpus import GpuProcess
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
@@ -272,7 +274,7 @@ class Machine:
             executors=cast("Any", SimpleNamespace(choose=choose, get=get)),
             artifact_client=cast("Any", self.universe),
             cache=cast("Any", None),
-            sampling=cast("Any", SimpleNamespace(watch=lambda *_, **__: None, unwatch=lambda _: None)),
+            sampling=cast("Any", _NoReadings(self._inventory)),
             clock=self.clock,
         )
         telemetry = SimpleNamespace(spool=SimpleNamespace(marks={}), universe=self.universe)
@@ -316,10 +318,35 @@ class SimAttempt(Attempt):
         await asyncio.sleep(universe.chance.choice((0.0, 0.1, 1.0, universe.between(0.0, 20.0))))
         if universe.likely(0.05):
             raise RunyardError("no interpreter", code="ENVIRONMENT_UNAVAILABLE")
-        self.record.save_prepared(AttemptStarted(hardware=self._node.hardware(self._grant.gpu_uuids)))
+        self.record.save_prepared(AttemptStarted(hardware=await self._node.hardware(self._grant.gpu_uuids)))
         self._report(Environment(executor=Executor.EXECUTOR_PROCESS, interpreter="CPython"))
         await self._lease.wait()
         return plan
+
+
+class _NoReadings:
+    """Stands for the sampling of a machine whose GPUs nobody reads: they neither fail nor are full."""
+
+    driver_version = ""
+
+    def __init__(self, inventory: NodeInventory) -> None:
+        self._inventory = inventory
+        self.gpus = SimpleNamespace(gpus=self, foreign_pids=tuple)
+
+    def watch(self, *_: object, **__: object) -> None:
+        pass
+
+    def unwatch(self, _: object) -> None:
+        pass
+
+    async def gpu_evidence(self, _: object) -> GpuEvidence:
+        return NO_GPU_EVIDENCE
+
+    async def devices(self) -> Sequence[GpuDevice]:
+        return self._inventory.gpus
+
+    async def processes(self) -> Sequence[GpuProcess]:
+        return ()
 
 
 class _Silence:

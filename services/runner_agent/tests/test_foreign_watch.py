@@ -10,7 +10,7 @@ from pathlib import Path
 from runyard.agent.v1.agent_service_pb2 import ForeignProcess
 from runyard.node.v1.types_pb2 import GpuDevice
 from runyard_agent.foreign_watch import ForeignWatch
-from runyard_agent.gpus import GpuProcess, GpuSample
+from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
 from runyard_core.clock import ManualClock
 
 GAME = GpuProcess("GPU-0", os.getpid(), 200, "game")
@@ -34,6 +34,9 @@ class OneGpu:
 
     async def processes(self) -> Sequence[GpuProcess]:
         return self.users
+
+    def take_xids(self) -> Sequence[XidSeen]:
+        return ()
 
     def close(self) -> None:
         pass

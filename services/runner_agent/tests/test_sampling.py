@@ -11,14 +11,22 @@ import pytest
 from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Envelope
-from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded, HostSamplesRecorded, SamplesMissing
+from runyard.metric.v1.batches_pb2 import (
+    GpuIncidentSeen,
+    GpuSamplesRecorded,
+    HostSamplesRecorded,
+    SamplesMissing,
+)
+from runyard.metric.v1.gpus_pb2 import GpuProcessOwner, GpuQuantity
 from runyard.node.v1.types_pb2 import GpuDevice
 from runyard_agent.domain.foreign import GpuUser, Look, next_look
-from runyard_agent.gpus import GpuProcess, GpuSample
+from runyard_agent.domain.gpu_memory import GpuMemory
+from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
 from runyard_agent.sampling import Sampling
 from runyard_agent.spool import Spool
 from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
 from runyard_contracts.envelope import unwrap
+from runyard_contracts.gpu_columns import ENERGY_BIT
 from runyard_core.clock import ManualClock
 from runyard_core.errors import DeadlineExceeded
 
@@ -33,20 +41,34 @@ class TwoGpus:
     def __init__(self) -> None:
         self.lost: set[str] = set()
         self.hangs = False
+        self.xids: list[XidSeen] = []
+        self.values: dict[GpuQuantity.ValueType, int] = {}
+        self.used_bytes = 1_000
+        self.processes_on: dict[str, tuple[GpuProcess, ...]] = {}
 
     async def devices(self) -> Sequence[GpuDevice]:
-        return [GpuDevice(uuid="GPU-0"), GpuDevice(uuid="GPU-1")]
+        return [GpuDevice(uuid=uuid, memory_bytes=10_000) for uuid in ("GPU-0", "GPU-1")]
 
     async def sample(self) -> Sequence[GpuSample | None]:
         if self.hangs:
             raise DeadlineExceeded("the driver hangs")
         return [
-            None if uuid in self.lost else GpuSample(uuid, 50, 1_000, 200_000, 60, 7)
+            None
+            if uuid in self.lost
+            else GpuSample(
+                *(uuid, 50, self.used_bytes, 200_000, 60, None),
+                self.values,
+                self.processes_on.get(uuid, ()),
+            )
             for uuid in ("GPU-0", "GPU-1")
         ]
 
     async def processes(self) -> Sequence[GpuProcess]:
         return []
+
+    def take_xids(self) -> Sequence[XidSeen]:
+        seen, self.xids = self.xids, []
+        return seen
 
     def close(self) -> None:
         pass
@@ -133,6 +155,73 @@ async def test_lost_gpu_is_missing_and_never_zero(bench: Bench) -> None:
     assert gpu == [["GPU-0", "GPU-1"], ["GPU-1"]]
     (missing,) = [batch for batch in batches if isinstance(batch, SamplesMissing)]
     assert (missing.kind, missing.sample_count) == ("gpu", 1)
+
+
+async def test_processes_on_a_gpu_are_the_holders_or_foreign(bench: Bench) -> None:
+    bench.sampling.watch(bench.attempt(), ["GPU-1"], own_pids, in_container=False)
+    own = GpuProcess("GPU-1", os.getpid(), 500, "python", 40)
+    bench.gpus.processes_on["GPU-1"] = (own, GpuProcess("GPU-1", 1, 5, "game"))
+    await bench.sampling._sample()
+    bench.gpus.processes_on["GPU-1"] = (GpuProcess("GPU-1", os.getpid(), 700, "python", 41),)
+    await bench.sampling._sample()
+    bench.gpus.processes_on = {"GPU-0": (GpuProcess("GPU-0", os.getpid(), 700, "python"),)}
+    await bench.sampling._sample()
+
+    (batch,) = [batch for batch in await bench.batches() if isinstance(batch, GpuSamplesRecorded)]
+
+    mine, foreign, elsewhere = batch.processes
+    assert (mine.owner, mine.name) == (GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER, "python")
+    assert (mine.first_row, mine.row_count, list(mine.memory_bytes)) == (0, 2, [500, 200])
+    assert list(mine.sm_utilization_percents) == [40, 41]
+    assert (foreign.owner, foreign.row_count) == (GpuProcessOwner.GPU_PROCESS_OWNER_FOREIGN, 1)
+    assert (elsewhere.first_row, elsewhere.run_id) == (2, "run")
+    assert elsewhere.owner == GpuProcessOwner.GPU_PROCESS_OWNER_OTHER_ATTEMPT
+
+
+async def test_what_no_card_offers_has_no_column(bench: Bench) -> None:
+    bench.gpus.values = {GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ: 1980}
+    await bench.sampling._sample()
+
+    (batch,) = [batch for batch in await bench.batches() if isinstance(batch, GpuSamplesRecorded)]
+
+    assert [column.quantity for column in batch.columns] == [GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ]
+    assert list(batch.columns[0].values) == [1980, 1980]
+    assert list(batch.not_offered_bits) == [ENERGY_BIT, ENERGY_BIT]
+
+
+async def test_an_xid_is_told_and_explains_the_end_of_its_attempt_also_to_the_next_agent(
+    bench: Bench,
+) -> None:
+    attempt = bench.attempt()
+    watched = bench.sampling.watch(attempt, ["GPU-0", "GPU-1"], own_pids, in_container=False)
+    bench.gpus.xids = [XidSeen("GPU-1", 79), XidSeen("GPU-1", 31)]
+    evidence = await bench.sampling.gpu_evidence(watched)
+
+    first, second = [batch for batch in await bench.batches() if isinstance(batch, GpuIncidentSeen)]
+
+    assert (first.gpu_uuid, first.number, first.holder) == ("GPU-1", 79, attempt.ref)
+    assert second.number == 31
+    assert evidence.fault() == "GPU-1 failed: XID 79 (the GPU has fallen off the bus)"
+    again = bench.sampling.watch(bench.attempt(), ["GPU-0", "GPU-1"], own_pids, in_container=False)
+    assert (await bench.sampling.gpu_evidence(again)).fault() == evidence.fault()
+
+
+async def test_an_error_that_programs_cause_is_told_and_blames_no_gpu(bench: Bench) -> None:
+    watched = bench.sampling.watch(bench.attempt(), ["GPU-0"], own_pids, in_container=False)
+    bench.gpus.xids = [XidSeen("GPU-0", 31)]
+
+    assert (await bench.sampling.gpu_evidence(watched)).fault() == ""
+    assert any(isinstance(batch, GpuIncidentSeen) for batch in await bench.batches())
+
+
+async def test_the_most_memory_that_was_used_lately_is_evidence(bench: Bench) -> None:
+    watched = bench.sampling.watch(bench.attempt(), ["GPU-0"], own_pids, in_container=False)
+    bench.gpus.used_bytes = 9_500
+    await bench.sampling._sample()
+    bench.gpus.used_bytes = 10
+
+    evidence = await bench.sampling.gpu_evidence(watched)
+    assert evidence.memory == {"GPU-0": GpuMemory(9_500, 10_000)}
 
 
 async def test_hanging_driver_does_not_stop_host_samples(bench: Bench) -> None:

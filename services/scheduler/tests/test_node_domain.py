@@ -114,6 +114,17 @@ def test_a_gpu_is_used_by_others_until_the_last_of_them_is_gone() -> None:
     assert Supply.of(none.state, attached=True).free_gpu_uuids == ("GPU-0", "GPU-1")
 
 
+def test_a_gpu_that_its_agent_calls_unusable_is_free_for_nobody_until_it_is_back() -> None:
+    lost, back = an_inventory(gpu_count=2), an_inventory(gpu_count=2)
+    lost.gpus[0].unusable_reason = "it does not answer"
+    (changed,) = given(NODE, ENROLLED, ATTACHED).when(domain.ChangeInventory(lost)).events
+    supply = Supply.of(given(NODE, ENROLLED, ATTACHED, changed, seen("GPU-0", 7)).state, attached=True)
+    assert (supply.free_gpu_uuids, supply.unusable_gpu_count, supply.foreign_gpu_count) == (("GPU-1",), 1, 0)
+    again = ev.NodeInventoryChanged(node_id=ID, inventory=back)
+    state = given(NODE, ENROLLED, ATTACHED, changed, again).state
+    assert Supply.of(state, attached=True).free_gpu_uuids == ("GPU-0", "GPU-1")
+
+
 def test_a_reboot_ends_the_processes_of_others_and_a_new_agent_does_not() -> None:
     held = (ENROLLED, ATTACHED, seen("GPU-0", 7))
     restarted = ev.NodeAttached(node_id=ID, boot_id="boot-1", agent_version="2")

@@ -16,7 +16,7 @@ from datetime import datetime
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, InputFetched
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, OutputFile
-from runyard_agent import collecting
+from runyard_agent import collecting, gpu_end
 from runyard_agent.attempt_lease import AttemptLease
 from runyard_agent.attempt_store import AttemptRecord, Fact
 from runyard_agent.domain import attempt as domain
@@ -32,6 +32,7 @@ from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_agent.preparation import Preparation, launch_plan
 from runyard_agent.program_calls import ProgramCalls
 from runyard_agent.runtime import Exit, Handle, LaunchPlan, Runtime
+from runyard_agent.sampling import Watched
 from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
@@ -216,7 +217,7 @@ class Attempt:
                     ended = await self._wait(executor.runtime, handle, plan)
                 if calls is not None:
                     calls.report_newest()
-                cause = self._cause(ended)
+                cause = await self._cause(ended, watched)
                 self._report(AttemptExited(cause=cause), ended.ended_at)
                 ended_event.set()
         finally:
@@ -245,11 +246,11 @@ class Attempt:
             stopping.cancel()
         return ended
 
-    def _cause(self, ended: Exit) -> Cause:
+    async def _cause(self, ended: Exit, watched: Watched) -> Cause:
         state = self.record.state
         if domain.is_lost_by_reboot(state, ended, self._node.boot_id, self._node.booted_at):
             return reboot_cause()
-        return cause_of(ended, state.stop)
+        return cause_of(ended, state.stop, await gpu_end.explain(self._node.sampling, watched, self._plan))
 
     async def _collect(self) -> None:
         state = self.record.state
@@ -267,6 +268,8 @@ class Attempt:
             self._tell(f"outputs: {len(stored)} files, {sum(file.size_bytes for file in stored)} bytes")
         executor = await self._node.executors.get(state.executor)
         await executor.runtime.remove(state.handle, plan)
+        for sentence in await gpu_end.release(self._node.sampling, self.telemetry, plan):
+            self._tell(sentence)
         await self._finish(cause, stored)
 
     async def _fail(self, cause: Cause) -> None:

@@ -49,16 +49,19 @@ class ForeignWatch:
         self._reports = _told_before(memory, boot_id)
         self._look = Look(told=tuple(self._reports))
 
+    def told_pids(self) -> Collection[int]:
+        """Give the foreign processes that were told of and are still there."""
+        return {user.pid for user in self._look.told}
+
     async def run(self) -> None:
-        """Look until cancelled; a node without GPUs is not looked at."""
-        if not await self._gpus.devices():
-            return
+        """Look until cancelled; while a node has no GPUs nothing is looked at."""
         # Byte for byte as before: who knows them does nothing.
         for report in self._reports.values():
             self._tell(report)
         while True:
             try:
-                await self.look()
+                if await self._gpus.devices():
+                    await self.look()
             except RunyardError as error:
                 logger.warning("processes on the GPUs cannot be listed: %s", error)
             await asyncio.sleep(_LOOK_SECONDS)

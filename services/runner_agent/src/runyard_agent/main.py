@@ -96,6 +96,8 @@ async def run_agent(settings: Settings) -> None:
             node.boot_id,
             settings.directory / "foreign-processes.json",
         )
+        sampling.gpus.health_changed = uplink.inventory_changed
+        sampling.gpus.foreign_pids = foreign_watch.told_pids
         attempts.reports_changed, attempts.held_changed = uplink.reports_changed, uplink.held_changed
         publisher = Publisher(spool, settings.node_id, settings.bus)
         others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]

@@ -41,14 +41,14 @@ class Node:
         """Give the ways to the input files of an attempt with these variables; the caller closes them."""
         return InputSources(self.artifact_client, self.cache, self.input_rules, self.clock, variables)
 
-    def hardware(self, gpu_uuids: Sequence[str]) -> Hardware:
+    async def hardware(self, gpu_uuids: Sequence[str]) -> Hardware:
         """Say what an attempt with these GPUs was given."""
-        inventory = self.inventory
+        inventory, gpus = self.inventory, self.sampling.gpus.gpus
         return Hardware(
             node_id=self.node_id,
             hostname=inventory.hostname,
-            gpus=[gpu for gpu in inventory.gpus if gpu.uuid in gpu_uuids],
-            gpu_driver_version=inventory.gpu_driver_version,
+            gpus=[gpu for gpu in await gpus.devices() if gpu.uuid in gpu_uuids],
+            gpu_driver_version=gpus.driver_version,
             cpu_model=inventory.cpu_model,
             cpu_count=inventory.cpu_count,
             memory_bytes=inventory.memory_bytes,

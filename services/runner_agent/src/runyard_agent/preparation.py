@@ -112,7 +112,7 @@ class Preparation:
         )
         plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
         plan.script.chmod(0o755)
-        hardware = self._node.hardware(grant.gpu_uuids)
+        hardware = await self._node.hardware(grant.gpu_uuids)
         self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
         return Prepared(plan, surroundings.record)
 

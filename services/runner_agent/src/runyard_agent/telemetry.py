@@ -163,6 +163,10 @@ class AttemptTelemetry:
         """Write that samples of the attempt are missing."""
         self._record([missing], {})
 
+    def write_gpu_incident(self, seen: GpuIncidentSeen, kept: Mapping[str, int]) -> None:
+        """Write what happened to a GPU of the attempt, and keep numbers for ``position`` in the same step."""
+        self._record([seen], kept)
+
     def mark_with_gpu_samples(self, sample_count: int) -> tuple[str, Mark]:
         """Give key and mark to write together with a batch of GPU samples, some of them of this attempt."""
         sequence = self._telemetry.spool.next_sequence

@@ -106,6 +106,7 @@ class Uplink:
         self._attempts = attempts
         self._news = asyncio.Event()
         self._held_changed = asyncio.Event()
+        self._inventory_changed = asyncio.Event()
         self._foreign: dict[str, ForeignProcess] = {}
 
     def reports_changed(self) -> None:
@@ -115,6 +116,10 @@ class Uplink:
     def held_changed(self) -> None:
         """Say that an attempt was taken on: renew at once, so that the scheduler knows."""
         self._held_changed.set()
+
+    def inventory_changed(self) -> None:
+        """Say that the machine has changed: a GPU that failed must not wait for the next look."""
+        self._inventory_changed.set()
 
     def tell_foreign(self, process: ForeignProcess) -> None:
         """Tell of a process that is not ours; kept until acknowledged, not over a restart."""
@@ -128,7 +133,12 @@ class Uplink:
             stub: AgentServiceStub = AgentServiceStub(channel)
             while True:
                 session = _Session(
-                    self._attempts, self._inventory, self._news, self._held_changed, self._foreign
+                    self._attempts,
+                    self._inventory,
+                    self._news,
+                    self._held_changed,
+                    self._inventory_changed,
+                    self._foreign,
                 )
                 try:
                     call = stub.Attach(metadata=self._metadata)
@@ -162,12 +172,14 @@ class _Session:
         inventory: Callable[[], Awaitable[NodeInventory]],
         news: asyncio.Event,
         held_changed: asyncio.Event,
+        inventory_changed: asyncio.Event,
         foreign: dict[str, ForeignProcess],
     ) -> None:
         self._attempts = attempts
         self._inventory = inventory
         self._news = news
         self._held_changed = held_changed
+        self._inventory_changed = inventory_changed
         self._foreign = foreign
         self._sent_reports: set[str] = set()
         self._sent_at: dict[int, float] = {}
@@ -267,7 +279,12 @@ class _Session:
     async def _tell_inventory(self, call: AttachCall, told: NodeInventory) -> None:
         """Tell when the machine has changed: a daemon that came up, a GPU that went away."""
         while True:
-            await asyncio.sleep(_INVENTORY_SECONDS)
+            try:
+                async with asyncio.timeout(_INVENTORY_SECONDS):
+                    await self._inventory_changed.wait()
+            except TimeoutError:
+                pass
+            self._inventory_changed.clear()
             now = await self._inventory()
             # Free space alone is no news: it changes with every byte.
             now.disk_free_bytes = told.disk_free_bytes

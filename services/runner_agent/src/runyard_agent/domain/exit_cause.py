@@ -7,18 +7,20 @@ from typing import assert_never
 
 from runyard.run.v1.types_pb2 import Cause, CauseCode
 from runyard_agent.domain.attempt import Stop
+from runyard_agent.domain.gpu_evidence import NO_GPU_EVIDENCE, GpuEvidence
 from runyard_agent.runtime import EndedBy, Exit
 
 _SHELL_SIGNAL_BASE = 128
 _HINTS = {126: "the command could not be executed", 127: "command not found"}
 
 
-def cause_of(ended: Exit, stop: Stop | None) -> Cause:
+def cause_of(ended: Exit, stop: Stop | None, gpus: GpuEvidence = NO_GPU_EVIDENCE) -> Cause:
     """Say why an attempt ended.
 
     Args:
         ended: how its program ended.
         stop: the stop that the program was told before it ended, if any.
+        gpus: what is known of its GPUs.
     """
     if not ended.is_known:
         return _cause(CauseCode.CAUSE_CODE_AGENT_LOST, ended, ended.detail)
@@ -36,7 +38,7 @@ def cause_of(ended: Exit, stop: Stop | None) -> Cause:
         case EndedBy.PROCESS_LIMIT:
             return _cause(CauseCode.CAUSE_CODE_PROCESS_LIMIT, ended, ended.detail)
         case EndedBy.ITSELF:
-            return _own_end(ended, stop)
+            return _own_end(ended, stop, gpus)
         case _:
             assert_never(ended.ended_by)
 
@@ -49,7 +51,7 @@ def reboot_cause() -> Cause:
     )
 
 
-def _own_end(ended: Exit, stop: Stop | None) -> Cause:
+def _own_end(ended: Exit, stop: Stop | None, gpus: GpuEvidence) -> Cause:
     if stop is not None:
         return _cause(stop.cause_code, ended, stop.reason or ended.detail)
     if ended.oom_killed:
@@ -58,6 +60,10 @@ def _own_end(ended: Exit, stop: Stop | None) -> Cause:
     if ended.exit_code == 0:
         return _cause(CauseCode.CAUSE_CODE_SUCCEEDED, ended, "")
     sentence = end_sentence(ended)
+    if fault := gpus.fault():
+        return _cause(CauseCode.CAUSE_CODE_GPU_FAULT, ended, f"{fault}; {sentence}")
+    if out_of_memory := gpus.out_of_memory():
+        return _cause(CauseCode.CAUSE_CODE_OOM_GPU, ended, f"{out_of_memory}; {sentence}")
     detail = f"{sentence}; {ended.detail}" if ended.detail else sentence
     return _cause(CauseCode.CAUSE_CODE_USER_ERROR, ended, detail)
 

@@ -57,6 +57,13 @@ class Node:
         return frozenset(gpu_uuid for gpu_uuid, _ in self.foreign_processes)
 
     @property
+    def unusable_gpu_uuids(self) -> frozenset[str]:
+        """GPUs that the node's agent says cannot be used: lost, in need of a reset, cut into slices."""
+        if self.inventory is None:
+            return frozenset()
+        return frozenset(gpu.uuid for gpu in self.inventory.gpus if gpu.unusable_reason)
+
+    @property
     def reserved_gpu_uuids(self) -> frozenset[str]:
         """GPUs that a lease holds."""
         return frozenset(uuid for held in self.reservations for uuid in held.gpu_uuids)

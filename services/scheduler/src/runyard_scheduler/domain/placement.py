@@ -57,7 +57,7 @@ class Supply:
     node_id: NodeId
     gpu_count: int
     free_gpu_uuids: tuple[str, ...]
-    """Held by no lease, and used by no process of others."""
+    """Held by no lease, used by no process of others, and fit for use."""
     slot_count: int
     free_slot_count: int
     docker: bool
@@ -65,20 +65,24 @@ class Supply:
     """Its agent's stream is open: only then can a grant reach it."""
     foreign_gpu_count: int = 0
     """GPUs that only processes of others keep from being free."""
+    unusable_gpu_count: int = 0
+    """GPUs that no lease holds and that cannot be used."""
 
     @classmethod
     def of(cls, node: Node, *, attached: bool) -> Supply:
         """Give the supply of a node."""
-        inventory, foreign = node.inventory, node.foreign_gpu_uuids
+        inventory, unusable = node.inventory, node.unusable_gpu_uuids
+        foreign = node.foreign_gpu_uuids - unusable
         return cls(
             node_id=node.node_id,
             gpu_count=0 if inventory is None else len(inventory.gpus),
-            free_gpu_uuids=tuple(uuid for uuid in node.free_gpu_uuids if uuid not in foreign),
+            free_gpu_uuids=tuple(uuid for uuid in node.free_gpu_uuids if uuid not in foreign | unusable),
             slot_count=0 if inventory is None else inventory.slot_count,
             free_slot_count=node.free_slot_count,
             docker=inventory is not None and bool(inventory.docker_version),
             attached=attached,
             foreign_gpu_count=len(foreign.intersection(node.free_gpu_uuids)),
+            unusable_gpu_count=len(unusable.intersection(node.free_gpu_uuids)),
         )
 
 
@@ -225,10 +229,15 @@ def _fit(node: Supply) -> tuple[int, int, int, str]:
 
 
 def _kept_by_others(node: Supply) -> str:
-    if not node.foreign_gpu_count:
-        return ""
-    verb = "is" if node.foreign_gpu_count == 1 else "are"
-    return f", where {_gpus(node.foreign_gpu_count)} {verb} used by processes that belong to no run"
+    reasons = [
+        f"{_gpus(count)} {'is' if count == 1 else 'are'} {why}"
+        for count, why in (
+            (node.foreign_gpu_count, "used by processes that belong to no run"),
+            (node.unusable_gpu_count, "not fit for use (see `runyard gpus`)"),
+        )
+        if count
+    ]
+    return f", where {' and '.join(reasons)}" if reasons else ""
 
 
 def _gpus(count: int) -> str:

@@ -1,0 +1,180 @@
+"""The GPUs of the node over time: samples in batches, incidents at once, evidence for each attempt."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, SamplesMissing
+from runyard.metric.v1.gpus_pb2 import GpuIncidentKind
+from runyard_agent.domain.gpu_batch import Row, batch_of
+from runyard_agent.domain.gpu_evidence import NO_GPU_EVIDENCE, GpuEvidence
+from runyard_agent.domain.gpu_incidents import Incident, IncidentWatch, xid_incident
+from runyard_agent.domain.gpu_memory import GpuMemory
+from runyard_agent.gpus import Gpus, GpuSample
+from runyard_agent.missing import count_missing
+from runyard_agent.telemetry import AttemptTelemetry, Telemetry
+from runyard_core.errors import RunyardError
+
+logger = logging.getLogger(__name__)
+
+_RECENT_SAMPLES = 15
+"""Over how many seconds before its end the most that a program held of a GPU counts."""
+_LOST = -1
+"""Stands for the number of an XID when the fault is a loss, or uncorrected errors."""
+
+
+@dataclass(slots=True)
+class GpuHolder:
+    """An attempt as far as GPUs go."""
+
+    telemetry: AttemptTelemetry
+    gpu_uuids: tuple[str, ...]
+    recent_memory: dict[str, deque[int]] = field(default_factory=dict)
+
+
+class GpuSampling:
+    """Reads the GPUs and tells of them."""
+
+    def __init__(self, telemetry: Telemetry, gpus: Gpus) -> None:
+        """Prepare; nothing is read yet."""
+        self.gpus = gpus
+        self.health_changed: Callable[[], None] = lambda: None
+        """Called when a GPU can no longer be used, or can be again."""
+        self.foreign_pids: Callable[[], Collection[int]] = tuple
+        """Gives the processes that were reported as foreign."""
+        self._telemetry = telemetry
+        self._incidents = IncidentWatch()
+        self._rows: list[Row] = []
+        self._missing = SamplesMissing()
+        self._unusable: Mapping[str, str] = {}
+        self._newest: Sequence[GpuSample | None] = ()
+        self._time = 0
+
+    async def read(self, now_unix_milliseconds: int, holders: Sequence[GpuHolder]) -> None:
+        """Read all GPUs, and tell what happened to them. What was read waits for ``attribute``."""
+        self._newest, self._time = (), now_unix_milliseconds
+        devices = await self.gpus.devices()
+        try:
+            self._newest = await self.gpus.sample()
+        except RunyardError as error:
+            logger.warning("GPUs cannot be sampled: %s", error)
+            count_missing(self._missing, "gpu", now_unix_milliseconds, str(error))
+        if any(sample is None for sample in self._newest):
+            count_missing(self._missing, "gpu", now_unix_milliseconds, "a GPU does not answer")
+        uuids = [device.uuid for device in devices]
+        found = [xid_incident(seen) for seen in self.gpus.take_xids()]
+        for uuid, sample in zip(uuids, self._newest, strict=False):
+            found += self._incidents.look(uuid, sample, time.monotonic())
+        for incident in found:
+            self.tell(incident, holders)
+        for holder in holders:
+            _remember_memory(holder, self._newest)
+        await self._look_at_health()
+
+    def attribute(self, holders: Sequence[GpuHolder], pids: Mapping[int, AttemptRef]) -> None:
+        """Add what was read to the batch, its processes attributed to the attempts that own them."""
+        answered = [sample for sample in self._newest if sample is not None]
+        self._newest = ()
+        if not answered:
+            return
+        held_by = {uuid: holder.telemetry.ref for holder in holders for uuid in holder.gpu_uuids}
+        row = Row(self._time, answered, [held_by.get(sample.uuid, AttemptRef()) for sample in answered], pids)
+        if self._rows and self._rows[0].shape != row.shape:
+            self.flush(holders)
+        self._rows.append(row)
+
+    def flush(self, holders: Sequence[GpuHolder]) -> None:
+        """Put everything read into the spool; without room there it is counted as missing.
+
+        Raises:
+            OSError: the spool cannot be written.
+        """
+        rows, self._rows = self._rows, []
+        if rows and not self._telemetry.spool.has_room:
+            for row in rows:
+                count_missing(self._missing, "gpu", row.time_unix_milliseconds, "the spool is full")
+        elif rows:
+            batch = batch_of(self._telemetry.node_id, rows)
+            marks = dict(
+                holder.telemetry.mark_with_gpu_samples(len(rows) * held_count)
+                for holder in holders
+                if (held_count := list(batch.holders).count(holder.telemetry.ref))
+            )
+            self._telemetry.record([batch], marks=marks)
+        if self._missing.sample_count and self._telemetry.spool.has_room:
+            missing, self._missing = self._missing, SamplesMissing()
+            missing.node_id = self._telemetry.node_id
+            self._telemetry.record([missing])
+
+    def tell(self, incident: Incident, holders: Collection[GpuHolder]) -> None:
+        """Record what happened to a GPU, for the attempt that holds it when there is one."""
+        seen = GpuIncidentSeen(
+            node_id=self._telemetry.node_id,
+            gpu_uuid=incident.gpu_uuid,
+            time_unix_milliseconds=self._telemetry.now_unix_milliseconds(),
+            kind=incident.kind,
+            number=incident.number,
+            detail=incident.detail,
+        )
+        logger.warning("%s: %s", incident.gpu_uuid, incident.detail)
+        holder = next((each for each in holders if incident.gpu_uuid in each.gpu_uuids), None)
+        try:
+            if holder is None:
+                self._telemetry.record([seen])
+            else:
+                seen.holder.CopyFrom(holder.telemetry.ref)
+                holder.telemetry.write_gpu_incident(seen, _fault_mark(incident, holder))
+        except OSError:
+            logger.exception("an incident of a GPU cannot be spooled")
+
+    async def evidence(self, holder: GpuHolder) -> GpuEvidence:
+        """Say what is known of an attempt's GPUs that may explain its end."""
+        if not holder.gpu_uuids:
+            return NO_GPU_EVIDENCE
+        totals = {device.uuid: device.memory_bytes for device in await self.gpus.devices()}
+        memory = {
+            uuid: GpuMemory(max(holder.recent_memory.get(uuid, (0,))), totals[uuid])
+            for uuid in holder.gpu_uuids
+            if uuid in totals
+        }
+        fault = holder.telemetry.position("gpu_fault")
+        index = holder.telemetry.position("gpu_fault_index")
+        return GpuEvidence(
+            gpu_uuids=holder.gpu_uuids,
+            memory=memory,
+            faulty_gpu_uuid=holder.gpu_uuids[index] if fault and index < len(holder.gpu_uuids) else "",
+            xid=max(0, fault),
+        )
+
+    async def _look_at_health(self) -> None:
+        unusable = {
+            device.uuid: device.unusable_reason
+            for device in await self.gpus.devices()
+            if device.unusable_reason
+        }
+        if unusable != self._unusable:
+            self._unusable = unusable
+            self.health_changed()
+
+
+def _fault_mark(incident: Incident, holder: GpuHolder) -> Mapping[str, int]:
+    """Give what the attempt must not forget: the XID that speaks loudest is the last of the hardware."""
+    known, is_xid = (
+        holder.telemetry.position("gpu_fault"),
+        incident.kind == GpuIncidentKind.GPU_INCIDENT_KIND_XID,
+    )
+    if not incident.is_fault or (known > 0 and not is_xid):
+        return {}
+    number = incident.number if is_xid else _LOST
+    return {"gpu_fault": number, "gpu_fault_index": holder.gpu_uuids.index(incident.gpu_uuid)}
+
+
+def _remember_memory(holder: GpuHolder, samples: Sequence[GpuSample | None]) -> None:
+    for sample in samples:
+        if sample is not None and sample.uuid in holder.gpu_uuids and sample.memory_used_bytes is not None:
+            recent = holder.recent_memory.setdefault(sample.uuid, deque(maxlen=_RECENT_SAMPLES))
+            recent.append(sample.memory_used_bytes)
