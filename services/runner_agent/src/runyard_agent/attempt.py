@@ -73,8 +73,8 @@ class Attempt:
         self._grant = record.grant
         self._secret_names = {secret.name for secret in record.grant.secrets}
         self._stop_news = asyncio.Event()
-        self._plan = launch_plan(record.grant, record.directory)
         self._program_ended = asyncio.Event()
+        self._plan = launch_plan(record.grant, record.directory)
         self._lease = AttemptLease(self._plan)
         if record.state.stop is not None:
             self._stop_news.set()
@@ -100,7 +100,6 @@ class Attempt:
         """Let the program run until then."""
         self._lease.renew(expires_at_boottime_seconds)
 
-    async def give_up(self, reason: str) -> None:
     @property
     def at_hand(self) -> AttemptAtHand | None:
         """What a hands-on session needs, while the program runs."""
@@ -110,6 +109,7 @@ class Attempt:
         redaction = self.telemetry.redaction
         return AttemptAtHand(state.executor, state.handle, self._plan, redaction, self._program_ended)
 
+    async def give_up(self, reason: str) -> None:
         """End an attempt that this agent cannot prepare because of an error of its own."""
         if self.record.state.phase is Phase.PREPARING:
             await self._fail(Cause(code=CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE, detail=reason))

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from importlib.metadata import version
 
 from runyard.metric.v1.batches_pb2 import SamplesMissing
-from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent import gpus, host
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.call_server import CallServer
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import DockerOnDemand, Executors, ProcessExecutor
+from runyard_agent.folder_lock import locked
 from runyard_agent.foreign_watch import ForeignWatch
+from runyard_agent.hands_on import HandsOn
 from runyard_agent.input_sources import InputRules
 from runyard_agent.limits import look_at_machine
 from runyard_agent.loop import Attempts
+from runyard_agent.machine_check import take_inventory
 from runyard_agent.node import Node
 from runyard_agent.publisher import Publisher
 from runyard_agent.s3_inputs import input_credentials
@@ -37,7 +37,6 @@ from runyard_agent.transfers import Transfers
 from runyard_agent.uplink import Uplink
 from runyard_contracts.ids import SpoolId
 from runyard_core.clock import Clock, SystemClock
-from runyard_core.errors import Conflict
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ async def run_agent(settings: Settings) -> None:
     """
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_locked(settings))
+        stack.enter_context(locked(settings.directory))
         clock = SystemClock()
         make_filler = functools.partial(_filler, settings.node_id, clock)
         spool = Spool(settings.directory / "spool", make_filler, bytes_max=settings.spool_bytes_max)
@@ -71,7 +70,9 @@ async def run_agent(settings: Settings) -> None:
         limits = look_at_machine(settings.directory)
         stack.callback(limits.close)
         process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath), limits)
-        inventory = functools.partial(_inventory, settings, gpu_reader, process, docker)
+        inventory = functools.partial(
+            take_inventory, settings.directory, settings.slot_count, gpu_reader, process, docker
+        )
         node = Node(
             node_id=settings.node_id,
             boot_id=host.boot_id(),
@@ -87,7 +88,9 @@ async def run_agent(settings: Settings) -> None:
             calls=calls,
         )
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
-        uplink = Uplink(settings.scheduler_address, settings.token, settings.node_id, inventory, attempts)
+        uplink = Uplink(
+            settings.scheduler_address, settings.token, settings.node_id, inventory, attempts, settings.gate
+        )
         foreign_watch = ForeignWatch(
             gpu_reader,
             sampling.watched_pids,
@@ -99,28 +102,34 @@ async def run_agent(settings: Settings) -> None:
         sampling.gpus.health_changed = uplink.inventory_changed
         sampling.gpus.foreign_pids = foreign_watch.told_pids
         attempts.reports_changed, attempts.held_changed = uplink.reports_changed, uplink.held_changed
+        hands_on = HandsOn(attempts, node.executors, uplink.open_own_channel, settings.token)
+        uplink.hands_on_ordered = hands_on.take
         publisher = Publisher(spool, settings.node_id, settings.bus)
+        ready = asyncio.Event()
         others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]
-        await _run_until_stopped(attempts, uplink, others)
+        await _run_until_stopped(attempts, uplink, ready, [*others, hands_on.run(ready)])
 
 
 def _artifact_client(settings: Settings, stack: contextlib.AsyncExitStack) -> ArtifactClient:
-    transfers = Transfers()
+    transfers = Transfers(gate=settings.gate)
     stack.callback(transfers.close)
     client = ArtifactClient(
-        settings.artifact_address, settings.token, transfers, patience_seconds=_PATIENCE_SECONDS
+        settings.artifact_address,
+        settings.token,
+        transfers,
+        patience_seconds=_PATIENCE_SECONDS,
+        gate=settings.gate,
     )
     stack.push_async_callback(client.close)
     return client
 
 
 async def _run_until_stopped(
-    attempts: Attempts, uplink: Uplink, others: Sequence[Coroutine[None, None, None]]
+    attempts: Attempts, uplink: Uplink, ready: asyncio.Event, others: Sequence[Coroutine[None, None, None]]
 ) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         works = (attempts.run(ready), *others, _attach_when(ready, uplink))
         parts = {group.create_task(work) for work in works}
@@ -139,22 +148,6 @@ async def _attach_when(ready: asyncio.Event, uplink: Uplink) -> None:
     await uplink.run()
 
 
-async def _inventory(
-    settings: Settings, gpu_reader: gpus.Gpus, process: ProcessExecutor, docker: DockerOnDemand
-) -> NodeInventory:
-    inventory = host.inventory(settings.directory)
-    inventory.agent_version = version("runyard-agent")
-    inventory.slot_count = settings.slot_count
-    inventory.gpus.extend(await gpu_reader.devices())
-    inventory.gpu_driver_version = gpu_reader.driver_version
-    inventory.cuda_version = gpu_reader.cuda_version
-    inventory.warnings.extend(gpu_reader.warnings)
-    inventory.warnings.extend(process.warnings)
-    inventory.docker_version, warnings = await docker.look()
-    inventory.warnings.extend(warnings)
-    return inventory
-
-
 def _filler(node_id: str, clock: Clock, spool_id: SpoolId, sequence: int) -> tuple[str, bytes]:
     """Stand for a record that a disk damaged."""
     now = round(clock.now().timestamp() * 1000)
@@ -167,19 +160,3 @@ def _filler(node_id: str, clock: Clock, spool_id: SpoolId, sequence: int) -> tup
         reason="a record of the agent's spool was damaged on its disk",
     )
     return "missing", envelope_bytes(missing, node_id, spool_id, sequence, clock)
-
-
-@contextlib.contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
-    """Hold the agent's folder: two agents on it would undo each other's work."""
-    descriptor = os.open(settings.directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise Conflict(
-            f"another agent runs in {settings.directory}; stop it or choose another RUNYARD_AGENT_DIR",
-            code="AGENT_RUNNING",
-        ) from error
-    finally:
-        os.close(descriptor)

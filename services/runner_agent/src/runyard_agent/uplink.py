@@ -20,6 +20,7 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttachResponse,
     AttemptReport,
     ForeignProcess,
+    HandsOnOrder,
     HeldAttempt,
     Hello,
     LeaseGrant,
@@ -31,6 +32,8 @@ from runyard.agent.v1.agent_service_pb2 import (
 from runyard.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent.domain.retry import backoff_seconds
+from runyard_agent.gate import Gate, open_channel
+from runyard_contracts import gate as gate_names
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +100,11 @@ class Uplink:
         node_id: str,
         inventory: Callable[[], Awaitable[NodeInventory]],
         attempts: Attempts,
+        gate: Gate | None = None,
     ) -> None:
         """Prepare; nothing is sent before ``run``."""
         self._address = address
+        self._gate = gate
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._node_id = node_id
         self._inventory = inventory
@@ -108,6 +113,13 @@ class Uplink:
         self._held_changed = asyncio.Event()
         self._inventory_changed = asyncio.Event()
         self._foreign: dict[str, ForeignProcess] = {}
+        self.hands_on_ordered: Callable[[HandsOnOrder], None] = lambda _: None
+        """Called when a hands-on session waits for us; must return at once."""
+
+    def open_own_channel(self) -> grpc.aio.Channel:
+        """Open a connection to the scheduler that shares nothing with the one that carries leases."""
+        options = (*_CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        return open_channel(self._address, self._gate, gate_names.SCHEDULER, options)
 
     def reports_changed(self) -> None:
         """Say that there is a report to send."""
@@ -129,7 +141,7 @@ class Uplink:
     async def run(self) -> None:
         """Attach for ever: one stream after the other, until cancelled."""
         failure_count = 0
-        async with grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS) as channel:
+        async with open_channel(self._address, self._gate, gate_names.SCHEDULER, _CHANNEL_OPTIONS) as channel:
             stub: AgentServiceStub = AgentServiceStub(channel)
             while True:
                 session = _Session(
@@ -139,6 +151,7 @@ class Uplink:
                     self._held_changed,
                     self._inventory_changed,
                     self._foreign,
+                    self.hands_on_ordered,
                 )
                 try:
                     call = stub.Attach(metadata=self._metadata)
@@ -174,6 +187,7 @@ class _Session:
         held_changed: asyncio.Event,
         inventory_changed: asyncio.Event,
         foreign: dict[str, ForeignProcess],
+        hands_on_ordered: Callable[[HandsOnOrder], None],
     ) -> None:
         self._attempts = attempts
         self._inventory = inventory
@@ -181,6 +195,7 @@ class _Session:
         self._held_changed = held_changed
         self._inventory_changed = inventory_changed
         self._foreign = foreign
+        self._hands_on_ordered = hands_on_ordered
         self._sent_reports: set[str] = set()
         self._sent_at: dict[int, float] = {}
         self._renewed_from = _boottime()
@@ -233,6 +248,8 @@ class _Session:
                     acknowledged = response.report_acknowledged
                     self._foreign.pop(acknowledged.report_id, None)
                     self._attempts.acknowledge(acknowledged.report_id, acknowledged.rejected_reason)
+                case "hands_on_order":
+                    self._hands_on_ordered(response.hands_on_order)
                 case other:
                     logger.warning("the scheduler said something that this agent does not know: %s", other)
 
