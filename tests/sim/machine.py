@@ -327,7 +327,7 @@ class SimAttempt(Attempt):
 class _NoReadings:
     """Stands for the sampling of a machine whose GPUs nobody reads: they neither fail nor are full."""
 
-    driver_version = ""
+    driver_version = cuda_version = ""
 
     def __init__(self, inventory: NodeInventory) -> None:
         self._inventory = inventory

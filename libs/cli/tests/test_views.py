@@ -9,6 +9,7 @@ from runyard.cost.v1.types_pb2 import Cost, CostTerm
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard.history.v1.history_service_pb2 import EventView
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
+from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
 from runyard.metric.v1.metric_service_pb2 import GpuReading, LogLine, MetricLatest, Statistic
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory, NodeState, Reservation
 from runyard.record.v1.record_service_pb2 import LogSummary, Record
@@ -102,6 +103,7 @@ def whole_record() -> Record:
         logs=LogSummary(line_count=2, size_bytes=20, last_lines=[LogLine(text="bad\x1b[2J")]),
         results=[MetricLatest(name="accuracy", value=0.97, point_count=30, min=0.1, max=0.98)],
         statistics=[Statistic(name="memory_used_bytes", min=1, mean=2048, max=4096, sample_count=18)],
+        gpu_incidents=[GpuIncidentSeen(gpu_uuid="GPU-1", detail="the driver reported XID 31")],
         missing=["cost did not answer"],
     )
 
@@ -119,6 +121,7 @@ def test_record_has_its_ten_boxes_in_order_and_shows_what_is_missing() -> None:
         "data: t.npz",
         "from s3://b/t.npz",
         "H100",
+        "GPU-1: the driver reported XID 31",
         "p5 1, and 3 more (--all)",
         "  18 s of H100 at $0.84: $0.0042",
         "model.npz, 10 B, datum://eeeeeeeeeeeeeeee",
@@ -227,8 +230,8 @@ def test_gpu_shows_its_holder_and_its_last_reading() -> None:
         temperature_celsius=61,
     )
     held, free = gpu_rows(node, {"GPU-1": reading}, {"0198": "digits#3"})
-    assert held[3:8] == (Cell("digits#3", Style.BUSY), "93 %", "40.0 GiB of 80.0 GiB", "350 W", "61 C")
-    assert free[3:8] == (Cell("free", Style.FAINT), "", "", "", "")
+    assert held[3:9] == (Cell("digits#3", Style.BUSY), "93 %", "40.0 GiB of 80.0 GiB", "350 W", "61 C", "-")
+    assert free[3:9] == (Cell("free", Style.FAINT), "", "", "", "", "")
 
 
 def test_node_shows_what_is_in_use() -> None:

@@ -49,6 +49,7 @@ class Node:
             hostname=inventory.hostname,
             gpus=[gpu for gpu in await gpus.devices() if gpu.uuid in gpu_uuids],
             gpu_driver_version=gpus.driver_version,
+            cuda_driver_version=gpus.cuda_version,
             cpu_model=inventory.cpu_model,
             cpu_count=inventory.cpu_count,
             memory_bytes=inventory.memory_bytes,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import click
 
+from runyard.metric.v1.gpus_pb2 import GpuProcessOwner
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
-from runyard_cli.output import Style, is_json, output_option, say, say_json
+from runyard_cli.gpu_words import process_words, reading_words
+from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import Cell, Row, say_table
 from runyard_cli.words import run_name, size_words
@@ -20,13 +23,14 @@ _PAGE_SIZE = 1000
 
 @click.command("gpus")
 @click.option("--node", default="", metavar="NODE", help="Only of this machine.")
+@click.option("--processes", is_flag=True, help="Name every process that holds memory.")
 @output_option
-def command(node: str) -> None:
-    """Show every GPU: who holds it, utilisation, memory, power, temperature."""
-    converse(lambda client: _show(client, node))
+def command(node: str, *, processes: bool) -> None:
+    """Show every GPU: who holds it, utilisation, memory, power, temperature, clock, and what is wrong."""
+    converse(lambda client: _show(client, node, with_processes=processes))
 
 
-async def _show(client: Client, node_id: str) -> None:
+async def _show(client: Client, node_id: str, *, with_processes: bool) -> None:
     listed, readings = await asyncio.gather(
         client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE)),
         client.metrics.ListGpuReadings(ListGpuReadingsRequest(node_id=node_id)),
@@ -43,8 +47,11 @@ async def _show(client: Client, node_id: str) -> None:
                 names[reservation.run_id] = run_name(await get_run(client, reservation.run_id))
     rows = [row for node in nodes for row in gpu_rows(node, newest, names)]
     if rows:
-        headings = ("NODE", "GPU", "MODEL", "HELD BY", "USE", "MEMORY", "POWER", "TEMP", "UUID")
-        say_table(headings, rows, right=(1, 4, 5, 6, 7))
+        headings = ("NODE", "GPU", "MODEL", "HELD BY", "USE", "MEMORY", "POWER", "TEMP", "CLOCK", "UUID")
+        say_table(headings, rows, right=(1, 4, 5, 6, 7, 8))
+        for node in nodes:
+            for line in gpu_notes(node, newest, names, with_processes=with_processes):
+                note(safe(line))
     else:
         known = ", ".join(node.node_id for node in nodes)
         say(f"no GPUs on {known}" if nodes else "no nodes" + (f" called {node_id}" if node_id else " yet"))
@@ -62,15 +69,26 @@ def gpu_rows(node: Node, readings: dict[str, GpuReading], run_names: dict[str, s
     for gpu in node.inventory.gpus:
         reading = readings.get(gpu.uuid)
         holder = holders.get(gpu.uuid)
-        free = "free" if is_attached else "node silent"
-        measured = ("", "", "", "")
-        if reading is not None:
-            measured = (
-                f"{reading.utilization_percent} %",
-                f"{size_words(reading.memory_used_bytes)} of {size_words(gpu.memory_bytes)}",
-                f"{reading.power_milliwatts / 1000:.0f} W",
-                f"{reading.temperature_celsius} C",
-            )
-        held = Cell(holder, Style.BUSY) if holder else Cell(free, Style.FAINT)
+        measured = reading_words(reading, gpu) if reading is not None else ("",) * 5
+        held = Cell("free" if is_attached else "node silent", Style.FAINT)
+        if gpu.unusable_reason:
+            held = Cell(f"{holder}, failed" if holder else "unusable", Style.BAD)
+        elif holder:
+            held = Cell(holder, Style.BUSY)
         rows.append((node.node_id, str(gpu.index), gpu.model, held, *measured, gpu.uuid))
     return rows
+
+
+def gpu_notes(
+    node: Node, readings: dict[str, GpuReading], run_names: dict[str, str], *, with_processes: bool
+) -> Iterator[str]:
+    """Say why a GPU cannot be used, what it is cut into, and which processes do not belong there."""
+    for gpu in node.inventory.gpus:
+        name = f"{node.node_id} GPU {gpu.index}"
+        if gpu.unusable_reason:
+            yield f"{name} is not used: {gpu.unusable_reason}"
+        for each in gpu.mig_devices:
+            yield f"{name} has MIG device {each.profile}, {size_words(each.memory_bytes)}, {each.uuid}"
+        for process in readings[gpu.uuid].processes if gpu.uuid in readings else ():
+            if with_processes or process.owner != GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER:
+                yield f"{name}: {process_words(process, run_names)}"

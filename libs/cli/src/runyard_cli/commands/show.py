@@ -10,6 +10,7 @@ import click
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse, Record
 from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input
 from runyard_cli.follow import metric_words
+from runyard_cli.gpu_words import incident_lines, statistic_lines
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, styled
 from runyard_cli.session import converse
@@ -61,7 +62,7 @@ def record_lines(record: Record, *, whole: bool, now: float) -> Iterator[str]:
         ("training code", _code(record.code, whole)),
         ("parameters", [f"{each.name} = {value_words(each.value)}" for each in record.parameters]),
         ("dataset", list(_datasets(record.datasets, whole))),
-        ("used hardware", list(_hardware(record.hardware))),
+        ("used hardware", [*_hardware(record.hardware), *incident_lines(record.gpu_incidents)]),
         ("environment", list(_environment(record.environment, whole))),
         ("experiment cost", list(_cost(record))),
         ("model", list(_outputs(record, whole))),
@@ -145,7 +146,8 @@ def _hardware(hardware: Hardware) -> Iterator[str]:
     for gpu in hardware.gpus:
         yield f"{gpu.model}, {size_words(gpu.memory_bytes)}, {gpu.uuid}"
     if hardware.gpu_driver_version:
-        yield f"driver {hardware.gpu_driver_version}"
+        cuda = f", CUDA up to {hardware.cuda_driver_version}" if hardware.cuda_driver_version else ""
+        yield f"driver {hardware.gpu_driver_version}{cuda}"
 
 
 def _environment(environment: Environment, whole: bool) -> Iterator[str]:
@@ -168,8 +170,9 @@ def _environment(environment: Environment, whole: bool) -> Iterator[str]:
         yield ", ".join(packages[:_PACKAGES_SHOWN]) + (f", and {more} more (--all)" if more > 0 else "")
     system = " ".join(part for part in (environment.os, environment.kernel) if part)
     cuda = f", CUDA {environment.cuda_version}" if environment.cuda_version else ""
+    nccl = f", NCCL {environment.nccl_version}" if environment.nccl_version else ""
     if system:
-        yield system + cuda
+        yield system + cuda + nccl
     yield from _mounts(environment, whole)
 
 
@@ -213,10 +216,12 @@ def _results(record: Record) -> Iterator[str]:
 
 def _statistics(record: Record) -> Iterator[str]:
     for each in record.statistics:
+        if each.gpu_uuid:
+            continue
         write = _statistic_bytes if "_bytes" in each.name else number_words
-        gpu = f" {each.gpu_uuid}" if each.gpu_uuid else ""
         values = f"min {write(each.min)}, mean {write(each.mean)}, max {write(each.max)}"
-        yield f"{each.name}{gpu}: {values}  ({count_words(each.sample_count, 'sample')})"
+        yield f"{each.name}: {values}  ({count_words(each.sample_count, 'sample')})"
+    yield from statistic_lines(each for each in record.statistics if each.gpu_uuid)
 
 
 def _statistic_bytes(value: float) -> str:

@@ -751,12 +751,15 @@ class Hardware(_message.Message):
     CPU_MODEL_FIELD_NUMBER: _builtins.int
     CPU_COUNT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CUDA_DRIVER_VERSION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     gpu_driver_version: _builtins.str
     cpu_model: _builtins.str
     cpu_count: _builtins.int
     memory_bytes: _builtins.int
+    cuda_driver_version: _builtins.str
+    """Highest CUDA version that the driver serves: "12.8"."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.GpuDevice]: ...
     def __init__(
@@ -769,10 +772,11 @@ class Hardware(_message.Message):
         cpu_model: _builtins.str = ...,
         cpu_count: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        cuda_driver_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "gpu_driver_version", b"gpu_driver_version", "gpus", b"gpus", "hostname", b"hostname", "memory_bytes", b"memory_bytes", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "cuda_driver_version", b"cuda_driver_version", "gpu_driver_version", b"gpu_driver_version", "gpus", b"gpus", "hostname", b"hostname", "memory_bytes", b"memory_bytes", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
