@@ -62,6 +62,7 @@ def set_gpus(spec: RunSpec) -> None:
         (lambda spec: add_parameter(spec, "rate", {"a": 1}), "spec.parameters[0].value"),
         (lambda spec: add_parameter(spec, "rate", [[1]]), "spec.parameters[0].value"),
         (lambda spec: spec.inputs.add(name="data", uris=["ftp://x"]), "spec.inputs[0].uris"),
+        (lambda spec: spec.inputs.add(name="runyard-checkpoints"), "spec.inputs[0].name"),
         (
             lambda spec: spec.inputs.add(name="data", keep_directories="some"),
             "spec.inputs[0].keep_directories",

@@ -20,13 +20,14 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     CommitUploadsRequest,
     FileOfMany,
     GetDownloadRequest,
+    ListArtifactsRequest,
     ResolveInputsRequest,
 )
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runyard.artifact.v1.registry_service_pb2 import DescribeOutputsRequest, DescribeOutputsResponse
 from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
-from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
+from runyard.artifact.v1.types_pb2 import Artifact, Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import Input
 from runyard_agent.fan_out import fan_out
 from runyard_agent.gate import Gate, open_channel
@@ -37,6 +38,7 @@ from runyard_contracts.ids import deterministic_id, uuid7
 from runyard_core import errors
 
 _CALL_SECONDS_MAX = 20.0
+_FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
 _PASSING = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
@@ -108,6 +110,21 @@ class ArtifactClient:
             self._service.ResolveInputs, ResolveInputsRequest(inputs=inputs, project=project)
         )
         return list(answer.inputs)
+
+    async def files_of_run(self, run_id: str) -> list[Artifact]:
+        """Give every file that a run has left behind so far.
+
+        Raises:
+            RunyardError: as the service says.
+        """
+        found: list[Artifact] = []
+        request = ListArtifactsRequest(run_id=run_id, page_size=_FILES_A_PAGE)
+        while True:
+            page = await self._call(self._service.ListArtifacts, request)
+            found.extend(page.artifacts)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def download(self, sha256: str, destination: Path) -> int:
         """Fetch a blob and hold its bytes against its hash; gives its size in bytes.

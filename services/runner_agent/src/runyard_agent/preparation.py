@@ -13,6 +13,7 @@ from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
 from runyard.run.v1.types_pb2 import Environment, Executor, Input, OnLost
 from runyard_agent import code, config_files, inputs
 from runyard_agent.attempt_store import AttemptRecord
+from runyard_agent.domain.checkpoints import checkpoints_of
 from runyard_agent.domain.command_script import script_text
 from runyard_agent.executors import ExecutorOnNode, Surroundings
 from runyard_agent.mounts import find_mounts
@@ -130,7 +131,7 @@ class Preparation:
         return ""
 
     async def _fetch_inputs(self) -> list[Input]:
-        asked = self._grant.spec.inputs
+        asked = [*self._grant.spec.inputs, *await self._checkpoints()]
         if not asked:
             return []
         self._tell(f"fetching inputs: {', '.join(one.name for one in asked)}")
@@ -147,6 +148,17 @@ class Preparation:
         files = [file for one in fetched if not one.on_demand for file in one.files]
         self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
         return fetched
+
+    async def _checkpoints(self) -> list[Input]:
+        """Give the input with what earlier attempts of the run stored, however they ended."""
+        grant = self._grant
+        if grant.attempt <= 1:
+            return []
+        stored = await self._node.artifact_client.files_of_run(grant.run_id)
+        found = checkpoints_of(grant.run_id, grant.attempt, stored)
+        if found is None:
+            self._tell("earlier attempts have stored nothing to go on from")
+        return [] if found is None else [found]
 
     async def _surround(self, executor: ExecutorOnNode) -> Surroundings:
         code_ref = self._grant.spec.code

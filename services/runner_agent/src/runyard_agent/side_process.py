@@ -36,7 +36,10 @@ async def start_beside_process(plan: LaunchPlan, groups: Sequence[str], asked: C
         Rejected: the program has ended (ATTEMPT_ENDED).
     """
     program = _program_of(plan)
-    has_view = process_table.mount_namespace_of(program) != process_table.mount_namespace_of(os.getpid())
+    try:
+        has_view = os.readlink(f"/proc/{program}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+    except OSError as error:
+        raise Rejected(f"the program cannot be looked into: {error}", code="ATTEMPT_ENDED") from error
     content = {
         "program": program,
         "program_start_ticks": process_table.start_ticks(program),

@@ -20,6 +20,8 @@ TAG_COUNT_MAX = 100
 TAG_LENGTH_MAX = 100
 STEP_LENGTH_MAX = 200
 PRIORITY_MAX = 1_000_000
+RESERVED_INPUTS = "runyard-"
+"""Names of inputs that begin so are given by the yard: what earlier attempts stored."""
 STOP_GRACE_SECONDS_MAX = 3_600
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -138,6 +140,8 @@ def _inputs(spec: RunSpec) -> Iterator[Violation]:
         if not asked.name or asked.name in seen:
             yield f"{field}.name", f"{asked.name!r} is empty or named twice"
         seen.add(asked.name)
+        if asked.name.startswith(RESERVED_INPUTS):
+            yield f"{field}.name", f"{asked.name!r}: what begins with {RESERVED_INPUTS!r} is the yard's own"
         yield from _input_content(field, asked)
 
 
