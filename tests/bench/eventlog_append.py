@@ -8,7 +8,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -82,18 +82,11 @@ async def append(database: Database) -> list[Result]:
 
 async def append_beside_replay(database: Database) -> list[Result]:
     """Append to streams that grow: alone, while a paused replay holds a snapshot, and while it runs."""
-    versions = {RunId(uuid7()): 0 for _ in range(PRODUCERS)}
     alone, held, beside = [], [], []
     async with await PostgresEventLog.connect(database.url("scheduler")) as log:
-
-        async def grow() -> float:
-            work = [list(growing(run_id, version, COMMANDS_EACH)) for run_id, version in versions.items()]
-            for run_id in versions:
-                versions[run_id] += COMMANDS_EACH
-            return (await _round(log, work)).rate
-
         for command in commands((BESIDE_EVENTS - (await log.head()).domain_position) // 1_000 + 1, 1_000):
             await log.append(command)
+    async with growing_appends(database) as grow:
         await grow()  # warm
         alone += [await grow() for _ in range(ROUNDS)]
         async with _replay(database) as replay:
@@ -121,6 +114,21 @@ async def append_beside_replay(database: Database) -> list[Result]:
         ),
         measured("log: that replay meanwhile", [replay.rate], "events/s", "higher"),
     ]
+
+
+@asynccontextmanager
+async def growing_appends(database: Database) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """Give what lets producers append to their streams for a round, and says how many commands a second."""
+    versions = {RunId(uuid7()): 0 for _ in range(PRODUCERS)}
+    async with await PostgresEventLog.connect(database.url("scheduler")) as log:
+
+        async def grow() -> float:
+            work = [list(growing(run_id, version, COMMANDS_EACH)) for run_id, version in versions.items()]
+            for run_id in versions:
+                versions[run_id] += COMMANDS_EACH
+            return (await _round(log, work)).rate
+
+        yield grow
 
 
 class _Replay:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import statistics
 import sys
 import time
 from collections import Counter
@@ -32,6 +34,9 @@ from runyard_eventlog.subscriber import follow
 from runyard_lineage.projections.edges import EdgesProjection
 
 PAGE_EVENTS = 2_000
+COMPARED_EVENTS = 2_000
+TURNS = 50
+_POLITE = 10
 _RAW = "select position, payload from log.domain_event where position > $1 order by position limit $2"
 _PROJECTIONS: dict[str, type[Projection[Any]]] = {"lineage": EdgesProjection, "cost": CostProjection}
 
@@ -40,7 +45,8 @@ _PROJECTIONS: dict[str, type[Projection[Any]]] = {"lineage": EdgesProjection, "c
 class Job:
     """What to do."""
 
-    mode: Literal["replay", "rebuild"]
+    mode: Literal["replay", "rebuild", "beside"]
+    """A replay "beside" others gives way to them, and is all that is done."""
     urls: dict[str, str]
     """Database addresses by role."""
     to_position: int
@@ -57,10 +63,14 @@ class Took:
     peak_bytes: int = 0
     raw_seconds: float = 0.0
     raw_cpu_seconds: float = 0.0
+    end_over_begin: float = 0.0
+    """Processor time of events at the end of the log, over that of as many at its begin, by turns."""
 
 
 async def _work(job: Job) -> Took:
-    if job.mode == "replay":
+    if job.mode == "beside":
+        os.nice(_POLITE)
+    if job.mode != "rebuild":
         return await _replay(job)
     took = [await _rebuild(job, service) for service in job.services]
     return Took(sum(one.seconds for one in took), sum(one.cpu_seconds for one in took))
@@ -83,8 +93,26 @@ async def _replay(job: Job) -> Took:
         took, peak = clock.read(), _peak_bytes()
     if counts.total() != job.to_position:
         raise AssertionError(f"{counts.total()} events of {job.to_position}")
+    if job.mode == "beside":
+        return Took(*took, peak)
     raw = await _fetch_raw(job)
-    return Took(*took, peak, *raw)
+    return Took(*took, peak, *raw, await _end_over_begin(job))
+
+
+async def _end_over_begin(job: Job) -> float:
+    """Read as many events at both ends by turns, so that other work of the machine slows both."""
+    cpu_seconds = {0: list[float](), job.to_position - COMPARED_EVENTS: list[float]()}
+    async with await PostgresEventLog.connect(job.urls["lineage"]) as log:
+        for _ in range(TURNS):
+            for begin, found in cpu_seconds.items():
+                began = time.process_time()
+                page = await log.read(Lane.LANE_DOMAIN, after_position=Position(begin), limit=COMPARED_EVENTS)
+                types = Counter(type(event.message) for event in page.events)
+                found.append(time.process_time() - began)
+                if types.total() != COMPARED_EVENTS:
+                    raise AssertionError(f"{types.total()} events after {begin}")
+    begin_seconds, end_seconds = map(statistics.median, cpu_seconds.values())
+    return end_seconds / begin_seconds
 
 
 async def _fetch_raw(job: Job) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from tests.bench.replay_history import History
 from tests.bench.result import Result, measured
 
 ROUNDS = 3
-EVENTS = 400_000
+EVENTS = 1_000_000
 PROOFS = 20
 DOMAIN = Lane.LANE_DOMAIN
 _COPY_HEADER_BYTES = 19
@@ -47,9 +47,7 @@ def benchmarks() -> list[Result]:
 
 async def _benchmarks(folder: Path) -> list[Result]:
     async with fresh_database(folder) as database:
-        admin = await asyncpg.connect(database.admin_url)
-        await History(admin).grow_to(EVENTS)
-        await admin.close()
+        await History(database.admin_url).grow_to(EVENTS)
         async with (
             asyncpg.create_pool(database.url("lineage"), min_size=2, max_size=6) as pool,
             PostgresEventLog(pool) as log,
@@ -79,7 +77,13 @@ async def _verify(
         alone.append(_rate(report, report.seconds))
         plain_files.append(await _hash_files(archive))
         report = await verify(
-            archive, [key.public], log=log, stored=stored, lanes=[DOMAIN], process_count=cores
+            archive,
+            [key.public],
+            log=log,
+            stored=stored,
+            lanes=[DOMAIN],
+            process_count=cores,
+            database_url=database.url("reader"),
         )
         both.append(_rate(report, report.seconds))
         plain_rows.append(await _hash_rows(database))

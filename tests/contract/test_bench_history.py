@@ -1,0 +1,98 @@
+"""The long history that the benchmarks copy into the log is one that appends could have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued
+from runyard.run.v1.types_pb2 import RunState
+from runyard_contracts.envelope import Context, actor_name, parse_actor, wrap
+from runyard_contracts.ids import CommandId, EventId, Position, stream_name, uuid7
+from runyard_contracts.recorded import RecordedEvent
+from runyard_core.clock import SystemClock
+from runyard_eventlog.archive import Archive
+from runyard_eventlog.archive_store import FolderStore
+from runyard_eventlog.port import AppendCommand, StreamAppend
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.sealing import Sealer
+from runyard_eventlog.segment_seals import SealingSettings
+from runyard_eventlog.signing import SigningKey
+from runyard_eventlog.stored_event import StoredEvent
+from runyard_eventlog.stored_log import PostgresStoredLog
+from runyard_eventlog.verification import verify
+from runyard_replay.reading.states import run_as_of
+from runyard_testkit import Database
+from tests.bench.replay_history import History
+from tests.contract.events import DOMAIN
+
+pytestmark = pytest.mark.engines
+
+EVENTS = 1_205
+WAITING = 7
+INDEXES = "select indexdef from pg_indexes where schemaname = 'log' order by indexdef"
+
+
+async def test_a_copied_history_is_one_that_appends_write(database: Database, tmp_path: Path) -> None:
+    admin = await asyncpg.connect(database.admin_url)
+    indexes = await admin.fetch(INDEXES)
+    history = History(database.admin_url)
+    await history.grow_to(1_000)
+    await history.grow_to(EVENTS)
+    await history.queue(WAITING)
+    assert await admin.fetch(INDEXES) == indexes
+    await admin.close()
+    async with (
+        asyncpg.create_pool(database.url("lineage"), min_size=1, max_size=6) as pool,
+        PostgresEventLog(pool) as log,
+        await PostgresEventLog.connect(database.url("scheduler")) as writing,
+    ):
+        stored = PostgresStoredLog(pool)
+        rows = await stored.read(DOMAIN, 1, EVENTS + WAITING)
+        events = (await log.read(DOMAIN, limit=10_000)).events
+        _check(rows, events, history)
+        found = await log.find(EventId(events[500].envelope.event_id))
+        assert found is not None
+        assert found.position == 501
+        first = await run_as_of(log, history.run_ids[0], EVENTS)
+        assert (first.state, len(first.attempts)) == (RunState.RUN_STATE_FINISHED, 1)
+        assert any(isinstance(event.message, RunFinished) for event in events)
+
+        last = history.run_ids[-1]
+        stream = stream_name("run", last)
+        context = Context(parse_actor("service:scheduler"), correlation_id=uuid7(), source="/scheduler")
+        granted = wrap(RunLeaseGranted(run_id=last, attempt=1), stream, context, SystemClock().now())
+        appended = await writing.append(
+            AppendCommand(CommandId(uuid7()), [StreamAppend(stream, 1, [granted])])
+        )
+        assert appended.position == Position(EVENTS + WAITING + 1)
+
+        key, store = SigningKey.load_or_create(tmp_path / "key"), FolderStore(tmp_path / "archive")
+        await Sealer(log, stored, store, key, settings=SealingSettings(events_max=400)).seal_due(DOMAIN)
+        report = await verify(Archive(store), [key.public], log=log, stored=stored, lanes=[DOMAIN])
+        assert report.findings == []
+        assert report.event_count > EVENTS
+
+
+def _check(rows: list[StoredEvent], events: list[RecordedEvent], history: History) -> None:
+    """See that columns, envelopes and messages say the same, and that versions have no gaps."""
+    assert [event.position for event in events] == list(range(1, EVENTS + WAITING + 1))
+    versions: dict[str, int] = {}
+    for row, event in zip(rows, events, strict=True):
+        envelope = event.envelope
+        said = (str(row.event_id), row.stream, row.version, row.type, row.actor, row.correlation_id)
+        assert said == (
+            *(envelope.event_id, envelope.stream, envelope.stream_version, envelope.type),
+            *(actor_name(envelope.actor), envelope.correlation_id),
+        )
+        assert envelope.stream_version == versions.get(envelope.stream, 0) + 1
+        versions[envelope.stream] = envelope.stream_version
+        assert envelope.occurred_at == envelope.recorded_at
+        run_id = getattr(event.message, "run_id", "")
+        assert not envelope.stream.startswith("run-") or envelope.stream == stream_name("run", run_id)
+    assert [event.message.number for event in events if isinstance(event.message, RunQueued)] == [
+        (1 << 14) + number for number in range(1, len(history.run_ids) + 1)
+    ]
+    assert len({event.envelope.event_id for event in events}) == len(events)
