@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from runyard.run.v1.types_pb2 import Mount, MountedFolder
-from runyard_agent import mounts
-from runyard_agent.mounts import find_mounts
-from runyard_core.errors import RunyardError
+from runyard_agent import folder_look, mounts, private_view
+from runyard_agent.domain.file_systems import FileSystem
+from runyard_agent.input_sources import InputRules
+from runyard_agent.mounts import find_mounts, look_at
+from runyard_core.errors import InvalidInput, RunyardError
 
 
 @pytest.fixture
@@ -23,8 +26,10 @@ def shared(tmp_path: Path) -> Path:
 
 
 def found(shared: Path) -> MountedFolder:
-    [folder] = find_mounts([Mount(source=str(shared), destination="/sets")], [shared])
-    return folder
+    mount = Mount(source=str(shared), destination="/sets")
+    [folder] = find_mounts([mount], InputRules((shared,)), shared.parent, in_container=False)
+    assert folder.file_system is None
+    return folder.record
 
 
 def test_a_shared_folder_is_described(shared: Path) -> None:
@@ -42,7 +47,7 @@ def test_a_change_of_any_file_changes_the_fingerprint(shared: Path) -> None:
 
 
 def test_of_very_many_files_no_fingerprint_is_taken(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "FILES_MAX", 1)
+    monkeypatch.setattr(folder_look, "FILES_MAX", 1)
     assert found(shared).fingerprint == ""
 
 
@@ -53,16 +58,68 @@ def test_of_very_many_files_no_fingerprint_is_taken(shared: Path, monkeypatch: p
         (Mount(source="{shared}/../secret", destination="/sets"), "does not share it"),
         (Mount(source="{shared}/a.bin", destination="/sets"), "no folder"),
         (Mount(source="relative", destination="/sets"), "no whole path"),
-        (Mount(source="server:/export", destination="/sets", type="nfs"), "mount it on the node"),
+        (Mount(source="nas:/other", destination="/sets", type="nfs"), "does not mount it for runs"),
+        (Mount(source="nas:/export2", destination="/sets", type="nfs"), "does not mount it for runs"),
+        (Mount(source="nas:/export/../x", destination="/sets", type="nfs"), "is no NFS export"),
+        (Mount(source="nas:/export,suid", destination="/sets", type="nfs"), "is no NFS export"),
+        (Mount(source="/export", destination="/sets", type="nfs"), "is no NFS export"),
+        (Mount(source="//nas/export", destination="/sets", type="cifs"), "type 'cifs' are not mounted"),
+        (Mount(source="nas:/export", destination="/sets", type="nfs", options={"rw": ""}), "'rw' is not"),
+        (
+            Mount(source="nas:/export", destination="/sets", type="nfs", options={"vers": "4,suid"}),
+            "'vers=4,suid' is not",
+        ),
+        (Mount(source="nas:/export", destination="/sets", type="nfs"), "its agent is not root"),
         (Mount(source="{shared}", destination="/"), "own choice"),
         (Mount(source="{shared}", destination="/valohai/inputs"), "own choice"),
         (Mount(source="{shared}", destination="/sets/../proc"), "own choice"),
         (Mount(source="{shared}", destination="sets"), "own choice"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(shared: Path, mount: Mount, reason: str) -> None:
+def test_what_cannot_be_shown_is_refused(
+    shared: Path, mount: Mount, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "mounting_problem", lambda: "its agent is not root")
     (shared.parent / "secret").mkdir()
     mount.source = mount.source.format(shared=shared)
     with pytest.raises(RunyardError, match=reason) as refused:
-        find_mounts([mount], [shared])
+        find_mounts(
+            [mount], InputRules((shared,), nfs_exports=("nas:/export",)), shared.parent, in_container=False
+        )
     assert refused.value.code == "ENVIRONMENT_UNAVAILABLE"
+
+
+def test_an_export_is_mounted_by_the_daemon_where_the_agent_may_not(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "mounting_problem", lambda: "its agent is not root")
+    mount = Mount(source="NAS:/export/sets/", destination="/sets", type="nfs4")
+    mount.options.update({"minorversion": "2", "soft": "True", "ro": "", "lock": "False"})
+    [found] = find_mounts([mount], InputRules(nfs_exports=("nas:/export",)), shared, in_container=True)
+    assert found.file_system is not None
+    assert found.file_system.volume() == {
+        "type": "nfs",
+        "device": ":/export/sets",
+        "o": "addr=nas,ro,nosuid,nodev,minorversion=2,soft,vers=4",
+    }
+    assert found.file_system.words == (
+        "nfs", "nas:/export/sets", "ro,nosuid,nodev,minorversion=2,soft,vers=4", "/sets",
+    )  # fmt: skip
+    record = found.record
+    assert (record.source, record.destination) == ("NAS:/export/sets/", "/sets")
+    assert (record.file_system, record.device, record.fingerprint) == ("nfs", "nas:/export/sets", "")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_file_system_is_looked_at_without_the_machine_seeing_it(tmp_path: Path) -> None:
+    for name in private_view.FOLDERS:
+        (tmp_path / name).mkdir()
+    before = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    place = f"/runyard-test-{os.getpid()}/sets"
+    empty = look_at(FileSystem("tmpfs", "", "tmpfs", "ro,size=1m", place), tmp_path)
+    assert empty == (0, 0, hashlib.sha256().hexdigest())
+    with pytest.raises(InvalidInput, match="mount of tmpfs ended with"):
+        look_at(FileSystem("no-such-kind", "", "tmpfs", "ro", place), tmp_path)
+    assert Path("/proc/self/mountinfo").read_text(encoding="utf-8") == before
+    assert place.split("/")[1] not in os.listdir("/")

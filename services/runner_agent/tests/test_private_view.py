@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from runyard_agent import private_view
+from runyard_agent.domain.file_systems import FileSystem
 from runyard_agent.executors import ProcessExecutor
 from runyard_agent.runtime import LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
+from runyard_core.errors import RunyardError
 
 pytestmark = pytest.mark.system
 
@@ -154,6 +156,29 @@ def test_without_a_view_folders_are_found_by_variables_and_the_node_says_so(tmp_
     assert warning.endswith("unshare: Operation not permitted")
     assert ProcessExecutor(tmp_path, "/usr/bin").directories(tmp_path).outputs == "/valohai/outputs"
     assert not [each for each in ProcessExecutor(tmp_path, "/usr/bin").warnings if "/valohai" in each]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+async def test_what_is_mounted_for_a_program_is_its_own_and_goes_with_it(make_plan: MakePlan) -> None:
+    # By the way on which NFS is mounted, too.
+    place = f"/runyard-test-{os.getpid()}/sets"
+    mounted = FileSystem("tmpfs", "", "tmpfs", "ro,nosuid,nodev,size=1m", place)
+    plan = below(
+        make_plan(f"grep -c ' {place} ' /proc/self/mountinfo", f"touch {place}/x || echo refused"), "one"
+    )
+    before = mounts()
+
+    one = dataclasses.replace(plan, file_systems=(mounted,))
+    ended = await RUNTIME.wait(await RUNTIME.launch(one), one)
+
+    assert (ended.exit_code, plan.stdout.read_text(encoding="utf-8")) == (0, "1\nrefused\n")
+    assert mounts() == before
+    assert place.split("/")[1] not in os.listdir("/")
+    other = below(make_plan("true"), "two")
+    with pytest.raises(RunyardError, match="mount of tmpfs ended with"):
+        await RUNTIME.launch(
+            dataclasses.replace(other, file_systems=(dataclasses.replace(mounted, kind="no-such"),))
+        )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -14,6 +14,7 @@ import pytest
 
 from runyard_agent.attempt_sampler import AttemptSampler
 from runyard_agent.docker_daemon import DockerDaemon
+from runyard_agent.domain.file_systems import FileSystem
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.runtime_docker import DockerRuntime
 from runyard_core.errors import Conflict, RunyardError, Unavailable
@@ -216,6 +217,27 @@ async def test_outputs_of_another_user_can_be_read_and_removed(
     assert (plan.outputs / "d/file").stat().st_uid == 10001
     assert (plan.outputs / "d/file").read_text() == "own\n"
     await daemon.call(daemon.api.remove_image, name, force=True)
+
+
+async def test_what_is_mounted_for_a_container_is_read_only_and_goes_with_it(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
+) -> None:
+    # By the way on which NFS is mounted, too.
+    mounted = FileSystem("tmpfs", "", "tmpfs", "ro,nosuid,nodev,size=1m", "/sets")
+    plan = plan_of(
+        "grep -c ' /sets ' /proc/self/mountinfo", "touch /sets/x || echo $?", file_systems=(mounted,)
+    )
+    before = await daemon.call(daemon.api.volumes)
+
+    ended = await run(runtime, plan)
+
+    assert (ended.exit_code, plan.stdout.read_text()) == (0, "1\n1\n")
+    after = await daemon.call(daemon.api.volumes)
+    own = [
+        each["Options"] == mounted.volume() for found in (before, after) for each in found["Volumes"] or ()
+    ]
+    assert not any(own)
+    assert "Read-only file system" in plan.stderr.read_text()
 
 
 async def test_starts_that_fail_leave_no_container(runtime: DockerRuntime, plan_of: MakePlan) -> None:

@@ -35,12 +35,16 @@ def test_operator_says_what_programs_may_see_and_use() -> None:
         {
             **GOOD,
             "RUNYARD_SHARED_FOLDERS": "/data:/mnt/nfs:",
+            "RUNYARD_NFS_EXPORTS": "nas:/export, 10.0.0.1:/data",
             "RUNYARD_DOCKER_NETWORK": "host",
             "RUNYARD_SHARED_MEMORY_MEGABYTES": "64",
         }
     )
 
     assert settings.shared_folders == (Path("/data"), Path("/mnt/nfs"))
+    assert settings.nfs_exports == ("nas:/export", "10.0.0.1:/data")
+    with pytest.raises(InvalidInput, match="RUNYARD_NFS_EXPORTS: '/export' is no NFS export"):
+        read_settings({**GOOD, "RUNYARD_NFS_EXPORTS": "/export"})
     assert settings.container_rules == ContainerRules(network="host", shared_memory_bytes=64 * MEGABYTE)
     assert read_settings(GOOD).container_rules == ContainerRules()
     with pytest.raises(InvalidInput, match="RUNYARD_SHARED_FOLDERS names 'data'"):

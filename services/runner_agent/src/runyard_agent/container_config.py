@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import docker
-from docker.types import DeviceRequest, Healthcheck, Mount, Ulimit
+from docker.types import DeviceRequest, DriverConfig, Healthcheck, Mount, Ulimit
 
 from runyard_agent.container_rules import ContainerRules
 from runyard_agent.domain.command_script import is_executable
+from runyard_agent.domain.file_systems import FileSystem
 from runyard_agent.limits import PROCESSES_MAX
 from runyard_agent.runtime import LaunchPlan
 
@@ -128,7 +129,8 @@ def _mounts(plan: LaunchPlan) -> list[Mount]:
         Mount(target=target, source=str(source), type="bind", read_only=target in read_only)
         for target, source in folders.items()
     ]
-    return [*own, *(_shared(source, target) for source, target in plan.mounts)]
+    shared = [_shared(source, target) for source, target in plan.mounts]
+    return [*own, *shared, *(_volume(each) for each in plan.file_systems)]
 
 
 def _shared(source: str, target: str) -> Mount:
@@ -136,6 +138,13 @@ def _shared(source: str, target: str) -> Mount:
     # What is mounted below it would not be read-only everywhere.
     mount["BindOptions"] = {"NonRecursive": True}
     return mount
+
+
+def _volume(file_system: FileSystem) -> Mount:
+    """Give a volume without a name, which goes with its container; its own options make it read-only."""
+    # The daemon refuses to do that itself for a volume without a name.
+    driver = DriverConfig("local", file_system.volume())
+    return Mount(file_system.destination, None, type="volume", no_copy=True, driver_config=driver)
 
 
 def _half_of_memory_bytes() -> int:

@@ -34,6 +34,8 @@ class InputRules:
     """Folders of the node that ``file://`` and mounts may name files of."""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the agent's own environment says about S3 stores."""
+    nfs_exports: tuple[str, ...] = ()
+    """What may be mounted for runs, read-only: "server:/path" with everything below."""
 
 
 class InputSources:

@@ -83,7 +83,9 @@ async def run_agent(settings: Settings) -> None:
             cache=ContentCache(cache_dir / "content"),
             sampling=sampling,
             clock=clock,
-            input_rules=InputRules(settings.shared_folders, input_credentials(os.environ)),
+            input_rules=InputRules(
+                settings.shared_folders, input_credentials(os.environ), settings.nfs_exports
+            ),
             attempt_rules=settings.attempt_rules,
             calls=calls,
         )

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
@@ -16,7 +17,7 @@ from runyard_agent.attempt_store import AttemptRecord
 from runyard_agent.domain.checkpoints import checkpoints_of
 from runyard_agent.domain.command_script import script_text
 from runyard_agent.executors import ExecutorOnNode, Surroundings
-from runyard_agent.mounts import find_mounts
+from runyard_agent.mounts import Found, find_mounts
 from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
 from runyard_contracts import agent_controls
@@ -92,17 +93,18 @@ class Preparation:
             fetching = group.create_task(self._fetch_inputs())
             surrounding = group.create_task(self._surround(executor))
         fetched, surroundings = fetching.result(), surrounding.result()
-        mounted = await asyncio.to_thread(
-            find_mounts, grant.spec.mounts, self._node.input_rules.shared_folders
-        )
-        surroundings.record.mounts.extend(mounted)
-        for folder in mounted:
-            self._tell(f"{folder.source} is at {folder.destination}, read-only: {folder.file_count} files")
+        mounted = await self._find_mounts()
+        surroundings.record.mounts.extend(each.record for each in mounted)
         plan = dataclasses.replace(
             launch_plan(grant, directory, surroundings),
             processes_max=self._node.attempt_rules.processes(),
             disk_bytes_max=self._node.attempt_rules.disk_bytes(directory),
-            mounts=tuple((folder.real_path, folder.destination) for folder in mounted),
+            mounts=tuple(
+                (each.record.real_path, each.record.destination)
+                for each in mounted
+                if each.file_system is None
+            ),
+            file_systems=tuple(each.file_system for each in mounted if each.file_system is not None),
         )
         config_files.write(
             plan.config,
@@ -116,6 +118,16 @@ class Preparation:
         hardware = await self._node.hardware(grant.gpu_uuids)
         self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
         return Prepared(plan, surroundings.record)
+
+    async def _find_mounts(self) -> list[Found]:
+        in_container = self._record.state.executor == Executor.EXECUTOR_DOCKER
+        find = partial(find_mounts, in_container=in_container)
+        asked, rules = self._grant.spec.mounts, self._node.input_rules
+        mounted = await asyncio.to_thread(find, asked, rules, self._record.directory)
+        for folder in (each.record for each in mounted):
+            what = f"{folder.file_count} files" if folder.fingerprint else "its files are not looked through"
+            self._tell(f"{folder.source} is at {folder.destination}, read-only: {what}")
+        return mounted
 
     async def _calls_url(self, executor: ExecutorOnNode) -> str:
         """Give the address of the program's calls; empty, and somebody is told, when it can have none."""

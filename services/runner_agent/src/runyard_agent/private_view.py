@@ -1,10 +1,10 @@
 """Gives one program its own view of the file system, with the run contract's folders at their real paths.
 
-Run as ``python -I -S private_view.py ATTEMPT_DIRECTORY [--show SOURCE TARGET]... COMMAND...`` by
-``runtime_process``; it becomes COMMAND. Like the shim it imports the standard library only. In the view,
-everything is where the machine has it, and ``/valohai/{repository,inputs,outputs,config}`` are the attempt's
-folders. The view is a mount namespace: what is mounted in it reaches nobody else, and is gone with the last
-process that lives in it.
+Run as ``python -I -S private_view.py ATTEMPT_DIRECTORY [--show SOURCE TARGET]...
+[--mount KIND SOURCE OPTIONS TARGET]... COMMAND...`` by ``runtime_process``; it becomes COMMAND. Like the shim
+it imports the standard library only. In the view, everything is where the machine has it, and
+``/valohai/{repository,inputs,outputs,config}`` are the attempt's folders. The view is a mount namespace: what
+is mounted in it reaches nobody else, and is gone with the last process that lives in it.
 
 Root needs nothing more. Anybody else gets a user namespace too, in which he is who he was; a new, small root
 folder takes the place of the machine's, because in that one he may not make ``/valohai``.
@@ -17,7 +17,7 @@ import os
 import sys
 
 CONTRACT_ROOT = "/valohai"
-SHOW = "--show"
+SHOW, MOUNT = "--show", "--mount"
 FOLDERS = ("repository", "inputs", "outputs", "config")
 
 _CLONE_NEWNS = 0x00020000
@@ -38,18 +38,25 @@ _MNT_DETACH = 2
 # It holds mount points; a program that writes to "/" itself meets its end here and not the machine's memory.
 _ROOT_OPTIONS = "mode=755,size=16m"
 _OLD_ROOT = ".machine"
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(attempt_directory: str, command: list[str]) -> int:
     """Enter the view and become the command; gives 1, the reason on standard error, when it cannot."""
-    shown = []
-    while command[0] == SHOW:
-        _, source, target, *command = command
-        shown.append((source, target))
+    shown, mounted = [], []
+    while command[0] in {SHOW, MOUNT}:
+        if command[0] == SHOW:
+            _, source, target, *command = command
+            shown.append((source, target))
+        else:
+            _, kind, source, options, target, *command = command
+            mounted.append((kind, source, options, target))
     try:
         enter(os.path.realpath(attempt_directory), shown)
+        for kind, source, options, target in mounted:
+            _mount_file_system(kind, source, options, target)
         os.execv(command[0], command)  # noqa: S606
     except OSError as error:
         sys.stderr.write(f"no private view of the file system: {error}\n")
@@ -121,12 +128,25 @@ def _show(entry: os.DirEntry[str]) -> None:
     _mount(entry.path, target, None, _MS_BIND | _MS_REC)
 
 
-def _show_read_only(source: str, target: str) -> None:
-    """Show a folder without what is mounted below it, which would not be read-only."""
+def _mount_file_system(kind: str, source: str, options: str, target: str) -> None:
+    """Mount by the machine's own program: it knows what its kernel and the server can agree on."""
+    _make_mount_point(target)
+    command = ["mount", "-n", "-t", kind, "-o", options, source, target]
+    status = os.spawnvpe(os.P_WAIT, command[0], command, {"PATH": _PATH})  # noqa: S606
+    if status != 0:
+        raise OSError(f"mount of {source} ended with {status}")
+
+
+def _make_mount_point(target: str) -> None:
     top = "/" + target.split("/")[1]
     # Missing folders are made in the new root only: below any other they would be made on the machine.
     if not os.path.isdir(target) and not os.path.islink(top) and not os.path.ismount(top):
         os.makedirs(target, exist_ok=True)
+
+
+def _show_read_only(source: str, target: str) -> None:
+    """Show a folder without what is mounted below it, which would not be read-only."""
+    _make_mount_point(target)
     _mount(source, target, None, _MS_BIND)
     flags = os.statvfs(target).f_flag
     # What the machine has set on it may not be taken off here.

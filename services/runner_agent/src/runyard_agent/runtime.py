@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from runyard_agent.domain.file_systems import FileSystem
+
 
 class EndedBy(enum.Enum):
     """Who ended the program. A stop by the agent counts as ITSELF: the agent knows what it did."""
@@ -58,6 +60,8 @@ class LaunchPlan:
     """Process only: its folders are at ``/valohai`` too, as in a container (``private_view``)."""
     mounts: tuple[tuple[str, str], ...] = ()
     """Folders of the machine that the program sees read-only: real path, and where."""
+    file_systems: tuple[FileSystem, ...] = ()
+    """What is mounted for the program alone, read-only."""
     memory_bytes_max: int = 0
     """0 means no limit; also for the limits below."""
     cpu_millicores_max: int = 0

@@ -45,12 +45,12 @@ class ProcessRuntime:
             raise RunyardError(
                 f"{plan.name} would end with its lease, but has none yet", code="LEASE_MISSING"
             )
-        if plan.mounts and not plan.has_private_view:
+        if (plan.mounts or plan.file_systems) and not plan.has_private_view:
             raise _cannot_start(plan, "processes on this node can be shown no folders; run it in a container")
         _write_plan(plan, self._limits, self._limits.make_group(plan))
         command = [*_PYTHON, shim.__file__, str(plan.state)]
         if plan.has_private_view:
-            command = _in_private_view(plan.directory, command, plan.mounts)
+            command = _in_private_view(plan.directory, command, _seen_words(plan))
         starter = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
@@ -197,11 +197,14 @@ async def private_view_problem() -> str:
     return "" if trial.returncode == 0 else _last_line(errors) or f"it ended with {trial.returncode}"
 
 
-def _in_private_view(
-    directory: Path, command: Sequence[str], mounts: Sequence[tuple[str, str]] = ()
-) -> list[str]:
-    shown = [word for source, target in mounts for word in (private_view.SHOW, source, target)]
-    return [*_PYTHON, private_view.__file__, str(directory), *shown, *command]
+def _in_private_view(directory: Path, command: Sequence[str], seen_words: Sequence[str] = ()) -> list[str]:
+    return [*_PYTHON, private_view.__file__, str(directory), *seen_words, *command]
+
+
+def _seen_words(plan: LaunchPlan) -> list[str]:
+    shown = [word for source, target in plan.mounts for word in (private_view.SHOW, source, target)]
+    mounted = [word for each in plan.file_systems for word in (private_view.MOUNT, *each.words)]
+    return [*shown, *mounted]
 
 
 def shell_path() -> str:

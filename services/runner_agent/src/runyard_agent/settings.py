@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard_agent.container_rules import ContainerRules
+from runyard_agent.domain.file_systems import split_export
 from runyard_agent.gate import Gate
 from runyard_agent.limits import AttemptRules
 from runyard_agent.publisher import BusAddress
@@ -42,6 +43,8 @@ class Settings:
     """RUNYARD_SPOOL_MEGABYTES: what may wait for the log before producers wait too."""
     shared_folders: tuple[Path, ...] = ()
     """RUNYARD_SHARED_FOLDERS: folders of the machine that any run may read, separated by ":"."""
+    nfs_exports: tuple[str, ...] = ()
+    """RUNYARD_NFS_EXPORTS: what may be mounted for runs, "server:/path", separated by ","."""
     container_rules: ContainerRules = field(default_factory=ContainerRules)
     """RUNYARD_DOCKER_NETWORK; RUNYARD_SHARED_MEMORY_MEGABYTES: size of /dev/shm in a container."""
     attempt_rules: AttemptRules = field(default_factory=AttemptRules)
@@ -79,6 +82,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
         shared_folders=_folders(environment.get("RUNYARD_SHARED_FOLDERS", "")),
+        nfs_exports=_exports(environment.get("RUNYARD_NFS_EXPORTS", "")),
         container_rules=ContainerRules(
             network=environment.get("RUNYARD_DOCKER_NETWORK", "") or "bridge",
             shared_memory_bytes=_optional_number(environment, "RUNYARD_SHARED_MEMORY_MEGABYTES") * MEGABYTE,
@@ -122,6 +126,16 @@ def _folders(text: str) -> tuple[Path, ...]:
         if not folder.is_absolute():
             raise InvalidInput(f"RUNYARD_SHARED_FOLDERS names {str(folder)!r}; want whole paths")
     return folders
+
+
+def _exports(text: str) -> tuple[str, ...]:
+    exports = tuple(part.strip() for part in text.split(",") if part.strip())
+    for export in exports:
+        try:
+            split_export(export)
+        except InvalidInput as error:
+            raise InvalidInput(f"RUNYARD_NFS_EXPORTS: {error}") from error
+    return exports
 
 
 def _log_level(text: str) -> str:
