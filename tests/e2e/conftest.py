@@ -13,7 +13,7 @@ from tests.e2e.yard import Clients, Yard
 @pytest.fixture(scope="session")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     running = Yard(home=Path(tmp_path_factory.mktemp("yard")))
-    running.up()
+    running.up("--listen", "127.0.0.1")
     try:
         yield running
     finally:

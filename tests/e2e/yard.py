@@ -61,9 +61,9 @@ class Yard:
             raise AssertionError(f"runyard {command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def up(self) -> None:
+    def up(self, *options: str) -> None:
         """Start it in the background and wait until it is ready."""
-        self.cli("up", "--background", timeout_seconds=120)
+        self.cli("up", "--background", *options, timeout_seconds=120)
 
     def down(self) -> None:
         """Stop it."""
