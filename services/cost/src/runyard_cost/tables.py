@@ -6,16 +6,16 @@ from leases and prices when somebody asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runyard_core.projection import TableSpec
 
 
-@dataclass(frozen=True, slots=True)
-class PriceRow:
+class PriceRow(NamedTuple):
     """A line of the price book."""
 
     price_id: str
+    position: int
     node_id: str
     gpu_model: str
     unit: int
@@ -25,15 +25,14 @@ class PriceRow:
     """Milliseconds since 1970."""
     note: str
     event_id: str
-    position: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
+class LeaseRow(NamedTuple):
     """The time for which an attempt holds GPUs and a slot of a node."""
 
     node_id: str
     lease_id: str
+    position: int
     run_id: str
     attempt: int
     gpu_uuids: tuple[str, ...]
@@ -45,40 +44,36 @@ class LeaseRow:
     reserved_event_id: str
     released_event_id: str
     """Empty while it holds them."""
-    position: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunLeaseRow:
+class RunLeaseRow(NamedTuple):
     """Where to find a lease of a run."""
 
     run_id: str
     lease_id: str
-    node_id: str
     position: int
+    node_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(NamedTuple):
     """A run that there is, whether it ever held anything or not."""
 
     run_id: str
-    project: str
     position: int
+    project: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectRunRow:
+class ProjectRunRow(NamedTuple):
     """A run of a project that held something."""
 
     project: str
     run_id: str
-    first_leased_at_ms: int
     position: int
+    first_leased_at_ms: int
 
 
-PRICES = TableSpec(name="price", row_class=PriceRow, key=("price_id",))
+PRICES = TableSpec(name="price", row_class=PriceRow, key=("price_id",), is_read=False)
 LEASES = TableSpec(name="lease", row_class=LeaseRow, key=("node_id", "lease_id"))
-RUN_LEASES = TableSpec(name="run_lease", row_class=RunLeaseRow, key=("run_id", "lease_id"))
+RUN_LEASES = TableSpec(name="run_lease", row_class=RunLeaseRow, key=("run_id", "lease_id"), is_read=False)
 RUNS = TableSpec(name="run", row_class=RunRow, key=("run_id",))
 PROJECT_RUNS = TableSpec(name="project_run", row_class=ProjectRunRow, key=("project", "run_id"))

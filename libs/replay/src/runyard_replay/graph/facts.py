@@ -62,7 +62,7 @@ Thing = tuple[int, str, str, Properties]
 Plain tuples, as hundreds of thousands are made each second; those of few things are made once and kept.
 """
 Facts = tuple[Sequence[Thing], Sequence[EdgeKey]]
-"""Things, and how they came from one another: both ends of every edge are among the things."""
+"""Things, and how they came from one another. A run is named when it is queued, leased and finished."""
 
 
 def facts(message: Message, envelope: Envelope) -> Facts:
@@ -110,10 +110,10 @@ def _leased(leased: RunLeaseGranted, _: Envelope) -> Facts:
 
 def _started(started: RunStarted, _: Envelope) -> Facts:
     run_id = key_text(started.run_id)
-    things: list[Thing] = [(_RUN, run_id, "", ())]
+    things: list[Thing] = []
     edges: list[EdgeKey] = []
     if started.hardware.node_id:
-        things += _machines(started.hardware.SerializeToString(deterministic=True))
+        things += _machines(started.hardware.SerializeToString())
     for used in started.inputs:
         role = key_text(used.name)
         for file in used.files:
@@ -133,14 +133,14 @@ def _fetched(fetched: RunInputFetched, _: Envelope) -> Facts:
     run_id, file = key_text(fetched.run_id), fetched.file
     artifact = _artifact(file.sha256, "", file.size_bytes)
     edge = (_RUN, run_id, _USED, _ARTIFACT, artifact[1], key_text(fetched.input))
-    return ([(_RUN, run_id, "", ()), artifact], [edge])
+    return ([artifact], [edge])
 
 
 def _captured(captured: EnvironmentCaptured, _: Envelope) -> Facts:
     run_id = key_text(captured.run_id)
-    environment = _environment(captured.environment.SerializeToString(deterministic=True))
+    environment = _environment(captured.environment.SerializeToString())
     edge = (_RUN, run_id, _USED, _ENVIRONMENT, environment[1], "")
-    return ([(_RUN, run_id, "", ()), environment], [edge])
+    return ([environment], [edge])
 
 
 def _written(written: ArtifactWritten, envelope: Envelope) -> Facts:
@@ -150,7 +150,7 @@ def _written(written: ArtifactWritten, envelope: Envelope) -> Facts:
     if origin.run_id:
         run_id = key_text(origin.run_id)
         edge = (_ARTIFACT, artifact[1], _WAS_GENERATED_BY, _RUN, run_id, key_text(path))
-        return ([artifact, (_RUN, run_id, "", ())], [edge])
+        return ([artifact], [edge])
     actor = _actor(envelope)
     edge = (_ARTIFACT, artifact[1], _WAS_ATTRIBUTED_TO, _ACTOR, actor[1], key_text(path))
     return ([artifact, actor], [edge])

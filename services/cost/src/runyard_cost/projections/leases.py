@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -57,19 +56,19 @@ class CostProjection:
             case _:
                 return ()
 
-    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any]]:
+    def apply(self, event: RecordedEvent, rows: Rows) -> list[Put[Any]]:
         """Give the rows of an event."""
         match event.message:
-            case PriceSet() as price_set:
-                return [Put(PRICES, _price_row(event, price_set))]
-            case RunQueued() as queued:
-                return [Put(RUNS, RunRow(queued.run_id, queued.project, event.position))]
             case NodeGpusReserved() as reserved:
                 return _put_reserved(event, reserved, rows)
             case NodeGpusReleased() as released:
                 return _put_released(event, released, rows)
+            case RunQueued() as queued:
+                return [Put(RUNS, RunRow(queued.run_id, event.position, queued.project))]
+            case PriceSet() as price_set:
+                return [Put(PRICES, _price_row(event, price_set))]
             case _:
-                return ()
+                return []
 
 
 def milliseconds_of(time: Timestamp) -> int:
@@ -92,44 +91,45 @@ def _price_row(event: RecordedEvent, price_set: PriceSet) -> PriceRow:
     )
 
 
-def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) -> Iterable[Put[Any]]:
-    reserved_at_ms = milliseconds_of(event.envelope.occurred_at)
-    models = (*reserved.gpu_models, *("" for _ in reserved.gpu_uuids))
-    yield Put(
-        LEASES,
-        LeaseRow(
-            node_id=reserved.node_id,
-            lease_id=reserved.lease_id,
-            run_id=reserved.run_id,
-            attempt=reserved.attempt,
-            gpu_uuids=tuple(reserved.gpu_uuids),
-            gpu_models=models[: len(reserved.gpu_uuids)],
-            reserved_at_ms=reserved_at_ms,
-            released_at_ms=None,
-            reserved_event_id=event.envelope.event_id,
-            released_event_id="",
-            position=event.position,
-        ),
+def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) -> list[Put[Any]]:
+    envelope, position = event.envelope, event.position
+    reserved_at_ms = milliseconds_of(envelope.occurred_at)
+    node_id, lease_id = reserved.node_id, reserved.lease_id
+    run_id, project = reserved.run_id, reserved.project
+    gpu_uuids = tuple(reserved.gpu_uuids)
+    models = (*reserved.gpu_models, *("" for _ in gpu_uuids))
+    lease = LeaseRow(
+        node_id=node_id,
+        lease_id=lease_id,
+        position=position,
+        run_id=run_id,
+        attempt=reserved.attempt,
+        gpu_uuids=gpu_uuids,
+        gpu_models=models[: len(gpu_uuids)],
+        reserved_at_ms=reserved_at_ms,
+        released_at_ms=None,
+        reserved_event_id=envelope.event_id,
+        released_event_id="",
     )
-    yield Put(RUN_LEASES, RunLeaseRow(reserved.run_id, reserved.lease_id, reserved.node_id, event.position))
-    if rows.get(RUNS, reserved.run_id) is None:
-        yield Put(RUNS, RunRow(reserved.run_id, reserved.project, event.position))
-    if rows.get(PROJECT_RUNS, reserved.project, reserved.run_id) is None:
-        yield Put(
-            PROJECT_RUNS, ProjectRunRow(reserved.project, reserved.run_id, reserved_at_ms, event.position)
-        )
+    puts: list[Put[Any]] = [
+        Put(LEASES, lease),
+        Put(RUN_LEASES, RunLeaseRow(run_id, lease_id, position, node_id)),
+    ]
+    if rows.get(RUNS, run_id) is None:
+        puts.append(Put(RUNS, RunRow(run_id, position, project)))
+    if rows.get(PROJECT_RUNS, project, run_id) is None:
+        puts.append(Put(PROJECT_RUNS, ProjectRunRow(project, run_id, position, reserved_at_ms)))
+    return puts
 
 
-def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) -> Iterable[Put[Any]]:
+def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) -> list[Put[Any]]:
     lease = rows.get(LEASES, released.node_id, released.lease_id)
     if lease is None or lease.released_at_ms is not None:
-        return
-    yield Put(
-        LEASES,
-        replace(
-            lease,
-            released_at_ms=milliseconds_of(event.envelope.occurred_at),
-            released_event_id=event.envelope.event_id,
-            position=event.position,
-        ),
+        return []
+    envelope = event.envelope
+    ended = lease._replace(
+        position=event.position,
+        released_at_ms=milliseconds_of(envelope.occurred_at),
+        released_event_id=envelope.event_id,
     )
+    return [Put(LEASES, ended)]

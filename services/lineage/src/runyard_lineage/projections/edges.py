@@ -7,7 +7,7 @@ from typing import Any
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
-from runyard_core.projection import Put, RowKey, Rows, TableSpec
+from runyard_core.projection import Put, RowKey, Rows, TableSpec, puts_of
 from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX, RunNumberRow
 from runyard_replay.graph.facts import EVENTS, facts
 from runyard_replay.graph.identities import key_text
@@ -40,8 +40,8 @@ class EdgesProjection:
             after = described_after(thing, before, position)
             if after is not before:
                 new[kind, vertex_id] = after
-        puts: list[Put[Any]] = [Put(VERTEX, vertex) for vertex in new.values()]
-        puts += [Put(EDGE, edge) for edge in edge_rows(edges, event)]
+        puts: list[Put[Any]] = puts_of(VERTEX, new.values())
+        puts += puts_of(EDGE, edge_rows(edges, event))
         if isinstance(message, RunQueued):
             project, run_id = key_text(message.project), key_text(message.run_id)
             puts.append(Put(RUN_NUMBER, RunNumberRow(project, message.number, position, run_id)))
