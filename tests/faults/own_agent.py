@@ -45,6 +45,12 @@ class OwnAgent:
         self.process.wait()
         self.kill_count += 1
 
+    def stop(self) -> None:
+        """End it in order."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
     @property
     def pid(self) -> int:
         """Its pid; ``ip netns exec`` becomes it."""
@@ -78,7 +84,7 @@ def own_agent(
     try:
         yield agent
     finally:
-        agent.kill()
+        agent.stop()
         # Shown when a test has failed.
         print(agent.log[-20_000:])
 

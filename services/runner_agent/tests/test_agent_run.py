@@ -8,70 +8,22 @@ import json
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
-from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
+from runyard.agent.v1.agent_service_pb2 import HeldAttempt, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
 from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, OnLost
 from runyard_agent.process_table import start_ticks
 from runyard_agent.runtime_process import private_view_problem
-from runyard_testkit import Bus
 
-from .scripted_yard import (
-    AgentProcess,
-    Ledger,
-    ScriptedArtifacts,
-    ScriptedScheduler,
-    ScriptedYard,
-    agent_environment,
-    create_stream,
-    serve,
-)
+from .running_agent import agent_changes, attempt_folder, cache, mounts, yard
+from .scripted_yard import AgentProcess, ScriptedYard
 
-
-def attempt_folder(yard: ScriptedYard, grant: LeaseGrant) -> Path:
-    return yard.agent.directory / "attempts" / f"{grant.run_id}-{grant.attempt}"
-
-
-def mounts() -> str:
-    return Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+__all__ = ["agent_changes", "cache", "yard"]
 
 
 STDOUT, STDERR, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR, LogStream.LOG_STREAM_STATUS
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a cache for all agents of the session: making an environment takes seconds."""
-    return tmp_path_factory.mktemp("agent-cache")
-
-
-@pytest.fixture
-async def yard(bus: Bus, tmp_path: Path, cache: Path) -> AsyncIterator[ScriptedYard]:
-    async with AsyncExitStack() as stack:
-        client = await bus.connect("test")
-        stack.push_async_callback(client.close)
-        await create_stream(client)
-        ledger = Ledger()
-        await stack.enter_async_context(ledger.listening(client))
-        scheduler = ScriptedScheduler()
-        artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
-        server, address = await serve(scheduler, artifacts)
-        stack.push_async_callback(server.stop, 0)
-        directory = tmp_path / "agent"
-        directory.mkdir()
-        (directory / "cache").symlink_to(cache)
-        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
-        agent = AgentProcess(directory, environment)
-        agent.start()
-        stack.callback(lambda: print(agent.log))
-        stack.callback(agent.kill)
-        await scheduler.wait_for(lambda: bool(scheduler.hellos))
-        yield ScriptedYard(scheduler, artifacts, ledger, agent)
 
 
 async def test_run_leaves_its_whole_record(yard: ScriptedYard) -> None:

@@ -47,7 +47,7 @@ def kill(folders: list[str]) -> None:
 
 
 def remove(folders: list[str]) -> bool:
-    """Remove an empty group; False when something still lives in it."""
+    """Remove an empty group, and the tree that it was the last in; False when something still lives in it."""
     removed = True
     for folder in folders:
         for directory, _, _ in os.walk(folder, topdown=False):
@@ -57,6 +57,10 @@ def remove(folders: list[str]) -> bool:
                 continue
             except OSError:
                 removed = False
+        try:
+            os.rmdir(os.path.dirname(folder))
+        except OSError:
+            continue
     return removed
 
 

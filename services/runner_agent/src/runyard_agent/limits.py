@@ -28,7 +28,6 @@ PROCESSES_MAX = 32_768
 _MACHINE_PART = 4
 _DISK_PART = 0.8
 _CPU_PERIOD_MICROSECONDS = 100_000
-_LEGACY_FILES = {"memory": "memory.limit_in_bytes", "pids": "pids.max", "cpu": "cpu.cfs_quota_us"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ class MachineLimits:
 
     trees: Mapping[str, Path] = field(default_factory=dict)
     """Controller, or "kill", to the folder below which attempts get their groups."""
-    is_legacy: bool = False
-    """The controllers are those of version 1."""
+    legacy: frozenset[str] = frozenset()
+    """Controllers that are of version 1."""
     is_root: bool = False
 
     @property
@@ -98,18 +97,16 @@ class MachineLimits:
         Raises:
             RunyardError: ENVIRONMENT_UNAVAILABLE, the kernel refuses a limit.
         """
-        folders = self._folders(plan.name)
-        try:
-            for folder in folders:
-                os.makedirs(folder, exist_ok=True)
-            for name, value in group_settings(plan, is_legacy=self.is_legacy).items():
-                if (tree := self.trees.get(name.partition(".")[0])) is not None:
-                    _set(tree / plan.name / name, value)
-        except OSError as error:
-            raise RunyardError(
-                f"the limits of {plan.name} cannot be set: {error}", code="ENVIRONMENT_UNAVAILABLE"
-            ) from error
-        return folders
+        for tries_left in (2, 1, 0):
+            try:
+                return self._made_group(plan)
+            except OSError as error:
+                # The shim of an attempt that ends now may remove a tree that it finds empty.
+                if not isinstance(error, FileNotFoundError) or not tries_left:
+                    raise RunyardError(
+                        f"the limits of {plan.name} cannot be set: {error}", code="ENVIRONMENT_UNAVAILABLE"
+                    ) from error
+        raise AssertionError("unreachable")
 
     def find_group(self, plan: LaunchPlan) -> list[str]:
         """Give the folders of an attempt's group that are there."""
@@ -121,47 +118,61 @@ class MachineLimits:
             for group in _groups_below(tree):
                 if not control_group.members([group]):
                     control_group.remove([group])
-            if not _groups_below(tree):
-                control_group.remove([str(tree)])
+
+    def _made_group(self, plan: LaunchPlan) -> list[str]:
+        for tree in {*self.trees.values()}:
+            tree.mkdir(exist_ok=True)
+        for controller in CONTROLLERS:
+            if controller in self.trees and controller not in self.legacy:
+                _set(self.trees[controller] / "cgroup.subtree_control", f"+{controller}")
+        folders = self._folders(plan.name)
+        for folder in folders:
+            os.makedirs(folder, exist_ok=True)
+        for name, value in group_settings(plan, self.legacy).items():
+            if (tree_of := self.trees.get(name.partition(".")[0])) is not None:
+                _set(tree_of / plan.name / name, value)
+        return folders
 
     def _folders(self, name: str) -> list[str]:
         return sorted({str(tree / name) for tree in self.trees.values()})
 
 
 def look_at_machine(agent_directory: Path) -> MachineLimits:
-    """See what this machine lets the agent of a folder limit; makes its trees where it may."""
+    """See what this machine lets the agent of a folder limit; nothing is made yet."""
     mounts = _mounts(Path("/proc/self/mounts").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(os.fsencode(agent_directory.absolute())).hexdigest()[:8]
-    name = f"runyard-{digest}"
+    name = tree_name(agent_directory)
     is_root = os.geteuid() == 0
     trees: dict[str, Path] = {}
     if (unified := mounts.get("")) is not None:
         trees |= _unified_trees(unified, name, is_root=is_root)
-    is_legacy = False
-    for controller in CONTROLLERS:
-        tree = mounts[controller] / name if controller in mounts else None
-        if controller not in trees and is_root and tree is not None and _made(tree):
-            trees[controller] = tree
-            is_legacy = True
-    return MachineLimits(trees, is_legacy, is_root)
+    legacy = {
+        controller: mounts[controller] / name
+        for controller in CONTROLLERS
+        if is_root and controller not in trees and os.access(mounts.get(controller, "/none"), os.W_OK)
+    }
+    return MachineLimits({**trees, **legacy}, frozenset(legacy), is_root)
 
 
-def group_settings(plan: LaunchPlan, *, is_legacy: bool) -> Mapping[str, str]:
+def tree_name(agent_directory: Path) -> str:
+    """Name the trees of the agent of a folder; those of another agent of the machine have another name."""
+    return f"runyard-{hashlib.sha256(os.fsencode(agent_directory.absolute())).hexdigest()[:8]}"
+
+
+def group_settings(plan: LaunchPlan, legacy: frozenset[str] = frozenset()) -> Mapping[str, str]:
     """Give the files of a group with what is to be written to them, in order."""
     found: dict[str, str] = {}
-    if plan.memory_bytes_max:
-        found[_LEGACY_FILES["memory"] if is_legacy else "memory.max"] = str(plan.memory_bytes_max)
-        # Without swap: a limit that only makes everything slow is none.
-        swap = str(plan.memory_bytes_max) if is_legacy else "0"
-        found["memory.memsw.limit_in_bytes" if is_legacy else "memory.swap.max"] = swap
+    memory, quota = plan.memory_bytes_max, plan.cpu_millicores_max * _CPU_PERIOD_MICROSECONDS // 1000
+    # Without swap: a limit that only makes everything slow is none.
+    if memory and "memory" in legacy:
+        found |= {"memory.limit_in_bytes": str(memory), "memory.memsw.limit_in_bytes": str(memory)}
+    elif memory:
+        found |= {"memory.max": str(memory), "memory.swap.max": "0"}
     if plan.processes_max:
         found["pids.max"] = str(plan.processes_max)
-    if plan.cpu_millicores_max:
-        quota = plan.cpu_millicores_max * _CPU_PERIOD_MICROSECONDS // 1000
-        if is_legacy:
-            found[_LEGACY_FILES["cpu"]] = str(quota)
-        else:
-            found["cpu.max"] = f"{quota} {_CPU_PERIOD_MICROSECONDS}"
+    if quota and "cpu" in legacy:
+        found["cpu.cfs_quota_us"] = str(quota)
+    elif quota:
+        found["cpu.max"] = f"{quota} {_CPU_PERIOD_MICROSECONDS}"
     return found
 
 
@@ -176,24 +187,22 @@ def user_processes_max(plan: LaunchPlan, limits: MachineLimits) -> int:
 
 
 def _unified_trees(mounted: Path, name: str, *, is_root: bool) -> dict[str, Path]:
-    """Make a tree in the hierarchy of version 2: below its root, or beside the group that holds the agent."""
+    """Find a place in the hierarchy of version 2: below its root, or beside the group of the agent."""
     parent = mounted
     if not is_root:
         own = _own_unified_group(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
         parent = (mounted / own.lstrip("/")).parent
         if not own.strip("/") or not os.access(parent / "cgroup.procs", os.W_OK):
             return {}
+    if not os.access(parent, os.W_OK):
+        return {}
     tree = parent / name
     available = _words(parent / "cgroup.controllers")
     wanted = [each for each in CONTROLLERS if each in available]
     # Refused where processes live right in the parent; then the group still serves to end them all.
     for each in wanted:
         _try_set(parent / "cgroup.subtree_control", f"+{each}")
-    if not _made(tree):
-        return {}
-    for each in wanted:
-        _try_set(tree / "cgroup.subtree_control", f"+{each}")
-    enabled = _words(tree / "cgroup.subtree_control")
+    enabled = _words(parent / "cgroup.subtree_control")
     return {"kill": tree, **{each: tree for each in wanted if each in enabled}}
 
 
@@ -220,14 +229,6 @@ def _groups_below(tree: Path) -> list[str]:
         return [entry.path for entry in os.scandir(tree) if entry.is_dir()]
     except FileNotFoundError:
         return []
-
-
-def _made(tree: Path) -> bool:
-    try:
-        tree.mkdir(exist_ok=True)
-    except OSError:
-        return False
-    return os.access(tree, os.W_OK)
 
 
 def _words(path: Path) -> list[str]:

@@ -68,18 +68,16 @@ def end_all(find: Callable[[], list[int]]) -> None:
     kill_all(list(stopped), signal.SIGKILL)
 
 
-def of_view(mount_namespace: str) -> list[int]:
-    """Give the processes that see the file system as one attempt does, in its private view."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if mount_namespace_of(pid) == mount_namespace]
-
-
-def mount_namespace_of(pid: int) -> str:
-    """Name the mount namespace of a process; empty when it is gone or may not be looked at."""
-    try:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
-    except OSError:
-        return ""
+def in_view_of(folder: str) -> list[int]:
+    """Give the processes whose private view shows them this folder: those of one attempt, and no others."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and f"{folder} /" in _read(f"/proc/{name}/mountinfo"):
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
 
 
 def is_stopped(pid: int) -> bool:
@@ -101,6 +99,11 @@ def _stat_fields(pid: int) -> list[str] | None:
             return file.read().rpartition(b")")[2].decode().split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def memory_bytes(pids: list[int], enough: int) -> int:

@@ -108,7 +108,9 @@ class ProcessRuntime:
             _continue(handle)
             await self.kill(handle)
             await asyncio.sleep(_POLL_SECONDS)
-        await self._end_orphans(plan)
+        groups = self._limits.find_group(plan)
+        control_group.kill(groups)
+        control_group.remove(groups)
 
     async def pids(self, handle: Handle) -> Sequence[int]:
         """Give the pids below the shim; once a second, so without a look at every process of the machine."""
@@ -118,16 +120,15 @@ class ProcessRuntime:
     async def _end_orphans(self, plan: LaunchPlan) -> None:
         """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
         groups = self._limits.find_group(plan)
-        own_view = process_table.mount_namespace_of(os.getpid())
         program = json.loads(_read(plan.state / shim.PROGRAM_FILE) or b"{}")
-        view = program.get("mount_namespace", "")
+        session, ticks = int(program.get("session", 0)), int(program.get("start_ticks", 0))
+        seen = f"/{plan.directory.name}/outputs"
 
         def left() -> list[int]:
-            found = set(control_group.members(groups))
-            if "session" in program:
-                found.update(process_table.session_members(int(program["session"])))
-            if view and view != own_view:
-                found.update(process_table.of_view(view))
+            found = {*control_group.members(groups), *process_table.in_view_of(seen)}
+            # Another program may have the number by now.
+            if session and process_table.start_ticks(session) in {0, ticks}:
+                found.update(process_table.session_members(session))
             return sorted(found)
 
         control_group.kill(groups)

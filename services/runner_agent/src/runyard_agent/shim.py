@@ -31,7 +31,6 @@ from runyard_agent.process_table import (
     end_all,
     kill_all,
     memory_bytes,
-    mount_namespace_of,
     oom_kill_count,
     start_ticks,
 )
@@ -141,8 +140,7 @@ class Shim:
             become_program(self.plan, streams)
         for descriptor in (*streams, its_end):
             os.close(descriptor)
-        view = mount_namespace_of(os.getpid())
-        _write_atomically(PROGRAM_FILE, {"session": self.child, "mount_namespace": view})
+        _write_atomically(PROGRAM_FILE, {"session": self.child, "start_ticks": start_ticks(self.child)})
         os.write(self.ready_descriptor, b"+")
         os.close(self.ready_descriptor)
         os.write(our_end, b"+")

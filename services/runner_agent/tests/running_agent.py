@@ -1,0 +1,73 @@
+"""The real agent on a real bus, for a scripted scheduler: what tests of whole runs share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard_agent.limits import look_at_machine
+from runyard_testkit import Bus
+
+from .scripted_yard import (
+    AgentProcess,
+    Ledger,
+    ScriptedArtifacts,
+    ScriptedScheduler,
+    ScriptedYard,
+    agent_environment,
+    create_stream,
+    serve,
+)
+
+
+def attempt_folder(yard: ScriptedYard, grant: LeaseGrant) -> Path:
+    return yard.agent.directory / "attempts" / f"{grant.run_id}-{grant.attempt}"
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a cache for all agents of the session: making an environment takes seconds."""
+    return tmp_path_factory.mktemp("agent-cache")
+
+
+@pytest.fixture
+def agent_changes() -> dict[str, str]:
+    """Settings of the agent that a module wants otherwise: it has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture
+async def yard(
+    bus: Bus, tmp_path: Path, cache: Path, agent_changes: dict[str, str]
+) -> AsyncIterator[ScriptedYard]:
+    """Run the agent for a scripted scheduler."""
+    async with AsyncExitStack() as stack:
+        client = await bus.connect("test")
+        stack.push_async_callback(client.close)
+        await create_stream(client)
+        ledger = Ledger()
+        await stack.enter_async_context(ledger.listening(client))
+        scheduler = ScriptedScheduler()
+        artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
+        server, address = await serve(scheduler, artifacts)
+        stack.push_async_callback(server.stop, 0)
+        directory = tmp_path / "agent"
+        directory.mkdir()
+        (directory / "cache").symlink_to(cache)
+        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
+        agent = AgentProcess(directory, {**environment, **agent_changes})
+        agent.start()
+        stack.callback(lambda: print(agent.log))
+        # What an agent that ends in order removes itself.
+        stack.callback(lambda: look_at_machine(directory).close())
+        stack.callback(agent.kill)
+        await scheduler.wait_for(lambda: bool(scheduler.hellos))
+        yield ScriptedYard(scheduler, artifacts, ledger, agent)
