@@ -11,7 +11,7 @@ import pytest
 
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
-from runyard_agent import log_reader
+from runyard_agent import file_watch, log_reader
 from runyard_agent.log_reader import LogReader
 from runyard_agent.spool import Spool
 from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
@@ -104,6 +104,7 @@ async def test_killed_at_any_moment_no_line_is_lost_or_doubled(
 ) -> None:
     chance = random.Random(seed)
     monkeypatch.setattr(log_reader, "_READ_BYTES", chance.choice([7, 64, 4096]))
+    monkeypatch.setattr(log_reader, "_REST_SECONDS", 0.0)
     expected = [f"line {number} {'x' * chance.randrange(60)}" for number in range(300)]
     data = "\n".join(expected).encode()
     written = 0
@@ -174,3 +175,34 @@ async def test_forgotten_attempt_leaves_no_mark(tmp_path: Path) -> None:
     life.telemetry.forget()
 
     assert dict(Life(tmp_path).spool.marks) == {}
+
+
+async def test_a_line_wakes_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "LOOK_SECONDS", 3600.0)
+    life, ended = Life(tmp_path), asyncio.Event()
+    seen: asyncio.Queue[int] = asyncio.Queue()
+    life.reader.on_lines = lambda lines: seen.put_nowait(len(lines))
+    async with asyncio.timeout(10):
+        following = asyncio.ensure_future(life.reader.follow(ended))
+        with (tmp_path / "stdout").open("ab", buffering=0) as file:
+            for _ in range(3):
+                file.write(b"line\n")
+                while await seen.get() == 0:
+                    pass
+        ended.set()
+        await following
+
+
+async def test_without_a_watch_the_reader_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "LOOK_SECONDS_DEAF", 0.001)
+    monkeypatch.setattr(file_watch, "_watch_of", lambda _: -1)
+    life, ended = Life(tmp_path), asyncio.Event()
+    seen: asyncio.Queue[int] = asyncio.Queue()
+    life.reader.on_lines = lambda lines: seen.put_nowait(len(lines))
+    async with asyncio.timeout(10):
+        following = asyncio.ensure_future(life.reader.follow(ended))
+        (tmp_path / "stdout").write_bytes(b"line\n")
+        while await seen.get() == 0:
+            pass
+        ended.set()
+        await following
