@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -100,6 +101,8 @@ def _check(directory: Path) -> int:
     for line in describe(_look(directory, enrolled.node_id if enrolled else "none")):
         _say(line)
     if enrolled is None:
+        with contextlib.suppress(OSError):
+            directory.rmdir()  # made only to look at its disk
         _say("node      none: this machine has not enrolled")
         return 1
     _say(f"node      {enrolled.node_id} of the yard at {enrolled.address}")
