@@ -277,9 +277,12 @@ def _gpus(folder: Path) -> dict[str, str]:
         [str(FAKE_NVML), str(folder / "nvml")], check=True, capture_output=True, text=True
     ).stdout.strip()
     script = folder / "gpus"
-    script.write_text(
-        "".join(f"device {index} name=Fake-H100 util=93 power=480000 temp=61\n" for index in range(GPU_COUNT))
+    readings = (
+        "util=93,96 power=480000,470000 temp=61 mem_used=60000000000 sm_clock=1980,1965 throttle=4 "
+        "pcie_tx=1000000,1200000 pcie_rx=200000,300000 nvlink_tx=9000000 nvlink_rx=8000000,9000000 "
+        f"mem_total=85899345920 proc={os.getpid()}:60000000000:93"
     )
+    script.write_text("".join(f"device {index} name=Fake-H100 {readings}\n" for index in range(GPU_COUNT)))
     return {"LD_LIBRARY_PATH": library, "FAKE_NVML_FILE": str(script)}
 
 

@@ -58,7 +58,9 @@ def test_devices_and_samples_are_what_the_driver_says(scripted: Scripted) -> Non
                 {"uuid": "GPU-b", "index": 1, "model": "Fake-L4", "memoryBytes": str(16 << 30)},
             ],
         }
-        first, seen = machine.look()["samples"][0], machine.look()["samples"][0]
+        first = machine.look()["samples"][0]
+        time.sleep(0.2)
+        seen = machine.look()["samples"][0]
 
     assert seen["energy_millijoules"] > first["energy_millijoules"]
     expected = {
@@ -84,10 +86,10 @@ def test_devices_and_samples_are_what_the_driver_says(scripted: Scripted) -> Non
         "memory_temperature_celsius": 71,
     }
     assert rates == {
-        "pcie_sent_kilobytes_per_second": pytest.approx(1_000_000, rel=0.2),
-        "pcie_received_kilobytes_per_second": pytest.approx(2_000_000, rel=0.2),
-        "nvlink_sent_kilobytes_per_second": pytest.approx(4_096_000, rel=0.2),
-        "nvlink_received_kilobytes_per_second": pytest.approx(3_072_000, rel=0.2),
+        "pcie_sent_kilobytes_per_second": pytest.approx(1_000_000, rel=0.3),
+        "pcie_received_kilobytes_per_second": pytest.approx(2_000_000, rel=0.3),
+        "nvlink_sent_kilobytes_per_second": pytest.approx(4_096_000, rel=0.3),
+        "nvlink_received_kilobytes_per_second": pytest.approx(3_072_000, rel=0.3),
     }
     assert not any(name.endswith("_per_second") for name in first["values"])
     own_name = Path("/proc/self/comm").read_text().strip()

@@ -20,6 +20,7 @@ from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
 from runyard_agent.nvml_events import XidWatch
 from runyard_agent.nvml_inventory import list_devices
 from runyard_agent.nvml_readings import GpuReader
+from runyard_core.errors import DeadlineExceeded
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,13 @@ class NvmlGpus:
         """Read all GPUs; None for one that does not answer."""
         if not self._devices and not self._is_due(_LOOK_FOR_MORE_SECONDS):
             return ()
-        return await self._pool.run(_CALL_SECONDS_MAX, self._read_all)
+        try:
+            return await self._pool.run(_CALL_SECONDS_MAX, self._read_all)
+        except DeadlineExceeded as error:
+            for device in self._devices:
+                health = self._health.get(device.uuid, GpuHealth())
+                self._health[device.uuid] = health.after_silence(error.message)
+            raise
 
     async def processes(self) -> Sequence[GpuProcess]:
         """List the processes that hold GPU memory, of GPUs that answer."""

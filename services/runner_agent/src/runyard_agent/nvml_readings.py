@@ -61,6 +61,7 @@ class GpuReader:
         self._refused: set[str] = set()
         self._fields = [*_COUNTS, *_NVLINK_ERRORS, *_RATES, _ENERGY, _RECOVERY_ACTION]
         self._counters: dict[int, tuple[float, int]] = {}
+        self._counted_at_seconds = 0.0
         self._links: dict[GpuQuantity.ValueType, int] = {}
         self._names: dict[int, str] = {}
         self._look_count = 0
@@ -142,7 +143,7 @@ class GpuReader:
         yield from self._link_state(handle)
 
     def _rates(self, handle: Any, fields: Mapping[int, int]) -> Iterator[tuple[GpuQuantity.ValueType, int]]:
-        now_seconds = time.monotonic()
+        now_seconds = self._counted_at_seconds
         for field_id, (quantity, kilobytes) in _RATES.items():
             if field_id not in fields:
                 continue
@@ -194,6 +195,7 @@ class GpuReader:
         nvml = self._nvml
         asked = [(field_id, _SCOPES.get(field_id, 0)) for field_id in self._fields]
         answers = self._offered("fields", lambda: nvml.nvmlDeviceGetFieldValues(handle, asked))
+        self._counted_at_seconds = time.monotonic()
         if answers is None:
             self._fields = []
             return {}

@@ -108,6 +108,8 @@ def _gpu_rows(gpus: GpuState) -> Iterator[Row]:
                 size = size_words(other.memory_bytes)
                 process = f"{other.process_name} ({other.pid}) of no run, {size}"
                 held_by = f"{held_by} and {process}" if holder else process
+            if gpu.unusable_reason:
+                held_by = f"{held_by or 'nobody'}; {gpu.unusable_reason}"
             held_by = held_by or "free"
             since = time_words(holder.reserved_at) if holder else ""
             yield (node.node_id, state, gpu.uuid, gpu.model, held_by, since)

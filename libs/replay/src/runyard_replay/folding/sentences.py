@@ -151,7 +151,10 @@ def _of_node(message: Message) -> str:
             silent = duration_text(message.silent_milliseconds)
             return f"agent detached: {message.reason}, silent for {silent}"
         case node_events.NodeInventoryChanged():
-            return f"inventory changed: {len(message.inventory.gpus)} GPUs"
+            gpus = message.inventory.gpus
+            unfit = [f"{gpu.uuid} ({gpu.unusable_reason})" for gpu in gpus if gpu.unusable_reason]
+            why = f", not fit for use: {', '.join(unfit)}" if unfit else ""
+            return f"inventory changed: {len(gpus)} GPUs{why}"
         case node_events.NodeGpusReserved():
             what = ", ".join(message.gpu_uuids) or "a slot"
             return f"reserved {what} for run {_short(message.run_id)} attempt {message.attempt}"
