@@ -14,6 +14,7 @@ from runyard_contracts.ids import Position
 from runyard_core.errors import Unavailable
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog, Page
+from runyard_eventlog.reading_ahead import ReadingAhead
 
 LOOK_SECONDS_MAX = 1.0
 """The log's head is looked at least this often, whether it rings or not."""
@@ -51,30 +52,24 @@ async def follow(
     given_at = loop.time()
     failures = 0
     heard = bell.rings
-    ahead: asyncio.Task[Page] | None = None
-
-    async def read() -> Page:
-        return await log.read(lane, after_position=position, filter=filter, limit=page_size)
-
+    pages = ReadingAhead(
+        lambda position: log.read(lane, after_position=position, filter=filter, limit=page_size)
+    )
     try:
         while True:
             try:
-                page = await (ahead or read())
+                page = await pages.page_after(position)
             except Unavailable as error:
                 _log.warning("the log does not answer, waiting: %s", error)
                 await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
                 failures += 1
                 continue
-            finally:
-                ahead = None
             failures = 0
             if page.scanned_to > position:
                 position = page.scanned_to
                 heard = bell.rings
                 if len(page.events) == page_size:
-                    # In history the database reads the next page while the caller works on this one.
-                    ahead = asyncio.create_task(read())
-                    await asyncio.sleep(0)  # lets it ask, as the caller may not give way while it works
+                    await pages.ask_after(position)
                 yield page
                 given_at = loop.time()
                 continue
@@ -84,5 +79,4 @@ async def follow(
             await bell.wait(heard, LOOK_SECONDS_MAX)
             heard = bell.rings
     finally:
-        if ahead is not None:
-            ahead.cancel()
+        pages.close()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded
-from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput, NotFound, ResourceExhausted
 from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
+from runyard_eventlog.positions import telemetry_at
 from runyard_eventlog.projector import Projector
 from runyard_metrics.domain.coverage import Coverage, coverage_of
 from runyard_metrics.domain.spools import SpoolKey
@@ -116,7 +115,7 @@ class MetricHandlers:
             return Moment(domain, self.telemetry.checkpoint)
         telemetry = (await self._event_log.head()).telemetry_position
         if read.HasField("as_of"):
-            telemetry = Position(await telemetry_position_at(self._event_log, domain, telemetry))
+            telemetry = await telemetry_at(self._event_log, domain, telemetry)
         await self.telemetry.wait_for(telemetry, WAIT_SECONDS_MAX)
         return Moment(domain, telemetry)
 
@@ -270,29 +269,3 @@ def points_max_of(asked: int) -> int:
             field_violations={"max_points": f"{POINTS_MIN} or more"},
         )
     return min(asked or POINTS_DEFAULT, POINTS_MAX)
-
-
-async def telemetry_position_at(event_log: EventLog, domain_position: int, head: int) -> int:
-    """Find the last telemetry event that was recorded before the domain lane went beyond a position.
-
-    after_position never falls along the telemetry lane, so halving finds it in log2(head) look-ups.
-
-    Args:
-        event_log: the log.
-        domain_position: position of the domain lane.
-        head: head of the telemetry lane.
-    """
-    low, high = 0, head
-    while low < high:
-        middle = (low + high + 1) // 2
-        page = await event_log.read(
-            Lane.LANE_TELEMETRY,
-            after_position=Position(middle - 1),
-            to_position=Position(middle),
-            limit=1,
-        )
-        if page.events[0].envelope.after_position <= domain_position:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -11,7 +11,8 @@ from runyard_contracts.ids import EventId
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.port import EventLog
-from runyard_replay.reading.pages import event_at, read_lane
+from runyard_eventlog.positions import event_at
+from runyard_replay.reading.pages import read_lane
 
 PREFIX_DIGITS_MIN = 8
 """Shorter ones would be of events of more than a minute."""

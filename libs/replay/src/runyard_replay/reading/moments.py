@@ -12,8 +12,8 @@ from runyard.event.v1.read_pb2 import AsOf
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_eventlog.port import EventLog
+from runyard_eventlog.positions import event_at
 from runyard_replay.folding.leases import milliseconds_of
-from runyard_replay.reading.pages import event_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from runyard_contracts.ids import StreamName, stream_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.positions import telemetry_at
 from runyard_replay.reading.merging import EventSource, known
-from runyard_replay.reading.pages import read_lane, read_stream, telemetry_after
+from runyard_replay.reading.pages import read_lane, read_stream
 from runyard_replay.reading.subjects import Thing
 from runyard_replay.views import readable
 
@@ -89,7 +90,7 @@ async def _add_run(event_log: EventLog, scope: Scope, run_id: str, span: Span) -
         scope.add(event)
     await _add_outputs(event_log, scope, run_id, events, span)
     begin = max(span.after, events[0].position - 1)
-    first = await telemetry_after(event_log, span.telemetry_to, begin)
+    first = await telemetry_at(event_log, begin - 1, span.telemetry_to)
     scope.telemetry.append(
         read_lane(event_log, Lane.LANE_TELEMETRY, after=first, to=span.telemetry_to, wanted=wanted)
     )
@@ -151,7 +152,7 @@ async def _add_lease(event_log: EventLog, scope: Scope, run_id: str, held: _Held
         scope.add(event)
     if held.has_gpus:
         begin = max(span.after, held.from_position)
-        first = await telemetry_after(event_log, span.telemetry_to, begin)
+        first = await telemetry_at(event_log, begin - 1, span.telemetry_to)
         scope.telemetry.append(_gpu_batches(event_log, run_id, held, first, span.telemetry_to))
 
 
@@ -199,7 +200,7 @@ async def _add_node(event_log: EventLog, scope: Scope, node_id: str, span: Span)
         ):
             scope.add(event)
     await _add_late_reports(event_log, scope, node_id, span)
-    first = await telemetry_after(event_log, span.telemetry_to, max(span.after, 1))
+    first = await telemetry_at(event_log, max(span.after, 1) - 1, span.telemetry_to)
     wanted = EventFilter(actor=f"agent:{node_id}")
     scope.telemetry.append(
         read_lane(event_log, Lane.LANE_TELEMETRY, after=first, to=span.telemetry_to, wanted=wanted)

@@ -15,7 +15,8 @@ from runyard_contracts.ids import Position, is_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventFilter, EventLog, Page
-from runyard_replay.reading.pages import PAGE_BATCHES, last_where
+from runyard_eventlog.positions import last_where
+from runyard_replay.reading.pages import PAGE_BATCHES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
+from runyard_eventlog.positions import telemetry_at
 from runyard_replay.folding.gaps import GapWatch, incompleteness
 from runyard_replay.folding.order import recording_delay_milliseconds
 from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.merging import in_order
 from runyard_replay.reading.moments import moment_of
-from runyard_replay.reading.pages import telemetry_after
 from runyard_replay.reading.scopes import Scope, Span, committed_sequence, scope_of
 from runyard_replay.reading.subjects import find_thing
 from runyard_replay.views import cause_link, event_view, readable
@@ -48,7 +48,7 @@ async def read_timeline(
             )
     telemetry_to: int = heads.telemetry_position
     if request.HasField("end"):
-        telemetry_to = await telemetry_after(event_log, telemetry_to, end.position + 1)
+        telemetry_to = await telemetry_at(event_log, end.position, telemetry_to)
     thing = await find_thing(event_log, request.subject, end.position)
     span = Span(after, end.position, telemetry_to)
     scope = await scope_of(event_log, thing, span)

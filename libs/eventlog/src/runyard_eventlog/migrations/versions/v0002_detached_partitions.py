@@ -1,27 +1,15 @@
 """Partitions that are sealed and verified may be detached."""
 
-from pathlib import Path
-
-from alembic import op
+from runyard_eventlog.migrations.steps import refuse_downgrade, run_files
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parent.parent / "sql"
+downgrade = refuse_downgrade
 
 
 def upgrade() -> None:
-    """Run the file; statements are separated by lines of three dashes."""
-    for statement in (_SQL / "0002_detached_partitions.sql").read_text(encoding="utf-8").split("\n---\n"):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    """Refuse: a log is never taken back.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    raise NotImplementedError("the log is append-only; restore a backup instead")
+    """Bring the database to this revision."""
+    run_files("0002_detached_partitions.sql")
