@@ -6,11 +6,14 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten, CodeSnapshotRecorded
+from runyard.artifact.v1.registry_events_pb2 import DatasetVersionCreated, ModelVersionRegistered
+from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.node.v1.types_pb2 import GpuDevice
 from runyard.run.v1.events_pb2 import (
     EnvironmentCaptured,
     RunFinished,
+    RunInputFetched,
     RunLeaseGranted,
     RunQueued,
     RunStarted,
@@ -98,3 +101,36 @@ def _run(
 
 def _parameter(name: str, number: float) -> ParameterValue:
     return ParameterValue(name=name, value=Value(number_value=number))
+
+
+def versions() -> list[Message]:
+    """What comes after the story: versions of data and of a model, and a run that uses both by name."""
+    run_id = "0198cccc-0000-7000-8000-000000000003"
+    v1, v2 = (
+        DatasetVersionCreated(
+            project="digits",
+            dataset="raw_set",
+            version=version,
+            files=[VersionFile(path="raw.csv", sha256=RAW, size_bytes=7)],
+            from_version=before,
+        )
+        for version, before in (("v1", ""), ("v2", "v1"))
+    )
+    origin = Origin(run_id=TRAIN, attempt=1)
+    model_file = VersionFile(path="model.pt", sha256=MODEL, size_bytes=9)
+    model = ModelVersionRegistered(
+        project="digits", model="net", version=1, files=[model_file], origin=origin
+    )
+    newest = "dataset://raw_set/newest"
+    used = InputFile(
+        uri=newest, resolved_uri="dataset://raw_set/v2", path="raw.csv", sha256=RAW, size_bytes=7
+    )
+    late = InputFile(uri="model://net/1", path="model.pt", sha256=MODEL, size_bytes=9)
+    return [
+        v1,
+        v2,
+        model,
+        RunQueued(run_id=run_id, project="digits", number=3, spec=RunSpec(step="evaluate", code=CODE)),
+        RunStarted(run_id=run_id, attempt=1, inputs=[Input(name="set", uris=[newest], files=[used])]),
+        RunInputFetched(run_id=run_id, attempt=1, input="model", file=late),
+    ]

@@ -7,8 +7,8 @@ from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse
 from runyard.run.v1.types_pb2 import Attempt, ParameterValue, Run, RunState, TelemetryMark
 from runyard_core.errors import InvalidInput
 from runyard_lineage.domain.completeness import completeness
-from runyard_replay.graph.identities import parameters_id, parameters_json
-from runyard_replay.graph.names import IdPrefix, NumberedRun, WholeId, parse_name
+from runyard_replay.graph.identities import canonical_json, parameters_id, parameters_json
+from runyard_replay.graph.names import IdPrefix, NumberedRun, VersionName, WholeId, parse_name
 
 MARK = TelemetryMark(
     node_id="n1", spool_id="s1", last_sequence=9, log_line_count=40, metric_point_count=5, sample_count=7
@@ -27,6 +27,8 @@ ALL_THERE = GetRunSummaryResponse(log_line_count=40, metric_point_count=5, sampl
         ("0198aaaa-0000", IdPrefix("0198aaaa-0000")),
         ("ab" * 32, IdPrefix("ab" * 32)),
         ("datum://abcdef01", IdPrefix("abcdef01", files_only=True)),
+        ("dataset://images/v3", VersionName("dataset://images/v3@")),
+        ("model://resnet/2@digits", WholeId("model://resnet/2@digits")),
         ("user:alice", WholeId("user:alice")),
         ("node-1", WholeId("node-1")),
     ],
@@ -47,6 +49,11 @@ def test_parameters_have_one_identity_whatever_their_order() -> None:
     sizes = ParameterValue(name="sizes", value=Value(list_value=ListValue(values=[Value(number_value=1.0)])))
     left_out = ParameterValue(name="seed")
     assert parameters_json([lr, epochs, sizes]) == '{"epochs":5,"lr":0.5,"sizes":[1]}'
+    texts = ParameterValue(name="ü\n", value=Value(string_value='"a"'))
+    flag = ParameterValue(name="flag", value=Value(bool_value=True))
+    assert parameters_json([texts, flag]) == '{"flag":true,"ü\\n":"\\"a\\""}'
+    large = ParameterValue(name="n", value=Value(number_value=1e22))
+    assert parameters_json([large]) == canonical_json({"n": 10**22})
     assert parameters_json([left_out]) == '{"seed":null}'
     assert parameters_json([lr, epochs]) == parameters_json([epochs, lr])
     assert parameters_id(parameters_json([lr])) != parameters_id(parameters_json([epochs]))

@@ -11,7 +11,7 @@ from runyard_replay.graph.identities import environment_id
 from runyard_replay.graph.rows import EdgeRow
 
 from .folding import fold
-from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, environment, story
+from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, environment, story, versions
 
 
 def _short(edge: EdgeRow) -> tuple[str, str, str, str]:
@@ -52,6 +52,29 @@ def test_an_edge_is_told_once_by_each_event_that_says_so() -> None:
     # artifact.written is before run.finished, which says the same.
     made = [edge.position for edge in edges if edge.source_id == MODEL]
     assert made == [len(story()) - 1, len(story())]
+
+
+def test_versions_of_datasets_and_models_stand_between_files_and_runs() -> None:
+    folded = fold([*story(), *versions()])
+    edges = {_short(edge) for edge in folded.rows(EDGE) if edge.position > len(story())}
+    v1, v2 = "dataset://raw_set/v1@digits", "dataset://raw_set/v2@digits"
+    net, run = "model://net/1@digits", "0198cccc-0000-7000-8000-000000000003"
+    assert {
+        (v1, "HAD_MEMBER", RAW, "raw.csv"),
+        (v1, "WAS_ATTRIBUTED_TO", "user:alice", ""),
+        (v2, "HAD_MEMBER", RAW, "raw.csv"),
+        (v2, "WAS_DERIVED_FROM", v1, ""),
+        (net, "HAD_MEMBER", MODEL, "model.pt"),
+        (net, "WAS_GENERATED_BY", TRAIN, ""),
+        (run, "USED", v2, "set"),
+        (run, "USED", RAW, "set"),
+        (run, "USED", net, "model"),
+        (run, "USED", MODEL, "model"),
+    } <= edges
+    version = folded.get(VERTEX, VertexKind.VERTEX_KIND_DATASET_VERSION, v2)
+    assert version is not None
+    assert version.label == "dataset://raw_set/v2"
+    assert not [row for row in folded.rows(VERTEX) if row.kind == VertexKind.VERTEX_KIND_EXTERNAL]
 
 
 def test_two_runs_in_the_same_environment_share_its_vertex() -> None:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
+from runyard.artifact.v1.registry_events_pb2 import DatasetVersionCreated
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
@@ -22,7 +23,7 @@ from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, Run, RunSpec, RunState, TelemetryMark
 from runyard_testkit import Bus, Database
 
-from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story
+from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions
 from .yard import append, knowing_peers, next_item, serving
 
 
@@ -67,6 +68,34 @@ async def test_bad_data_leads_forward_to_every_model_it_touched(
     assert short.truncated
     whole = await lineage.Impact(ImpactRequest(name=RAW, depth_max=4))
     assert not whole.truncated
+
+
+async def test_versions_of_datasets_and_models_are_walked_through(
+    channel: grpc.aio.Channel, database: Database
+) -> None:
+    lineage = LineageServiceStub(channel)
+    read = ReadOptions(min_position=await append(database, [*story(), *versions()]))
+    for name in ("dataset://raw_set/v2", "dataset://raw_set/v2@digits"):
+        impact = await lineage.Impact(ImpactRequest(name=name, read=read))
+        assert impact.root.label == "dataset://raw_set/v2"
+        assert [edge.source.label for edge in impact.edges] == ["digits#3 evaluate"]
+    trace = await lineage.Trace(TraceRequest(name="digits#3"))
+    behind = {edge.target.label for edge in trace.edges}
+    assert {"model://net/1", "dataset://raw_set/v2", "dataset://raw_set/v1", "raw.csv", "model.pt"} <= behind
+    for name in ("dataset://raw%set/v2", "dataset://raw.set/v2", "dataset://raw_set/v2@other"):
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await lineage.Trace(TraceRequest(name=name))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    # "_" stands for itself only.
+    twin = DatasetVersionCreated(project="digits", dataset="rawXset", version="v2")
+    other = DatasetVersionCreated(project="other", dataset="raw_set", version="v2")
+    read = ReadOptions(min_position=await append(database, [twin]))
+    trace = await lineage.Trace(TraceRequest(name="dataset://raw_set/v2", read=read))
+    assert trace.root.label == "dataset://raw_set/v2"
+    read = ReadOptions(min_position=await append(database, [other]))
+    with pytest.raises(grpc.aio.AioRpcError) as several:
+        await lineage.Trace(TraceRequest(name="dataset://raw_set/v2", read=read))
+    assert several.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_the_graph_is_shown_as_it_was(channel: grpc.aio.Channel, database: Database) -> None:

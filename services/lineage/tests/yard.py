@@ -21,6 +21,7 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import (
     add_ArtifactServiceServicer_to_server as add_artifact,
 )
 from runyard.artifact.v1.events_pb2 import ArtifactWritten, CodeSnapshotRecorded
+from runyard.artifact.v1.registry_events_pb2 import DatasetVersionCreated, ModelVersionRegistered
 from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.cost.v1 import cost_service_pb2 as cost_pb
 from runyard.cost.v1.cost_service_pb2_grpc import CostServiceServicer
@@ -100,6 +101,10 @@ def _stream(message: Message) -> tuple[StreamName, str]:
         return stream_name("artifact", message.sha256), "artifact"
     if isinstance(message, CodeSnapshotRecorded):
         return stream_name("code", message.code.tree_sha256), "artifact"
+    if isinstance(message, DatasetVersionCreated):
+        return stream_name("dataset", f"{message.project}.{message.dataset}"), "artifact"
+    if isinstance(message, ModelVersionRegistered):
+        return stream_name("model", f"{message.project}.{message.model}"), "artifact"
     return stream_name("run", message.run_id), "scheduler"  # type: ignore[attr-defined]
 
 

@@ -18,12 +18,16 @@ _MADE_FROM = {
     EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY: "made by",
     EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH: "with",
     EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO: "put by",
+    EdgeRelation.EDGE_RELATION_HAD_MEMBER: "has",
+    EdgeRelation.EDGE_RELATION_WAS_DERIVED_FROM: "made from",
 }
 _WENT_INTO = {
     EdgeRelation.EDGE_RELATION_USED: "used by",
     EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY: "made",
     EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH: "part of",
     EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO: "put",
+    EdgeRelation.EDGE_RELATION_HAD_MEMBER: "part of",
+    EdgeRelation.EDGE_RELATION_WAS_DERIVED_FROM: "went into",
 }
 _KIND_WORDS = {
     VertexKind.VERTEX_KIND_ARTIFACT: "file",
@@ -36,9 +40,14 @@ _KIND_WORDS = {
     VertexKind.VERTEX_KIND_ACTOR: "",
     VertexKind.VERTEX_KIND_PARAMETERS: "parameters",
     VertexKind.VERTEX_KIND_EXTERNAL: "outside",
+    VertexKind.VERTEX_KIND_DATASET_VERSION: "dataset",
+    VertexKind.VERTEX_KIND_MODEL_VERSION: "model",
 }
 _HASHED_KINDS = (VertexKind.VERTEX_KIND_ARTIFACT, VertexKind.VERTEX_KIND_CODE)
 _COUNTED_KINDS = (VertexKind.VERTEX_KIND_RUN, VertexKind.VERTEX_KIND_ARTIFACT)
+
+
+_VERSION_SCHEMES = ("dataset://", "model://")
 
 
 def asked_about(name: str, project: str | None) -> str:
@@ -52,10 +61,12 @@ def asked_about(name: str, project: str | None) -> str:
         if not is_json():
             note(f"{path} has SHA-256 {file.sha256}")
         return file.sha256
+    if name.startswith(_VERSION_SCHEMES):
+        return f"{name}@{project}" if project and "@" not in name else name
     if looks_like_run(name):
         return full_run_name(name, project)
     if not may_be_id(name.removeprefix("datum://")):
-        advice = "Give a file on disk, a datum:// reference, a SHA-256, or a run."
+        advice = "Give a file on disk, a datum://, dataset:// or model:// reference, a SHA-256, or a run."
         fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
     return name
 

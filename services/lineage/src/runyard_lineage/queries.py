@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -85,8 +86,9 @@ class GraphQueries:
     async def starting_with(
         self, prefix: str, kinds: Sequence[int], position: int, limit: int
     ) -> list[VertexKey]:
-        """Find vertices whose ids start with hexadecimal digits."""
-        rows = await self._fetch(_BY_PREFIX, list(kinds), f"{prefix}%", position, limit)
+        """Find vertices whose ids start with a text."""
+        literal = re.sub(r"([\\_%])", r"\\\1", prefix)
+        rows = await self._fetch(_BY_PREFIX, list(kinds), f"{literal}%", position, limit)
         return [(row["kind"], row["vertex_id"]) for row in rows]
 
     async def with_id(

@@ -21,7 +21,9 @@ from runyard_cli.output import is_json, note, output_option, say, say_json
 @direct_option
 @output_option
 def command(name: str, project: str | None, depth: int | None, at: AsOf | None, direct: bool) -> None:
-    """Show where NAME came from: a file on disk (it is hashed), a datum:// reference, a SHA-256, or a run.
+    """Show where NAME came from: a file on disk (it is hashed), a SHA-256, a run, or a reference.
+
+    References are datum://SHA256, dataset://NAME/VERSION and model://NAME/NUMBER.
 
     It is answered by the log itself when no service answers, and from an imported one.
     """

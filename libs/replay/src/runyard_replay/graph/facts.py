@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten, CodeSnapshotRecorded
+from runyard.artifact.v1.registry_events_pb2 import DatasetVersionCreated, ModelVersionRegistered
+from runyard.artifact.v1.registry_types_pb2 import VersionFile
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.node.v1.types_pb2 import GpuDevice
@@ -30,21 +33,25 @@ from runyard_replay.graph.identities import (
     parameters_id,
     parameters_json,
 )
-from runyard_replay.graph.names import DATUM
+from runyard_replay.graph.names import DATASET, MODEL, is_outside, is_version, version_id
 
 LABEL_CHARACTERS_MAX = 120
 
 # Looked up once: the class looks names up in its descriptor.
+_HAD_MEMBER = EdgeRelation.EDGE_RELATION_HAD_MEMBER
 _USED = EdgeRelation.EDGE_RELATION_USED
 _WAS_ASSOCIATED_WITH = EdgeRelation.EDGE_RELATION_WAS_ASSOCIATED_WITH
 _WAS_ATTRIBUTED_TO = EdgeRelation.EDGE_RELATION_WAS_ATTRIBUTED_TO
+_WAS_DERIVED_FROM = EdgeRelation.EDGE_RELATION_WAS_DERIVED_FROM
 _WAS_GENERATED_BY = EdgeRelation.EDGE_RELATION_WAS_GENERATED_BY
 _ACTOR = VertexKind.VERTEX_KIND_ACTOR
 _ARTIFACT = VertexKind.VERTEX_KIND_ARTIFACT
 _CODE = VertexKind.VERTEX_KIND_CODE
+_DATASET_VERSION = VertexKind.VERTEX_KIND_DATASET_VERSION
 _ENVIRONMENT = VertexKind.VERTEX_KIND_ENVIRONMENT
 _EXTERNAL = VertexKind.VERTEX_KIND_EXTERNAL
 _GPU = VertexKind.VERTEX_KIND_GPU
+_MODEL_VERSION = VertexKind.VERTEX_KIND_MODEL_VERSION
 _NODE = VertexKind.VERTEX_KIND_NODE
 _PARAMETERS = VertexKind.VERTEX_KIND_PARAMETERS
 _RUN = VertexKind.VERTEX_KIND_RUN
@@ -65,16 +72,23 @@ Facts = tuple[Sequence[Thing], Sequence[EdgeKey]]
 """Things, and how they came from one another. A run is named when it is queued, leased and finished."""
 
 
-def facts(message: Message, envelope: Envelope) -> Facts:
-    """Give what an event says; nothing for an event that says nothing about the graph."""
+ProjectOf = Callable[[str], str]
+"""The project of a run that is among the things of the event; empty when it is not known (yet)."""
+
+
+def facts(message: Message, envelope: Envelope, project_of: ProjectOf) -> Facts:
+    """Give what an event says; nothing for an event that says nothing about the graph.
+
+    The things are the same whatever ``project_of`` gives: only edges to versions need it.
+    """
     say = _SAYS.get(type(message))
-    return _NOTHING if say is None else say(message, envelope)
+    return _NOTHING if say is None else say(message, envelope, project_of)
 
 
 _NOTHING: Facts = ((), ())
 
 
-def _queued(queued: RunQueued, envelope: Envelope) -> Facts:
+def _queued(queued: RunQueued, envelope: Envelope, _: ProjectOf) -> Facts:
     spec = queued.spec
     run_id, project, number, step = key_text(queued.run_id), queued.project, str(queued.number), spec.step
     properties: Properties = (("project", project), ("number", number), ("step", step))
@@ -96,7 +110,7 @@ def _queued(queued: RunQueued, envelope: Envelope) -> Facts:
     return (things, edges)
 
 
-def _leased(leased: RunLeaseGranted, _: Envelope) -> Facts:
+def _leased(leased: RunLeaseGranted, _envelope: Envelope, _: ProjectOf) -> Facts:
     run_id, node_id = key_text(leased.run_id), key_text(leased.node_id)
     gpus = [key_text(uuid) for uuid in leased.gpu_uuids]
     return (
@@ -108,7 +122,7 @@ def _leased(leased: RunLeaseGranted, _: Envelope) -> Facts:
     )
 
 
-def _started(started: RunStarted, _: Envelope) -> Facts:
+def _started(started: RunStarted, _: Envelope, project_of: ProjectOf) -> Facts:
     run_id = key_text(started.run_id)
     things: list[Thing] = []
     edges: list[EdgeKey] = []
@@ -116,34 +130,51 @@ def _started(started: RunStarted, _: Envelope) -> Facts:
         things += _machines(started.hardware.SerializeToString())
     for used in started.inputs:
         role = key_text(used.name)
+        versions: dict[str, None] = {}
         for file in used.files:
             if file.sha256:
                 artifact = _artifact(file.sha256, "", file.size_bytes)
                 things.append(artifact)
                 edges.append((_RUN, run_id, _USED, _ARTIFACT, artifact[1], role))
+            if is_version(uri := file.resolved_uri or file.uri):
+                versions[uri] = None
         for uri in used.uris:
-            if not uri.startswith(DATUM):
+            if is_outside(uri):
                 external = external_id(uri)
                 things.append((_EXTERNAL, external, _shortened(external), ()))
                 edges.append((_RUN, run_id, _USED, _EXTERNAL, external, role))
+        if versions:
+            things.append((_RUN, run_id, "", ()))
+            edges += _used_versions(run_id, versions, role, project_of)
     return (things, edges)
 
 
-def _fetched(fetched: RunInputFetched, _: Envelope) -> Facts:
-    run_id, file = key_text(fetched.run_id), fetched.file
+def _fetched(fetched: RunInputFetched, _: Envelope, project_of: ProjectOf) -> Facts:
+    run_id, file, role = key_text(fetched.run_id), fetched.file, key_text(fetched.input)
     artifact = _artifact(file.sha256, "", file.size_bytes)
-    edge = (_RUN, run_id, _USED, _ARTIFACT, artifact[1], key_text(fetched.input))
-    return ([artifact], [edge])
+    edges: list[EdgeKey] = [(_RUN, run_id, _USED, _ARTIFACT, artifact[1], role)]
+    if not is_version(uri := file.resolved_uri or file.uri):
+        return ([artifact], edges)
+    edges += _used_versions(run_id, [uri], role, project_of)
+    return ([artifact, (_RUN, run_id, "", ())], edges)
 
 
-def _captured(captured: EnvironmentCaptured, _: Envelope) -> Facts:
+def _used_versions(run_id: str, uris: Iterable[str], role: str, project_of: ProjectOf) -> Iterator[EdgeKey]:
+    """Say which versions a run used; what they are was told when they were made."""
+    if project := project_of(run_id):
+        for uri in uris:
+            kind = _DATASET_VERSION if uri.startswith(DATASET) else _MODEL_VERSION
+            yield (_RUN, run_id, _USED, kind, version_id(uri, project), role)
+
+
+def _captured(captured: EnvironmentCaptured, _envelope: Envelope, _: ProjectOf) -> Facts:
     run_id = key_text(captured.run_id)
     environment = _environment(captured.environment.SerializeToString())
     edge = (_RUN, run_id, _USED, _ENVIRONMENT, environment[1], "")
     return ([environment], [edge])
 
 
-def _written(written: ArtifactWritten, envelope: Envelope) -> Facts:
+def _written(written: ArtifactWritten, envelope: Envelope, _: ProjectOf) -> Facts:
     origin = written.origin
     path = origin.path
     artifact = _artifact(written.sha256, path, written.size_bytes)
@@ -156,12 +187,58 @@ def _written(written: ArtifactWritten, envelope: Envelope) -> Facts:
     return ([artifact, actor], [edge])
 
 
-def _recorded(recorded: CodeSnapshotRecorded, envelope: Envelope) -> Facts:
+def _recorded(recorded: CodeSnapshotRecorded, envelope: Envelope, _: ProjectOf) -> Facts:
     code, actor = _code(recorded.code.SerializeToString()), _actor(envelope)
     return ([code, actor], [(_CODE, code[1], _WAS_ATTRIBUTED_TO, _ACTOR, actor[1], "")])
 
 
-def _finished(finished: RunFinished, _: Envelope) -> Facts:
+def _dataset_made(made: DatasetVersionCreated, envelope: Envelope, _: ProjectOf) -> Facts:
+    name = f"{DATASET}{made.dataset}/{made.version}"
+    version: Thing = (_DATASET_VERSION, version_id(name, made.project), name, _of_version(made))
+    things, edges = _members(version, made.files)
+    _made_by(version, made.origin, envelope, things, edges)
+    if made.from_version:
+        earlier = version_id(f"{DATASET}{made.dataset}/{made.from_version}", made.project)
+        edges.append((_DATASET_VERSION, version[1], _WAS_DERIVED_FROM, _DATASET_VERSION, earlier, ""))
+    return (things, edges)
+
+
+def _model_made(made: ModelVersionRegistered, envelope: Envelope, _: ProjectOf) -> Facts:
+    name = f"{MODEL}{made.model}/{made.version}"
+    version: Thing = (_MODEL_VERSION, version_id(name, made.project), name, _of_version(made))
+    things, edges = _members(version, made.files)
+    _made_by(version, made.origin, envelope, things, edges)
+    return (things, edges)
+
+
+def _of_version(made: DatasetVersionCreated | ModelVersionRegistered) -> Properties:
+    return (("file_count", str(len(made.files))), ("project", made.project))
+
+
+def _members(version: Thing, files: Iterable[VersionFile]) -> tuple[list[Thing], list[EdgeKey]]:
+    kind, version_name, _, _ = version
+    things: list[Thing] = [version]
+    edges: list[EdgeKey] = []
+    for file in files:
+        artifact = _artifact(file.sha256, "", file.size_bytes)
+        things.append(artifact)
+        edges.append((kind, version_name, _HAD_MEMBER, _ARTIFACT, artifact[1], key_text(file.path)))
+    return things, edges
+
+
+def _made_by(
+    version: Thing, origin: Origin, envelope: Envelope, things: list[Thing], edges: list[EdgeKey]
+) -> None:
+    kind, version_name, _, _ = version
+    if origin.run_id:
+        edges.append((kind, version_name, _WAS_GENERATED_BY, _RUN, key_text(origin.run_id), ""))
+        return
+    actor = _actor(envelope)
+    things.append(actor)
+    edges.append((kind, version_name, _WAS_ATTRIBUTED_TO, _ACTOR, actor[1], ""))
+
+
+def _finished(finished: RunFinished, _envelope: Envelope, _: ProjectOf) -> Facts:
     run_id, cause = key_text(finished.run_id), finished.cause.code
     properties: Properties = (("outcome", _OUTCOMES[finished.outcome]),)
     if cause:
@@ -177,7 +254,7 @@ def _finished(finished: RunFinished, _: Envelope) -> Facts:
     return (things, edges)
 
 
-_SAYS: Mapping[type[Message], Callable[[Any, Envelope], Facts]] = {
+_SAYS: Mapping[type[Message], Callable[[Any, Envelope, ProjectOf], Facts]] = {
     RunQueued: _queued,
     RunLeaseGranted: _leased,
     RunStarted: _started,
@@ -185,6 +262,8 @@ _SAYS: Mapping[type[Message], Callable[[Any, Envelope], Facts]] = {
     EnvironmentCaptured: _captured,
     ArtifactWritten: _written,
     CodeSnapshotRecorded: _recorded,
+    DatasetVersionCreated: _dataset_made,
+    ModelVersionRegistered: _model_made,
     RunFinished: _finished,
 }
 

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
 
+from runyard.lineage.v1.lineage_service_pb2 import VertexKind
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.graph.facts import EdgeKey, facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows, property_of
 
 
 class GatheredGraph:
@@ -28,7 +29,7 @@ class GatheredGraph:
     def apply(self, event: RecordedEvent) -> None:
         """Go on with the next event."""
         message = event.message
-        things, edges = facts(message, event.envelope)
+        things, edges = facts(message, event.envelope, self._project_of)
         for thing in things:
             key: VertexKey = thing[:2]
             self._vertices[key] = described_after(thing, self._vertices.get(key), event.position)
@@ -40,6 +41,9 @@ class GatheredGraph:
             project = key_text(message.project)
             self._runs[project, message.number] = key_text(message.run_id)
             self._last_numbers[project] = message.number
+
+    def _project_of(self, run_id: str) -> str:
+        return property_of(self._vertices.get((VertexKind.VERTEX_KIND_RUN, run_id)), "project")
 
     async def edges_up(self, sources: Sequence[VertexKey], position: int, limit: int) -> list[EdgeRow]:  # noqa: ARG002 - see the class
         """See ``Graph.edges_up``."""

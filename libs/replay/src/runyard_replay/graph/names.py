@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from runyard_contracts.ids import is_name
 from runyard_core.errors import InvalidInput
+from runyard_replay.graph.identities import key_text
 
 PREFIX_LENGTH_MIN = 8
-DATUM = "datum://"
+DATUM, DATASET, MODEL = "datum://", "dataset://", "model://"
+_IN_PROJECT = "@"
+"""Between a version and its project: neither can hold it."""
 
 _PREFIX = re.compile(r"[0-9a-f-]{8,64}")
 
@@ -31,13 +34,20 @@ class IdPrefix:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionName:
+    """A version of a dataset or model, in whichever project has it: the start of its vertex's id."""
+
+    id_start: str
+
+
+@dataclass(frozen=True, slots=True)
 class WholeId:
     """The id of a vertex of any kind: "user:alice", a node, a GPU, a URI."""
 
     text: str
 
 
-def parse_name(name: str) -> NumberedRun | IdPrefix | WholeId:
+def parse_name(name: str) -> NumberedRun | IdPrefix | VersionName | WholeId:
     """Read a name.
 
     Raises:
@@ -50,6 +60,8 @@ def parse_name(name: str) -> NumberedRun | IdPrefix | WholeId:
         return IdPrefix(digits, files_only=True)
     if _PREFIX.fullmatch(name):
         return IdPrefix(name)
+    if is_version(name):
+        return WholeId(key_text(name)) if _IN_PROJECT in name else VersionName(f"{name}{_IN_PROJECT}")
     project, separator, number = name.rpartition("#")
     if separator:
         if not is_name(project) or not (number == "latest" or number.isdecimal()):
@@ -60,10 +72,25 @@ def parse_name(name: str) -> NumberedRun | IdPrefix | WholeId:
     return WholeId(name)
 
 
+def is_version(uri: str) -> bool:
+    """Say whether a reference names a version of a dataset or model."""
+    return uri.startswith((DATASET, MODEL))
+
+
+def is_outside(uri: str) -> bool:
+    """Say whether a reference leads out of the yard."""
+    return not uri.startswith((DATUM, DATASET, MODEL))
+
+
+def version_id(name: str, project: str) -> str:
+    """Give the id of the vertex of a version: projects may have datasets and models of the same name."""
+    return key_text(f"{name}{_IN_PROJECT}{project}")
+
+
 def _wrong(name: str) -> InvalidInput:
     return InvalidInput(
         f"{name!r} names nothing: want a SHA-256 (or {PREFIX_LENGTH_MIN} of its first digits or more), "
-        'datum://..., a run id or "project#12"',
+        'datum://..., dataset://NAME/VERSION, model://NAME/VERSION, a run id or "project#12"',
         code="BAD_NAME",
         field_violations={"name": "not a name"},
     )

@@ -61,6 +61,14 @@ def described_after(thing: Thing, before: VertexRow | None, position: int) -> Ve
     return VertexRow(kind, vertex_id, position, label, properties)
 
 
+def property_of(vertex: VertexRow | None, name: str) -> str:
+    """Give a property of a vertex; empty when it has none."""
+    if vertex is None:
+        return ""
+    known: dict[str, str] = json.loads(vertex.properties)
+    return known.get(name, "")
+
+
 def edge_rows(edges: Iterable[EdgeKey], event: RecordedEvent) -> list[EdgeRow]:
     """Write edges as the event tells them, each once."""
     envelope = event.envelope

@@ -10,7 +10,7 @@ from typing import Protocol
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard_core.errors import Ambiguous, NotFound
 from runyard_replay.graph.facts import EdgeKey
-from runyard_replay.graph.names import IdPrefix, NumberedRun, WholeId, parse_name
+from runyard_replay.graph.names import IdPrefix, NumberedRun, VersionName, WholeId, parse_name
 from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
 DEPTH_DEFAULT = 32
@@ -18,6 +18,7 @@ EDGES_MAX = 10_000
 
 _FILE = VertexKind.VERTEX_KIND_ARTIFACT
 _BY_PREFIX = (_FILE, VertexKind.VERTEX_KIND_RUN, VertexKind.VERTEX_KIND_CODE)
+_VERSIONS = (VertexKind.VERTEX_KIND_DATASET_VERSION, VertexKind.VERTEX_KIND_MODEL_VERSION)
 _ALL = tuple(kind for kind in VertexKind.values() if kind)
 _AMBIGUOUS_SHOWN = 5
 
@@ -43,7 +44,7 @@ class Graph(Protocol):
     async def starting_with(
         self, prefix: str, kinds: Sequence[int], position: int, limit: int
     ) -> list[VertexKey]:
-        """Find vertices whose ids start with hexadecimal digits."""
+        """Find vertices whose ids start with a text."""
         ...
 
     async def with_id(
@@ -83,6 +84,8 @@ async def find_vertex(graph: Graph, name: str, position: int) -> VertexKey:
             found = await graph.starting_with(text, kinds, position, _AMBIGUOUS_SHOWN + 1)
             if not found and not files_only:
                 found = await graph.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
+        case VersionName(id_start):
+            found = await graph.starting_with(id_start, _VERSIONS, position, _AMBIGUOUS_SHOWN + 1)
         case WholeId(text):
             found = await graph.with_id(text, _ALL, position, _AMBIGUOUS_SHOWN + 1)
     if not found:

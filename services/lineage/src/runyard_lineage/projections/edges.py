@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runyard.lineage.v1.lineage_service_pb2 import VertexKind
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
@@ -11,7 +12,7 @@ from runyard_core.projection import Put, RowKey, Rows, TableSpec, puts_of
 from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX, RunNumberRow
 from runyard_replay.graph.facts import EVENTS, facts
 from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import VertexKey, VertexRow, described_after, edge_rows
+from runyard_replay.graph.rows import VertexKey, VertexRow, described_after, edge_rows, property_of
 
 
 class EdgesProjection:
@@ -24,13 +25,17 @@ class EdgesProjection:
 
     def reads(self, event: RecordedEvent) -> list[RowKey]:
         """Name the vertices that an event speaks of."""
-        things, _ = facts(event.message, event.envelope)
+        things, _ = facts(event.message, event.envelope, _not_known)
         return [RowKey(VERTEX.name, thing[:2]) for thing in things]
 
     def apply(self, event: RecordedEvent, rows: Rows) -> list[Put[Any]]:
         """Give new and newly described vertices, and every edge that the event tells."""
         message, position = event.message, event.position
-        things, edges = facts(message, event.envelope)
+
+        def project_of(run_id: str) -> str:
+            return property_of(rows.get(VERTEX, VertexKind.VERTEX_KIND_RUN, run_id), "project")
+
+        things, edges = facts(message, event.envelope, project_of)
         new: dict[VertexKey, VertexRow] = {}
         for thing in things:
             kind, vertex_id, label, told = thing
@@ -46,3 +51,7 @@ class EdgesProjection:
             project, run_id = key_text(message.project), key_text(message.run_id)
             puts.append(Put(RUN_NUMBER, RunNumberRow(project, message.number, position, run_id)))
         return puts
+
+
+def _not_known(_run_id: str) -> str:
+    return ""
