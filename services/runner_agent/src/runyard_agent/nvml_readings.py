@@ -17,29 +17,10 @@ from typing import Any
 
 from runyard.metric.v1.gpus_pb2 import GpuQuantity
 from runyard_agent.gpus import GpuProcess, GpuSample
+from runyard_agent.nvml_fields import ENERGY, RECOVERY_ACTION, FieldReader
 
-_ALL_LINKS = 0xFFFFFFFF
 _SLOW_READS = 10
-"""Link generation and width are read at every tenth look."""
-
-# Field ids of nvml.h, stable for ever; older bindings lack the names of the newer ones.
-_ENERGY, _RECOVERY_ACTION = 83, 230
-_COUNTS: Mapping[int, GpuQuantity.ValueType] = {
-    3: GpuQuantity.GPU_QUANTITY_ECC_CORRECTED_ERRORS,
-    4: GpuQuantity.GPU_QUANTITY_ECC_UNCORRECTED_ERRORS,
-    94: GpuQuantity.GPU_QUANTITY_PCIE_REPLAYS,
-    82: GpuQuantity.GPU_QUANTITY_MEMORY_TEMPERATURE_CELSIUS,
-}
-_NVLINK_ERRORS = (38, 52, 59, 161, 162, 163)
-_RATES: Mapping[int, tuple[GpuQuantity.ValueType, float]] = {
-    138: (GpuQuantity.GPU_QUANTITY_NVLINK_SENT_KILOBYTES_PER_SECOND, 1.024),
-    139: (GpuQuantity.GPU_QUANTITY_NVLINK_RECEIVED_KILOBYTES_PER_SECOND, 1.024),
-    197: (GpuQuantity.GPU_QUANTITY_PCIE_SENT_KILOBYTES_PER_SECOND, 0.001),
-    198: (GpuQuantity.GPU_QUANTITY_PCIE_RECEIVED_KILOBYTES_PER_SECOND, 0.001),
-}
-"""Counters of bytes that are shown as rates, and kilobytes in one count."""
-_PCIE_COUNTERS = (197, 198)
-_SCOPES = {**dict.fromkeys((138, 139, *_NVLINK_ERRORS), _ALL_LINKS)}
+"""What the links are and which errors they had is read at every tenth look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +40,7 @@ class GpuReader:
         self._nvml = nvml
         self._uuid = uuid
         self._refused: set[str] = set()
-        self._fields = [*_COUNTS, *_NVLINK_ERRORS, *_RATES, _ENERGY, _RECOVERY_ACTION]
-        self._counters: dict[int, tuple[float, int]] = {}
-        self._counted_at_seconds = 0.0
+        self._fields = FieldReader(nvml)
         self._links: dict[GpuQuantity.ValueType, int] = {}
         self._names: dict[int, str] = {}
         self._look_count = 0
@@ -85,7 +64,7 @@ class GpuReader:
         """
         nvml = self._nvml
         handle = nvml.nvmlDeviceGetHandleByUUID(self._uuid)
-        fields = self._field_values(handle)
+        fields: dict[int, int] = self._offered("fields", lambda: self._fields.read(handle)) or {}
         usage = self._offered("utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
         values = dict(self._values(handle, fields))
         if usage is not None:
@@ -96,12 +75,12 @@ class GpuReader:
             memory_used_bytes=self._number("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
             power_milliwatts=self._number("power", lambda: nvml.nvmlDeviceGetPowerUsage(handle)),
             temperature_celsius=self._temperature(handle),
-            energy_millijoules=fields.get(_ENERGY),
+            energy_millijoules=fields.get(ENERGY),
             values=values,
             processes=tuple(self.processes(handle)),
         )
         self._look_count += 1
-        return Look(sample, fields.get(_RECOVERY_ACTION))
+        return Look(sample, fields.get(RECOVERY_ACTION))
 
     def processes(self, handle: Any = None) -> Iterator[GpuProcess]:
         """List the processes that hold memory of the GPU.
@@ -133,28 +112,10 @@ class GpuReader:
         reasons = self._throttle_reasons(handle)
         if reasons is not None:
             yield GpuQuantity.GPU_QUANTITY_THROTTLE_REASONS, reasons
-        for field_id, quantity in _COUNTS.items():
-            if field_id in fields:
-                yield quantity, fields[field_id]
-        errors = [fields[field_id] for field_id in _NVLINK_ERRORS if field_id in fields]
-        if errors:
-            yield GpuQuantity.GPU_QUANTITY_NVLINK_ERRORS, sum(errors)
-        yield from self._rates(handle, fields)
-        yield from self._link_state(handle)
-
-    def _rates(self, handle: Any, fields: Mapping[int, int]) -> Iterator[tuple[GpuQuantity.ValueType, int]]:
-        now_seconds = self._counted_at_seconds
-        for field_id, (quantity, kilobytes) in _RATES.items():
-            if field_id not in fields:
-                continue
-            before = self._counters.get(field_id)
-            self._counters[field_id] = (now_seconds, fields[field_id])
-            # A counter that fell has wrapped or was set back: nobody knows its rate this time.
-            if before is not None and fields[field_id] >= before[1] and now_seconds > before[0]:
-                count = fields[field_id] - before[1]
-                yield quantity, round(count * kilobytes / (now_seconds - before[0]))
-        if not any(field_id in self._fields for field_id in _PCIE_COUNTERS):
+        yield from self._fields.quantities(fields)
+        if "fields" in self._refused or not self._fields.has_pcie_counters:
             yield from self._pcie_throughput(handle)
+        yield from self._link_state(handle)
 
     def _pcie_throughput(self, handle: Any) -> Iterator[tuple[GpuQuantity.ValueType, int]]:
         """Ask cards without counters: each of these calls watches the bus for 20 ms."""
@@ -185,30 +146,12 @@ class GpuReader:
             read = {
                 GpuQuantity.GPU_QUANTITY_PCIE_LINK_GENERATION: generation,
                 GpuQuantity.GPU_QUANTITY_PCIE_LINK_WIDTH: width,
+                GpuQuantity.GPU_QUANTITY_NVLINK_ERRORS: self._offered(
+                    "NVLink errors", lambda: self._fields.nvlink_errors(handle)
+                ),
             }
             self._links = {quantity: value for quantity, value in read.items() if value is not None}
         yield from self._links.items()
-
-    def _field_values(self, handle: Any) -> dict[int, int]:
-        if not self._fields:
-            return {}
-        nvml = self._nvml
-        asked = [(field_id, _SCOPES.get(field_id, 0)) for field_id in self._fields]
-        answers = self._offered("fields", lambda: nvml.nvmlDeviceGetFieldValues(handle, asked))
-        self._counted_at_seconds = time.monotonic()
-        if answers is None:
-            self._fields = []
-            return {}
-        found: dict[int, int] = {}
-        refused: set[int] = set()
-        for answer in answers:
-            if answer.nvmlReturn == nvml.NVML_SUCCESS:
-                found[answer.fieldId] = _value(answer)
-            elif answer.nvmlReturn in _NEVER:
-                refused.add(answer.fieldId)
-        if refused:
-            self._fields = [field_id for field_id in self._fields if field_id not in refused]
-        return found
 
     def _throttle_reasons(self, handle: Any) -> int | None:
         nvml = self._nvml
@@ -266,22 +209,6 @@ class GpuReader:
             raise
         except self._nvml.NVMLError:
             return None
-
-
-_NEVER = frozenset({2, 3, 13})
-"""What NVML says of a field that it will never have: invalid argument, not supported, function not found."""
-_DOUBLE, _UNSIGNED, _SIGNED_LONG, _SIGNED = 0, 1, 4, 5
-
-
-def _value(answer: Any) -> int:
-    value, kind = answer.value, answer.valueType
-    if kind == _DOUBLE:
-        return int(value.dVal)
-    if kind == _UNSIGNED:
-        return int(value.uiVal)
-    if kind == _SIGNED_LONG:
-        return int(value.sllVal)
-    return int(value.siVal if kind == _SIGNED else value.ullVal)
 
 
 def _command_of(pid: int) -> str:

@@ -13,6 +13,9 @@ _ACTIONS = {
     2: "a reboot of the machine",
     3: "a drain of its peers",
     4: "a drain and a reset",
+    5: "a recovery of its memory domain",
+    6: "a reset of its bus",
+    7: "a reboot of the machine",
 }
 
 
