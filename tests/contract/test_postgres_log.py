@@ -1,24 +1,20 @@
-"""What only the log on Postgres must do: rollbacks, lost connections, partitions, migrations."""
+"""What only the log on Postgres must do: rollbacks, partitions, batches."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import random
-import sys
-import time
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from runyard_contracts.ids import Position, stream_name, uuid7
-from runyard_core.errors import Conflict, IdReused, PermissionDenied, Unavailable
-from runyard_engines import Postgres, start_ready
-from runyard_eventlog.admission import CATEGORY_LANES, ROLE_CATEGORIES, admit
+from runyard_core.errors import Conflict, IdReused, PermissionDenied
+from runyard_eventlog.admission import admit
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
-from runyard_eventlog.migrate import NEWEST_REVISION, migrate
-from runyard_eventlog.port import AppendCommand, Appended, StreamAppend
+from runyard_eventlog.port import Appended, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
@@ -189,77 +185,6 @@ async def test_one_faulty_command_does_not_fail_its_batch(log: PostgresEventLog,
     )
 
 
-async def test_an_appender_whose_connection_dies_goes_on_and_appends_once(
-    log: PostgresEventLog, admin: asyncpg.Connection
-) -> None:
-    stream = run_stream()
-    for number in range(40):
-        appending = asyncio.ensure_future(log.append(details(stream, number, f"n{number}")))
-        if number % 4 == 0:
-            await admin.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity "
-                "where usename = 'runyard_scheduler' and query like '%log.append%'"
-            )
-        await appending
-    history = await log.read_stream(stream)
-    written = [event.message.status_detail for event in history]  # type: ignore[attr-defined]
-    assert written == [f"n{number}" for number in range(40)]
-
-
-async def test_a_killed_database_is_waited_for_and_keeps_what_it_acknowledged(
-    own_postgres: Postgres, own_database: Database
-) -> None:
-    async with await PostgresEventLog.connect(own_database.url("scheduler")) as log:
-        acknowledged: list[AppendCommand] = []
-
-        async def write(writer: int) -> None:
-            # The first one has done its part when the database is killed.
-            for _ in range(5 if writer == 0 else 60):
-                asked = details(run_stream(), 0, "a", "b")
-                while True:
-                    try:
-                        await log.append(asked)
-                    except Unavailable:
-                        continue
-                    break
-                acknowledged.append(asked)
-
-        writers = [asyncio.ensure_future(write(number)) for number in range(8)]
-        await writers[0]
-        assert own_postgres.process is not None
-        own_postgres.process.kill()
-        await own_postgres.stop()
-        await start_ready(own_postgres)
-        await asyncio.gather(*writers)
-        page = await log.read(DOMAIN, limit=10_000)
-        assert [event.position for event in page.events] == list(range(1, 2 * (5 + 7 * 60) + 1))
-        stored = {event.envelope.event_id for event in page.events}
-        asked_for = {event.event_id for asked in acknowledged for event in asked.appends[0].events}
-        assert stored == asked_for
-
-
-async def test_a_database_that_stays_away_is_unavailable(
-    own_postgres: Postgres, own_database: Database
-) -> None:
-    pool = await asyncpg.create_pool(own_database.url("scheduler"), min_size=1, max_size=2)
-    log = PostgresEventLog(pool, append_seconds_max=0.5)
-    asked = details(run_stream(), 0, "a")
-    await own_postgres.stop()
-    with pytest.raises(Unavailable):
-        await log.append(asked)
-    with pytest.raises(Unavailable):
-        await log.head()
-    await log.close()
-    pool.terminate()
-
-
-async def test_a_closed_log_refuses(log: PostgresEventLog) -> None:
-    await fill(log, 1)
-    await log.close()
-    with pytest.raises(Unavailable):
-        await log.append(details(run_stream(), 0, "a"))
-
-
 async def test_events_cross_a_partition_boundary(
     log: PostgresEventLog, admin: asyncpg.Connection, database: Database
 ) -> None:
@@ -391,46 +316,3 @@ async def test_each_command_of_a_mixed_batch_gets_its_own_answer(database: Datab
         assert all(row[1] == row[2] == row[3] for row in versions)
     finally:
         await connection.close()
-
-
-async def test_migration_may_run_again_and_beside_others(empty_database: Database) -> None:
-    await asyncio.gather(
-        *(migrate(empty_database.admin_url, empty_database.role_passwords) for _ in range(3))
-    )
-    started = time.monotonic()
-    await migrate(empty_database.admin_url, empty_database.role_passwords)
-    assert time.monotonic() - started < 2.0
-    connection = await asyncpg.connect(empty_database.admin_url)
-    assert await connection.fetchval("select version_num from log.revision") == NEWEST_REVISION
-    lanes = {tuple(row) for row in await connection.fetch("select category, lane from log.category")}
-    assert lanes == {(category, int(lane)) for category, lane in CATEGORY_LANES.items()}
-    writers = await connection.fetch("select role, category from log.writer")
-    assert {tuple(row) for row in writers} == {
-        (role, category) for role, categories in ROLE_CATEGORIES.items() for category in categories
-    }
-    await connection.close()
-
-
-async def test_a_warm_migration_loads_no_alembic(database: Database) -> None:
-    code = (
-        "import asyncio, sys\n"
-        "from runyard_eventlog.migrate import migrate\n"
-        f"asyncio.run(migrate({database.admin_url!r}, {{}}))\n"
-        "assert not [name for name in sys.modules if name.startswith(('alembic', 'sqlalchemy'))]\n"
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
-    assert await asyncio.wait_for(process.wait(), 30) == 0
-
-
-async def test_a_service_owns_its_schema_and_no_other(database: Database) -> None:
-    scheduler = await asyncpg.connect(database.url("scheduler"))
-    reader = await asyncpg.connect(database.url("reader"))
-    try:
-        await scheduler.execute("create table scheduler.mine (a int); insert into scheduler.mine values (1)")
-        assert await reader.fetchval("select a from scheduler.mine") == 1
-        for statement in ("create table cost.mine (a int)", "create table public.mine (a int)"):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await scheduler.execute(statement)
-    finally:
-        await scheduler.close()
-        await reader.close()

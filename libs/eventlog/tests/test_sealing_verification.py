@@ -1,98 +1,36 @@
-"""Whatever is done to the log or to the archive after sealing, verification names it; and proofs prove."""
+"""Whatever is done to the log or to the archive after sealing, verification names it."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from cryptography.exceptions import InvalidSignature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import uuid7
-from runyard_core.errors import Corrupt, NotFound
-from runyard_eventlog.chain import Finding
 from runyard_eventlog.difference import Kind
 from runyard_eventlog.manifest import SegmentName
-from runyard_eventlog.proof import check_proof
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.signing import SigningKey
-from runyard_eventlog.stored_event import StoredEvent, canonical_bytes
-from runyard_eventlog.verification import prove, prove_event, verify
+from runyard_eventlog.stored_event import StoredEvent
+from runyard_eventlog.verification import verify
 from runyard_testkit.engines import run
 
-from .stored import DOMAIN, LANES, TELEMETRY, Yard
+from .sealed import SECOND, SIZE, changed_file, changed_rows, findings, flipped, flips, make_yard, named
+from .stored import DOMAIN, Yard
 
 pytestmark = pytest.mark.system
-
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "verify-the-log.md"
-SIZE = 8
-SECOND = SegmentName("domain", 2, 9, 16)
 
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
     return run(make_yard(tmp_path_factory.mktemp("yard")))
-
-
-async def make_yard(folder: Path) -> Yard:
-    made = Yard(folder, events_max=SIZE)
-    await made.fill(26)
-    await made.fill(10, TELEMETRY)
-    for lane in reversed(LANES):
-        made.sealed_to[lane] = await made.seal_all(lane)
-    await made.fill(2)
-    return made
-
-
-async def findings(yard: Yard, **options: object) -> list[Finding]:
-    report = await verify(
-        yard.archive(),
-        [yard.key.public],
-        log=yard.log,
-        stored=yard.stored,
-        **options,  # type: ignore[arg-type]
-    )
-    assert report.is_sound == (not report.findings)
-    return report.findings
-
-
-@contextmanager
-def changed_file(yard: Yard, key: str, change: Callable[[bytes], bytes | None]) -> Iterator[None]:
-    """Change a file of the archive for a while; None removes it."""
-    path = yard.folder / key
-    genuine = path.read_bytes()
-    content = change(genuine)
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    try:
-        yield
-    finally:
-        path.write_bytes(genuine)
-
-
-@contextmanager
-def changed_rows(yard: Yard, rows: dict[int, StoredEvent | None]) -> Iterator[None]:
-    """Change rows of the domain lane of the database for a while."""
-    yard.stored.changed = {(DOMAIN, position): row for position, row in rows.items()}
-    try:
-        yield
-    finally:
-        yard.stored.changed = {}
-
-
-def named(found: list[Finding], where: str) -> list[tuple[Kind, int, int | None]]:
-    return [(one.kind, one.segment, one.position) for one in found if one.where == where]
 
 
 async def test_what_nobody_touched_is_sound(yard: Yard) -> None:
@@ -104,14 +42,6 @@ async def test_what_nobody_touched_is_sound(yard: Yard) -> None:
     text = "\n".join(report.lines())
     assert f"not sealed yet: {len(yard.stored.rows(DOMAIN)) - yard.sealed_to[DOMAIN]} events" in text
     assert "not proven: events after the newest segment" in text
-
-
-flips = st.tuples(st.integers(0, 10**9), st.integers(0, 7))
-
-
-def flipped(content: bytes, place: tuple[int, int]) -> bytes:
-    at, bit = place[0] % len(content), place[1]
-    return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
 
 
 @settings(max_examples=15, deadline=None)
@@ -369,67 +299,3 @@ async def test_detached_rows_are_checked_in_the_archive_alone(yard: Yard) -> Non
             assert (found.kind, found.position) == (Kind.DROPPED, 13)
     finally:
         yard.log.boundaries[DOMAIN] = 1
-
-
-@pytest.mark.parametrize("lane", LANES, ids=["domain", "telemetry"])
-async def test_every_sealed_event_can_be_proven(yard: Yard, lane: Lane.ValueType) -> None:
-    archive = yard.archive()
-    for row in yard.stored.rows(lane)[: yard.sealed_to[lane]]:
-        proof = await prove_event(archive, yard.stored, str(row.event_id))
-        proven = check_proof(proof, yard.key.public)
-        assert proven.event == row
-        assert len(proof) < 6_000
-
-
-async def test_what_is_not_sealed_cannot_be_proven(yard: Yard) -> None:
-    with pytest.raises(NotFound, match="not sealed yet"):
-        await prove(yard.archive(), DOMAIN, yard.sealed_to[DOMAIN] + 1)
-    with pytest.raises(NotFound, match="no event"):
-        await prove_event(yard.archive(), yard.stored, uuid7())
-
-
-@given(place=flips)
-@settings(max_examples=30, deadline=None)
-async def test_a_changed_proof_proves_nothing_else(yard: Yard, place: tuple[int, int]) -> None:
-    proof = await prove(yard.archive(), DOMAIN, 11)
-    genuine = check_proof(proof, yard.key.public)
-    try:
-        found = check_proof(flipped(proof, place), yard.key.public)
-    except Corrupt:
-        return
-    # What is not signed may differ: times and size of the segment's file, white space.
-    assert canonical_bytes(found.event, DOMAIN) == canonical_bytes(genuine.event, DOMAIN)
-    assert found.manifest.segment_root == genuine.manifest.segment_root
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b"\xff", b'{"format": "runyard-inclusion-proof-v1"}', b"[" * 100_000]
-)
-def test_what_is_no_proof_is_refused(yard: Yard, content: bytes) -> None:
-    with pytest.raises(Corrupt):
-        check_proof(content, yard.key.public)
-
-
-async def test_the_script_of_the_page_checks_a_proof_as_we_do(
-    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    compiled = compile(script, str(PAGE), "exec")
-    file, key = tmp_path / "proof.json", tmp_path / "segment.key.pub"
-    key.write_bytes(yard.key.public.pem)
-    monkeypatch.setattr(sys, "argv", ["check", str(file), str(key)])
-    for position in range(1, yard.sealed_to[DOMAIN] + 1):
-        file.write_bytes(await prove(yard.archive(), DOMAIN, position))
-        exec(compiled, {})
-        assert capsys.readouterr().out.startswith(f"PROVEN {yard.stored.rows(DOMAIN)[position - 1].event_id}")
-    proof = await prove(yard.archive(), DOMAIN, 24)
-    for changed in (
-        proof.replace(b'"position": 24', b'"position": 23'),
-        proof.replace(b'"last_position": 24', b'"last_position": 25'),
-        proof.replace(b'"canonical_base64": "AAE', b'"canonical_base64": "AAI'),
-        proof.replace(b'"signature": "', b'"signature": "00'),
-    ):
-        assert changed != proof
-        file.write_bytes(changed)
-        with pytest.raises((AssertionError, InvalidSignature)):
-            exec(compiled, {})
