@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from runyard_client import ClientError
 
 
+# The yard answered, and one of its machines did not.
+_OF_A_NODE = frozenset({"AGENT_LOST", "NODE_UNREACHABLE"})
+
+
 class ExitCode(IntEnum):
     """What a script can tell from the exit code."""
 
@@ -55,6 +59,8 @@ def explain_client_error(error: ClientError) -> NoReturn:
 
     if isinstance(error, Unreachable):
         advice = "Is the yard up? `runyard status` shows each process, `runyard up` starts it."
+        if error.reason in _OF_A_NODE:
+            advice = "`runyard nodes` shows which machines are heard from."
         fail(ExitCode.UNREACHABLE, error.reason, error.message, advice)
     if isinstance(error, LocalError):
         code = ExitCode.UNREACHABLE if error.reason == "NO_CONTEXT" else ExitCode.USAGE

@@ -31,7 +31,8 @@ class Terminal:
         """Pass every key on as it is, ctrl-C too, while the block runs."""
         before = termios.tcgetattr(self._descriptor)
         try:
-            tty.setraw(self._descriptor)
+            # What was typed ahead is kept.
+            tty.setraw(self._descriptor, termios.TCSADRAIN)
             yield
         finally:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse, Record
-from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input
+from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input, Run
 from runyard_cli.follow import metric_words
 from runyard_cli.gpu_words import incident_lines, statistic_lines
 from runyard_cli.names import full_run_name, project_option
@@ -28,11 +28,13 @@ from runyard_cli.words import (
     value_words,
 )
 from runyard_client import Client
+from runyard_replay.folding.hands_on import end_text, what_text
 
 _LABEL_COLUMNS = 20
 _SHORT_DIGITS = 16
 _PACKAGES_SHOWN = 6
 _LOG_LINES_SHOWN = 5
+_SESSIONS_SHOWN = 5
 
 
 @click.command("show")
@@ -99,6 +101,23 @@ def _heading(record: Record, now: float) -> Iterator[str]:
     tags = f", tags {', '.join(run.tags)}" if run.tags else ""
     yield safe(f"queued {time_words(run.queued_at)} by {run.submitted_by}{attempts}{tags}")
     yield f"run id {run.run_id}"
+    yield from _hands_on(run)
+
+
+def _hands_on(run: Run) -> Iterator[str]:
+    """Say who had hands on the run: the newest sessions."""
+    sessions = run.hands_on_sessions
+    if sessions:
+        shown = sessions[-_SESSIONS_SHOWN:]
+        newest = f", the newest {len(shown)}:" if len(sessions) > len(shown) else ":"
+        yield f"hands on {count_words(len(sessions), 'time')}{newest}"
+    for each in sessions[-_SESSIONS_SHOWN:]:
+        what = what_text(each.command, each.port, terminal=each.terminal)
+        end = "open"
+        if each.HasField("ended_at"):
+            status = each.exit_status if each.HasField("exit_status") else None
+            end = end_text(each.end_reason, status, each.detail)
+        yield safe(f"  {time_words(each.opened_at)} {each.opened_by}: {what}, attempt {each.attempt}, {end}")
 
 
 def _short(digest: str, whole: bool) -> str:
