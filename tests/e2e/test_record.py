@@ -51,7 +51,7 @@ async def test_every_box_of_a_process_run_is_filled_from_events(yard: Yard, clie
     sha256 = pushed["artifact"]["sha256"]
     run_id = _submitted(
         yard, "--executor", "process", "--steps", "4", "--delay-milliseconds", "600", "--label", "",
-        "--input", f"words=datum://{sha256}",
+        "--input", f"words={TINY / 'valohai.yaml'}",
     )  # fmt: skip
     record = await clients.complete_record(run_id)
 
@@ -90,7 +90,7 @@ async def test_the_same_step_in_docker_and_as_a_process_has_a_record_of_the_same
     for record in records.values():
         assert_all_boxes(record)
     assert records["docker"].environment.image_id.startswith("sha256:")
-    only_docker = {"environment.image", "environment.image_id", "environment.image_repo_digests"}
+    only_docker = {f"environment.{name}" for name in ("image", "image_id", "image_repo_digests", "shell")}
     only_process = {"environment.requirements_sha256", "environment.cached"}
     # What differs by nature: an image has an id, a virtual environment a requirements file; a local
     # interpreter may have no packages at all.

@@ -57,6 +57,16 @@ async def test_a_secret_reaches_its_run_and_nothing_that_is_kept(
     yard.cli("history", "export", str(tmp_path / "export"))
     assert await places_with([VALUE], yard, tmp_path / "export") == []
     assert "forgotten" in yard.cli("secret", "rm", NAME, "--project", PROJECT).stdout
+    _check_told(yard)
+
+
+def _check_told(yard: Yard) -> None:
+    """Hold that the log tells who changed which secret, in this order."""
+    events = yard.cli("history", "tail", "--stream", f"project-{PROJECT}").stdout.splitlines()
+    told = [line for line in events if NAME in line]
+    assert ["project.secret_set" in told[0], "project.secret_removed" in told[-1]] == [True, True], told
+    assert len(told) == 2
+    assert all(" user:" in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from google.protobuf.message import Message
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.history.v1.events_pb2 import LogEventDisputed
 from runyard.projection.v1.events_pb2 import ProjectionRebuilt
+from runyard.run.v1.events_pb2 import ProjectSecretRemoved, ProjectSecretSet, RunInputFetched
+from runyard.run.v1.types_pb2 import InputFile
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.folding.sentences import sentence_of
 
+FETCHED = InputFile(uri="https://example.com/late", path="late", sha256="ab" * 32, size_bytes=7)
 DISPUTED = LogEventDisputed(event_type="runyard.price.set", event_position=7, reason="a slip")
 TAKEN_BACK = LogEventDisputed(
     event_type="runyard.price.set", event_position=7, reason="it was right", withdrawn=True
@@ -29,4 +32,20 @@ REPLACED = ProjectionRebuilt(service="cost", projection="cost", position=90, dif
     ],
 )
 def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str) -> None:
+    assert sentence_of(RecordedEvent(Envelope(), message)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (ProjectSecretSet(project="p", name="HF_TOKEN"), "secret HF_TOKEN set"),
+        (ProjectSecretSet(name="HF_TOKEN", replaced=True), "secret HF_TOKEN got another value"),
+        (ProjectSecretRemoved(name="registry:ghcr.io"), "secret registry:ghcr.io removed"),
+        (
+            RunInputFetched(input="late", file=FETCHED),
+            "input late: https://example.com/late (abababab, 7 B) fetched on demand",
+        ),
+    ],
+)
+def test_what_people_and_programs_did_is_a_sentence(message: Message, sentence: str) -> None:
     assert sentence_of(RecordedEvent(Envelope(), message)) == sentence

@@ -115,6 +115,12 @@ def test_control_of_the_agent_that_does_nothing_here_is_said() -> None:
     assert "VH_DOCKER_NETWORK is not heeded: the network of containers is set by" in finding.message
 
 
+def test_part_of_a_step_that_does_nothing_here_is_said() -> None:
+    finding = only(STEP + "    environment: aws-eu-west-1-g4dn-xlarge\n")
+    assert (finding.line, finding.severity, finding.code) == (5, Severity.WARNING, "KEY_NOT_HEEDED")
+    assert "'environment' is not heeded here: a run goes where what it needs is free" in finding.message
+
+
 def test_broken_yaml_is_a_finding() -> None:
     assert only("- a\n b: [").code == "CONFIG_SYNTAX"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def test_a_value_of_several_lines_is_known_by_each_of_them_and_in_json() -> None
     assert redaction.of("MIIEabc") == REDACTED
     assert redaction.of(json.dumps({"key": key, "word": 'quo"ted'})).count(REDACTED) == 2
     assert redaction.of("}") == "}"
+
+
+@given(st.binary(max_size=5), st.text(min_size=4, max_size=20), st.binary(max_size=5))
+def test_a_value_in_base64_is_found_wherever_it_stands(before: bytes, value: str, after: bytes) -> None:
+    value = f"k/?~{value}"
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(before + value.encode() + after).decode()
+        shown = Redaction([value]).of(text)
+        # At both ends a character may stand for a bit of the value, and of what is beside it; and "==".
+        length = len(shown.partition(REDACTED)[0]) + len(shown.partition(REDACTED)[2])
+        assert REDACTED in shown
+        assert length <= len(encode(before)) + len(encode(after)) + 4
+
+
+def test_a_value_is_found_as_an_address_and_as_digits() -> None:
+    redaction = Redaction(["pass word&/é"])
+    for text in (
+        "https://x/?p=pass%20word%26%2F%C3%A9&q=1",
+        "p=pass+word%26%2F%C3%A9",
+        "70617373 7061737320776f7264262fc3a9",
+        "70617373 7061737320776F7264262FC3A9",
+    ):
+        assert REDACTED in redaction.of(text)
+        assert "word" not in redaction.of(text)
 
 
 @pytest.mark.parametrize("values", [(), ("", "abc")])

@@ -54,6 +54,15 @@ async def test_a_shebang_chooses_the_interpreter(runtime: DockerRuntime, plan_of
     assert plan.stdout.read_text() == "42\n"
 
 
+async def test_command_lines_share_one_bash_and_stop_at_the_first_failure(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("export X=1; words=(a b)", "[[ $X == 1 ]] && echo ${words[1]}", "(exit 7)", "echo never")
+
+    assert (await run(runtime, plan)).exit_code == 7
+    assert plan.stdout.read_text() == "b\n"
+
+
 async def test_programs_are_confined(runtime: DockerRuntime, plan_of: MakePlan) -> None:
     plan = plan_of(
         "grep -E '^(CapEff|NoNewPrivs)' /proc/self/status",

@@ -21,6 +21,14 @@ _ITEM = re.compile(r'(?:^|\b)(step|task|pipeline|endpoint|deployment)\b[ "]+([^"
 _PARAMETER = re.compile(r"\bparameter (\S+?)[:,]")
 _TYPE_REPR = re.compile(r"<class '([\w.]+)'>")
 _TOP_LEVEL = ("step", "task", "pipeline", "blueprint", "endpoint", "deployment")
+# Parts of a step that are about another platform's machines, and what does their work here.
+_KEYS_NOT_HEEDED = {
+    "environment": "a run goes where what it needs is free (resources, VH_GPUS)",
+    "environment-variable-groups": "secrets and variables belong to the project (`runyard secret set`)",
+    "cache-volumes": "what a node has fetched or installed stays on it by itself",
+    "runtime-config-preset": "resources say what a run may use",
+    "upload-store": "outputs go to the yard's own store",
+}
 # An action in the vendor's documentation and own examples but unknown to its linter; and what we find
 # ourselves, with lines.
 _NOT_PASSED_ON = ("require-approval", "Duplicate ", "No parser for ")
@@ -133,6 +141,7 @@ def _own_findings(config: Config, document: Document) -> Iterator[Finding]:
         step = config.steps[str(body["name"])]
         yield from _unknown_placeholders(step, body, document, (index, "step"))
         yield from _controls_not_heeded(step)
+        yield from _keys_not_heeded(body, document, (index, "step"))
 
 
 def _top_level_findings(document: Document) -> Iterator[Finding]:
@@ -177,6 +186,15 @@ def _controls_not_heeded(step: Step) -> Iterator[Finding]:
     lines = {variable.name: variable.line for variable in step.variables}
     for name, sentence in not_heeded({each.name: each.default for each in step.variables}):
         yield Finding(lines[name], Severity.WARNING, "CONTROL_NOT_HEEDED", f"step {step.name}: {sentence}")
+
+
+def _keys_not_heeded(
+    body: Mapping[str, Any], document: Document, path: tuple[Hashable, ...]
+) -> Iterator[Finding]:
+    for key, reason in _KEYS_NOT_HEEDED.items():
+        if body.get(key):
+            message = f"step {body.get('name')}: {key!r} is not heeded here: {reason}"
+            yield Finding(document.line_of((*path, key)), Severity.WARNING, "KEY_NOT_HEEDED", message)
 
 
 def _unknown_placeholders(

@@ -31,6 +31,9 @@ def set_secret(name: str, project: str | None) -> None:
     """Keep the secret NAME: asked for at a terminal, otherwise read from standard input.
 
     Runs that start from now on get it. Of what is read a line end at its end is left out.
+
+    The name registry:HOST keeps a login for the images of a registry, as user:password: nodes pull with it,
+    and programs do not get it.
     """
     request = pb.SetSecretRequest(
         request_id=uuid7(), project=default_project(project), name=name, value=_read_value(name)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import re
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
 
 REDACTED = "***"
 VALUE_LENGTH_MIN = 4
 """A shorter value, or line of a value, would make every text unreadable and hide nothing."""
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Redaction:
     """Knows the secrets of one attempt.
 
     A value is found as it stands, as JSON writes it, and, where it has several lines, line by line: output is
-    read by lines. What a program makes of a value (base64, a hash, half of it) is not known to be secret.
+    read by lines. It is also found in base64, wherever in a longer text it stood, in hexadecimal digits, and
+    as an address writes it. What else a program makes of a value (a hash, half of it, base64 that is broken
+    into lines) is not known to be secret.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         """Take these values out; none is fine."""
         self._texts = sorted({text for value in values for text in _forms(value)})
-        self._any = re.compile("|".join(map(re.escape, self._texts))) if self._texts else None
         self.longest_bytes = max((len(text.encode()) for text in self._texts), default=0)
         """Bytes of the longest text that may have to be taken out."""
 
     def of(self, text: str) -> str:
         """Give a text without them."""
-        if self._any is None or self._any.search(text) is None:
+        # Faster than one expression for all, for one secret as for hundreds.
+        if not any(each in text for each in self._texts):
             return text
         parts, at = [], 0
         for start, end in _joined(sorted(_places(text, self._texts))):
@@ -60,6 +65,19 @@ def _forms(value: str) -> Iterator[str]:
         text = form.strip()
         if len(text) >= VALUE_LENGTH_MIN:
             yield text
+    if len(value.strip()) >= VALUE_LENGTH_MIN:
+        data = value.encode()
+        yield from (quote(value, safe=""), quote_plus(value), data.hex(), data.hex().upper())
+        yield from _in_base64(data)
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
+    """Give the characters that stand for a value and for nothing beside it, wherever in a text it begins."""
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data)
+        whole = slice((before * 8 + 5) // 6, (before + len(data)) * 8 // 6)
+        yield encoded[whole].decode()
+        yield encoded[whole].translate(_URL_SAFE).decode()
 
 
 def _places(text: str | bytes, values: Iterable[str | bytes]) -> Iterator[tuple[int, int]]:
