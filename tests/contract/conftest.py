@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import cast
 
+import asyncpg
 import pytest
 
 from runyard_eventlog.memory import MemoryEventLog
@@ -15,6 +16,7 @@ from runyard_eventlog.migrate import ROLES
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
+from tests.contract.rebuild_yard import RingingLog
 
 OpenLog = Callable[[str], Awaitable[EventLog]]
 """Opens the one log of a test as a role: "scheduler"."""
@@ -65,3 +67,17 @@ async def log(open_log: OpenLog) -> EventLog:
 async def metrics_log(open_log: OpenLog) -> EventLog:
     """The same log, as the metrics service sees it."""
     return await open_log("metrics")
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
+    """Connections of the scheduler's role."""
+    async with asyncpg.create_pool(database.url("scheduler"), min_size=1, max_size=12) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def story_log(pool: asyncpg.Pool) -> AsyncIterator[RingingLog]:
+    """A log whose projectors hear when it grows."""
+    async with RingingLog(pool) as opened:
+        yield opened

@@ -86,19 +86,24 @@ class Builds:
                 )
             await connection.execute(f'analyze "{self._schema}"."{new}"')
 
+    async def take_back(self, connection: Connection) -> None:
+        """Make the old build the new one, within the caller's transaction: a rebuild goes on from there."""
+        await self._rename(connection, Build.OLD, Build.NEW)
+
     async def swap(self, connection: Connection) -> None:
         """Make the new build the live one, and the live one the old one, within the caller's transaction."""
-        for source, target in ((Build.LIVE, Build.OLD), (Build.NEW, Build.LIVE)):
-            for table, renamed in self._tables(source, target):
-                for name in await self._indexes(connection, table):
-                    bare = name.removesuffix(source) if source else name
-                    await connection.execute(
-                        f'alter index "{self._schema}"."{name}" rename to "{bare}{target}"'
-                    )
-                await connection.execute(f'alter table "{self._schema}"."{table}" rename to "{renamed}"')
-            await self._move(connection, source, target)
+        await self._rename(connection, Build.LIVE, Build.OLD)
+        await self._rename(connection, Build.NEW, Build.LIVE)
         for spec in self._projection.tables:
             await connection.execute(readmodel.view_ddl(spec, self._projection.version, self._schema))
+
+    async def _rename(self, connection: Connection, source: Build, target: Build) -> None:
+        for table, renamed in self._tables(source, target):
+            for name in await self._indexes(connection, table):
+                bare = name.removesuffix(source) if source else name
+                await connection.execute(f'alter index "{self._schema}"."{name}" rename to "{bare}{target}"')
+            await connection.execute(f'alter table "{self._schema}"."{table}" rename to "{renamed}"')
+        await self._move(connection, source, target)
 
     async def _move(self, connection: Connection, source: Build, target: Build) -> None:
         moved = (self._projection.name, self._projection.version, str(source), str(target))

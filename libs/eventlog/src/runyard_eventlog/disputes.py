@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+
+from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.events_pb2 import LogEventDisputed
@@ -78,6 +80,33 @@ async def disputed_events(log: EventLog, to_position: Position) -> frozenset[str
         Unavailable: the log did not answer.
     """
     disputed: set[str] = set()
+    async for told in _told(log, to_position):
+        _count(told.message, disputed)
+    return frozenset(disputed)
+
+
+async def disputed_since(log: EventLog, begun: Position, types: frozenset[str]) -> frozenset[str]:
+    """Give the ids of the events of some types whose dispute was made, or taken back, after a position.
+
+    Raises:
+        Unavailable: the log did not answer.
+    """
+    before: set[str] = set()
+    now: set[str] = set()
+    async for told in _told(log, (await log.head()).domain_position):
+        if isinstance(told.message, LogEventDisputed) and told.message.event_type in types:
+            _count(told.message, now)
+            if told.position <= begun:
+                _count(told.message, before)
+    return frozenset(before ^ now)
+
+
+def undisputed(events: Iterable[RecordedEvent], disputed: frozenset[str]) -> list[RecordedEvent]:
+    """Leave out what is disputed."""
+    return [event for event in events if event.envelope.event_id not in disputed]
+
+
+async def _told(log: EventLog, to_position: Position) -> AsyncIterator[RecordedEvent]:
     position = Position(0)
     while position < to_position:
         page = await log.read(
@@ -88,20 +117,18 @@ async def disputed_events(log: EventLog, to_position: Position) -> frozenset[str
             limit=_PAGE,
         )
         for event in page.events:
-            match event.message:
-                case LogEventDisputed(withdrawn=True) as back:
-                    disputed.discard(back.event_id)
-                case LogEventDisputed() as made:
-                    disputed.add(made.event_id)
-                case _:
-                    pass
+            yield event
         position = page.scanned_to
-    return frozenset(disputed)
 
 
-def undisputed(events: Iterable[RecordedEvent], disputed: frozenset[str]) -> list[RecordedEvent]:
-    """Leave out what is disputed."""
-    return [event for event in events if event.envelope.event_id not in disputed]
+def _count(told: Message, disputed: set[str]) -> None:
+    match told:
+        case LogEventDisputed(withdrawn=True):
+            disputed.discard(told.event_id)
+        case LogEventDisputed():
+            disputed.add(told.event_id)
+        case _:
+            pass
 
 
 async def _find(log: EventLog, event_id: str) -> RecordedEvent:

@@ -25,6 +25,7 @@ from runyard_core.errors import Conflict, Unavailable
 from runyard_core.projection import Projection
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.comparison import Comparison, compare
+from runyard_eventlog.disputes import disputed_since
 from runyard_eventlog.failure_limit import FailureLimit
 from runyard_eventlog.filling import fill
 from runyard_eventlog.handler import execute
@@ -166,11 +167,12 @@ class Rebuilder:
 
     async def _compare(self, build: Build, position: int) -> Comparison:
         self._meter.phase(RebuildPhase.REBUILD_PHASE_COMPARING)
+        projection, schema = self._subject.projection, self._subject.schema
         async with self._pool.acquire() as connection:
-            comparison = await compare(
-                connection, self._subject.projection, self._subject.schema, build, position
-            )
-        self._meter.compared(comparison)
+            comparison = await compare(connection, projection, schema, build, position)
+            place = await ProjectionStore(projection, schema, build).place(connection)
+        later = await disputed_since(self._log, place.disputes_position, projection.event_types)
+        self._meter.compared(comparison, len(later))
         return comparison
 
     async def _swap(self, record: RebuildRecord, comparison: Comparison) -> None:

@@ -59,8 +59,9 @@ class ProgressMeter:
         self._progress.phase = phase
         self._say()
 
-    def compared(self, comparison: Comparison) -> None:
-        """Note what the comparison found."""
+    def compared(self, comparison: Comparison, later_disputes: int) -> None:
+        """Note what the comparison found, and how many disputes the build does not go by."""
+        self._progress.later_dispute_count = later_disputes
         del self._progress.tables[:], self._progress.differences[:]
         self._progress.tables.extend(comparison.tables)
         self._progress.differences.extend(comparison.differences)

@@ -42,11 +42,19 @@ class RebuildRecords:
         self._schema = schema
         self._builds = Builds(projection, schema)
 
-    async def begin(self, connection: Connection, record: RebuildRecord) -> RebuildRecord:
+    async def begin(
+        self, connection: Connection, record: RebuildRecord, *, from_replaced: bool = False
+    ) -> RebuildRecord:
         """Note that a rebuild is wanted; one that is under way is joined and takes the new acceptance over.
 
+        Args:
+            connection: of the role that owns the schema.
+            record: what is wanted.
+            from_replaced: go on with the tables that the last rebuild replaced instead of with none.
+
         Raises:
-            Rejected: the tables that an earlier rebuild replaced are still there (OLD_BUILD_KEPT).
+            Rejected: the tables that an earlier rebuild replaced are still there (OLD_BUILD_KEPT), or are
+                wanted back and are not (NO_OLD_BUILD).
         """
         async with connection.transaction():
             await bookkeeping.prepare(connection, self._schema)
@@ -63,7 +71,7 @@ class RebuildRecords:
                     record.accepts_differences,
                 )
                 return await self.get(connection)
-            await self._make_room(connection, record.version)
+            await self._make_room(connection, record.version, from_replaced=from_replaced)
             await connection.execute(
                 f"""
                 insert into {self._schema}.projection_rebuild
@@ -132,15 +140,24 @@ class RebuildRecords:
             value,
         )
 
-    async def _make_room(self, connection: Connection, version: int) -> None:
+    async def _make_room(self, connection: Connection, version: int, *, from_replaced: bool) -> None:
         """Drop what a rebuild of other code left unfinished; refuse while replaced tables are there."""
-        for kept in await self._builds.kept(connection):
-            if kept.build is Build.OLD and kept.version == version:
-                raise Rejected(
-                    f"the tables that the last rebuild of {self._projection.name} replaced are still there: "
-                    "drop them first",
-                    code="OLD_BUILD_KEPT",
-                )
-            if kept.build is Build.NEW:
-                await self._builds.drop(connection, kept)
+        kept = await self._builds.kept(connection)
+        has_old = any(each.build is Build.OLD and each.version == version for each in kept)
+        if has_old and not from_replaced:
+            raise Rejected(
+                f"the tables that the last rebuild of {self._projection.name} replaced are still there: "
+                "drop them first",
+                code="OLD_BUILD_KEPT",
+            )
+        if from_replaced and not has_old:
+            raise Rejected(
+                f"nothing is kept that a rebuild of {self._projection.name}, version {version}, replaced",
+                code="NO_OLD_BUILD",
+            )
+        for each in kept:
+            if each.build is Build.NEW:
+                await self._builds.drop(connection, each)
         await self.end(connection)
+        if from_replaced:
+            await self._builds.take_back(connection)

@@ -87,13 +87,14 @@ class ProjectionOperations:
         return [await self._describe(projector) for projector in self._projectors.values()]
 
     async def rebuild(
-        self, name: str, rebuild_id: str, *, accepts_differences: bool
+        self, name: str, rebuild_id: str, *, accepts_differences: bool, from_replaced: bool = False
     ) -> AsyncGenerator[pb.RebuildProgress, None]:
         """Begin or join a rebuild, and give its progress until it ends.
 
         Raises:
             NotFound, InvalidInput: as ``find``.
-            Rejected: the tables that the last rebuild replaced are still there (OLD_BUILD_KEPT).
+            Rejected: the tables that the last rebuild replaced are still there (OLD_BUILD_KEPT), or are
+                wanted back and are not (NO_OLD_BUILD).
         """
         projector = self.find(name)
         told = await self._told(rebuild_id)
@@ -110,7 +111,7 @@ class ProjectionOperations:
             event=None,
         )
         async with self._pool.acquire() as connection:
-            record = await self._records(projector).begin(connection, wanted)
+            record = await self._records(projector).begin(connection, wanted, from_replaced=from_replaced)
         async with aclosing(self._start(projector, record).watch()) as steps:
             async for progress in steps:
                 yield progress

@@ -54,7 +54,10 @@ class ProjectionServicer(ProjectionServiceServicer):
         require_role("client", "service")
         rebuild_id = command_id(self._service, "RebuildProjection", request.request_id)
         rebuilding = self._operations.rebuild(
-            request.projection, rebuild_id, accepts_differences=request.accept_differences
+            request.projection,
+            rebuild_id,
+            accepts_differences=request.accept_differences,
+            from_replaced=request.from_replaced,
         )
         async with aclosing(rebuilding) as steps:
             async for progress in steps:

@@ -90,6 +90,10 @@ def outcome_lines(progress: pb.RebuildProgress) -> list[str]:
             f"    live:         {_shown(row.live_row_json)}",
             f"    from the log: {_shown(row.rebuilt_row_json)}",
         ]
+    if later := progress.later_dispute_count:
+        lines.append(
+            f"  {count_words(later, 'dispute')} came since it began; only the next rebuild goes by that"
+        )
     if progress.parked_count:
         lines.append(f"  {count_words(progress.parked_count, 'event')} could not be projected")
     return lines

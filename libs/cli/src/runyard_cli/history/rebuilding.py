@@ -82,15 +82,23 @@ def projections() -> None:
     is_flag=True,
     help="Take the live tables' place also when the rebuilt ones differ.",
 )
+@click.option(
+    "--back",
+    is_flag=True,
+    help="Go back to the tables that the last rebuild replaced, brought up to now.",
+)
 @click.option("--drop-old", is_flag=True, help="Drop what a rebuild replaced and was kept; build nothing.")
 @click.option("--abandon", is_flag=True, help="Drop a rebuild that differs or failed; build nothing.")
 @output_option
-def rebuild(targets: Sequence[Target], accept_differences: bool, drop_old: bool, abandon: bool) -> None:
+def rebuild(
+    targets: Sequence[Target], accept_differences: bool, back: bool, drop_old: bool, abandon: bool
+) -> None:
     """Build read models anew from the log, beside the live ones, and swap them when they are the same.
 
     The services go on serving. What is killed goes on where it was; asked again, it is joined. The replaced
-    tables are kept until --drop-old. Disputed events are left out. Exit code 1 when the rebuilt tables
-    differ: look at the rows named, then ask again with --accept-differences, or --abandon.
+    tables are kept until --drop-old, and --back puts them into place again. Disputed events are left out.
+    Exit code 1 when the rebuilt tables differ: look at the rows named, then ask again with
+    --accept-differences, or --abandon.
     """
     if drop_old or abandon:
         kind = types_pb2.BUILD_KIND_OLD if drop_old else types_pb2.BUILD_KIND_NEW
@@ -99,7 +107,7 @@ def rebuild(targets: Sequence[Target], accept_differences: bool, drop_old: bool,
 
     async def work(client: Client) -> list[types_pb2.RebuildProgress]:
         return [
-            await _followed(_rebuilding(client, target, accept_differences))
+            await _followed(_rebuilding(client, target, accept_differences, back))
             for target in await _named(client, targets)
         ]
 
@@ -128,9 +136,12 @@ async def _named(client: Client, targets: Sequence[Target]) -> list[Target]:
     return named
 
 
-def _rebuilding(client: Client, target: Target, accept_differences: bool) -> Follow:
+def _rebuilding(client: Client, target: Target, accept_differences: bool, back: bool) -> Follow:
     request = pb.RebuildProjectionRequest(
-        projection=target.projection, request_id=uuid7(), accept_differences=accept_differences
+        projection=target.projection,
+        request_id=uuid7(),
+        accept_differences=accept_differences,
+        from_replaced=back,
     )
 
     async def follow() -> AsyncIterator[types_pb2.RebuildProgress]:

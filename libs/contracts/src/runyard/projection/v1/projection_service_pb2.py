@@ -26,7 +26,7 @@ from runyard.event.v1 import envelope_pb2 as runyard_dot_event_dot_v1_dot_envelo
 from runyard.projection.v1 import types_pb2 as runyard_dot_projection_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.runyard/projection/v1/projection_service.proto\x12\x15runyard.projection.v1\x1a\x1frunyard/event/v1/envelope.proto\x1a!runyard/projection/v1/types.proto\"\x18\n\x16ListProjectionsRequest\"Q\n\x17ListProjectionsResponse\x12\x36\n\x0bprojections\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.Projection\"^\n\x18RebuildProjectionRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65pt_differences\x18\x03 \x01(\x08\"U\n\x19RebuildProjectionResponse\x12\x38\n\x08progress\x18\x01 \x01(\x0b\x32&.runyard.projection.v1.RebuildProgress\"-\n\x17VerifyProjectionRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\"T\n\x18VerifyProjectionResponse\x12\x38\n\x08progress\x18\x01 \x01(\x0b\x32&.runyard.projection.v1.RebuildProgress\"k\n\x11\x44ropBuildsRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .runyard.projection.v1.BuildKind\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"$\n\x12\x44ropBuildsResponse\x12\x0e\n\x06tables\x18\x01 \x03(\t\"c\n\x16ListDeadLettersRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x17ListDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14GetDeadLetterRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\"\x90\x01\n\x15GetDeadLetterResponse\x12\x36\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.runyard.projection.v1.DeadLetter\x12,\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.runyard.event.v1.Envelope\x12\x11\n\tdata_json\x18\x03 \x01(\t\"b\n\x19RequeueDeadLettersRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x9d\x01\n\x1aRequeueDeadLettersResponse\x12\x33\n\x08requeued\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x31\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x17\n\x0fremaining_count\x18\x03 \x01(\x03\x32\xb2\x06\n\x11ProjectionService\x12p\n\x0fListProjections\x12-.runyard.projection.v1.ListProjectionsRequest\x1a..runyard.projection.v1.ListProjectionsResponse\x12x\n\x11RebuildProjection\x12/.runyard.projection.v1.RebuildProjectionRequest\x1a\x30.runyard.projection.v1.RebuildProjectionResponse0\x01\x12u\n\x10VerifyProjection\x12..runyard.projection.v1.VerifyProjectionRequest\x1a/.runyard.projection.v1.VerifyProjectionResponse0\x01\x12\x61\n\nDropBuilds\x12(.runyard.projection.v1.DropBuildsRequest\x1a).runyard.projection.v1.DropBuildsResponse\x12p\n\x0fListDeadLetters\x12-.runyard.projection.v1.ListDeadLettersRequest\x1a..runyard.projection.v1.ListDeadLettersResponse\x12j\n\rGetDeadLetter\x12+.runyard.projection.v1.GetDeadLetterRequest\x1a,.runyard.projection.v1.GetDeadLetterResponse\x12y\n\x12RequeueDeadLetters\x12\x30.runyard.projection.v1.RequeueDeadLettersRequest\x1a\x31.runyard.projection.v1.RequeueDeadLettersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.runyard/projection/v1/projection_service.proto\x12\x15runyard.projection.v1\x1a\x1frunyard/event/v1/envelope.proto\x1a!runyard/projection/v1/types.proto\"\x18\n\x16ListProjectionsRequest\"Q\n\x17ListProjectionsResponse\x12\x36\n\x0bprojections\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.Projection\"u\n\x18RebuildProjectionRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65pt_differences\x18\x03 \x01(\x08\x12\x15\n\rfrom_replaced\x18\x04 \x01(\x08\"U\n\x19RebuildProjectionResponse\x12\x38\n\x08progress\x18\x01 \x01(\x0b\x32&.runyard.projection.v1.RebuildProgress\"-\n\x17VerifyProjectionRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\"T\n\x18VerifyProjectionResponse\x12\x38\n\x08progress\x18\x01 \x01(\x0b\x32&.runyard.projection.v1.RebuildProgress\"k\n\x11\x44ropBuildsRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .runyard.projection.v1.BuildKind\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"$\n\x12\x44ropBuildsResponse\x12\x0e\n\x06tables\x18\x01 \x03(\t\"c\n\x16ListDeadLettersRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x17ListDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14GetDeadLetterRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\"\x90\x01\n\x15GetDeadLetterResponse\x12\x36\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.runyard.projection.v1.DeadLetter\x12,\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x1a.runyard.event.v1.Envelope\x12\x11\n\tdata_json\x18\x03 \x01(\t\"b\n\x19RequeueDeadLettersRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x9d\x01\n\x1aRequeueDeadLettersResponse\x12\x33\n\x08requeued\x18\x01 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x31\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32!.runyard.projection.v1.DeadLetter\x12\x17\n\x0fremaining_count\x18\x03 \x01(\x03\x32\xb2\x06\n\x11ProjectionService\x12p\n\x0fListProjections\x12-.runyard.projection.v1.ListProjectionsRequest\x1a..runyard.projection.v1.ListProjectionsResponse\x12x\n\x11RebuildProjection\x12/.runyard.projection.v1.RebuildProjectionRequest\x1a\x30.runyard.projection.v1.RebuildProjectionResponse0\x01\x12u\n\x10VerifyProjection\x12..runyard.projection.v1.VerifyProjectionRequest\x1a/.runyard.projection.v1.VerifyProjectionResponse0\x01\x12\x61\n\nDropBuilds\x12(.runyard.projection.v1.DropBuildsRequest\x1a).runyard.projection.v1.DropBuildsResponse\x12p\n\x0fListDeadLetters\x12-.runyard.projection.v1.ListDeadLettersRequest\x1a..runyard.projection.v1.ListDeadLettersResponse\x12j\n\rGetDeadLetter\x12+.runyard.projection.v1.GetDeadLetterRequest\x1a,.runyard.projection.v1.GetDeadLetterResponse\x12y\n\x12RequeueDeadLetters\x12\x30.runyard.projection.v1.RequeueDeadLettersRequest\x1a\x31.runyard.projection.v1.RequeueDeadLettersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=167
   _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=248
   _globals['_REBUILDPROJECTIONREQUEST']._serialized_start=250
-  _globals['_REBUILDPROJECTIONREQUEST']._serialized_end=344
-  _globals['_REBUILDPROJECTIONRESPONSE']._serialized_start=346
-  _globals['_REBUILDPROJECTIONRESPONSE']._serialized_end=431
-  _globals['_VERIFYPROJECTIONREQUEST']._serialized_start=433
-  _globals['_VERIFYPROJECTIONREQUEST']._serialized_end=478
-  _globals['_VERIFYPROJECTIONRESPONSE']._serialized_start=480
-  _globals['_VERIFYPROJECTIONRESPONSE']._serialized_end=564
-  _globals['_DROPBUILDSREQUEST']._serialized_start=566
-  _globals['_DROPBUILDSREQUEST']._serialized_end=673
-  _globals['_DROPBUILDSRESPONSE']._serialized_start=675
-  _globals['_DROPBUILDSRESPONSE']._serialized_end=711
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=713
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=812
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=814
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=921
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=923
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=983
-  _globals['_GETDEADLETTERRESPONSE']._serialized_start=986
-  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1130
-  _globals['_REQUEUEDEADLETTERSREQUEST']._serialized_start=1132
-  _globals['_REQUEUEDEADLETTERSREQUEST']._serialized_end=1230
-  _globals['_REQUEUEDEADLETTERSRESPONSE']._serialized_start=1233
-  _globals['_REQUEUEDEADLETTERSRESPONSE']._serialized_end=1390
-  _globals['_PROJECTIONSERVICE']._serialized_start=1393
-  _globals['_PROJECTIONSERVICE']._serialized_end=2211
+  _globals['_REBUILDPROJECTIONREQUEST']._serialized_end=367
+  _globals['_REBUILDPROJECTIONRESPONSE']._serialized_start=369
+  _globals['_REBUILDPROJECTIONRESPONSE']._serialized_end=454
+  _globals['_VERIFYPROJECTIONREQUEST']._serialized_start=456
+  _globals['_VERIFYPROJECTIONREQUEST']._serialized_end=501
+  _globals['_VERIFYPROJECTIONRESPONSE']._serialized_start=503
+  _globals['_VERIFYPROJECTIONRESPONSE']._serialized_end=587
+  _globals['_DROPBUILDSREQUEST']._serialized_start=589
+  _globals['_DROPBUILDSREQUEST']._serialized_end=696
+  _globals['_DROPBUILDSRESPONSE']._serialized_start=698
+  _globals['_DROPBUILDSRESPONSE']._serialized_end=734
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=736
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=835
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=837
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=944
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=946
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=1006
+  _globals['_GETDEADLETTERRESPONSE']._serialized_start=1009
+  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1153
+  _globals['_REQUEUEDEADLETTERSREQUEST']._serialized_start=1155
+  _globals['_REQUEUEDEADLETTERSREQUEST']._serialized_end=1253
+  _globals['_REQUEUEDEADLETTERSRESPONSE']._serialized_start=1256
+  _globals['_REQUEUEDEADLETTERSRESPONSE']._serialized_end=1413
+  _globals['_PROJECTIONSERVICE']._serialized_start=1416
+  _globals['_PROJECTIONSERVICE']._serialized_end=2234
 # @@protoc_insertion_point(module_scope)

@@ -62,22 +62,28 @@ class RebuildProjectionRequest(_message.Message):
     PROJECTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACCEPT_DIFFERENCES_FIELD_NUMBER: _builtins.int
+    FROM_REPLACED_FIELD_NUMBER: _builtins.int
     projection: _builtins.str
     """Name of the read model; may be empty when the service has one."""
     request_id: _builtins.str
     """A UUID of the caller; the same with a retry."""
     accept_differences: _builtins.bool
     """Put the rebuilt tables into place also when they differ: after a dispute, a mended projection, a damage."""
+    from_replaced: _builtins.bool
+    """Go back to the tables that the last rebuild replaced: they are brought up to now instead of new ones, compared,
+    and swapped in like those. The ones that they replace are kept in turn.
+    """
     def __init__(
         self,
         *,
         projection: _builtins.str = ...,
         request_id: _builtins.str = ...,
         accept_differences: _builtins.bool = ...,
+        from_replaced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_differences", b"accept_differences", "projection", b"projection", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_differences", b"accept_differences", "from_replaced", b"from_replaced", "projection", b"projection", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

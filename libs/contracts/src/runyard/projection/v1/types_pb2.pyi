@@ -245,6 +245,7 @@ class RebuildProgress(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     PARKED_COUNT_FIELD_NUMBER: _builtins.int
+    LATER_DISPUTE_COUNT_FIELD_NUMBER: _builtins.int
     rebuild_id: _builtins.str
     service: _builtins.str
     projection: _builtins.str
@@ -266,6 +267,10 @@ class RebuildProgress(_message.Message):
     message: _builtins.str
     parked_count: _builtins.int
     """Events that could not be projected."""
+    later_dispute_count: _builtins.int
+    """From COMPARING on: events of its types that were disputed, or are no longer, since it began. It does not go by
+    that; the next rebuild does.
+    """
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableComparison]:
         """From COMPARING on."""
@@ -294,10 +299,11 @@ class RebuildProgress(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         parked_count: _builtins.int = ...,
+        later_dispute_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_position", b"compared_position", "differences", b"differences", "eta_seconds", b"eta_seconds", "event_position", b"event_position", "events_per_second", b"events_per_second", "message", b"message", "parked_count", b"parked_count", "phase", b"phase", "position", b"position", "projection", b"projection", "reason", b"reason", "rebuild_id", b"rebuild_id", "resumed_from_position", b"resumed_from_position", "service", b"service", "tables", b"tables", "target_position", b"target_position", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_position", b"compared_position", "differences", b"differences", "eta_seconds", b"eta_seconds", "event_position", b"event_position", "events_per_second", b"events_per_second", "later_dispute_count", b"later_dispute_count", "message", b"message", "parked_count", b"parked_count", "phase", b"phase", "position", b"position", "projection", b"projection", "reason", b"reason", "rebuild_id", b"rebuild_id", "resumed_from_position", b"resumed_from_position", "service", b"service", "tables", b"tables", "target_position", b"target_position", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
