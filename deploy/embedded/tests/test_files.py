@@ -167,3 +167,33 @@ def test_children_do_not_inherit_the_credentials_of_external_engines() -> None:
     environment = {"RUNYARD_EXTERNAL_S3_SECRET_KEY": "x", "RUNYARD_LOG_LEVEL": "INFO", "PATH": "/bin"}
     forget_secrets(environment)
     assert environment == {"RUNYARD_LOG_LEVEL": "INFO", "PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "known_as", "address"),
+    [
+        ("10.0.0.5", "", "10.0.0.5:4711"),
+        ("10.0.0.5", "yard.example", "yard.example:4711"),
+        ("0.0.0.0", "yard.example:443", "yard.example:443"),
+        ("fe80::1", "", "[fe80::1]:4711"),
+        ("[fe80::1]:7443", "", "[fe80::1]:4711"),
+    ],
+)
+def test_the_gate_is_known_by_the_name_that_was_given(listen: str, known_as: str, address: str) -> None:
+    environment = {"RUNYARD_GATE_LISTEN": listen, "RUNYARD_GATE_ADDRESS": known_as}
+    gate = YardSettings.from_environment(environment).gate
+    assert gate is not None
+    assert gate.address(4711) == address
+
+
+def test_the_port_of_the_gate_is_the_one_named_or_the_one_it_had(home: Home) -> None:
+    named = YardSettings.from_environment({"RUNYARD_GATE_LISTEN": "127.0.0.1:7443"})
+    assert named.ports == {"gate": 7443}
+    kept = settle_ports(home, {}, with_gate=True)["gate"]
+    assert "gate" not in settle_ports(home, {})
+    assert settle_ports(home, {}, with_gate=True)["gate"] == kept
+
+
+def test_a_gate_listens_on_an_address_not_on_a_name() -> None:
+    with pytest.raises(InvalidInput, match="want an address"):
+        YardSettings.from_environment({"RUNYARD_GATE_LISTEN": "yard.example:7443"})

@@ -14,7 +14,8 @@ from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPoi
 from runyard_agent import file_watch, log_reader
 from runyard_agent.log_reader import LogReader
 from runyard_agent.spool import Spool
-from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
+from runyard_agent.telemetry import AttemptTelemetry, Telemetry
+from runyard_agent.telemetry_envelope import Cause
 from runyard_contracts.envelope import unwrap
 from runyard_contracts.ids import deterministic_id
 from runyard_core.clock import ManualClock

@@ -24,7 +24,8 @@ from runyard_agent.domain.gpu_memory import GpuMemory
 from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
 from runyard_agent.sampling import Sampling
 from runyard_agent.spool import Spool
-from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
+from runyard_agent.telemetry import AttemptTelemetry, Telemetry
+from runyard_agent.telemetry_envelope import Cause
 from runyard_contracts.envelope import unwrap
 from runyard_contracts.gpu_columns import ENERGY_BIT
 from runyard_core.clock import ManualClock

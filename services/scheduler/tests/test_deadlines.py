@@ -73,3 +73,11 @@ def test_a_silent_node_is_detached_and_says_whether_its_stream_was_open() -> Non
         Silent(NodeId("b"), "closed", 10_000),
     ]
     assert next_due_seconds([LEASE], [replace(opened, heard_at_seconds=90)], LIMITS) == 100
+
+
+def test_a_revoked_node_never_comes_back_so_its_attempts_are_given_up() -> None:
+    lease = replace(GONE, revoked=True)
+    assert due([lease], [], LIMITS, 179) == []
+    (lost,) = due([lease], [], LIMITS, 180)
+    assert isinstance(lost, Lost)
+    assert lost.detail == "node node-1 was revoked"

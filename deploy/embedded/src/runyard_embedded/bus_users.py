@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import grpc
 
 from runyard.node.v1.enrolment_service_pb2 import WatchBusUsersRequest
 from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
-from runyard_engines import NatsServer, NatsUser, agent_user
+from runyard_embedded.home import write_private
+from runyard_engines import NatsServer, agent_user
 
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger("runyard.supervisor")
 
+Take = Callable[[Mapping[str, str]], None]
+"""Is given every enrolled node with the bcrypt hash of its password."""
 
-async def keep_bus_users(scheduler_address: str, service_token: str, nats: NatsServer) -> None:
-    """Give the server its own users and those of enrolled nodes, now and after each change, for ever.
 
-    Until the scheduler has answered once, no enrolled node is let in; while it is away, those stay who were.
+async def keep_bus_users(scheduler_address: str, service_token: str, take: Take) -> None:
+    """Hand on what the scheduler says of enrolled nodes, now and after each change, for ever.
+
+    Until the scheduler has answered once, nothing is handed on; while it is away, what it said last stays.
     """
-    own = nats.spec.users
     metadata = (("authorization", f"Bearer {service_token}"),)
     async with grpc.aio.insecure_channel(scheduler_address) as channel:
         stub: EnrolmentServiceStub = EnrolmentServiceStub(channel)
         while True:
             try:
                 async for told in stub.WatchBusUsers(WatchBusUsersRequest(), metadata=metadata):
-                    nodes = [agent_user(user.node_id, user.password_bcrypt) for user in told.users]
-                    _set_users(nats, (*own, *nodes))
+                    take({user.node_id: user.password_bcrypt for user in told.users})
             except grpc.aio.AioRpcError as error:
                 log.debug("the scheduler does not name the bus's users: %s", error.details())
             except OSError as error:  # a full disk; the users stay as they were until it is written
@@ -37,13 +41,28 @@ async def keep_bus_users(scheduler_address: str, service_token: str, nats: NatsS
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def _set_users(nats: NatsServer, users: tuple[NatsUser, ...]) -> None:
-    if users == nats.spec.users:
-        return
-    known = {user.name for user in nats.spec.users}
-    named = {user.name for user in users}
-    nats.set_users(users)
-    log.info("users of the bus: %s", _change(sorted(named - known), sorted(known - named)))
+def into_our_bus(nats: NatsServer) -> Take:
+    """Give the bus that we run its own users and the nodes."""
+    own = nats.spec.users
+
+    def take(nodes: Mapping[str, str]) -> None:
+        users = (*own, *(agent_user(node_id, hashed) for node_id, hashed in nodes.items()))
+        known = {user.name for user in nats.spec.users}
+        named = {user.name for user in users}
+        if users != nats.spec.users:
+            nats.set_users(users)
+            log.info("users of the bus: %s", _change(sorted(named - known), sorted(known - named)))
+
+    return take
+
+
+def into_file(path: Path) -> Take:
+    """Write the nodes down for whoever runs the bus: ``deploy/nats/configuration.py --agents`` reads it."""
+
+    def take(nodes: Mapping[str, str]) -> None:
+        write_private(path, dict(nodes))
+
+    return take
 
 
 def _change(added: list[str], removed: list[str]) -> str:

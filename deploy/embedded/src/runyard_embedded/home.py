@@ -81,6 +81,11 @@ class Home:
         return self.folder / "gate.key"
 
     @property
+    def bus_users_file(self) -> Path:
+        """Enrolled nodes as the bus knows them, when somebody else runs it (0600)."""
+        return self.folder / "bus-users.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the supervisor for life."""
         return self.folder / "yard.lock"

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from runyard_client import Context, save_context
 from runyard_core.errors import Rejected, RunyardError
-from runyard_embedded.bus_users import keep_bus_users
+from runyard_embedded.bus_users import into_file, into_our_bus, keep_bus_users
 from runyard_embedded.credentials import Credentials, load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import Addresses, Plan, make_plan, role_url
@@ -84,7 +84,7 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
             home,
             is_restored=settings.is_restored,
         )
-        await Supervisor(plan, make_ready, state, note, _upkeep(plan, credentials)).run()
+        await Supervisor(plan, make_ready, state, note, _upkeep(home, plan, credentials)).run()
     except RunyardError as error:
         note(replace(state, error=error.message))
         raise
@@ -94,12 +94,11 @@ def _ports(home: Home, settings: YardSettings) -> dict[str, int]:
     return settle_ports(home, settings.ports, with_gate=settings.gate is not None)
 
 
-def _upkeep(plan: Plan, credentials: Credentials) -> tuple[Upkeep, ...]:
+def _upkeep(home: Home, plan: Plan, credentials: Credentials) -> tuple[Upkeep, ...]:
     """Give what the supervisor does while the yard is up."""
-    if plan.nats is None:
-        return ()
+    take = into_file(home.bus_users_file) if plan.nats is None else into_our_bus(plan.nats)
     scheduler = plan.addresses.services["scheduler"]
-    return (functools.partial(keep_bus_users, scheduler, credentials.service_token, plan.nats),)
+    return (functools.partial(keep_bus_users, scheduler, credentials.service_token, take),)
 
 
 def _context(plan: Plan, token: str) -> Context:

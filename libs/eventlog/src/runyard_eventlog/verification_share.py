@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from runyard_eventlog.manifest import Manifest
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
 
 CompareCopies = Callable[[Lane.ValueType, Manifest], Coroutine[None, None, "Compared"]]
+NICENESS = 10
+"""Lower priority of the processes, as of those that rebuild."""
 _PRELOADED = ["__main__", "asyncpg", "pyarrow.compute", "pyarrow.parquet", __name__]
 
 
@@ -132,6 +135,8 @@ class _Share:
 
 
 def _begin(store: ArchiveStore, database_url: str) -> None:
+    # The yard goes on beside it.
+    os.nice(NICENESS)
     _Share.mine = _Share(store, database_url)
 
 

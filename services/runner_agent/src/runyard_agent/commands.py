@@ -124,7 +124,7 @@ def _uninstall(directory: Path, *, force: bool) -> None:
     node_id = enrolled.node_id if enrolled else ""
     uninstall(directory, node_id, force=force, tell=_say)
     if node_id:
-        _say(f"Its credential is still good: `runyard nodes revoke {node_id}` at the yard takes it away.")
+        _say(f"At the yard, `runyard nodes revoke {node_id}` takes its credential away.")
 
 
 def _look(directory: Path, node_id: str) -> MachineReport:

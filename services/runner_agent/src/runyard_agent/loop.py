@@ -15,7 +15,8 @@ from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.hands_on import AttemptAtHand
 from runyard_agent.node import Node
-from runyard_agent.telemetry import AttemptTelemetry, Cause, Telemetry
+from runyard_agent.telemetry import AttemptTelemetry, Telemetry
+from runyard_agent.telemetry_envelope import Cause
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ from runyard_agent.s3_inputs import input_credentials
 from runyard_agent.sampling import Sampling
 from runyard_agent.settings import Settings
 from runyard_agent.spool import Spool
-from runyard_agent.telemetry import Telemetry, envelope_bytes
+from runyard_agent.telemetry import Telemetry
+from runyard_agent.telemetry_envelope import envelope_bytes
 from runyard_agent.transfers import Transfers
 from runyard_agent.uplink import Uplink
 from runyard_contracts.ids import SpoolId
@@ -56,7 +57,12 @@ async def run_agent(settings: Settings) -> None:
         stack.enter_context(locked(settings.directory))
         clock = SystemClock()
         make_filler = functools.partial(_filler, settings.node_id, clock)
-        spool = Spool(settings.directory / "spool", make_filler, bytes_max=settings.spool_bytes_max)
+        spool = Spool(
+            settings.directory / "spool",
+            make_filler,
+            bytes_max=settings.spool_bytes_max,
+            node_id=settings.node_id,
+        )
         stack.callback(spool.close)
         gpu_reader = gpus.open_gpus()
         stack.callback(gpu_reader.close)
@@ -161,4 +167,4 @@ def _filler(node_id: str, clock: Clock, spool_id: SpoolId, sequence: int) -> tup
         sample_count=1,
         reason="a record of the agent's spool was damaged on its disk",
     )
-    return "missing", envelope_bytes(missing, node_id, spool_id, sequence, clock)
+    return "missing", envelope_bytes(missing, node_id, spool_id, sequence, clock.now())

@@ -21,6 +21,9 @@ from pathlib import Path
 
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_agent.spool_file import FRAME_BYTES_MAX, Frame, Mark, SpoolRecord, decode_frames, encode_frame
+from runyard_agent.spool_given import GivenOut
+from runyard_agent.spool_reserve import Reserve, is_full
+from runyard_agent.spool_thinning import expanded, thin_segment
 from runyard_contracts.ids import SpoolId
 from runyard_core.errors import Corrupt
 
@@ -47,6 +50,7 @@ class Spool:
         *,
         bytes_max: int = SPOOL_BYTES_MAX,
         segment_bytes: int = SEGMENT_BYTES,
+        node_id: str = "",
     ) -> None:
         """Open the spool of this folder, or begin one. A torn end is cut off, damage in between is filled."""
         if (directory / _STALE_FILE).exists():
@@ -63,12 +67,16 @@ class Spool:
         self.next_sequence = 1
         """Sequence that the next record gets."""
         self._segments: dict[int, int] = {}  # first sequence -> bytes
+        self._node_id = node_id
         self._recover(make_filler)
-        self._file = self._open_current()
+        self._file = self._open_segment(self._current)
         self.durable_sequence = self.next_sequence - 1
         """Everything up to here is on the disk."""
         self._cursor = (0, 0, 0)  # segment, offset of the next frame, its first sequence
         self._checkpointed_at = time.monotonic()
+        self._thinned: set[int] = set()
+        self._given = GivenOut(directory / "given", self.next_sequence - 1)
+        self._reserve = Reserve(directory / "reserve", segment_bytes)
         self._appended = asyncio.Event()
         self._durable = asyncio.Condition()
 
@@ -82,19 +90,24 @@ class Spool:
     ) -> int:
         """Write records (kind, body) and marks as one step: after a crash all of it is there, or nothing.
 
-        The first record gets ``next_sequence``. The last one's sequence is returned.
+        The first record gets ``next_sequence``. The last one's sequence is returned. Where there is no room,
+        the oldest samples that were never sent make some.
 
         Raises:
             OSError: the disk is full or broken; nothing was written.
         """
         frame = encode_frame(self.next_sequence, records, marks or {})
-        size = self._segments[self._current]
-        if size + len(frame) > self._segment_bytes and self.next_sequence > self._current:
-            self._rotate()
-        self._write(frame)
+        try:
+            self._put(frame)
+        except OSError as error:
+            if not is_full(error) or not self._make_room(len(frame)):
+                raise
+            self._put(frame)
         self.next_sequence += len(records)
         self._set_marks(marks or {})
         self._appended.set()
+        if not self.has_room:
+            self._make_room(self._bytes_max // 10)
         return self.next_sequence - 1
 
     async def keep_synced(self) -> None:
@@ -151,7 +164,8 @@ class Spool:
             break
         if records:
             self._cursor = (segment, offset, records[-1].sequence + 1)
-        return records
+            self._given.note(records[-1].sequence)
+        return [expanded(record, self._node_id, self.spool_id) for record in records]
 
     def commit(self, sequence: int) -> None:
         """Take note that the log has everything up to here; segments that nobody needs any more go.
@@ -177,10 +191,12 @@ class Spool:
             if end - 1 <= self.committed_sequence
         ]
         if needless or time.monotonic() - self._checkpointed_at > _CHECKPOINT_SECONDS_MIN:
-            self._write_checkpoint()
+            self._reserve.spend_on(self._write_checkpoint)
         for first in needless:
             self._path(first).unlink()
             del self._segments[first]
+        if needless:
+            self._reserve.take()
 
     def go_back(self, sequence: int) -> None:
         """Take note that the log has only this much any more: it was restored to an earlier time.
@@ -220,6 +236,8 @@ class Spool:
 
     def _recover(self, make_filler: MakeFiller) -> None:
         through = self._load_checkpoint()
+        for unfinished in self._directory.glob("*.thin"):
+            unfinished.unlink()
         firsts = sorted(int(path.stem) for path in self._directory.glob("*.segment"))
         self.next_sequence = firsts[0] if firsts else through + 1
         for first, next_first in zip(firsts, [*firsts, through + 1][1:], strict=True):
@@ -270,18 +288,52 @@ class Spool:
         write_atomically(self._directory / "checkpoint.json", json.dumps(content).encode())
         self._checkpointed_at = time.monotonic()
 
-    def _open_current(self) -> int:
+    def _open_segment(self, first_sequence: int) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._path(self._current), flags, 0o600)
+        descriptor = os.open(self._path(first_sequence), flags, 0o600)
         sync_folder(self._directory)
         os.fdatasync(descriptor)
         return descriptor
 
     def _rotate(self) -> None:
         os.fdatasync(self._file)
+        following = self._open_segment(self.next_sequence)
         os.close(self._file)
         self._segments[self.next_sequence] = 0
-        self._file = self._open_current()
+        self._file = following
+
+    def _make_room(self, bytes_wanted: int) -> bool:
+        """Thin the oldest samples; False when there are none that nobody was given yet."""
+        is_large = self._segments[self._current] > self._segment_bytes // 2
+        if not is_large and not self._segments.keys() - self._thinned - {self._current}:
+            return False
+        freed = 0
+        try:
+            self._reserve.spend_on(self._write_checkpoint)
+            if is_large:
+                self._reserve.spend_on(self._rotate)
+            for first in sorted(self._segments)[:-1]:
+                if freed < bytes_wanted and first not in self._thinned:
+                    freed += self._thin(first)
+        except OSError:
+            logger.exception("no room can be made in the spool")
+        self._cursor = (0, 0, 0)
+        self._reserve.take()
+        return freed > 0
+
+    def _thin(self, first: int) -> int:
+        found: list[int] = []
+        self._reserve.spend_on(lambda: found.append(thin_segment(self._path(first), self._given.through)))
+        freed = self._segments[first] - found[-1]
+        self._segments[first] = found[-1]
+        self._thinned.add(first)
+        return freed
+
+    def _put(self, frame: bytes) -> None:
+        size = self._segments[self._current]
+        if size + len(frame) > self._segment_bytes and self.next_sequence > self._current:
+            self._rotate()
+        self._write(frame)
 
     def _write(self, frame: bytes) -> None:
         size = self._segments[self._current]

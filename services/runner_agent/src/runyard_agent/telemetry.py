@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from google.protobuf.message import Message
 
-from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard.metric.v1.batches_pb2 import (
     AttemptRef,
     GpuIncidentSeen,
@@ -23,8 +22,7 @@ from runyard_agent.domain.batching import LogLine, log_chunks, metric_batches, m
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import Mark
-from runyard_contracts.envelope import Context, wrap
-from runyard_contracts.ids import EventId, SpoolId, deterministic_id, stream_name
+from runyard_agent.telemetry_envelope import NO_CAUSE, Cause, envelope_bytes
 from runyard_core.clock import Clock
 
 _KINDS: Mapping[type[Message], str] = {
@@ -35,18 +33,6 @@ _KINDS: Mapping[type[Message], str] = {
     HostSamplesRecorded: "host",
     SamplesMissing: "missing",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why a batch exists: what its envelope carries besides the node."""
-
-    correlation_id: str = ""
-    """Empty for batches that belong to no run: they are their own group."""
-    traceparent: str = ""
-
-
-NO_CAUSE = Cause()
 
 
 class Telemetry:
@@ -69,32 +55,15 @@ class Telemetry:
         marks: Mapping[str, Mark | None] | None = None,
     ) -> int:
         """Put batches and marks into the spool as one step; gives the last sequence."""
-        first = self.spool.next_sequence
+        first, now = self.spool.next_sequence, self.clock.now()
         records = [
             (
                 _KINDS[type(batch)],
-                envelope_bytes(batch, self.node_id, self.spool.spool_id, first + index, self.clock, cause),
+                envelope_bytes(batch, self.node_id, self.spool.spool_id, first + index, now, cause),
             )
             for index, batch in enumerate(batches)
         ]
         return self.spool.append(records, marks)
-
-
-def envelope_bytes(
-    batch: Message, node_id: str, spool_id: SpoolId, sequence: int, clock: Clock, cause: Cause = NO_CAUSE
-) -> bytes:
-    """Put a batch into its envelope; its id says node, spool and sequence, so sending it again is safe."""
-    event_id = EventId(deterministic_id(node_id, spool_id, sequence))
-    context = Context(
-        actor=Actor(kind=ActorKind.ACTOR_KIND_AGENT, id=node_id),
-        correlation_id=cause.correlation_id or event_id,
-        source=f"/agents/{node_id}",
-        traceparent=cause.traceparent,
-    )
-    stream = stream_name("telemetry", f"{node_id}.{spool_id}")
-    envelope = wrap(batch, stream, context, clock.now(), event_id=event_id)
-    envelope.stream_version = sequence
-    return envelope.SerializeToString(deterministic=True)
 
 
 class AttemptTelemetry:

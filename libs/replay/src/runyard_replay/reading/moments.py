@@ -44,35 +44,36 @@ async def moment_of(event_log: EventLog, as_of: AsOf, clock: Clock) -> Moment:
     """
     now = clock.now()
     time = Timestamp()
-    head = (await event_log.head()).domain_position
     match as_of.WhichOneof("at"):
         case "position":
-            position = _checked_position(as_of.position, head)
+            position = as_of.position
+            if position < 0:
+                raise InvalidInput("a position is 1 or more", code="BAD_POSITION")
         case "time":
             position = await _position_at(event_log, as_of.time, now)
             time = as_of.time
         case _:
-            position = head
+            position = (await event_log.head()).domain_position
             time.FromDatetime(now)
     if position == 0:
-        raise await _before_first(event_log, head)
+        raise await _before_first(event_log)
+    # That it is there says that the head is not before it, so the head is only asked for when it is not.
     event = await event_at(event_log, Lane.LANE_DOMAIN, position)
     if event is None:
-        raise AssertionError(f"the log has a head of {head} and no position {position}")
+        raise await _ahead(event_log, position)
     recorded_at = event.envelope.recorded_at
     return Moment(position, recorded_at, recorded_at if as_of.WhichOneof("at") == "position" else time)
 
 
-def _checked_position(position: int, head: int) -> int:
-    if position < 0:
-        raise InvalidInput("a position is 1 or more", code="BAD_POSITION")
-    if position > head:
-        raise OutOfRange(
-            f"position {position} is ahead of the log, whose newest is {head}",
-            code="POSITION_AHEAD",
-            metadata={"head": str(head)},
-        )
-    return position
+async def _ahead(event_log: EventLog, position: int) -> OutOfRange:
+    head = (await event_log.head()).domain_position
+    if position <= head:
+        raise AssertionError(f"the log has a head of {head} and no position {position}")
+    return OutOfRange(
+        f"position {position} is ahead of the log, whose newest is {head}",
+        code="POSITION_AHEAD",
+        metadata={"head": str(head)},
+    )
 
 
 async def _position_at(event_log: EventLog, time: Timestamp, now: datetime) -> int:
@@ -85,8 +86,8 @@ async def _position_at(event_log: EventLog, time: Timestamp, now: datetime) -> i
     return await event_log.position_at(wanted)
 
 
-async def _before_first(event_log: EventLog, head: int) -> OutOfRange:
-    first = await event_at(event_log, Lane.LANE_DOMAIN, 1) if head else None
+async def _before_first(event_log: EventLog) -> OutOfRange:
+    first = await event_at(event_log, Lane.LANE_DOMAIN, 1)
     if first is None:
         return OutOfRange("the log has no events yet", code="BEFORE_FIRST_EVENT")
     began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="milliseconds")
