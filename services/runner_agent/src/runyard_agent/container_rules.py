@@ -15,3 +15,5 @@ class ContainerRules:
     """Given back after all are dropped: "CHOWN", "SETUID" and the like, for images that install packages."""
     shared_memory_bytes: int = 0
     """Size of /dev/shm, over which data loaders pass batches; 0 means half of the machine's memory."""
+    image_bytes_max: int = 0
+    """What images that the agent pulled may take together; 0 means 100 GiB."""

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 import docker
@@ -65,6 +65,8 @@ class Image:
     """What it would start of itself."""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What it sets of itself."""
+    was_pulled: bool = False
+    """It was not here, or not to be taken from here, when it was asked for."""
 
 
 class DockerDaemon:
@@ -118,7 +120,7 @@ class DockerDaemon:
                 raise NotFound(f"the first attempt had {name}, which no registry knows and this node has not")
             tell(f"pulling image {name}")
             await self._pull_as(name, wanted.login)
-            return await self._known_image(wanted.reference, name)
+            return replace(await self._known_image(wanted.reference, name), was_pulled=True)
         except RunyardError as error:
             raise _image_unavailable(wanted.reference, error) from error
 

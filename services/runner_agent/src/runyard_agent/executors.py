@@ -155,12 +155,16 @@ class DockerExecutor:
 
     def __init__(self, daemon: DockerDaemon, node_id: str, cache_dir: Path, rules: ContainerRules) -> None:
         """Use a daemon that has answered; what images hold is kept in the cache."""
+        from runyard_agent.image_cache import IMAGE_BYTES_MAX, ImageCache
         from runyard_agent.runtime_docker import DockerRuntime
 
         self._rules = rules
         self.runtime: Runtime = DockerRuntime(daemon, node_id, self._rules)
         self.daemon = daemon
         self._cache_dir = cache_dir
+        self._images = ImageCache(
+            daemon, cache_dir / "pulled-images", size_bytes_max=rules.image_bytes_max or IMAGE_BYTES_MAX
+        )
 
     def directories(self, attempt_directory: Path) -> Directories:  # noqa: ARG002 - the same for all
         """Give the folders as the program sees them."""
@@ -175,8 +179,12 @@ class DockerExecutor:
         from runyard_agent import container_environment
 
         image = await self.daemon.image(_wanted_image(grant), tell=tell)
+        self._images.note(image.id, was_pulled=image.was_pulled)
+        if image.was_pulled:
+            await self._images.trim()
         variables = config_files.variables(grant)
         record = await container_environment.capture(self.daemon, image, variables, self._cache_dir)
+        record.cached = not image.was_pulled
         return Surroundings(variables=variables, record=record, image=image.id)
 
 

@@ -57,6 +57,8 @@ class InputSources:
         self._credentials = (variables, rules.credentials)
         self._uses_cache = not agent_controls.is_true(variables.get(agent_controls.NO_DATA_CACHE))
         self._pool = BlockingPool("inputs", thread_count=1)
+        self.cached_count = 0
+        """Files that the node had already."""
 
     async def expand(self, wanted: Input, uri: str) -> list[InputFile]:
         """List the files that a pattern means, each at the path that the input keeps.
@@ -119,7 +121,7 @@ class InputSources:
     async def _have(self, sha256: str, destination: Path, fetch: Fetch) -> None:
         """Have the bytes of a hash at a path, read-only: from the cache unless the run wants them fetched."""
         if self._uses_cache:
-            await self._cache.link(sha256, destination, fetch)
+            self.cached_count += await self._cache.link(sha256, destination, fetch)
             return
         await fetch(destination)
         await asyncio.to_thread(os.chmod, destination, 0o444)

@@ -86,7 +86,7 @@ async def run_agent(settings: Settings) -> None:
             inventory=await inventory(),
             executors=Executors(process, docker),
             artifact_client=_artifact_client(settings, stack),
-            cache=ContentCache(cache_dir / "content"),
+            cache=ContentCache(cache_dir / "content", size_bytes_max=settings.input_cache_bytes_max),
             sampling=sampling,
             clock=clock,
             input_rules=InputRules(

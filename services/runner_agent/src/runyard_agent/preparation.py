@@ -158,7 +158,10 @@ class Preparation:
         finally:
             sources.close()
         files = [file for one in fetched if not one.on_demand for file in one.files]
-        self._tell(f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes")
+        self._tell(
+            f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes;"
+            f" {sources.cached_count} of the files were here already"
+        )
         return fetched
 
     async def _checkpoints(self) -> list[Input]:

@@ -46,7 +46,10 @@ class Settings:
     nfs_exports: tuple[str, ...] = ()
     """RUNYARD_NFS_EXPORTS: what may be mounted for runs, "server:/path", separated by ","."""
     container_rules: ContainerRules = field(default_factory=ContainerRules)
-    """RUNYARD_DOCKER_NETWORK; RUNYARD_SHARED_MEMORY_MEGABYTES: size of /dev/shm in a container."""
+    """RUNYARD_DOCKER_NETWORK; RUNYARD_SHARED_MEMORY_MEGABYTES: size of /dev/shm in a container;
+    RUNYARD_IMAGE_CACHE_MEGABYTES: what pulled images may take."""
+    input_cache_bytes_max: int = 50 * 1024 * MEGABYTE
+    """RUNYARD_INPUT_CACHE_MEGABYTES: what inputs and code may take that no attempt uses at the moment."""
     attempt_rules: AttemptRules = field(default_factory=AttemptRules)
     """RUNYARD_PROCESSES_MAX, RUNYARD_DISK_MEGABYTES: what any attempt may take; default: a share of all."""
     log_level: str = "INFO"
@@ -86,7 +89,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         container_rules=ContainerRules(
             network=environment.get("RUNYARD_DOCKER_NETWORK", "") or "bridge",
             shared_memory_bytes=_optional_number(environment, "RUNYARD_SHARED_MEMORY_MEGABYTES") * MEGABYTE,
+            image_bytes_max=_optional_number(environment, "RUNYARD_IMAGE_CACHE_MEGABYTES") * MEGABYTE,
         ),
+        input_cache_bytes_max=_number(environment, "RUNYARD_INPUT_CACHE_MEGABYTES", 50 * 1024) * MEGABYTE,
         attempt_rules=AttemptRules(
             processes_max=_optional_number(environment, "RUNYARD_PROCESSES_MAX"),
             disk_bytes_max=_optional_number(environment, "RUNYARD_DISK_MEGABYTES") * MEGABYTE,
