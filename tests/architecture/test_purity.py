@@ -28,7 +28,7 @@ PURE_FILES = sorted(
 STANDARD_LIBRARY = """
     __future__ abc array ast base64 binascii bisect collections copy dataclasses datetime decimal enum
     fractions functools graphlib hashlib heapq ipaddress itertools json math numbers operator
-    pathlib.PurePosixPath posixpath re statistics string struct textwrap types typing unicodedata
+    pathlib.PurePosixPath posixpath re shlex statistics string struct textwrap types typing unicodedata
     urllib.parse zlib
 """
 OURS = """

@@ -324,3 +324,22 @@ def test_own_name_of_the_file_counts_first(tmp_path: Path) -> None:
     (tmp_path / "runyard.yaml").write_text(TEXT)
     assert find_config(tmp_path).name == "runyard.yaml"
     assert list(read_config(find_config(tmp_path)).steps) == ["train", "strict"]
+
+
+@pytest.mark.parametrize(
+    ("line", "asked", "meant"),
+    [
+        ("", None, OnLost.ON_LOST_WAIT),
+        ("autorestart: false", None, OnLost.ON_LOST_WAIT),
+        ("autorestart: true", None, OnLost.ON_LOST_REQUEUE),
+        ("autorestart: true", OnLost.ON_LOST_WAIT, OnLost.ON_LOST_WAIT),
+        ("", OnLost.ON_LOST_REQUEUE, OnLost.ON_LOST_REQUEUE),
+    ],
+)
+def test_a_step_that_restarts_is_tried_again_elsewhere_unless_asked_otherwise(
+    line: str, asked: OnLost.ValueType | None, meant: OnLost.ValueType
+) -> None:
+    config = parse_config(f"- step:\n    name: a\n    image: b\n    command: c\n    {line}\n")
+    options = RunOptions(on_lost=asked)
+    spec = build_run_spec(config, "a", parameters={}, inputs={}, code=CODE, options=options)
+    assert spec.on_lost == meant

@@ -51,8 +51,8 @@ class RunOptions:
     """Environment variables, over the step's defaults."""
     default_requirements_path: str = ""
     """Requirements file used when the step names none: "requirements.txt" where the code has one."""
-    on_lost: OnLost.ValueType = OnLost.ON_LOST_WAIT
-    """What happens when the node is lost."""
+    on_lost: OnLost.ValueType | None = None
+    """What happens when the node is lost; None for the step's "autorestart", which queues again."""
     time_limit_seconds: int | None = None
     """None for what the step says; 0 for no limit."""
 
@@ -101,7 +101,7 @@ def build_run_spec(
         ],
         requirements_path=variables.get(REQUIREMENTS_VARIABLE, asked.default_requirements_path),
         stop_condition=step.parsed.stop_condition or "",
-        on_lost=asked.on_lost,
+        on_lost=_on_lost(step) if asked.on_lost is None else asked.on_lost,
         priority=asked.priority,
         mounts=[
             Mount(
@@ -120,6 +120,10 @@ def build_run_spec(
         spec.time_limit_seconds = asked.time_limit_seconds
     spec.no_output_timeout_seconds = int(silence.total_seconds()) if silence else 0
     return spec
+
+
+def _on_lost(step: Step) -> OnLost.ValueType:
+    return OnLost.ON_LOST_REQUEUE if step.parsed.autorestart else OnLost.ON_LOST_WAIT
 
 
 def choose_values(config: Config, step: Step, given: Mapping[str, Value]) -> dict[str, Value]:

@@ -83,6 +83,11 @@ class Asked:
     "--env", "variables", multiple=True, metavar="NAME=VALUE", help="Environment variable; no secrets."
 )
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option(
+    "--on-lost",
+    type=click.Choice(["wait", "requeue"]),
+    help="When its node falls silent: wait for it, or try again elsewhere; by default as the step says.",
+)
 @click.option("--title", default="", metavar="TEXT", help="A title for people.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeat for several.")
 @project_option
@@ -99,6 +104,7 @@ def command(
     executor: str,
     variables: Sequence[str],
     priority: int,
+    on_lost: str | None,
     title: str,
     tags: Sequence[str],
     project: str | None,
@@ -108,7 +114,7 @@ def command(
 
     `runyard run STEP --help` shows the parameters of the step as well.
     """
-    from runyard.run.v1.types_pb2 import CodeRef, Executor
+    from runyard.run.v1.types_pb2 import CodeRef, Executor, OnLost
     from runyard_runspec import RunOptions, find_config, read_config
 
     config = read_config(find_config(Path()))
@@ -123,6 +129,7 @@ def command(
             executor=Executor.Value(f"EXECUTOR_{executor.upper()}"),
             gpu_count=gpus,
             priority=priority,
+            on_lost=None if on_lost is None else OnLost.Value(f"ON_LOST_{on_lost.upper()}"),
             variables=dict(_pair(text, "--env") for text in variables),
         ),
         project=default_project(project),
