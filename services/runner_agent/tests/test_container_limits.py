@@ -56,6 +56,45 @@ async def test_the_time_limit_holds_without_the_agent(runtime: DockerRuntime, pl
     await runtime.remove(handle, plan)
 
 
+@pytest.mark.parametrize("place", ["/valohai/outputs", "/tmp"])
+async def test_a_container_that_fills_its_part_of_the_disk_is_ended(
+    runtime: DockerRuntime, plan_of: MakePlan, place: str
+) -> None:
+    if place == "/tmp" and os.geteuid() != 0:
+        pytest.skip("only root can look into a container's own layer")
+    plan = plan_of(
+        f"for n in $(seq 100); do head -c 1000000 /dev/zero > {place}/$n; done; sleep 60",
+        disk_bytes_max=20_000_000,
+        stop_grace_seconds=1,
+    )
+
+    ended = await run(runtime, plan)
+
+    assert ended.ended_by is EndedBy.DISK_LIMIT
+    assert "20000000 bytes of the disk" in ended.detail
+
+
+async def test_a_container_makes_no_file_larger_than_its_part_of_the_disk(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("truncate -s 1T /valohai/outputs/huge || echo refused", disk_bytes_max=20_000_000)
+
+    ended = await run(runtime, plan)
+
+    assert (ended.exit_code, plan.stdout.read_text()) == (0, "refused\n")
+
+
+async def test_a_fork_bomb_stays_below_the_limit_of_its_container(
+    runtime: DockerRuntime, plan_of: MakePlan
+) -> None:
+    plan = plan_of("bomb() { bomb | bomb & }; bomb; sleep 1; exit 0", processes_max=40)
+
+    ended = await run(runtime, plan)
+
+    assert ended.is_known
+    assert "Resource temporarily unavailable" in plan.stderr.read_text()
+
+
 async def test_silence_ends_a_program_and_talk_does_not(runtime: DockerRuntime, plan_of: MakePlan) -> None:
     plan = plan_of(
         "for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; sleep 60",
@@ -75,18 +114,18 @@ async def test_an_expired_lease_ends_the_attempt_at_once_and_a_renewed_one_does_
     plan = plan_of("trap '' TERM; echo ready; sleep 60", ends_on_lease_expiry=True, stop_grace_seconds=60)
     with pytest.raises(RunyardError, match="has none yet"):
         await runtime.launch(plan)
-    renew(plan, 1.5)
+    renew(plan, 2.5)
     handle = await runtime.launch(plan)
     started_at = time.monotonic()
     await until_printed(plan, "ready")
-    renew(plan, 3.0)
+    renew(plan, 3.5)
     renewed_at = time.monotonic()
 
     async with asyncio.timeout(30):
         ended = await runtime.wait(handle, plan)
 
     assert ended.ended_by is EndedBy.LEASE_EXPIRY
-    assert time.monotonic() - renewed_at > 2.5
+    assert time.monotonic() - renewed_at > 3.0
     assert time.monotonic() - started_at < 20
     await runtime.remove(handle, plan)
 

@@ -71,8 +71,10 @@ class Watch:
             if status == 404:
                 return 0
             if status == 200:
-                state = json.loads(body)["State"]
+                found = json.loads(body)
+                state = found["State"]
                 if state["Running"]:
+                    self.disk.watch_too(_own_layer(found))
                     return int(state["Pid"])
                 if state["Status"] in ("exited", "dead", "removing"):
                     return 0
@@ -167,6 +169,12 @@ class Watch:
             return int(head.split(None, 2)[1]), body
         except (OSError, IndexError, ValueError):
             return 0, b""
+
+
+def _own_layer(container: dict) -> str:  # type: ignore[type-arg]
+    """Give the folder of what the container writes outside its mounts; empty where nobody says."""
+    data = (container.get("GraphDriver") or {}).get("Data") or {}
+    return str(data.get("UpperDir") or "")
 
 
 def _lease_expiry() -> float:

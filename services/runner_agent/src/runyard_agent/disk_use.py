@@ -37,6 +37,11 @@ class DiskWatch:
         self.look_at = 0.0
         """When to look next, on the clock of ``CLOCK_BOOTTIME``."""
 
+    def watch_too(self, folder: str) -> None:
+        """Count another folder; nothing when its name is empty, or when we may not look into it."""
+        if folder:
+            self._folders.append(folder)
+
     def excess(self) -> str:
         """Look, and give a sentence when it is too much."""
         began_at = time.clock_gettime(time.CLOCK_BOOTTIME)
