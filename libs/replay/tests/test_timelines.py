@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
@@ -11,6 +12,8 @@ from runyard.history.v1.history_service_pb2 import (
     TimelineEntry,
     TimelineFlagKind,
 )
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.types_pb2 import OutputFile
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound, OutOfRange, RunyardError
 from runyard_replay.reading.timelines import read_timeline
 
@@ -50,6 +53,28 @@ async def test_a_runs_timeline_merges_both_lanes_in_the_order_in_which_they_came
     assert entries[5].sentence == "log lines 1 to 2: two"
     assert entries[5].event.data_json == ""
     assert '"run_id"' in entries[1].event.data_json
+
+
+async def test_a_run_that_only_waits_has_a_timeline() -> None:
+    yard = Yard()
+    await yard.queue()
+    assert types(await timeline(yard, RUN)) == ["project.run_numbered", "run.queued"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ev.RunStarted(run_id=RUN, attempt=1),
+        ev.RunLeaseGranted(run_id=RUN, attempt=1),
+        ev.RunFinished(run_id=RUN, outputs=[OutputFile(path="model.npz")]),
+    ],
+)
+async def test_a_run_whose_beginning_is_missing_has_a_timeline(first: Message) -> None:
+    yard = Yard()
+    await yard.enroll()
+    await yard.write("run", RUN, first)
+    (entry,) = await timeline(yard, RUN, with_causes=True)
+    assert entry.event.envelope.stream == f"run-{RUN}"
 
 
 async def test_causes_lead_from_the_end_to_the_command() -> None:

@@ -154,7 +154,13 @@ class ScriptedScheduler(AgentServiceServicer):
             if report.run_id == grant.run_id and report.WhichOneof("fact") == fact
         )
 
-    def grant(self, *command_lines: str, lease_milliseconds: int = 10_000, **spec: object) -> LeaseGrant:
+    def grant(
+        self,
+        *command_lines: str,
+        lease_milliseconds: int = 10_000,
+        gpu_uuids: Iterable[str] = (),
+        **spec: object,
+    ) -> LeaseGrant:
         grant = LeaseGrant(
             run_id=uuid7(),
             project="test",
@@ -163,6 +169,7 @@ class ScriptedScheduler(AgentServiceServicer):
             epoch=1,
             lease_id=uuid7(),
             lease_milliseconds=lease_milliseconds,
+            gpu_uuids=gpu_uuids,
             spec=RunSpec(
                 step="train",
                 command_lines=command_lines,

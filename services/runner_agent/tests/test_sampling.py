@@ -179,6 +179,24 @@ async def test_processes_on_a_gpu_are_the_holders_or_foreign(bench: Bench) -> No
     assert elsewhere.owner == GpuProcessOwner.GPU_PROCESS_OWNER_OTHER_ATTEMPT
 
 
+async def test_a_process_that_has_just_ended_is_not_foreign_while_its_memory_is_there(bench: Bench) -> None:
+    pids = [os.getpid()]
+
+    async def living() -> list[int]:
+        return pids
+
+    bench.sampling.watch(bench.attempt(), ["GPU-1"], living, in_container=False)
+    bench.gpus.processes_on["GPU-1"] = (GpuProcess("GPU-1", os.getpid(), 500, "python"),)
+    await bench.sampling._sample()
+    pids.clear()
+    await bench.sampling._sample()
+
+    (batch,) = [batch for batch in await bench.batches() if isinstance(batch, GpuSamplesRecorded)]
+
+    (process,) = batch.processes
+    assert (process.owner, process.row_count) == (GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER, 2)
+
+
 async def test_what_no_card_offers_has_no_column(bench: Bench) -> None:
     bench.gpus.values = {GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ: 1980}
     await bench.sampling._sample()

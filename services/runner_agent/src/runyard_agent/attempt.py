@@ -218,6 +218,9 @@ class Attempt:
                 if calls is not None:
                     calls.report_newest()
                 cause = await self._cause(ended, watched)
+                # With this report the next attempt may get the GPUs.
+                for sentence in await gpu_end.release(self._node.sampling, self.telemetry, plan):
+                    self._tell(sentence)
                 self._report(AttemptExited(cause=cause), ended.ended_at)
                 ended_event.set()
         finally:
@@ -268,8 +271,6 @@ class Attempt:
             self._tell(f"outputs: {len(stored)} files, {sum(file.size_bytes for file in stored)} bytes")
         executor = await self._node.executors.get(state.executor)
         await executor.runtime.remove(state.handle, plan)
-        for sentence in await gpu_end.release(self._node.sampling, self.telemetry, plan):
-            self._tell(sentence)
         await self._finish(cause, stored)
 
     async def _fail(self, cause: Cause) -> None:

@@ -51,6 +51,7 @@ class GpuSampling:
         self._rows: list[Row] = []
         self._missing = SamplesMissing()
         self._unusable: Mapping[str, str] = {}
+        self._owners: Mapping[int, AttemptRef] = {}
         self._newest: Sequence[GpuSample | None] = ()
         self._time = 0
 
@@ -81,8 +82,16 @@ class GpuSampling:
         self._newest = ()
         if not answered:
             return
+        # A process that has just ended may hold its memory for a while longer.
+        self._owners = {
+            process.pid: owner
+            for sample in answered
+            for process in sample.processes
+            if (owner := pids.get(process.pid) or self._owners.get(process.pid)) is not None
+        }
         held_by = {uuid: holder.telemetry.ref for holder in holders for uuid in holder.gpu_uuids}
-        row = Row(self._time, answered, [held_by.get(sample.uuid, AttemptRef()) for sample in answered], pids)
+        row_holders = [held_by.get(sample.uuid, AttemptRef()) for sample in answered]
+        row = Row(self._time, answered, row_holders, self._owners)
         if self._rows and self._rows[0].shape != row.shape:
             self.flush(holders)
         self._rows.append(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
 from runyard.event.v1.envelope_pb2 import Lane
@@ -113,9 +114,10 @@ def _leases(events: list[RecordedEvent], end: int) -> list[_Held]:
     following = [*(event.position for event in granted[1:]), 0]
     finished = next((event for event in events if isinstance(readable(event), RunFinished)), None)
     held = []
-    for event, next_position in zip(granted, following, strict=True):
+    # Without a lease, or its node, there is nobody who could tell more.
+    for event, next_position in zip(granted, following, strict=False):
         message = event.message
-        if not isinstance(message, RunLeaseGranted):
+        if not isinstance(message, RunLeaseGranted) or not message.node_id:
             continue
         to = next_position or (finished.position if finished else end)
         last = next((each for each in events if each.position == to), None)
@@ -133,7 +135,7 @@ async def _add_outputs(
             continue
         if message.HasField("telemetry"):
             scope.marks[event.position] = message.telemetry
-        for output in message.outputs:
+        for output in filter(attrgetter("sha256"), message.outputs):
             async for stored in read_stream(event_log, stream_name("artifact", output.sha256), to=span.to):
                 written = readable(stored)
                 if isinstance(written, ArtifactWritten) and written.origin.run_id == run_id:
