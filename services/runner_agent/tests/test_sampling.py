@@ -225,6 +225,14 @@ async def test_an_xid_is_told_and_explains_the_end_of_its_attempt_also_to_the_ne
     assert (await bench.sampling.gpu_evidence(again)).fault() == evidence.fault()
 
 
+async def test_a_gpu_that_is_lost_with_the_program_explains_its_end(bench: Bench) -> None:
+    watched = bench.sampling.watch(bench.attempt(), ["GPU-1"], own_pids, in_container=False)
+    await bench.sampling._sample()
+    bench.gpus.lost.add("GPU-1")
+
+    assert (await bench.sampling.gpu_evidence(watched)).fault().startswith("GPU-1 failed: it was lost")
+
+
 async def test_an_error_that_programs_cause_is_told_and_blames_no_gpu(bench: Bench) -> None:
     watched = bench.sampling.watch(bench.attempt(), ["GPU-0"], own_pids, in_container=False)
     bench.gpus.xids = [XidSeen("GPU-0", 31)]

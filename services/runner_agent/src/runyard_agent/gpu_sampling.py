@@ -55,8 +55,11 @@ class GpuSampling:
         self._newest: Sequence[GpuSample | None] = ()
         self._time = 0
 
-    async def read(self, now_unix_milliseconds: int, holders: Sequence[GpuHolder]) -> None:
-        """Read all GPUs, and tell what happened to them. What was read waits for ``attribute``."""
+    async def read(self, now_unix_milliseconds: int, holders: Sequence[GpuHolder]) -> Collection[str]:
+        """Read all GPUs, and tell what happened to them. What was read waits for ``attribute``.
+
+        Gives the GPUs that did not answer.
+        """
         self._newest, self._time = (), now_unix_milliseconds
         devices = await self.gpus.devices()
         try:
@@ -67,14 +70,16 @@ class GpuSampling:
         if any(sample is None for sample in self._newest):
             count_missing(self._missing, "gpu", now_unix_milliseconds, "a GPU does not answer")
         uuids = [device.uuid for device in devices]
+        looks = list(zip(uuids, self._newest, strict=False))
         found = [xid_incident(seen) for seen in self.gpus.take_xids()]
-        for uuid, sample in zip(uuids, self._newest, strict=False):
+        for uuid, sample in looks:
             found += self._incidents.look(uuid, sample, time.monotonic())
         for incident in found:
             self.tell(incident, holders)
         for holder in holders:
             _remember_memory(holder, self._newest)
         await self._look_at_health()
+        return [uuid for uuid, sample in looks if sample is None]
 
     def attribute(self, holders: Sequence[GpuHolder], pids: Mapping[int, AttemptRef]) -> None:
         """Add what was read to the batch, its processes attributed to the attempts that own them."""

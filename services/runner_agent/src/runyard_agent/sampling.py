@@ -95,7 +95,10 @@ class Sampling:
     async def gpu_evidence(self, watched: Watched) -> GpuEvidence:
         """Say what is known of an attempt's GPUs that may explain its end, after one more look at them."""
         if watched.gpus.gpu_uuids:
-            await self.gpus.read(self._telemetry.now_unix_milliseconds(), self._holders())
+            silent = await self.gpus.read(self._telemetry.now_unix_milliseconds(), self._holders())
+            if set(silent).intersection(watched.gpus.gpu_uuids):
+                # One look without an answer is no loss yet.
+                await self.gpus.read(self._telemetry.now_unix_milliseconds(), self._holders())
         return await self.gpus.evidence(watched.gpus)
 
     def _holders(self) -> list[GpuHolder]:
