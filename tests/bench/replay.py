@@ -12,11 +12,12 @@ import asyncio
 import json
 import os
 import random
-import statistics
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +47,6 @@ WAITING_RUNS = 100_000
 RUN_QUESTIONS = 200
 FIRST_QUESTIONS = 3
 QUEUE_QUESTIONS = 5
-APPENDS_ALONE = 5
 _MIB = 1024 * 1024
 _STREAM = "select payload from log.domain_event where stream = $1 and position <= $2 order by version"
 
@@ -84,10 +84,6 @@ async def _grow(history: History, size: int) -> None:
 
 def _rounds(size: int) -> int:
     return 5 if size <= 100_000 else 3 if size <= 1_000_000 else 1
-
-
-def _rounds_beside(size: int) -> int:
-    return 3 if size <= 1_000_000 else 1
 
 
 async def _replay(database: Database, size: int) -> Took:
@@ -196,28 +192,39 @@ async def _ask_queue(log: EventLog, position: int, remembered: Queues) -> None:
 
 
 async def _beside(database: Database, size: int) -> list[Result]:
-    """Append to streams that grow, alone and while the whole log is replayed, by turns; adds to the log."""
-    rounds = _rounds_beside(size)
-    alone: list[float] = []
-    beside: list[float] = []
+    """Append to streams that grow while the whole log is replayed, and while that replay pauses, by turns."""
+    ratios: list[float] = []
+    running = 0.0
     async with growing_appends(database) as grow:
         await grow()  # warm
-        for _ in range(rounds):
-            alone += [await grow() for _ in range(APPENDS_ALONE)]
-            replay = asyncio.create_task(_in_a_process(Job("beside", _urls(database), size)))
-            while not replay.done():
-                beside.append(await grow())
-            # The last one may have been alone for a part.
-            beside.pop()
-            took = await replay
-    _say(f"appended {len(beside)} times beside {rounds} replays of {size:,} events")
+        process = await _begin_process()
+        answer = asyncio.create_task(_answer_of(process, Job("beside", _urls(database), size)))
+        while not answer.done():
+            began = time.perf_counter()
+            beside = await grow()
+            running += time.perf_counter() - began
+            if answer.done():
+                # It ended in the middle of this round.
+                break
+            with _paused(process):
+                ratios.append(beside / await grow())
+        took = await answer
+    _say(f"appended {len(ratios)} times beside a replay of {size:,} events, and as often alone")
     name = f"append while {size:,} events are replayed with low priority, over append alone"
-    before = statistics.median(alone)
     return [
-        measured(name, [one / before for one in beside], "x", "higher", target=0.9),
-        measured("that replay", [size / took.seconds], "events/s", "higher"),
+        measured(name, ratios, "x", "higher", target=0.9),
+        measured("that replay", [size / running], "events/s", "higher"),
         measured("that replay, peak memory", [took.peak_bytes / _MIB], "MiB", "lower", target=300),
     ]
+
+
+@contextmanager
+def _paused(process: asyncio.subprocess.Process) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 async def _milliseconds(work: Awaitable[object]) -> float:
@@ -227,11 +234,18 @@ async def _milliseconds(work: Awaitable[object]) -> float:
 
 
 async def _in_a_process(job: Job) -> Took:
-    process = await asyncio.create_subprocess_exec(
+    return await _answer_of(await _begin_process(), job)
+
+
+async def _begin_process() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.replay_worker"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
+
+
+async def _answer_of(process: asyncio.subprocess.Process, job: Job) -> Took:
     out, _ = await process.communicate(json.dumps(asdict(job)).encode())
     if process.returncode:
         raise RuntimeError(f"{job.mode} ended with {process.returncode}")

@@ -6,11 +6,9 @@ database still has is refused, never answered in part.
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import cast
 
 import asyncpg
 
@@ -18,12 +16,11 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import CommandId, EventId, Position, StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Rejected
-from runyard_eventlog import rows
+from runyard_eventlog import archive_reads
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import open_store
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.manifest import LANE_NAMES
-from runyard_eventlog.memory import matches
 from runyard_eventlog.port import (
     EVERYTHING,
     READ_LIMIT_MAX,
@@ -35,8 +32,6 @@ from runyard_eventlog.port import (
     Page,
 )
 from runyard_eventlog.postgres import PostgresEventLog
-from runyard_eventlog.segment_file import SegmentColumns
-from runyard_eventlog.stored_event import StoredEvent
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
 from runyard_eventlog.stream_index import PostgresStreamIndex, StreamIndex
 
@@ -162,9 +157,9 @@ class ArchivedEventLog:
         if boundary == 1 or await self._stored.stream_version(stream) <= after_version:
             return hot
         newest = boundary - 1 if to_position is None else min(to_position, boundary - 1)
-        cold = await self._cold_stream(lane, stream, after_version, newest)
-        events = list(_recorded(cold))
-        last = cold[-1].version if cold else after_version
+        archive = self._needed(lane, newest + 1)
+        events = await archive_reads.read_stream(archive, lane, stream, after_version, newest)
+        last = events[-1].envelope.stream_version if events else after_version
         # The partition of some may have been detached between the two looks.
         events += [event for event in hot if event.envelope.stream_version > last]
         return events[:limit]
@@ -180,19 +175,7 @@ class ArchivedEventLog:
         boundary = await self._stored.first_position(lane)
         if found >= boundary or boundary == 1:
             return found
-        archive = self._needed(lane, boundary)
-        low, high = 0, boundary - 1
-        # The segment of the answer: each step reads one manifest's segment and halves what is left.
-        while low < high:
-            name = await archive.segment_at(lane, (low + high + 1) // 2)
-            times = (await archive.columns(name)).recorded_at
-            if times[0] > time:
-                high = name.first_position - 1
-            elif times[-1] <= time:
-                low = min(name.last_position, high)
-            else:
-                return Position(min(name.first_position + bisect.bisect_right(times, time) - 1, high))
-        return Position(low)
+        return await archive_reads.position_at(self._needed(lane, boundary), lane, time, boundary - 1)
 
     async def find(self, event_id: EventId) -> RecordedEvent | None:
         """See ``EventLog.find``.
@@ -263,35 +246,7 @@ class ArchivedEventLog:
     ) -> Page:
         """Read a range of positions that is in the archive."""
         archive = self._needed(lane, to + 1)
-        found: list[RecordedEvent] = []
-        low, high = after, to
-        while low < high:
-            name = await archive.segment_at(lane, high if descending else low + 1)
-            columns = await archive.columns(name)
-            first, last = max(low + 1, name.first_position), min(high, name.last_position)
-            for event in _matching(columns, wanted, first, last, descending=descending):
-                found.append(event)
-                if len(found) == limit:
-                    return Page(found, event.position)
-            low, high = (low, first - 1) if descending else (last, high)
-        return Page(found, Position(after + 1 if descending else max(after, to)))
-
-    async def _cold_stream(
-        self, lane: Lane.ValueType, stream: StreamName, after_version: int, to: int
-    ) -> list[StoredEvent]:
-        """Collect a stream's events from the newest segment down, as a stream is short in time."""
-        archive = self._needed(lane, to + 1)
-        found: list[StoredEvent] = []
-        wanted = EventFilter(streams=[stream])
-        while to > 0:
-            name = await archive.segment_at(lane, to)
-            columns = await archive.columns(name)
-            events = columns.events(columns.matching(wanted, name.first_position, to))
-            found[:0] = [event for event in events if event.version > after_version]
-            if events and events[0].version <= after_version + 1:
-                break
-            to = name.first_position - 1
-        return found
+        return await archive_reads.read_page(archive, lane, after, to, wanted, limit, descending=descending)
 
 
 def _is_surely_whole(page: Page, after: int, wanted: EventFilter) -> bool:
@@ -301,22 +256,3 @@ def _is_surely_whole(page: Page, after: int, wanted: EventFilter) -> bool:
         return True
     # Positions have no gaps, so a page that begins where it was asked to is whole.
     return wanted == EVERYTHING and bool(page.events) and page.events[0].position == after + 1
-
-
-def _matching(
-    columns: SegmentColumns, wanted: EventFilter, first: int, last: int, *, descending: bool
-) -> Iterator[RecordedEvent]:
-    indexes = columns.matching(wanted, first, last)
-    if descending:
-        indexes.reverse()
-    for start in range(0, len(indexes), 1_000):
-        for event in _recorded(columns.events(indexes[start : start + 1_000])):
-            if matches(event.envelope, wanted):
-                yield event
-
-
-def _recorded(events: Sequence[StoredEvent]) -> Iterator[RecordedEvent]:
-    as_rows = [
-        (one.position, rows.added_raw(one.recorded_at, one.after_position), one.payload) for one in events
-    ]
-    yield from rows.events(cast("list[asyncpg.Record]", as_rows))
