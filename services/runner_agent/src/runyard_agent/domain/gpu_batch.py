@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, GpuSamplesRecorded
 from runyard.metric.v1.gpus_pb2 import GpuProcessColumn, GpuProcessOwner, GpuQuantity
-from runyard_agent.gpus import GpuProcess, GpuSample
+from runyard_agent.domain.gpu_sample import GpuProcess, GpuSample
 from runyard_contracts.gpu_columns import (
     ENERGY_BIT,
     MEMORY_BIT,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuQuantity
+from runyard_agent.domain.gpu_sample import GpuProcess, GpuSample, XidSeen
 from runyard_agent.domain.xids import is_fault, xid_words
-from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
 
 _LOST_LOOKS = 2
 _AGAIN_SECONDS = 60.0
