@@ -130,7 +130,7 @@ async def _rebuild(job: Job, service: str) -> Took:
     projection = _PROJECTIONS[service]()
     built = ProjectionStore(projection, service, Build.NEW)
     async with (
-        asyncpg.create_pool(job.urls[service], min_size=2, max_size=4) as pool,
+        asyncpg.create_pool(job.urls[service], min_size=2, max_size=5) as pool,
         PostgresEventLog(pool) as log,
     ):
         async with pool.acquire() as connection:
@@ -149,8 +149,7 @@ async def _rebuild(job: Job, service: str) -> Took:
         async with aclosing(filled) as batches:
             async for batch in batches:
                 place = batch.place
-        async with pool.acquire() as connection:
-            await built.index(connection)
+        await built.index(pool)
         seconds, cpu_seconds = clock.read()
         if place.position != Position(job.to_position) or place.parked_streams:
             raise AssertionError(f"{service} came to {place}, not to {job.to_position}")

@@ -22,7 +22,7 @@ from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.projection_store import Place, ProjectionStore
 from runyard_eventlog.row_cache import RowCache
 
-FILL_BATCH_MAX = 10_000
+FILL_BATCH_MAX = 6_000
 """Most events of one transaction of a rebuild."""
 PAGE_EVENTS_MAX = 2_000
 """Events that are read and folded together: larger pages fall out of the processor's cache."""
@@ -84,7 +84,7 @@ async def fill(
     that may not be committed yet, which the cache has.
 
     Args:
-        pool: at least three connections of the role that owns the tables.
+        pool: at least four connections of the role that owns the tables.
         log: where events are read.
         store: the build.
         projection: the pure fold.
@@ -154,8 +154,8 @@ async def _fold_apart(
     """Fold in a thread, so that the loop can go on with what is being written and read meanwhile."""
     fold = BatchFold(projection, events, place.parked_streams, cache)
     while missing := await asyncio.to_thread(fold.go_on):
+        await store.index(pool)
         async with pool.acquire() as connection:
-            await store.index(connection)
             fold.supply(missing, await store.fetch(connection, missing))
     return fold.folded
 

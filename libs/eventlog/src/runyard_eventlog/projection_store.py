@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import asyncpg
 
 from runyard_contracts.ids import Position
 from runyard_core.projection import KeyValue, Projection, RowKey, TableSpec
@@ -15,6 +18,8 @@ from runyard_eventlog import bookkeeping, readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.folding import Folded, Parked
 from runyard_eventlog.readmodel import Build
+
+_INDEXES_AT_ONCE = 2
 
 
 class PlaceMovedError(Exception):
@@ -140,24 +145,36 @@ class ProjectionStore:
         """
         await self._lock(connection, place, "off")
 
-    async def index(self, connection: Connection) -> None:
-        """Make the indexes of a build that was filled without them. Safe beside other processes.
+    async def index(self, pool: asyncpg.Pool) -> None:
+        """Make the indexes of a build that was filled without them. Safe beside others, and after a kill.
 
-        A build has none until rows must be read back: making them at the end costs a third.
+        A build has none until rows must be read back: making them at the end costs a third. Two are made at
+        once.
         """
         if self._is_indexed:
             return
-        async with connection.transaction():
+        indexes = [
+            index
+            for spec in self._specs.values()
+            for index in readmodel.indexes(spec, self._version, self._schema, self._build)
+        ]
+        async with pool.acquire() as connection, connection.transaction():
             await connection.execute(
                 "select pg_advisory_xact_lock(hashtextextended($1, 0))",
                 f"runyard indexes {self._schema}.{self._name}{self._build}",
             )
-            for spec in self._specs.values():
-                ddls = readmodel.index_ddls(spec, self._version, self._schema, self._build)
-                for name, ddl in ddls.items():
-                    found = await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{name}"')
-                    if found is None:
-                        await connection.execute(ddl)
+            turn = asyncio.Semaphore(_INDEXES_AT_ONCE)
+
+            async def make(index: readmodel.Index) -> None:
+                async with turn, pool.acquire() as other:
+                    await other.execute(index.ddl)
+
+            async with asyncio.TaskGroup() as group:
+                for index in indexes:
+                    group.create_task(make(index))
+            for index in indexes:
+                if index.key_ddl and not await self._is_key(connection, index.name):
+                    await connection.execute(index.key_ddl)
         self._is_indexed = True
 
     async def fetch(
@@ -232,6 +249,14 @@ class ProjectionStore:
             ],
         )
 
+    async def _is_key(self, connection: Connection, name: str) -> bool:
+        found: int = await connection.fetchval(
+            "select count(*) from pg_constraint where (conname, connamespace) = ($1, $2::regnamespace)",
+            name,
+            self._schema,
+        )
+        return found > 0
+
     async def _lock(self, connection: Connection, place: Place | None, synchronous: str) -> Position:
         row = await connection.fetchrow(
             f"""
@@ -251,8 +276,8 @@ class ProjectionStore:
         table = readmodel.table(spec, self._version, self._schema, self._build)
         if self._build is Build.LIVE:
             await connection.execute(readmodel.table_ddl(table))
-            for ddl in list(readmodel.index_ddls(spec, self._version, self._schema).values())[1:]:
-                await connection.execute(ddl.replace("create index", "create index if not exists", 1))
+            for index in readmodel.indexes(spec, self._version, self._schema)[1:]:
+                await connection.execute(index.ddl)
             if await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
                 await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -57,6 +57,15 @@ class Build(StrEnum):
     """Scratch of a verification."""
 
 
+class Index(typing.NamedTuple):
+    """An index of a table, and how it is made."""
+
+    name: str
+    ddl: str
+    key_ddl: str = ""
+    """Makes it the primary key, when it is that one."""
+
+
 def table_name(spec: TableSpec[typing.Any], version: int, build: Build = Build.LIVE) -> str:
     """Give the versioned name of a table: "run_cost_v3"."""
     return f"{spec.name}_v{version}{build}"
@@ -103,21 +112,27 @@ def bare_table_ddl(table: Table) -> str:
     return table_ddl(Table(table.name, MetaData(schema=table.schema), *columns))
 
 
-def index_ddls(
+def indexes(
     spec: TableSpec[typing.Any], version: int, schema: str, build: Build = Build.LIVE
-) -> dict[str, str]:
-    """Give the statement that makes each index of a table, by its name; the primary key is the first.
+) -> Sequence[Index]:
+    """Give the indexes of a table, its key first.
 
-    Indexes end like their tables do, so that a swap can rename them all by one rule.
+    They end like their tables do, so that a swap can rename them all by one rule.
     """
     bare, name = table_name(spec, version), f'"{schema}"."{table_name(spec, version, build)}"'
-    key = _quoted((*spec.key, "position"))
     primary = f"{bare}_pkey{build}"
-    ddls = {primary: f'alter table {name} add constraint "{primary}" primary key ({key})'}
+    # In two steps, as only the second one, which takes no time, keeps everybody else from the table.
+    found = [
+        Index(
+            primary,
+            f'create unique index if not exists "{primary}" on {name} ({_quoted((*spec.key, "position"))})',
+            f'alter table {name} add constraint "{primary}" primary key using index "{primary}"',
+        )
+    ]
     for number, fields in enumerate(spec.indexes, start=1):
         index = f"{bare}_by_{number}{build}"
-        ddls[index] = f'create index "{index}" on {name} ({_quoted(fields)})'
-    return ddls
+        found.append(Index(index, f'create index if not exists "{index}" on {name} ({_quoted(fields)})'))
+    return found
 
 
 def view_ddl(spec: TableSpec[typing.Any], version: int, schema: str) -> str:

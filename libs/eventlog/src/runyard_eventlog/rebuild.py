@@ -136,8 +136,8 @@ class Rebuilder:
             self._meter.resumed((await new.place(connection)).position)
         await self._fill(new, await self._live_position())
         self._meter.phase(RebuildPhase.REBUILD_PHASE_INDEXING)
+        await new.index(self._pool)
         async with self._pool.acquire() as connection:
-            await new.index(connection)
             await self._builds.copy_indexes(connection)
         # What came while indexes were made.
         position = await self._live_position()
