@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(90), pytest.mark.xdist_gr
 PROJECT = "hands"
 # Answers two at once only: each waits for the other.
 PROGRAM = """
-import http.server, os, threading
+import http.server, os, pathlib, threading
+print("group", pathlib.Path("/proc/self/cgroup").read_text().split(), flush=True)
 both = threading.Barrier(2)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -103,13 +104,17 @@ async def _sessions(clients: Clients, run_id: str) -> list[HandsOnSession]:
     raise AssertionError("a session does not end")
 
 
-def test_a_command_beside_the_run_has_its_world_and_hands_its_status_through(yard: Yard, run_id: str) -> None:
-    script = "pwd; echo $VH_JOB_ID; cat; echo oh >&2; exit 3"
-    done = subprocess.run(
+async def test_a_command_beside_the_run_has_its_world_and_hands_its_status_through(
+    yard: Yard, clients: Clients, run_id: str
+) -> None:
+    script = "pwd; echo $VH_JOB_ID; cat; echo $(cat /proc/self/cgroup); echo oh >&2; exit 3"
+    done = subprocess.run(  # noqa: ASYNC221 - nothing else is to be done meanwhile
         _command("exec", run_id, "--", "sh", "-c", script),
         input="from here\n", capture_output=True, text=True, env=_environment(yard), timeout=60, check=False,
     )  # fmt: skip
-    folder, job, typed = done.stdout.splitlines()
+    folder, job, typed, group = done.stdout.splitlines()
+    # Whatever holds the program's limits holds those of the command.
+    assert f"group {group.split()}" in await clients.lines(run_id)
     assert folder.endswith("/repository")
     assert (job, typed, done.stderr, done.returncode) == (f"exec-{run_id}", "from here", "oh\n", 3)
 
@@ -159,9 +164,7 @@ def test_any_client_can_run_a_command(yard: Yard, run_id: str) -> None:
     assert answers[-1].exit_status.exit_code == 0
 
 
-async def test_a_port_of_the_run_is_reached_by_many_at_once(
-    yard: Yard, clients: Clients, run_id: str
-) -> None:
+async def test_a_port_of_the_run_is_reached_by_two_at_once(yard: Yard, clients: Clients, run_id: str) -> None:
     (line,) = [each for each in await clients.lines(run_id) if each.startswith("port ")]
     port = line.split()[1]
     forward = subprocess.Popen(  # noqa: ASYNC220 - ends below
@@ -209,29 +212,52 @@ def test_what_cannot_be_done_is_refused_with_a_reason(yard: Yard, run_id: str) -
 async def test_a_killed_agent_ends_the_shell_and_nothing_else(
     yard: Yard, clients: Clients, run_id: str
 ) -> None:
-    shell = subprocess.Popen(  # noqa: ASYNC220 - ends below
-        _command("exec", run_id, "--", "sh", "-c", "echo in; exec sleep 300"),
-        env=_environment(yard), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert shell.stdout is not None
-    assert shell.stdout.readline() == "in\n"
+    shell = _started(yard, "exec", run_id, "--", "sh", "-c", "echo in; exec sleep 300")
     kill_process(yard, "agent")
-    _, errors = shell.communicate(timeout=30)
-    assert (shell.returncode, "[AGENT_LOST]" in errors) == (4, True)
+    assert _ended(shell) == (4, "AGENT_LOST")
     session = (await _sessions(clients, run_id))[-1]
     assert session.end_reason == HandsOnEndReason.HANDS_ON_END_REASON_AGENT_LOST
-    # The next agent finds the run as it was, and a hand in it ends it well.
+    # The next agent finds the run as it was.
     gives_up_at = time.monotonic() + 60
-    while yard.cli("exec", run_id, "--", "touch", "done", expect=None).returncode != 0:
+    while yard.cli("exec", run_id, "--", "true", expect=None).returncode != 0:
         assert time.monotonic() < gives_up_at
+
+
+async def test_sessions_end_with_the_attempt_and_its_record_names_them(
+    yard: Yard, clients: Clients, run_id: str
+) -> None:
+    shell = _started(yard, "exec", run_id, "--", "sh", "-c", "echo in; exec sleep 300")
+    forward = _started(yard, "forward", run_id, "6006:0")
+    yard.cli("exec", run_id, "--", "touch", "done")
+    assert _ended(shell) == _ended(forward) == (3, "ATTEMPT_ENDED")
     record = await clients.complete_record(run_id)
     assert record.run.outcome == Outcome.OUTCOME_SUCCEEDED
     assert "untouched" in await clients.lines(run_id)
+    sessions = await _sessions(clients, run_id)
+    ended = HandsOnEndReason.HANDS_ON_END_REASON_ATTEMPT_ENDED
+    assert [session.end_reason for session in sessions].count(ended) == 2
     assert "hands on" in yard.cli("show", run_id).stdout
-    told = yard.cli("history", "timeline", run_id).stdout
+    told = yard.cli("history", "timeline", run_id, "--domain-only").stdout
     assert "run.hands_on_opened" in told
     assert "exit code 3" in told
+
+
+def _started(yard: Yard, *words: str) -> subprocess.Popen[str]:
+    """Start a command line, and wait for its first line."""
+    started = subprocess.Popen(
+        _command(*words), env=_environment(yard),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline()
+    return started
+
+
+def _ended(started: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for its end; gives its exit code, and the reason that it said."""
+    _, errors = started.communicate(timeout=30)
+    found = re.search(r"\[([A-Z_]+)\]", errors)
+    return started.returncode, found[1] if found else errors
 
 
 def _resize(terminal: int, columns: int, rows: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,19 +20,25 @@ from runyard.agent.v1.hands_on_service_pb2 import (
     ExecTask,
     JoinAccepted,
     JoinHello,
-    JoinRefused,
     JoinRequest,
-    JoinResponse,
     JoinTask,
 )
 from runyard.agent.v1.hands_on_service_pb2_grpc import HandsOnAgentServiceStub
-from runyard.run.v1.hands_on_pb2 import ExitStatus
-from runyard.run.v1.hands_on_service_pb2 import HandsOnStreamEnd
 from runyard.run.v1.types_pb2 import Executor
 from runyard_agent import process_table
 from runyard_agent.attempt_ports import own_address
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.executors import DockerExecutor, Executors
+from runyard_agent.hands_on_passing import (
+    BREAKS,
+    JoinCall,
+    pass_both_ways,
+    pass_exec,
+    read,
+    read_to_the_end,
+    refuse,
+    until_attempt_ends,
+)
 from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime
 from runyard_agent.side_command import CHUNK_BYTES, CommandPlan, SideCommand
@@ -43,11 +49,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS_MAX = 30.0
 _CONNECT_SECONDS_MAX = 5.0
-# A program's end and that of its last output are seen by different eyes.
-_LAST_OUTPUT_SECONDS = 3.0
-_LAST_WORD_SECONDS_MAX = 10.0
 
-JoinCall = grpc.aio.StreamStreamCall[JoinRequest, JoinResponse]
 OpenChannel = Callable[[], grpc.aio.Channel]
 
 
@@ -124,13 +126,12 @@ class HandsOn:
         try:
             await call.write(JoinRequest(hello=JoinHello(channel_id=channel_id)))
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
-                task = (await _read(call)).task
+                task = (await read(call)).task
             try:
                 await self._do(call, task)
             except RunyardError as error:
-                refused = JoinRefused(code=error.code, message=error.message)
-                await _say_last(call, JoinRequest(refused=refused))
-        except _BREAKS as error:
+                await refuse(call, error)
+        except BREAKS as error:
             logger.debug("a hands-on session has ended: %s", error)
         except Exception:  # one session that fails must not take the agent along
             logger.exception("a hands-on session failed")
@@ -159,11 +160,10 @@ class HandsOn:
                 await call.write(JoinRequest(accepted=JoinAccepted(command=shown)))
                 await _begin(call)
                 async with self._started(attempt, task.exec) as command:
-                    await _exec(call, command, attempt.ended)
+                    await pass_exec(call, command, attempt.ended)
             case "forward":
                 await call.write(JoinRequest(accepted=JoinAccepted()))
-                await _until_either(attempt.ended.wait(), _read_to_the_end(call))
-                raise _attempt_ended()
+                await until_attempt_ends(call, attempt.ended, read_to_the_end(call))
             case "connect":
                 await self._connect(call, attempt, task.connect.port)
             case _:
@@ -213,9 +213,7 @@ class HandsOn:
             ) from error
         try:
             await call.write(JoinRequest(accepted=JoinAccepted()))
-            await _until_either(attempt.ended.wait(), _pass_both_ways(call, reader, writer))
-            if attempt.ended.is_set():
-                raise _attempt_ended()
+            await until_attempt_ends(call, attempt.ended, pass_both_ways(call, reader, writer))
         finally:
             writer.close()
 
@@ -232,131 +230,8 @@ class HandsOn:
         return await asyncio.to_thread(own_address, port, pids)
 
 
-# A write to a stream that has just ended is an InvalidStateError.
-_BREAKS = (grpc.aio.AioRpcError, TimeoutError, OSError, asyncio.InvalidStateError, EOFError)
-
-
 async def _begin(call: JoinCall) -> None:
     async with asyncio.timeout(_ANSWER_SECONDS_MAX):
-        answer = await _read(call)
+        answer = await read(call)
     if answer.WhichOneof("message") != "begin":
         raise Rejected("a command is begun before anything is typed", code="BEGIN_FIRST")
-
-
-async def _exec(call: JoinCall, command: SideCommand, attempt_ended: asyncio.Event) -> None:
-    """Pass what the command writes up and what is typed down, until the command or the stream ends."""
-    up = asyncio.create_task(_pass_up(call, command))
-    down = asyncio.create_task(_pass_down(call, command))
-    ended = asyncio.create_task(attempt_ended.wait())
-    try:
-        await asyncio.wait({up, down, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not up.done() and not down.done():
-            await asyncio.wait({up, down}, timeout=_LAST_OUTPUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if not up.done():
-            if down.done():
-                down.result()
-                return
-            raise _attempt_ended()
-        up.result()
-        exited = await command.wait()
-        if exited is None:
-            raise _attempt_ended()
-        status = ExitStatus(exit_code=exited.exit_code, signal=exited.signal)
-        # The stream is read by one at a time: it is up to ``down`` to see its end.
-        await call.write(JoinRequest(exit_status=status))
-        await call.done_writing()
-        await asyncio.wait({down}, timeout=_LAST_WORD_SECONDS_MAX)
-    finally:
-        for task in (up, ended, down):
-            task.cancel()
-        await asyncio.gather(up, down, ended, return_exceptions=True)
-
-
-async def _pass_up(call: JoinCall, command: SideCommand) -> None:
-    while (piece := await command.read()) is not None:
-        if piece.is_error:
-            await call.write(JoinRequest(error_output=piece.data))
-        else:
-            await call.write(JoinRequest(output=piece.data))
-
-
-async def _pass_down(call: JoinCall, command: SideCommand) -> None:
-    with contextlib.suppress(*_BREAKS):
-        while True:
-            answer = await _read(call)
-            match answer.WhichOneof("message"):
-                case "input":
-                    await command.write(answer.input)
-                case "input_end":
-                    await command.end_input()
-                case "window_size":
-                    await command.resize(answer.window_size.columns, answer.window_size.rows)
-                case _:
-                    pass
-
-
-async def _pass_both_ways(call: JoinCall, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    async def up() -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(CHUNK_BYTES):
-                await call.write(JoinRequest(output=data))
-        await call.write(JoinRequest(output_end=HandsOnStreamEnd()))
-
-    async def down() -> None:
-        while True:
-            answer = await _read(call)
-            match answer.WhichOneof("message"):
-                case "input":
-                    with contextlib.suppress(ConnectionError):
-                        writer.write(answer.input)
-                        await writer.drain()
-                case "input_end":
-                    with contextlib.suppress(OSError):
-                        writer.write_eof()
-                case _:
-                    pass
-
-    going_up = asyncio.create_task(up())
-    try:
-        # The client ends it, when both ways have ended or when it has had enough.
-        await down()
-    finally:
-        going_up.cancel()
-        await asyncio.gather(going_up, return_exceptions=True)
-
-
-async def _until_either(*waits: Coroutine[None, None, object]) -> None:
-    """Wait for the first of these, and let go of the rest; raises what that one raised."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _read_to_the_end(call: JoinCall) -> None:
-    while True:
-        await _read(call)
-
-
-async def _say_last(call: JoinCall, request: JoinRequest) -> None:
-    """Send the last message, and wait for the scheduler to have taken it: cancelling would take it back."""
-    await call.write(request)
-    await call.done_writing()
-    async with asyncio.timeout(_LAST_WORD_SECONDS_MAX):
-        await _read_to_the_end(call)
-
-
-async def _read(call: JoinCall) -> JoinResponse:
-    answer = await call.read()
-    if isinstance(answer, JoinResponse):
-        return answer
-    raise EOFError("the scheduler closed the stream")
-
-
-def _attempt_ended() -> Rejected:
-    return Rejected("the attempt has ended", code="ATTEMPT_ENDED")

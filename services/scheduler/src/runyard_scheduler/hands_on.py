@@ -13,14 +13,13 @@ from contextlib import asynccontextmanager
 import structlog
 
 from runyard.agent.v1.hands_on_service_pb2 import ForwardTask, JoinBegin, JoinRequest, JoinResponse, JoinTask
-from runyard.run.v1.hands_on_pb2 import ExitStatus, HandsOnEndReason, HandsOnOpened
 from runyard_contracts.ids import NodeId, RunId, uuid7
 from runyard_core.errors import Conflict, NotFound, Rejected, ResourceExhausted, RunyardError, Unavailable
 from runyard_scheduler.domain.hands_on import attempt_at_hand
 from runyard_scheduler.domain.run_commands import CloseHandsOn, OpenHandsOn
-from runyard_scheduler.domain.run_state import Lease, Run
 from runyard_scheduler.hands_on_channel import Channel
 from runyard_scheduler.hands_on_handlers import HandsOnHandlers
+from runyard_scheduler.hands_on_session import HandsOnSession
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.sessions import Sessions
 
@@ -33,76 +32,7 @@ SESSIONS_MAX = 500
 _CLOSE_AGAIN_SECONDS = 1.0
 _LAST_RECORDS_SECONDS_MAX = 5.0
 
-_END_REASONS = {
-    "ATTEMPT_ENDED": HandsOnEndReason.HANDS_ON_END_REASON_ATTEMPT_ENDED,
-    "SESSION_IDLE": HandsOnEndReason.HANDS_ON_END_REASON_IDLE,
-    "AGENT_LOST": HandsOnEndReason.HANDS_ON_END_REASON_AGENT_LOST,
-    "STOPPING": HandsOnEndReason.HANDS_ON_END_REASON_SCHEDULER_STOPPED,
-}
-
 log = structlog.get_logger("runyard.scheduler.hands_on")
-
-
-class HandsOnSession:
-    """One open session: what it is of, what has passed, and how it ended."""
-
-    def __init__(self, session_id: str, run: Run, lease: Lease, task: JoinTask) -> None:
-        """Begin; ``task`` is what the agent was asked."""
-        self.opened = HandsOnOpened(
-            session_id=session_id,
-            run_id=run.run_id,
-            attempt=lease.attempt,
-            node_id=lease.node_id,
-            title=f"{run.project}#{run.number}",
-        )
-        self.session_id = session_id
-        self.run_id = run.run_id
-        self.epoch = lease.epoch
-        self.node_id = lease.node_id
-        self.port = task.forward.port
-        self.channel = Channel(session_id, lease.node_id, task, self.received)
-        self.connections: set[Channel] = set()
-        self.connection_count = 0
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.passed_at = asyncio.get_running_loop().time()
-        self.exit_status: ExitStatus | None = None
-
-    def sent(self, size: int) -> None:
-        """Count what goes to the attempt."""
-        self.sent_bytes += size
-        self.passed_at = asyncio.get_running_loop().time()
-
-    def received(self, size: int) -> None:
-        """Count what comes from the attempt."""
-        self.received_bytes += size
-        self.passed_at = asyncio.get_running_loop().time()
-
-    def end(self, reason: RunyardError) -> None:
-        """End the session with everything that passes in it."""
-        for channel in (self.channel, *self.connections):
-            channel.end(reason)
-
-    def closed(self, error: RunyardError | None) -> CloseHandsOn:
-        """Give the command that records how it ended: by an error, by itself, or because its client left."""
-        reason, detail = HandsOnEndReason.HANDS_ON_END_REASON_CLIENT_LEFT, ""
-        if self.exit_status is not None:
-            reason = HandsOnEndReason.HANDS_ON_END_REASON_EXITED
-        elif error is not None:
-            reason = _END_REASONS.get(error.code, HandsOnEndReason.HANDS_ON_END_REASON_FAILED)
-            if reason == HandsOnEndReason.HANDS_ON_END_REASON_FAILED:
-                detail = error.message
-        return CloseHandsOn(
-            self.session_id,
-            self.opened.attempt,
-            self.epoch,
-            reason,
-            detail,
-            self.exit_status,
-            self.sent_bytes,
-            self.received_bytes,
-            self.connection_count,
-        )
 
 
 class HandsOn:
@@ -253,12 +183,14 @@ class HandsOn:
         return answer
 
     def _look(self) -> None:
-        """End sessions whose attempt is over or whose node has fallen silent, should the agent not say so."""
+        """End sessions whose attempt is over or whose node is silent or revoked, if the agent does not."""
         for session in list(self._sessions.values()):
             entry = self._ledger.world.run(session.run_id)
             lease = None if entry is None else entry.run.live_lease
             if lease is None or lease.epoch != session.epoch:
                 session.end(Rejected("the attempt has ended", code="ATTEMPT_ENDED"))
+            elif self._ledger.world.node(session.node_id).node.access.revoked:
+                session.end(Unavailable(f"node {session.node_id} was revoked", code="AGENT_LOST"))
             elif not lease.reachable:
                 session.end(Unavailable(f"node {session.node_id} fell silent", code="AGENT_LOST"))
 

@@ -18,8 +18,9 @@ from runyard.run.v1 import hands_on_service_pb2_grpc as pb_grpc
 from runyard.run.v1.hands_on_pb2 import Terminal
 from runyard_contracts.ids import RunId
 from runyard_core.errors import InvalidInput, RunyardError, Unavailable
-from runyard_scheduler.hands_on import HandsOn, HandsOnSession
+from runyard_scheduler.hands_on import HandsOn
 from runyard_scheduler.hands_on_channel import CHUNK_BYTES_MAX, Channel, too_large
+from runyard_scheduler.hands_on_session import HandsOnSession
 from runyard_servicekit.auth import require_role
 
 HANDS_ON_SERVICES = (
