@@ -408,6 +408,17 @@ async def test_many_files_are_stored_together(yard: Yard) -> None:
     assert counts == {"runyard.artifact.upload_begun": 4, "runyard.artifact.written": 6}
 
 
+async def test_many_downloads_are_of_files_that_were_written(yard: Yard) -> None:
+    await yard.put(b"known", MODEL)
+    await yard.artifact.BeginUpload(begin(b"announced"))
+    wanted = [sha256_of(data) for data in (b"announced", b"known", b"never heard of")]
+
+    answer = await yard.artifact.GetDownloads(pb.GetDownloadsRequest(sha256s=wanted))
+
+    assert [bool(request.url) for request in answer.requests] == [False, True, False]
+    assert send(answer.requests[1])[:2] == (200, b"known")
+
+
 async def test_a_file_that_is_not_right_holds_up_no_other_of_many(yard: Yard) -> None:
     contents = {"good": b"good", "missing": b"never sent"}
     origin, files = together(contents)

@@ -153,6 +153,7 @@ class Catalogue(ArtifactServiceServicer):
         """Codes by path, for files that are committed together."""
         self.together: list[tuple[Origin, messages.FileOfMany]] = []
         self.names: dict[str, str] = {}
+        self.asked_together: list[list[str]] = []
 
     async def BeginUpload(self, request: Any, context: Any) -> messages.BeginUploadResponse:
         await self._check(context)
@@ -219,6 +220,18 @@ class Catalogue(ArtifactServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no blob {request.sha256}")
         url = f"{self.store.address}{path}?signature=1"
         return messages.GetDownloadResponse(request=PresignedRequest(method="GET", url=url))
+
+    async def GetDownloads(self, request: Any, context: Any) -> messages.GetDownloadsResponse:
+        await self._check(context)
+        if self.is_old:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such call")
+        self.asked_together.append(list(request.sha256s))
+        urls = [
+            f"{self.store.address}/blobs/{sha256}?signature=1" if sha256 in self.names else ""
+            for sha256 in request.sha256s
+        ]
+        requests = [PresignedRequest(method="GET", url=url) if url else PresignedRequest() for url in urls]
+        return messages.GetDownloadsResponse(requests=requests)
 
     async def ResolveInputs(self, request: Any, context: Any) -> messages.ResolveInputsResponse:
         await self._check(context)

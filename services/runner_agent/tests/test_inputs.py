@@ -63,6 +63,35 @@ async def test_files_resolved_at_submit_are_not_asked_for_again(yard: Yard, tmp_
     assert found.files[0].sha256 == sha256
 
 
+async def test_many_stored_files_are_asked_for_at_once_and_only_when_they_are_lacking(
+    yard: Yard, tmp_path: Path
+) -> None:
+    sha256s = [yard.catalogue.push(f"{number}", f"content {number}".encode()) for number in range(5)]
+    wanted = Input(name="data", uris=[f"datum://{sha256}" for sha256 in sha256s])
+    one = Input(name="one", uris=[f"datum://{sha256s[0]}"])
+
+    await fetch(yard, tmp_path / "1", one)
+    await fetch(yard, tmp_path / "2", wanted)
+    await fetch(yard, tmp_path / "3", wanted)
+
+    assert yard.catalogue.asked_together == [sha256s[1:]]
+    assert (tmp_path / "3/inputs/data/4").read_bytes() == b"content 4"
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+async def test_what_cannot_be_had_at_once_is_asked_for_by_itself(
+    yard: Yard, tmp_path: Path, is_old: bool
+) -> None:
+    sha256s = [yard.catalogue.push(f"{number}", f"content {number}".encode()) for number in range(2)]
+    yard.catalogue.is_old = is_old
+    # The first of the requests that were given has expired; an older service gives none.
+    yard.store.statuses = [] if is_old else [403]
+
+    await fetch(yard, tmp_path, Input(name="data", uris=[f"datum://{sha256}" for sha256 in sha256s]))
+
+    assert sorted(path.name for path in (tmp_path / "inputs/data").iterdir()) == ["0", "1"]
+
+
 async def test_a_second_run_links_the_same_bytes_without_fetching(yard: Yard, tmp_path: Path) -> None:
     sha256 = yard.catalogue.push("a.bin", b"weights")
     wanted = Input(name="model", uris=[f"datum://{sha256}"])

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.artifact.v1 import artifact_service_pb2_grpc, registry_service_pb2_grpc
 from runyard_artifact.handlers import Handlers
-from runyard_artifact.many_uploads import ManyUploads
+from runyard_artifact.many_files import ManyFiles
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
 from runyard_artifact.projections.registry import RegistryProjection
@@ -79,7 +79,7 @@ async def main(settings: ArtifactSettings) -> None:
         projectors = await _projectors(pool, event_log, doorbell)
         moments, registry_moments = (Moments(event_log, projector) for projector in projectors)
         handlers = Handlers(event_log, objects, clock)
-        many = ManyUploads(event_log, objects, clock)
+        many = ManyFiles(event_log, objects, clock)
         queries = CatalogueQueries(engine)
         registry = Registry(RegistryHandlers(event_log, clock), RegistryQueries(engine), registry_moments)
         resolver = Resolver(handlers, queries, moments, registry)

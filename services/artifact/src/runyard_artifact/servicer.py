@@ -21,7 +21,7 @@ from runyard_artifact.domain.origin import check_file, check_origin, check_sha25
 from runyard_artifact.domain.part_plan import SINGLE_PART_BYTES_MAX
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import FinishedUpload, Handlers, Request
-from runyard_artifact.many_uploads import FILES_MAX, ManyUploads
+from runyard_artifact.many_files import FILES_MAX, ManyFiles
 from runyard_artifact.queries import CatalogueQueries, PageOf
 from runyard_artifact.resolving import Resolver
 from runyard_contracts.ids import Position
@@ -51,7 +51,7 @@ class ArtifactServicer(ArtifactServiceServicer):
     def __init__(
         self,
         handlers: Handlers,
-        many: ManyUploads,
+        many: ManyFiles,
         resolver: Resolver,
         queries: CatalogueQueries,
         moments: Moments,
@@ -189,6 +189,18 @@ class ArtifactServicer(ArtifactServiceServicer):
         download = await self._handlers.download(request.sha256)
         return pb.GetDownloadResponse(request=_presigned(download.request), size_bytes=download.size_bytes)
 
+    async def GetDownloads(
+        self, request: pb.GetDownloadsRequest, context: RpcContext
+    ) -> pb.GetDownloadsResponse:
+        """Sign many downloads; see the proto."""
+        _check_count(len(request.sha256s), "sha256s")
+        for sha256 in request.sha256s:
+            check_sha256(sha256, "sha256s")
+        signed = await self._many.downloads(request.sha256s)
+        return pb.GetDownloadsResponse(
+            requests=[_presigned(one) if one else PresignedRequest() for one in signed]
+        )
+
     async def GetArtifact(
         self, request: pb.GetArtifactRequest, context: RpcContext
     ) -> pb.GetArtifactResponse:
@@ -232,12 +244,7 @@ def _presigned(signed: SignedRequest) -> PresignedRequest:
 
 def _files_of_many(files: Sequence[pb.FileOfMany], shared: Origin) -> Iterator[tuple[pb.FileOfMany, Origin]]:
     """Check files that come together; gives each with its whole origin."""
-    if len(files) > FILES_MAX:
-        raise InvalidInput(
-            f"{len(files)} files at once, want at most {FILES_MAX}: send them in several calls",
-            code="TOO_MANY_FILES",
-            field_violations={"files": f"more than {FILES_MAX}"},
-        )
+    _check_count(len(files), "files")
     for file in files:
         check_file(file.sha256, file.size_bytes)
         if file.size_bytes > SINGLE_PART_BYTES_MAX:
@@ -252,6 +259,15 @@ def _files_of_many(files: Sequence[pb.FileOfMany], shared: Origin) -> Iterator[t
         origin.path = file.path
         check_origin(origin)
         yield file, origin
+
+
+def _check_count(count: int, field: str) -> None:
+    if count > FILES_MAX:
+        raise InvalidInput(
+            f"{count} files at once, want at most {FILES_MAX}: ask in several calls",
+            code="TOO_MANY_FILES",
+            field_violations={field: f"more than {FILES_MAX}"},
+        )
 
 
 def _check_parts(request: pb.CommitUploadRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http
 import time
@@ -20,6 +21,7 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     CommitUploadsRequest,
     FileOfMany,
     GetDownloadRequest,
+    GetDownloadsRequest,
     ListArtifactsRequest,
     ResolveInputsRequest,
 )
@@ -40,6 +42,7 @@ from runyard_core import errors
 _CALL_SECONDS_MAX = 20.0
 _FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
+_DOWNLOADS_AT_ONCE = 500
 _PASSING = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
 )
@@ -126,14 +129,38 @@ class ArtifactClient:
                 return found
             request.page_token = page.next_page_token
 
-    async def download(self, sha256: str, destination: Path) -> int:
+    async def downloads(self, sha256s: Sequence[str]) -> dict[str, Request]:
+        """Ask at once for what will be downloaded soon; what is missing in the answer is asked for then."""
+        found: dict[str, Request] = {}
+        for start in range(0, len(sha256s), _DOWNLOADS_AT_ONCE):
+            together = sha256s[start : start + _DOWNLOADS_AT_ONCE]
+            try:
+                answer = await self._service.GetDownloads(
+                    GetDownloadsRequest(sha256s=together),
+                    metadata=self._metadata,
+                    timeout=self._call_seconds_max,
+                )
+            except grpc.aio.AioRpcError:
+                # Away, or older than this call.
+                break
+            answered = zip(together, answer.requests, strict=True)
+            found |= {sha256: _plain(request) for sha256, request in answered if request.url}
+        return found
+
+    async def download(self, sha256: str, destination: Path, known: Request | None = None) -> int:
         """Fetch a blob and hold its bytes against its hash; gives its size in bytes.
+
+        ``known`` is what ``downloads`` gave for it.
 
         Raises:
             NotFound: the store does not have it.
             Corrupt: CHECKSUM_MISMATCH, the store has other bytes.
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
+        if known is not None:
+            # If it has expired, or its bytes are gone: asked for anew, with patience.
+            with contextlib.suppress(RequestRefused, errors.Unavailable):
+                return (await self._transfers.get(known, destination, sha256=sha256)).size_bytes
         return await self._patiently(lambda: self._download_once(sha256, destination))
 
     async def upload(self, descriptor: int, *, sha256: str, size_bytes: int, origin: Origin) -> None:

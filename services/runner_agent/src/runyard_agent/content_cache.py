@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -69,6 +69,11 @@ class ContentCache:
         await self._give(sha256, fetch, take)
         return contents[-1]
 
+    async def lacking(self, sha256s: Iterable[str]) -> list[str]:
+        """Give those that it does not have, each once."""
+        wanted = dict.fromkeys(sha256s)
+        return await self._pool.run(None, lambda: [one for one in wanted if not self._path(one).exists()])
+
     async def trim(self) -> None:
         """Remove what was not used for longest until the folder is below its size, but nothing in use."""
         await self._pool.run(None, _trim, self._directory, self._size_bytes_max)
@@ -77,8 +82,11 @@ class ContentCache:
         """Stop the threads."""
         self._pool.close()
 
+    def _path(self, sha256: str) -> Path:
+        return self._directory / sha256[:2] / sha256
+
     async def _give(self, sha256: str, fetch: Fetch, take: Take) -> bool:
-        cached = self._directory / sha256[:2] / sha256
+        cached = self._path(sha256)
         # One at a time for each file, so that two users of it fetch it once.
         async with self._fetching.setdefault(sha256, asyncio.Lock()):
             return await self._give_one(cached, fetch, take)

@@ -14,7 +14,14 @@ from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.content_cache import ContentCache, Fetch
-from runyard_agent.domain.references import Pattern, kept_path, path_of, pattern_of, scheme_of
+from runyard_agent.domain.references import (
+    WITHOUT_SERVICE,
+    Pattern,
+    kept_path,
+    path_of,
+    pattern_of,
+    scheme_of,
+)
 from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.http_connections import Request
 from runyard_agent.s3_inputs import bucket_access, find_objects
@@ -55,6 +62,7 @@ class InputSources:
         self._rules = rules
         self._clock = clock
         self._credentials = (variables, rules.credentials)
+        self._downloads: dict[str, Request] = {}
         self._uses_cache = not agent_controls.is_true(variables.get(agent_controls.NO_DATA_CACHE))
         self._pool = BlockingPool("inputs", thread_count=1)
         self.cached_count = 0
@@ -83,6 +91,17 @@ class InputSources:
             )
             for each in found
         ]
+
+    async def expect(self, files: Sequence[InputFile]) -> None:
+        """Be told what will be fetched: to ask for a small file by itself costs more than to fetch it."""
+        stored = [
+            file.sha256
+            for file in files
+            if file.sha256 and scheme_of(file.resolved_uri or file.uri) not in WITHOUT_SERVICE
+        ]
+        lacking = await self._cache.lacking(stored) if self._uses_cache else stored
+        if len(lacking) > 1:
+            self._downloads = await self._artifact_client.downloads(lacking)
 
     async def fetch(self, file: InputFile, destination: Path) -> Fetched:
         """Have a file at a path, read-only; says what its bytes are.
@@ -115,7 +134,10 @@ class InputSources:
                 return await self._fetch_stored(file.sha256, destination)
 
     async def _fetch_stored(self, sha256: str, destination: Path) -> str:
-        await self._have(sha256, destination, lambda path: self._artifact_client.download(sha256, path))
+        known = self._downloads.pop(sha256, None)
+        await self._have(
+            sha256, destination, lambda path: self._artifact_client.download(sha256, path, known)
+        )
         return sha256
 
     async def _have(self, sha256: str, destination: Path, fetch: Fetch) -> None:

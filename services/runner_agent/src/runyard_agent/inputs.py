@@ -62,6 +62,8 @@ async def fetch(of: InputsOf, inputs: Sequence[Input], inputs_dir: Path) -> list
                 )
             wanted[each.path] = each
 
+    await of.sources.expect([each.file for each in wanted.values() if not each.wanted.on_demand])
+
     async def fetch_one(each: _Wanted) -> InputFile:
         return await _fetch(of, each, inputs_dir / each.path)
 

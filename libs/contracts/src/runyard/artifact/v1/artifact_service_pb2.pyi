@@ -495,6 +495,50 @@ class GetDownloadResponse(_message.Message):
 Global___GetDownloadResponse: _TypeAlias = GetDownloadResponse  # noqa: Y015
 
 @_typing.final
+class GetDownloadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256S_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 500."""
+
+    def __init__(
+        self,
+        *,
+        sha256s: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256s", b"sha256s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDownloadsRequest: _TypeAlias = GetDownloadsRequest  # noqa: Y015
+
+@_typing.final
+class GetDownloadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PresignedRequest]:
+        """One for each, in order; without a URL for what was never written: ask GetDownload, which looks into the store."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[_types_pb2.PresignedRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDownloadsResponse: _TypeAlias = GetDownloadsResponse  # noqa: Y015
+
+@_typing.final
 class GetArtifactRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

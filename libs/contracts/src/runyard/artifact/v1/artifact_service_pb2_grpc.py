@@ -75,6 +75,11 @@ class ArtifactServiceStub:
                 request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadRequest.SerializeToString,
                 response_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadResponse.FromString,
                 _registered_method=True)
+        self.GetDownloads = channel.unary_unary(
+                '/runyard.artifact.v1.ArtifactService/GetDownloads',
+                request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsRequest.SerializeToString,
+                response_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsResponse.FromString,
+                _registered_method=True)
         self.GetArtifact = channel.unary_unary(
                 '/runyard.artifact.v1.ArtifactService/GetArtifact',
                 request_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetArtifactRequest.SerializeToString,
@@ -148,6 +153,13 @@ class ArtifactServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDownloads(self, request, context):
+        """GetDownloads gives presigned requests for many files that the log has; it does not look into the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetArtifact(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,6 +214,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.GetDownload,
                     request_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadRequest.FromString,
                     response_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadResponse.SerializeToString,
+            ),
+            'GetDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDownloads,
+                    request_deserializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsRequest.FromString,
+                    response_serializer=runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsResponse.SerializeToString,
             ),
             'GetArtifact': grpc.unary_unary_rpc_method_handler(
                     servicer.GetArtifact,
@@ -431,6 +448,33 @@ class ArtifactService:
             '/runyard.artifact.v1.ArtifactService/GetDownload',
             runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadRequest.SerializeToString,
             runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runyard.artifact.v1.ArtifactService/GetDownloads',
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsRequest.SerializeToString,
+            runyard_dot_artifact_dot_v1_dot_artifact__service__pb2.GetDownloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,8 @@ class ArtifactServiceStub:
     """ResolveInputs turns references into files with checksums."""
     GetDownload: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetDownloadRequest, _artifact_service_pb2.GetDownloadResponse]
     """GetDownload gives a presigned request for the bytes of a blob or artifact."""
+    GetDownloads: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetDownloadsRequest, _artifact_service_pb2.GetDownloadsResponse]
+    """GetDownloads gives presigned requests for many files that the log has; it does not look into the store."""
     GetArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.GetArtifactResponse]
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactsRequest, _artifact_service_pb2.ListArtifactsResponse]
 
@@ -105,6 +107,14 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_artifact_service_pb2.GetDownloadRequest, _abc.Awaitable[_artifact_service_pb2.GetDownloadResponse]],
     ) -> _abc.Awaitable[_artifact_service_pb2.GetDownloadResponse]:
         """GetDownload gives a presigned request for the bytes of a blob or artifact."""
+
+    @_abc_1.abstractmethod
+    def GetDownloads(
+        self,
+        request: _artifact_service_pb2.GetDownloadsRequest,
+        context: _aio.ServicerContext[_artifact_service_pb2.GetDownloadsRequest, _abc.Awaitable[_artifact_service_pb2.GetDownloadsResponse]],
+    ) -> _abc.Awaitable[_artifact_service_pb2.GetDownloadsResponse]:
+        """GetDownloads gives presigned requests for many files that the log has; it does not look into the store."""
 
     @_abc_1.abstractmethod
     def GetArtifact(
