@@ -115,7 +115,7 @@ class ScriptedScheduler(AgentServiceServicer):
                 self.held = list(request.hello.held_attempts)
                 welcome = Welcome(heartbeat_milliseconds=HEARTBEAT_MILLISECONDS, fenced_attempts=self.fenced)
                 to_send.put_nowait(AttachResponse(welcome=welcome))
-                held = {one.lease_id for one in self.held}
+                held = {one.lease_id for one in self.held if not one.lacks_login}
                 for grant in self.grants.values():
                     if grant.lease_id not in held and not self.is_finished(grant):
                         to_send.put_nowait(AttachResponse(lease_grant=grant))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -17,13 +18,17 @@ from pathlib import Path
 import pytest
 
 from runyard.agent.v1.agent_service_pb2 import RegistryLogin
+from runyard.metric.v1.batches_pb2 import LogStream
+from runyard.run.v1.types_pb2 import CauseCode, Executor
 from runyard_agent.docker_daemon import DockerDaemon, WantedImage
 from runyard_core.errors import Unavailable
 from runyard_engines.ports import choose_port
 
 from .containers import daemon
+from .running_agent import agent_changes, cache, yard
+from .scripted_yard import ScriptedYard
 
-__all__ = ["daemon"]
+__all__ = ["agent_changes", "cache", "daemon", "yard"]
 
 pytestmark = pytest.mark.docker
 
@@ -42,7 +47,9 @@ Push = Callable[[str, str], str]
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def registry_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed")
@@ -53,10 +60,15 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
         wait_until_it_listens(port, process)
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", process
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def registry(registry_process: tuple[str, subprocess.Popen[bytes]]) -> str:
+    return registry_process[0]
 
 
 def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -127,6 +139,37 @@ async def test_a_private_image_is_pulled_with_the_projects_login_only(
     assert told == [f"pulling image {name}"]
     assert PASSWORD not in repr(WantedImage(name, login=login(registry)))
     assert os.listdir(tmp_path) == []
+
+
+async def test_an_agent_that_is_killed_while_it_pulls_is_granted_the_login_again(
+    yard: ScriptedYard, registry_process: tuple[str, subprocess.Popen[bytes]], push: Push
+) -> None:
+    registry, process = registry_process
+    name = f"{registry}/team/slow:1"
+    push(name, str(uuid.uuid4()))
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yard.agent.kill()
+        grant = yard.scheduler.grant("true", executor=Executor.EXECUTOR_DOCKER, image=name)
+        grant.registry_login.CopyFrom(login(registry))
+        yard.agent.start()
+        await yard.scheduler.wait_for(lambda: bool(yard.scheduler.held))
+        yard.scheduler.hellos.clear()
+        yard.agent.kill()
+        yard.agent.start()
+        await yard.scheduler.wait_for(lambda: bool(yard.scheduler.hellos))
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+    cause = (await yard.finished(grant)).finished.cause
+
+    # Pulled, then; what it lacks is a shell.
+    assert cause.code == CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE
+    assert "has no /bin/sh" in cause.detail
+    assert [held.lacks_login for hello in yard.scheduler.hellos for held in hello.held_attempts] == [True]
+    assert PASSWORD not in yard.agent.log
+    told = yard.ledger.lines(grant, LogStream.LOG_STREAM_STATUS)
+    assert f"waiting for the login of registry {registry}" in told
 
 
 async def test_a_tag_that_moves_changes_no_later_attempt(

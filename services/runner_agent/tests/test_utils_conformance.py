@@ -19,7 +19,14 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 
 from runyard.metric.v1.batches_pb2 import LogStream
-from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, Mount, ParameterValue
+from runyard.run.v1.types_pb2 import (
+    CauseCode,
+    EnvironmentVariable,
+    Executor,
+    Input,
+    Mount,
+    ParameterValue,
+)
 from runyard_testkit import Bus
 
 from .scripted_yard import (
@@ -160,6 +167,7 @@ async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> No
         "python3 /packages/program.py",
         parameters=parameters(),
         mounts=[Mount(source=str(packages), destination="/packages")],
+        environment_variables=[EnvironmentVariable(name="VH_EXPOSE_PORTS", value="8080")],
         inputs=[
             Input(name="images", uris=[f"file://{shared}/images/**.txt"], keep_directories="suffix"),
             Input(name="late", uris=[web], on_demand=True),
@@ -187,7 +195,11 @@ async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> No
     environment = (await yard.scheduler.report(grant, "environment_captured")).environment_captured
     [mounted] = environment.mounts
     assert (mounted.destination, len(mounted.fingerprint)) == ("/packages", 64)
+    [fetched] = [report.input_fetched for report in yard.scheduler.of(grant, "input_fetched")]
+    assert (fetched.input, fetched.file.uri) == ("late", web)
+    assert fetched.file.sha256 == hashlib.sha256(b"late bytes").hexdigest()
     told = yard.ledger.lines(grant, LogStream.LOG_STREAM_STATUS)
+    assert any(line.startswith("VH_EXPOSE_PORTS is not heeded: ") for line in told)
     assert any("fetched on demand" in line for line in told)
 
 

@@ -18,6 +18,8 @@ from runyard_core.errors import NotFound, RunyardError, Unavailable
 LABEL_PROBE = "runyard.probe"
 
 _PROBE_SECONDS_MAX = 60
+# What the container's init says of a program that is not there, or cannot be run.
+_NOT_STARTED = frozenset({126, 127})
 # Raised when the probe tells more or otherwise: what it told before is not read any more.
 _PROBE_VERSION = 2
 
@@ -32,6 +34,7 @@ async def capture(
 
     Raises:
         Unavailable: the daemon does not answer.
+        RunyardError: ENVIRONMENT_UNAVAILABLE, nothing can be run in it.
     """
     environment = await _contents(daemon, image, cache_dir / "images")
     environment.executor = Executor.EXECUTOR_DOCKER
@@ -78,13 +81,18 @@ async def _probe(daemon: DockerDaemon, image_id: str) -> str:
     try:
         await daemon.call(api.create_container_from_config, config, name=name)
         await daemon.call(api.start, name)
-        await daemon.call(api.wait, name, timeout=_PROBE_SECONDS_MAX)
-        return str((await daemon.call(api.logs, name, stdout=True, stderr=False)).decode("utf-8", "replace"))
+        ended = await daemon.call(api.wait, name, timeout=_PROBE_SECONDS_MAX)
+        printed: bytes = await daemon.call(api.logs, name, stdout=True, stderr=False)
     except Unavailable:
         raise
     except RunyardError:
-        # No shell in the image, for instance: the attempt itself will say so.
+        # The attempt itself will say what the daemon has against it.
         return ""
     finally:
         with contextlib.suppress(NotFound, Unavailable):
             await daemon.call(api.remove_container, name, force=True, v=True)
+    if not printed and ended["StatusCode"] in _NOT_STARTED:
+        raise RunyardError(
+            "the image has no /bin/sh to run command lines with", code="ENVIRONMENT_UNAVAILABLE"
+        )
+    return printed.decode("utf-8", "replace")
