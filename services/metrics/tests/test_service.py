@@ -12,8 +12,15 @@ import pytest
 
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.metric.v1 import metric_service_pb2 as pb
-from runyard.metric.v1.batches_pb2 import AttemptRef, GpuSamplesRecorded, HostSamplesRecorded
+from runyard.metric.v1.batches_pb2 import (
+    AttemptRef,
+    GpuIncidentSeen,
+    GpuSamplesRecorded,
+    HostSamplesRecorded,
+)
+from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuQuantity
 from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
+from runyard_contracts.gpu_columns import packed_column
 from runyard_contracts.ids import uuid7
 from runyard_metrics.domain.spools import SpoolKey
 from runyard_testkit import Bus, Database
@@ -69,16 +76,20 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
         power_milliwatts=[300_000],
         temperature_celsius=[60],
         energy_millijoules=[0],
+        columns=[packed_column(GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ, [{0: 1980}], 1)],
     )
+    kind = GpuIncidentKind.GPU_INCIDENT_KIND_XID
+    incident = GpuIncidentSeen(node_id="node-1", gpu_uuid="GPU-a", holder=attempt, kind=kind, number=79)
     async with AgentSpool(bus) as spool:
         spool.add(log_chunk(RUN_ID, 1, 40), log_chunk(RUN_ID, 41, 2), host, gpu)
-        spool.add(loss_points(RUN_ID, 1, [3.0, 1.0]), loss_points(RUN_ID, 3, [2.0]))
+        spool.add(loss_points(RUN_ID, 1, [3.0, 1.0]), loss_points(RUN_ID, 3, [2.0]), incident)
         await spool.send_all()
-        assert spool.mark == 6
+        assert spool.mark == 7
     read = ReadOptions(min_position=position)
     summary = await metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id=RUN_ID, read=read))
     assert (summary.attempt, summary.log_line_count, summary.metric_point_count) == (1, 42, 3)
-    assert (summary.sample_count, summary.telemetry_position) == (3, 6)
+    assert (summary.sample_count, summary.telemetry_position) == (3, 7)
+    assert list(summary.gpu_incidents) == [incident]
     (loss,) = summary.metrics
     assert (loss.name, loss.value, loss.min, loss.max, loss.point_count) == ("loss", 2.0, 1.0, 3.0, 3)
     statistics = {each.name: (each.min, each.mean, each.max) for each in summary.statistics}
@@ -90,6 +101,12 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
     assert [line.number for line in tail] == [40, 41, 42]
     (series,) = (await metrics.QuerySeries(pb.QuerySeriesRequest(run_id=RUN_ID))).series
     assert list(series.values) == [3.0, 1.0, 2.0]
+    names = ["gpu_sm_clock_megahertz", "gpu_power_milliwatts"]
+    gpu_series = (await metrics.QueryGpuSeries(pb.QueryGpuSeriesRequest(run_id=RUN_ID, names=names))).series
+    assert [(each.name, list(each.values)) for each in gpu_series] == [
+        ("gpu_power_milliwatts", [300_000.0]),
+        ("gpu_sm_clock_megahertz", [1980.0]),
+    ]
     as_of = AsOf(position=position)
     (reading,) = (
         await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(read=ReadOptions(as_of=as_of)))

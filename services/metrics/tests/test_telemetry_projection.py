@@ -267,6 +267,11 @@ def test_series_of_an_attempt_are_of_its_own_gpus_and_their_processes() -> None:
     }
 
 
+def test_points_that_came_in_another_order_are_sorted_by_time() -> None:
+    assert Points([3, 4, 1, 2], [30, 40, 10, 20]).in_order() == Points([1, 2, 3, 4], [10, 20, 30, 40])
+    assert Points([1, 2], [1, 2]).in_order() == Points([1, 2], [1, 2])
+
+
 def test_an_incident_is_kept_for_the_attempt_that_held_the_gpu() -> None:
     seen = GpuIncidentSeen(
         node_id="node-1",

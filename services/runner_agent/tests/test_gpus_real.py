@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,13 +18,14 @@ device 0 mem_used=600000000 power=90000 temp=33 sm_clock=345 throttle=0x1 proc=1
 """
 
 
-@pytest.fixture(params=["real", "scripted"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GpuMachine]:
+@pytest.fixture(scope="module", params=["real", "scripted"])
+def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuMachine]:
     variables: dict[str, str] = {}
     if request.param == "scripted":
-        (tmp_path / "gpus").write_text(SCRIPT)
-        library = build_library(tmp_path / "library")
-        variables = {"LD_LIBRARY_PATH": str(library), "FAKE_NVML_FILE": str(tmp_path / "gpus")}
+        folder = tmp_path_factory.mktemp("gpus")
+        (folder / "gpus").write_text(SCRIPT)
+        library = build_library(folder / "library")
+        variables = {"LD_LIBRARY_PATH": str(library), "FAKE_NVML_FILE": str(folder / "gpus")}
     with gpu_machine(**variables) as found:
         if not found.inventory["devices"]:
             pytest.skip(found.inventory["warnings"][0])

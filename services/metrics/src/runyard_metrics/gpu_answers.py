@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, GpuSamplesRecorded
 from runyard.metric.v1.gpus_pb2 import GpuProcessColumn, GpuProcessOwner
@@ -43,6 +44,13 @@ class Points:
     times: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
+    def in_order(self) -> Points:
+        """Sort by time: an older spool of a node may have been committed after a newer one."""
+        if all(before <= after for before, after in pairwise(self.times)):
+            return self
+        order = sorted(range(len(self.times)), key=self.times.__getitem__)
+        return Points([self.times[index] for index in order], [self.values[index] for index in order])
+
 
 def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
     """Write the figures of each GPU."""
@@ -53,7 +61,7 @@ def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
 
 
 def gpu_points(batches: Iterable[GpuSamplesRecorded], names: frozenset[str]) -> Mapping[SeriesKey, Points]:
-    """Gather the points of some quantities (of all when none is named) from batches in order."""
+    """Gather the points of some quantities (of all when none is named) from batches, as they came."""
     series: dict[SeriesKey, Points] = {}
     for batch in batches:
         for gpu_uuid, readings in zip(batch.gpu_uuids, readings_of(batch), strict=True):

@@ -76,12 +76,11 @@ class GpuHandlers:
 
 
 def _thinned(payloads: Sequence[bytes], names: frozenset[str], points_max: int) -> list[ThinnedGpuSeries]:
-    batches = [GpuSamplesRecorded.FromString(payload) for payload in payloads]
-    # An older spool of the node may have been committed after a newer one.
-    batches.sort(key=lambda batch: batch.times_unix_milliseconds[0])
-    found: Mapping[SeriesKey, Points] = gpu_points(batches, names)
+    # One batch after the other: those of a day would not be small together.
+    found: Mapping[SeriesKey, Points] = gpu_points(map(GpuSamplesRecorded.FromString, payloads), names)
     thinned = []
-    for key, points in sorted(found.items()):
+    for key, unordered in sorted(found.items()):
+        points = unordered.in_order()
         kept = thinned_indices(points.values, points_max)
         fewer = Points([points.times[index] for index in kept], [points.values[index] for index in kept])
         thinned.append(ThinnedGpuSeries(key, fewer, len(points.values)))
