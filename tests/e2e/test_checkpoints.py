@@ -17,7 +17,7 @@ from tests.e2e.yard import Clients, Yard
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yard")]
 
-# Trains to step 4. Each step is handed over by being made read-only; the first attempt waits to be lost.
+# Trains to step 2. Each step is handed over by being made read-only; the first attempt waits to be lost.
 PROGRAM = """
 import json, os, pathlib, time
 inputs = pathlib.Path(os.environ["VH_INPUTS_DIR"])
@@ -26,7 +26,7 @@ listed = json.loads((pathlib.Path(os.environ["VH_CONFIG_DIR"]) / "inputs.json").
 step = json.loads(found.read_text())["step"] if found.exists() else 0
 print("begins at", step, sorted(listed), flush=True)
 folder = pathlib.Path(os.environ["VH_OUTPUTS_DIR"]) / "ckpt"
-while step < 4:
+while step < 2:
     step += 1
     folder.mkdir(exist_ok=True)
     (folder / "new").write_text(json.dumps({"step": step}))
@@ -35,7 +35,7 @@ while step < 4:
     while (folder / "last.json").exists():
         time.sleep(0.05)
     print("stored", step, flush=True)
-    while step == 2 and not found.exists():
+    while step == 1 and not found.exists():
         time.sleep(0.1)
 """
 
@@ -51,7 +51,7 @@ async def test_a_lost_attempt_is_gone_on_from_where_it_stored_its_last_checkpoin
     )
     run = await clients.submit(spec)
     shim_file = yard.home / "agent" / "attempts" / f"{run.run_id}-1" / "state" / "shim.json"
-    await _until_stored(clients, run.run_id, "stored 2")
+    await _until_stored(clients, run.run_id, "stored 1")
     # Its parent dies with everything of it, as with a machine: nobody can say how it ended.
     os.kill(int(json.loads(shim_file.read_text())["pid"]), signal.SIGKILL)
 
@@ -60,7 +60,7 @@ async def test_a_lost_attempt_is_gone_on_from_where_it_stored_its_last_checkpoin
     assert record.run.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
     first, second = record.run.attempts
     assert first.cause.code == CauseCode.CAUSE_CODE_AGENT_LOST
-    assert "begins at 2 ['runyard-checkpoints']" in await clients.lines(run.run_id)
+    assert "begins at 1 ['runyard-checkpoints']" in await clients.lines(run.run_id)
     (checkpoint,) = second.inputs
     assert checkpoint.name == "runyard-checkpoints"
     (file,) = checkpoint.files

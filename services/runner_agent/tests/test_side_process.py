@@ -61,7 +61,7 @@ async def read_until(command: SideCommand, text: bytes) -> bytes:
     return seen
 
 
-async def test_a_command_finds_the_programs_folders_and_variables(make_plan: MakePlan) -> None:
+async def test_a_command_finds_the_programs_world_and_tells_how_it_ended(make_plan: MakePlan) -> None:
     async with running(make_plan) as (plan, _):
         (plan.repository / "train.py").touch()
         command = await started(plan, "sh", "-c", 'pwd; ls; echo "$GREETING"; echo oh >&2; exit 3')
@@ -73,6 +73,14 @@ async def test_a_command_finds_the_programs_folders_and_variables(make_plan: Mak
         )
         assert await command.wait() == CommandExit(3)
         await command.close()
+        killed = await started(plan, "sh", "-c", "kill -SEGV $$")
+        await output_of(killed)
+        assert await killed.wait() == CommandExit(128 + signal.SIGSEGV, signal.SIGSEGV)
+        await killed.close()
+        missing = await started(plan, "no-such-command")
+        assert await output_of(missing) == (b"", b"runyard: no-such-command: not found\n")
+        assert await missing.wait() == CommandExit(127)
+        await missing.close()
 
 
 async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePlan) -> None:
@@ -110,22 +118,6 @@ async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: M
         await output_of(shell)
         assert await shell.wait() == CommandExit(7)
         await shell.close()
-
-
-async def test_a_signal_that_ends_the_command_is_told(make_plan: MakePlan) -> None:
-    async with running(make_plan) as (plan, _):
-        command = await started(plan, "sh", "-c", "kill -SEGV $$")
-        await output_of(command)
-        assert await command.wait() == CommandExit(128 + signal.SIGSEGV, signal.SIGSEGV)
-        await command.close()
-
-
-async def test_a_command_that_is_not_there_is_said_so_as_a_shell_does(make_plan: MakePlan) -> None:
-    async with running(make_plan) as (plan, _):
-        command = await started(plan, "no-such-command")
-        assert await output_of(command) == (b"", b"runyard: no-such-command: not found\n")
-        assert await command.wait() == CommandExit(127)
-        await command.close()
 
 
 async def test_a_shell_ends_with_the_program_and_with_it_all_that_it_started(make_plan: MakePlan) -> None:

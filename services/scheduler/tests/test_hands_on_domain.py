@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.hands_on_pb2 import ExitStatus, HandsOnEndReason
 from runyard.run.v1.types_pb2 import RunSpec
@@ -15,6 +16,7 @@ from runyard_scheduler.domain.hands_on import COMMAND_CHARACTERS_MAX, REDACTED, 
 from runyard_scheduler.domain.run import RUN
 from runyard_scheduler.domain.run_commands import CloseHandsOn, OpenHandsOn
 from runyard_scheduler.domain.run_state import Run
+from runyard_scheduler.process.recorded_commands import run_command
 
 QUEUED = ev.RunQueued(run_id="r", project="digits", number=3, spec=RunSpec(step="train"))
 GRANTED = ev.RunLeaseGranted(run_id="r", attempt=1, epoch=1, lease_id="l", node_id="node-1")
@@ -97,3 +99,16 @@ def test_no_recorded_command_holds_a_secret_or_is_long(command: list[str], value
     shown = recordable(command, values)
     assert sum(map(len, shown)) <= COMMAND_CHARACTERS_MAX + 1
     assert not [value for value in values if any(value in text for text in shown) and "*" not in value]
+
+
+def test_recorded_sessions_can_be_decided_again() -> None:
+    run = given_events(QUEUED, GRANTED, STARTED)
+    by_alice = Envelope(actor=Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"))
+    opening = run_command(by_alice, [OPENED])
+    assert opening == OPEN
+    closed = ev.RunHandsOnClosed(
+        run_id="r", attempt=1, epoch=1, session_id="s", end_reason=EXITED, received_bytes=7
+    )
+    closing = run_command(Envelope(), [closed])
+    assert closing is not None
+    assert RUN.decide(RUN.evolve(run, OPENED), closing) == [closed]
