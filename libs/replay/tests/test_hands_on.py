@@ -69,8 +69,10 @@ FAILED = HandsOnEndReason.HANDS_ON_END_REASON_FAILED
         ),
         (
             ev.RunHandsOnClosed(attempt=2, end_reason=IDLE, connection_count=1),
-            "hands on attempt 2 closed: ended, as nothing passed for long "
-            "(0 B sent, 0 B received in 1 connection)",
+            (
+                "hands on attempt 2 closed: ended, as nothing passed for long "
+                "(0 B sent, 0 B received in 1 connection)"
+            ),
         ),
         (
             ev.RunHandsOnClosed(attempt=2, end_reason=FAILED, detail="no such thing"),
