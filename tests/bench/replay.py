@@ -118,7 +118,7 @@ def _replayed(replays: dict[int, list[Took]]) -> list[Result]:
 
 
 async def _rebuilds(database: Database) -> list[Result]:
-    """Rebuild both read models, one after the other in one process, and side by side in two."""
+    """Rebuild both read models at once, in one process and in two."""
     urls = _urls(database)
     ones, one_cpus, twos = [], [], []
     for _ in range(3):
