@@ -65,6 +65,9 @@ NODE_EVENTS: Sequence[Message] = (
     node_ev.NodeGpusReserved(lease_id="l2", run_id="r2"),
     node_ev.NodeGpusReleased(lease_id="l1"),
     node_ev.NodeForeignProcessSeen(gpu_uuid="g", pid=1),
+    node_ev.NodeInvited(token_sha256="t"),
+    node_ev.NodeCredentialIssued(credential_sha256="c"),
+    node_ev.NodeRevoked(),
 )
 
 
