@@ -47,6 +47,8 @@ WAITING_RUNS = 100_000
 RUN_QUESTIONS = 200
 FIRST_QUESTIONS = 3
 QUEUE_QUESTIONS = 5
+BESIDE_SECONDS_MAX = 60.0
+"""After it the replay goes on alone: on a busy machine, one that gives way hardly moves."""
 _MIB = 1024 * 1024
 _STREAM = "select payload from log.domain_event where stream = $1 and position <= $2 order by version"
 
@@ -199,7 +201,7 @@ async def _beside(database: Database, size: int) -> list[Result]:
         await grow()  # warm
         process = await _begin_process()
         answer = asyncio.create_task(_answer_of(process, Job("beside", _urls(database), size)))
-        while not answer.done():
+        while not answer.done() and running < BESIDE_SECONDS_MAX:
             began = time.perf_counter()
             beside = await grow()
             running += time.perf_counter() - began
@@ -209,11 +211,12 @@ async def _beside(database: Database, size: int) -> list[Result]:
             with _paused(process):
                 ratios.append(beside / await grow())
         took = await answer
-    _say(f"appended {len(ratios)} times beside a replay of {size:,} events, and as often alone")
+    _say(
+        f"appended {len(ratios)} times beside a replay of {size:,} events, {running:.0f} s, and as often alone"
+    )
     name = f"append while {size:,} events are replayed with low priority, over append alone"
     return [
         measured(name, ratios, "x", "higher", target=0.9),
-        measured("that replay", [size / running], "events/s", "higher"),
         measured("that replay, peak memory", [took.peak_bytes / _MIB], "MiB", "lower", target=300),
     ]
 
