@@ -211,9 +211,7 @@ async def _beside(database: Database, size: int) -> list[Result]:
             with _paused(process):
                 ratios.append(beside / await grow())
         took = await answer
-    _say(
-        f"appended {len(ratios)} times beside a replay of {size:,} events, {running:.0f} s, and as often alone"
-    )
+    _say(f"appended {len(ratios)} times beside a replay of {size:,} events, and as often alone")
     name = f"append while {size:,} events are replayed with low priority, over append alone"
     return [
         measured(name, ratios, "x", "higher", target=0.9),
