@@ -213,13 +213,13 @@ async def test_an_xid_is_told_and_explains_the_end_of_its_attempt_also_to_the_ne
 ) -> None:
     attempt = bench.attempt()
     watched = bench.sampling.watch(attempt, ["GPU-0", "GPU-1"], own_pids, in_container=False)
-    bench.gpus.xids = [XidSeen("GPU-1", 79), XidSeen("GPU-1", 31)]
+    bench.gpus.xids = [XidSeen("GPU-1", 79), XidSeen("GPU-1", 31), XidSeen("GPU-1", 31)]
     evidence = await bench.sampling.gpu_evidence(watched)
 
     first, second = [batch for batch in await bench.batches() if isinstance(batch, GpuIncidentSeen)]
 
     assert (first.gpu_uuid, first.number, first.holder) == ("GPU-1", 79, attempt.ref)
-    assert second.number == 31
+    assert (second.number, second.detail.rpartition(", ")[2]) == (31, "2 times")
     assert evidence.fault() == "GPU-1 failed: XID 79 (the GPU has fallen off the bus)"
     again = bench.sampling.watch(bench.attempt(), ["GPU-0", "GPU-1"], own_pids, in_container=False)
     assert (await bench.sampling.gpu_evidence(again)).fault() == evidence.fault()

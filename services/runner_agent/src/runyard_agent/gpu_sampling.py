@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,7 +71,9 @@ class GpuSampling:
             count_missing(self._missing, "gpu", now_unix_milliseconds, "a GPU does not answer")
         uuids = [device.uuid for device in devices]
         looks = list(zip(uuids, self._newest, strict=False))
-        found = [xid_incident(seen) for seen in self.gpus.take_xids()]
+        # A program can make thousands of the same a second.
+        heard = Counter(self.gpus.take_xids())
+        found = [xid_incident(seen, count) for seen, count in heard.items()]
         for uuid, sample in looks:
             found += self._incidents.look(uuid, sample, time.monotonic())
         for incident in found:

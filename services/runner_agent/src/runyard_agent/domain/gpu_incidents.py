@@ -65,13 +65,14 @@ class IncidentWatch:
         return [*back, *_throttled(gpu, sample, now_seconds), *_ecc(gpu, sample, now_seconds)]
 
 
-def xid_incident(seen: XidSeen) -> Incident:
-    """Say an error that the driver reported."""
+def xid_incident(seen: XidSeen, count: int = 1) -> Incident:
+    """Say an error that the driver reported so many times."""
+    times = "" if count == 1 else f", {count} times"
     return Incident(
         seen.gpu_uuid,
         GpuIncidentKind.GPU_INCIDENT_KIND_XID,
         seen.xid,
-        f"the driver reported {xid_words(seen.xid)}",
+        f"the driver reported {xid_words(seen.xid)}{times}",
         is_fault=is_fault(seen.xid),
     )
 
