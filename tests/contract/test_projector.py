@@ -107,6 +107,25 @@ async def test_killed_after_any_batch_and_resumed_gives_the_same_rows(
     assert await rows_of(pool, "scheduler", 2) == whole  # type: ignore[arg-type]
 
 
+async def test_batches_that_a_crash_of_the_database_took_are_folded_again(
+    pool: asyncpg.Pool, log: PostgresEventLog
+) -> None:
+    head = await tell(log, 40)
+    projector = Projector(pool, log, Stories(), schema="scheduler", batch_max=7)
+    async with running(projector):
+        await projector.wait_for(head, 10)
+        whole = await rows_of(pool, "scheduler")  # type: ignore[arg-type]
+        # As after a crash: rows and checkpoint are as they were some batches ago.
+        async with pool.acquire() as connection, connection.transaction():
+            for table in ("story_v1", "word_v1"):
+                await connection.execute(f"delete from scheduler.{table} where position > 14")
+            await connection.execute("update scheduler.projection_checkpoint set position = 14")
+        answer = await log.append(details(run_stream(), 0, "later"))
+        await projector.wait_for(answer.position, 10)
+        again = await rows_of(pool, "scheduler")  # type: ignore[arg-type]
+    assert [row for row in again if answer.position not in row] == whole
+
+
 async def test_cut_connections_give_no_row_twice(
     pool: asyncpg.Pool, log: PostgresEventLog, database: Database
 ) -> None:

@@ -206,6 +206,7 @@ class Projector:
 
     async def _open(self) -> None:
         head = (await self._log.head()).of(self._lane)
+        stored = self._place.position
         async with self._pool.acquire() as connection:
             await self._store.create(connection)
             self._place = await self._store.place(connection)
@@ -220,8 +221,10 @@ class Projector:
         is_empty = self._place.position == 0
         self._cache = RowCache(has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS)
         self._disputed = await disputed_at(self._log, self._place, self._lane)
-        # Looked-at positions without wanted events are not stored each time, and stay looked at.
-        self._applied = max(self._applied, self._place.position)
+        # Looked-at positions without wanted events are not stored each time, and stay looked at. A crash of
+        # the database may take the last batches: their commits do not wait for the disk.
+        has_lost = self._place.position < stored
+        self._applied = self._place.position if has_lost else max(self._applied, self._place.position)
         await self._announce()
 
     async def _require_log_to(self, position: Position) -> None:
