@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from itertools import groupby
 from pathlib import Path
 
 import bcrypt
@@ -18,7 +19,9 @@ from runyard_contracts.enrolment_token import parse_token, secret_sha256
 from runyard_contracts.ids import NodeId, uuid7
 from runyard_core.clock import SystemClock
 from runyard_core.errors import IdReused, InvalidInput, Rejected, Unauthenticated
+from runyard_scheduler.domain.node import NODE as NODE_DECIDER
 from runyard_scheduler.enrolment_handlers import EnrolmentHandlers, Gate
+from runyard_scheduler.process.recorded_commands import node_command
 from runyard_scheduler.process.restoring import node_entry
 from runyard_scheduler.projections.nodes import NodeRow, node_row
 from runyard_servicekit.node_credentials import NodeCredentials
@@ -138,6 +141,22 @@ async def test_access_is_restored_as_the_log_tells_it(yard: MemoryYard) -> None:
         row = node_row(row, event)
     assert row is not None
     assert node_entry(row).node == yard.ledger.world.node(NODE).node
+
+
+async def test_what_was_decided_of_nodes_can_be_decided_again(yard: MemoryYard) -> None:
+    enrolment = Enrolment(yard)
+    await enrolment.enroll(await enrolment.invite())
+    agent = await yard.attach()
+    await enrolment.revoke()
+    page = await yard.ledger.log.read(Lane.LANE_DOMAIN)
+    state = NODE_DECIDER.initial
+    for _, group in groupby(page.events, key=lambda event: event.envelope.command_id):
+        messages = [event.message for event in group]
+        command = node_command(state, messages)
+        assert command is not None
+        assert NODE_DECIDER.decide(state, command) == messages
+        state = NODE_DECIDER.fold(messages, state)
+    await agent.close()
 
 
 @pytest.mark.parametrize(

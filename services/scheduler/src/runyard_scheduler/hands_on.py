@@ -96,7 +96,7 @@ class HandsOn:
             raise
         finally:
             self._sessions.pop(session.session_id, None)
-            session.end(error or _client_left())
+            session.end(error)
             if is_recorded:
                 # A task of its own: whoever left has cancelled the one that served him.
                 self._spawn(self._close(session.run_id, session.closed(error)))
@@ -131,7 +131,7 @@ class HandsOn:
             yield session, channel
         finally:
             session.connections.discard(channel)
-            channel.end(_client_left())
+            channel.end()
 
     def join(self, channel_id: str, node_id: str) -> Channel:
         """Give the channel that an agent was ordered to join, once.
@@ -228,7 +228,3 @@ def _no_agent(node_id: NodeId) -> Unavailable:
     return Unavailable(
         f"the agent of node {node_id} does not answer; try again when it is back", code="NODE_UNREACHABLE"
     )
-
-
-def _client_left() -> Rejected:
-    return Rejected("the client has left", code="CLIENT_LEFT")

@@ -7,6 +7,7 @@ decision kept: once a stop was asked for, its cause stands in for what the agent
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, timedelta
 
 from google.protobuf.message import Message
 
@@ -24,6 +25,7 @@ from runyard.node.v1.types_pb2 import NodeInventory
 from runyard.run.v1 import events_pb2 as ev
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain import node as node_domain
+from runyard_scheduler.domain import node_access
 from runyard_scheduler.domain.node import Node, NodeCommand
 from runyard_scheduler.domain.project import NumberRun, ProjectCommand, RemoveSecret, SetSecret
 from runyard_scheduler.domain.run_commands import (
@@ -39,6 +41,8 @@ from runyard_scheduler.domain.run_commands import (
     RequestStop,
     RunCommand,
 )
+
+_WITH_INVENTORY = (node_ev.NodeEnrolled, node_ev.NodeInventoryChanged)
 
 
 def run_command(envelope: Envelope, messages: Sequence[Message]) -> RunCommand | None:
@@ -102,6 +106,28 @@ def node_command(node: Node, messages: Sequence[Message]) -> NodeCommand | None:
                 gone=seen.gone,
             )
             return node_domain.SeeForeignProcess(process)
+        case _:
+            return _access_command(node, messages)
+
+
+def _access_command(node: Node, messages: Sequence[Message]) -> NodeCommand | None:
+    match messages[0]:
+        case node_ev.NodeInvited() as invited:
+            expires_at = invited.expires_at.ToDatetime(UTC)
+            return node_access.Invite(NodeId(invited.node_id), invited.token_sha256, expires_at)
+        case node_ev.NodeCredentialIssued() as issued if node.access.token_expires_at is not None:
+            told = [each.inventory for each in messages if isinstance(each, _WITH_INVENTORY)]
+            return node_access.Enroll(
+                NodeId(issued.node_id),
+                issued.token_sha256,
+                issued.credential_sha256,
+                issued.bus_password_bcrypt,
+                told[0] if told else node.inventory or NodeInventory(),
+                # It was in time.
+                node.access.token_expires_at - timedelta(microseconds=1),
+            )
+        case node_ev.NodeRevoked() as revoked:
+            return node_access.Revoke(NodeId(revoked.node_id), revoked.reason)
         case _:
             return None
 
