@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,16 @@ async def yard(
     bus: Bus, tmp_path: Path, cache: Path, agent_changes: dict[str, str]
 ) -> AsyncIterator[ScriptedYard]:
     """Run the agent for a scripted scheduler."""
+    (tmp_path / "agent").mkdir()
+    async with running_agent(bus, tmp_path / "agent", cache, agent_changes) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_agent(
+    bus: Bus, directory: Path, cache: Path, changes: dict[str, str]
+) -> AsyncIterator[ScriptedYard]:
+    """Run the agent in an empty folder while the block runs."""
     async with AsyncExitStack() as stack:
         client = await bus.connect("test")
         stack.push_async_callback(client.close)
@@ -59,11 +69,9 @@ async def yard(
         artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
         server, address = await serve(scheduler, artifacts)
         stack.push_async_callback(server.stop, 0)
-        directory = tmp_path / "agent"
-        directory.mkdir()
         (directory / "cache").symlink_to(cache)
         environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
-        agent = AgentProcess(directory, {**environment, **agent_changes})
+        agent = AgentProcess(directory, {**environment, **changes})
         agent.start()
         stack.callback(lambda: print(agent.log))
         # What an agent that ends in order removes itself.

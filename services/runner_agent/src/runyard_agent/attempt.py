@@ -111,6 +111,8 @@ class Attempt:
 
     async def give_up(self, reason: str) -> None:
         """End an attempt that this agent cannot prepare because of an error of its own."""
+        if self.record.state.executor and await self._find_launched():
+            return
         if self.record.state.phase is Phase.PREPARING:
             await self._fail(Cause(code=CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE, detail=reason))
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
+from pathlib import Path
 
+from runyard_agent.disk_reserve import is_full
 from runyard_agent.runtime import LaunchPlan, lease_text
+
+logger = logging.getLogger(__name__)
 
 
 class AttemptLease:
@@ -37,6 +43,25 @@ class AttemptLease:
     def _write(self) -> None:
         plan = self._plan
         if plan.ends_on_lease_expiry and plan.state.is_dir() and self._expires_at_boottime_seconds:
-            new = plan.lease_file.with_name("lease.new")
-            new.write_text(lease_text(self._expires_at_boottime_seconds), encoding="ascii")
-            new.rename(plan.lease_file)
+            text = lease_text(self._expires_at_boottime_seconds).encode("ascii")
+            try:
+                new = plan.lease_file.with_name("lease.new")
+                new.write_bytes(text)
+                new.rename(plan.lease_file)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                _write_in_place(plan.lease_file, text)
+
+
+def _write_in_place(path: Path, text: bytes) -> None:
+    """Write over what is there: that needs no room, and a reader finds one time or the other."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        logger.exception("a lease cannot be written down: its attempt may end although it was renewed")
+        return
+    try:
+        os.pwrite(descriptor, text, 0)
+    finally:
+        os.close(descriptor)

@@ -29,6 +29,7 @@ from runyard.agent.v1.agent_service_pb2 import (
 )
 from runyard.run.v1.types_pb2 import Cause, Environment
 from runyard_agent.below import remove_tree
+from runyard_agent.disk_reserve import Reserve
 from runyard_agent.domain.attempt import AttemptState, Phase, from_json, to_json
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_contracts.ids import deterministic_id
@@ -50,6 +51,8 @@ _NAMES: dict[type[Fact], str] = {
     Cause: _FAILED,
     AttemptFinished: _FINISHED,
 }
+# For state and reports of an attempt whose program has filled the disk.
+_RESERVED_BYTES = 256 * 1024
 
 
 class AttemptRecord:
@@ -61,6 +64,7 @@ class AttemptRecord:
         self.grant = grant
         self.state = state
         self._login_arrived = asyncio.Event()
+        self._reserve = Reserve(self._record / "reserve", _RESERVED_BYTES)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -123,12 +127,12 @@ class AttemptRecord:
 
     def save(self, state: AttemptState) -> None:
         """Move to another state, on disk first."""
-        write_atomically(self._record / "state.json", json.dumps(to_json(state)).encode())
+        self._write(self._record / "state.json", json.dumps(to_json(state)).encode())
         self.state = state
 
     def save_prepared(self, started: AttemptStarted) -> None:
         """Keep what ``started`` will report, should the agent die right after the program was started."""
-        write_atomically(self._record / "started.pb", started.SerializeToString())
+        self._write(self._record / "started.pb", started.SerializeToString())
 
     def load_prepared(self) -> AttemptStarted:
         """Give what ``save_prepared`` kept."""
@@ -151,7 +155,7 @@ class AttemptRecord:
                 report.finished.CopyFrom(fact)
             case Cause():
                 report.failed.CopyFrom(fact)
-        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
+        self._write(self._path(name), report.SerializeToString(deterministic=True))
         return True
 
     def report_status(self, status_detail: str, occurred_at: datetime) -> None:
@@ -160,7 +164,7 @@ class AttemptRecord:
         name = f"{_STATUS}-{time.time_ns():020}"
         report = self._report_of(name, occurred_at)
         report.status_detail = status_detail
-        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
+        self._write(self._path(name), report.SerializeToString(deterministic=True))
 
     def has_told_fetched(self, name: str, path: str) -> bool:
         """Say whether a file of an input on demand was reported."""
@@ -171,7 +175,7 @@ class AttemptRecord:
         name = _fetched_name(fetched.input, fetched.file.path)
         report = self._report_of(name, occurred_at)
         report.input_fetched.CopyFrom(fetched)
-        write_atomically(self._path(name), report.SerializeToString(deterministic=True))
+        self._write(self._path(name), report.SerializeToString(deterministic=True))
 
     def failed_cause(self) -> Cause | None:
         """Give why the program could not be started, once that was reported: nothing may start it then."""
@@ -219,6 +223,11 @@ class AttemptRecord:
         )
         report.occurred_at.FromDatetime(occurred_at)
         return report
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write one of our files; on a full disk in the place that was kept for it."""
+        self._reserve.spend_on(lambda: write_atomically(path, content))
+        self._reserve.take()
 
     @property
     def _record(self) -> Path:

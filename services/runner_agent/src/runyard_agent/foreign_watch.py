@@ -77,9 +77,16 @@ class ForeignWatch:
         known = self._reports | {user: report for (user, _), report in zip(changes, reports, strict=True)}
         self._reports = {user: known[user] for user in self._look.told}
         if reports:
-            write_atomically(self._memory, _remembered(self._boot_id, self._reports))
+            self._remember()
         for report in reports:
             self._tell(report)
+
+    def _remember(self) -> None:
+        try:
+            write_atomically(self._memory, _remembered(self._boot_id, self._reports))
+        except OSError:
+            # After a restart they are told again, under the same ids.
+            logger.exception("foreign processes cannot be written down")
 
     def _report(self, user: GpuUser, *, is_gone: bool) -> ForeignProcess:
         report = ForeignProcess(

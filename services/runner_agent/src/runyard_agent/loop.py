@@ -79,7 +79,13 @@ class Attempts:
         held = self._attempts.get(key)
         if held is None:
             logger.info("took on attempt %d of run %s", grant.attempt, grant.run_id)
-            held = self._take_on(self._store.create(grant, AttemptState()))
+            try:
+                record = self._store.create(grant, AttemptState())
+            except OSError:
+                # Not held, so the scheduler grants it again, here or elsewhere; the others go on.
+                logger.exception("an attempt cannot be taken on")
+                return
+            held = self._take_on(record)
             held.renew(expires_at_boottime_seconds - _LEASE_MARGIN_SECONDS)
         elif held.record.grant.lease_id == grant.lease_id:
             held.record.take_login(grant)
@@ -138,7 +144,7 @@ class Attempts:
                 name = attempt.record.directory.name
                 logger.exception("attempt %s failed inside the agent (%d times)", name, failure_count)
                 if failure_count >= _PREPARE_FAILURES_MAX:
-                    await attempt.give_up("the agent failed to prepare it; see the agent's own log")
+                    await _give_up(attempt)
                 await asyncio.sleep(backoff_seconds(failure_count, 1.0, first_seconds=1.0, seconds_max=60.0))
             else:
                 # The last acknowledgement may have come before the attempt itself was through.
@@ -168,4 +174,15 @@ class Attempts:
         # In this order: a mark without a folder is swept at the next start, a folder without its mark would
         # be read anew from the first line.
         record.remove()
-        telemetry.forget()
+        try:
+            telemetry.forget()
+        except OSError:
+            logger.exception("the mark of attempt %s stays until the next start", record.directory.name)
+
+
+async def _give_up(attempt: Attempt) -> None:
+    try:
+        await attempt.give_up("the agent failed to prepare it; see the agent's own log")
+    except OSError:
+        # The disk is full, most likely: what cannot be written down did not happen.
+        logger.exception("attempt %s cannot be given up yet", attempt.record.directory.name)

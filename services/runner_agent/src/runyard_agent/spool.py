@@ -19,10 +19,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from runyard_agent.disk_reserve import Reserve, is_full
 from runyard_agent.durable_files import sync_folder, write_atomically
 from runyard_agent.spool_file import FRAME_BYTES_MAX, Frame, Mark, SpoolRecord, decode_frames, encode_frame
 from runyard_agent.spool_given import GivenOut
-from runyard_agent.spool_reserve import Reserve, is_full
 from runyard_agent.spool_thinning import expanded, thin_segment
 from runyard_contracts.ids import SpoolId
 from runyard_core.errors import Corrupt

@@ -1,4 +1,4 @@
-"""A piece of the disk that a spool keeps for the time when there is none left."""
+"""A piece of the disk that is kept for the time when there is none left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Reserve:
         """Take the place (again); without any it is tried the next time."""
         if self._path.exists() and self._path.stat().st_size == self._bytes_count:
             return
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
         try:
             os.posix_fallocate(descriptor, 0, self._bytes_count)
         except OSError:
