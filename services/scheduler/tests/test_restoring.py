@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runyard.agent.v1.agent_service_pb2 import ForeignProcess
+from runyard.agent.v1.agent_service_pb2 import AttemptReport, ForeignProcess, LeaseGrant
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard.run.v1.types_pb2 import RunState
+from runyard.run.v1.types_pb2 import CauseCode, OnLost, RunState
 from runyard_contracts.ids import NodeId, uuid7
 from runyard_core.projection import RowKey, TableSpec
 from runyard_scheduler.process.restoring import node_entry, run_entry
@@ -13,7 +13,7 @@ from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.runs import RunRow
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 
-from .yard import MemoryYard, a_spec, held, started
+from .yard import MemoryYard, a_report, a_spec, held, started
 
 
 class Newest:
@@ -30,10 +30,34 @@ def foreign(pid: int, *, gone: bool = False) -> ForeignProcess:
     return ForeignProcess(report_id=uuid7(), gpu_uuid="GPU-1", pid=pid, gone=gone)
 
 
+def captured(grant: LeaseGrant) -> AttemptReport:
+    report = a_report(grant, "environment_captured")
+    image = report.environment_captured
+    image.image, image.image_id = "ghcr.io/team/model:1", f"sha256:{'a' * 64}"
+    image.image_repo_digests.append(f"ghcr.io/team/model@sha256:{'b' * 64}")
+    return report
+
+
+async def test_the_next_attempt_is_granted_the_image_of_the_first(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    await yard.submit(a_spec(gpu_count=1, on_lost=OnLost.ON_LOST_REQUEUE))
+    grant = await agent.grant()
+    assert grant.image_pin == ""
+    await agent.report(captured(grant))
+    await agent.report(started(grant))
+    lost = a_report(grant, "exited")
+    lost.exited.cause.code = CauseCode.CAUSE_CODE_NODE_REBOOT
+    await agent.report(lost)
+    second = await agent.grant()
+    assert (second.attempt, second.image_pin) == (2, f"ghcr.io/team/model@sha256:{'b' * 64}")
+    await agent.close()
+
+
 async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: MemoryYard) -> None:
     agent = await yard.attach()
     await yard.submit(a_spec(gpu_count=1))
     grant = await agent.grant()
+    await agent.report(captured(grant))
     await agent.report(started(grant))
     await yard.pass_time(61)
     await agent.renew(held(grant))
