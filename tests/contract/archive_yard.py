@@ -16,11 +16,11 @@ from runyard_eventlog.archived_log import ArchivedEventLog
 from runyard_eventlog.detaching import attached_before, detach_before
 from runyard_eventlog.port import StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.postgres_stream_index import PostgresStreamIndex
 from runyard_eventlog.sealing import Sealer
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.signing import SigningKey
 from runyard_eventlog.stored_log import PostgresStoredLog
-from runyard_eventlog.stream_index import PostgresStreamIndex
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, TELEMETRY, chunk, command, fill, run_stream
 

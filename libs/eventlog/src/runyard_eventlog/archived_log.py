@@ -32,8 +32,9 @@ from runyard_eventlog.port import (
     Page,
 )
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.postgres_stream_index import PostgresStreamIndex
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
-from runyard_eventlog.stream_index import PostgresStreamIndex, StreamIndex
+from runyard_eventlog.stream_index import StreamIndex
 
 
 @asynccontextmanager
