@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,10 +14,11 @@ from runyard.run.v1.types_pb2 import CauseCode
 from runyard_agent.domain.attempt import Stop
 from runyard_agent.domain.exit_cause import cause_of
 from runyard_agent.domain.gpu_evidence import GpuEvidence
+from runyard_agent.domain.gpu_fault import blamed, marks_after
 from runyard_agent.domain.gpu_health import GpuHealth
-from runyard_agent.domain.gpu_incidents import IncidentWatch
+from runyard_agent.domain.gpu_incidents import Incident, IncidentWatch, xid_incident
 from runyard_agent.domain.gpu_memory import GpuMemory, said_out_of_memory
-from runyard_agent.gpus import GpuSample
+from runyard_agent.gpus import GpuSample, XidSeen
 from runyard_agent.runtime import EndedBy, Exit
 
 GIB = 1 << 30
@@ -141,6 +143,34 @@ def test_a_gpu_is_lost_at_its_second_silence_and_back_at_its_first_answer() -> N
     ]
     lost, back = GpuIncidentKind.GPU_INCIDENT_KIND_LOST, GpuIncidentKind.GPU_INCIDENT_KIND_BACK
     assert kinds == [[], [], [], [], [lost], [], [back], []]
+
+
+def incident(xid: int) -> Incident:
+    return xid_incident(XidSeen("GPU-b", xid))
+
+
+def kept_after(*incidents: Incident) -> dict[str, int]:
+    kept: dict[str, int] = {}
+    for each in incidents:
+        kept = {**kept, **marks_after(each, Counter(kept).__getitem__, ("GPU-a", "GPU-b"), 1000)}
+    return kept
+
+
+def blamed_at(kept: dict[str, int], now_seconds: int) -> tuple[str, int]:
+    return blamed(Counter(kept).__getitem__, ("GPU-a", "GPU-b"), now_seconds)
+
+
+def test_an_error_that_its_program_survived_for_an_hour_is_not_to_blame() -> None:
+    assert blamed_at(kept_after(incident(94)), 1000 + 3600) == ("GPU-b", 94)
+    assert blamed_at(kept_after(incident(94)), 1001 + 3600) == ("", 0)
+    assert blamed_at(kept_after(incident(79)), 1001 + 3600) == ("GPU-b", 79)
+
+
+def test_an_xid_says_more_than_a_silence_and_a_note_nothing() -> None:
+    lost = Incident("GPU-b", GpuIncidentKind.GPU_INCIDENT_KIND_LOST, 0, "", is_fault=True)
+    assert blamed_at(kept_after(lost), 1000) == ("GPU-b", 0)
+    assert blamed_at(kept_after(lost, incident(79), lost), 1000) == ("GPU-b", 79)
+    assert kept_after(incident(31), incident(63), incident(92)) == {}
 
 
 def test_errors_that_programs_cause_leave_a_gpu_usable() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, SamplesMissing
-from runyard.metric.v1.gpus_pb2 import GpuIncidentKind
 from runyard_agent.domain.gpu_batch import Row, batch_of
 from runyard_agent.domain.gpu_evidence import NO_GPU_EVIDENCE, GpuEvidence
+from runyard_agent.domain.gpu_fault import blamed, marks_after
 from runyard_agent.domain.gpu_incidents import Incident, IncidentWatch, xid_incident
 from runyard_agent.domain.gpu_memory import GpuMemory
 from runyard_agent.gpus import Gpus, GpuSample
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 _RECENT_SAMPLES = 15
 """Over how many seconds before its end the most that a program held of a GPU counts."""
-_LOST = -1
-"""Stands for the number of an XID when the fault is a loss, or uncorrected errors."""
 
 
 @dataclass(slots=True)
@@ -143,7 +141,9 @@ class GpuSampling:
                 self._telemetry.record([seen])
             else:
                 seen.holder.CopyFrom(holder.telemetry.ref)
-                holder.telemetry.write_gpu_incident(seen, _fault_mark(incident, holder))
+                position, now_seconds = holder.telemetry.position, seen.time_unix_milliseconds // 1000
+                kept = marks_after(incident, position, holder.gpu_uuids, now_seconds)
+                holder.telemetry.write_gpu_incident(seen, kept)
         except OSError:
             logger.exception("an incident of a GPU cannot be spooled")
 
@@ -157,13 +157,13 @@ class GpuSampling:
             for uuid in holder.gpu_uuids
             if uuid in totals
         }
-        fault = holder.telemetry.position("gpu_fault")
-        index = holder.telemetry.position("gpu_fault_index")
+        now_seconds = self._telemetry.now_unix_milliseconds() // 1000
+        faulty, xid = blamed(holder.telemetry.position, holder.gpu_uuids, now_seconds)
         return GpuEvidence(
             gpu_uuids=holder.gpu_uuids,
             memory=memory,
-            faulty_gpu_uuid=holder.gpu_uuids[index] if fault and index < len(holder.gpu_uuids) else "",
-            xid=max(0, fault),
+            faulty_gpu_uuid=faulty,
+            xid=xid,
         )
 
     async def _look_at_health(self) -> None:
@@ -175,18 +175,6 @@ class GpuSampling:
         if unusable != self._unusable:
             self._unusable = unusable
             self.health_changed()
-
-
-def _fault_mark(incident: Incident, holder: GpuHolder) -> Mapping[str, int]:
-    """Give what the attempt must not forget: the XID that speaks loudest is the last of the hardware."""
-    known, is_xid = (
-        holder.telemetry.position("gpu_fault"),
-        incident.kind == GpuIncidentKind.GPU_INCIDENT_KIND_XID,
-    )
-    if not incident.is_fault or (known > 0 and not is_xid):
-        return {}
-    number = incident.number if is_xid else _LOST
-    return {"gpu_fault": number, "gpu_fault_index": holder.gpu_uuids.index(incident.gpu_uuid)}
 
 
 def _remember_memory(holder: GpuHolder, samples: Sequence[GpuSample | None]) -> None:

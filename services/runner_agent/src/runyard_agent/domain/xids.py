@@ -34,18 +34,20 @@ _MEANINGS: Mapping[int, str] = {
 }
 # As NVIDIA's own device plugin ignores them for health: a program can cause each of these on a healthy GPU.
 _OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 109})
-# Errors of the hardware that it has dealt with: the program is lost, the GPU can be used at once.
-_DEALT_WITH = frozenset({63, 92, 94})
+# What the hardware has dealt with without harm to anybody.
+_NOTES = frozenset({63, 92})
+# Dealt with at the price of the program: the GPU can be used at once.
+_CONTAINED = frozenset({94})
 
 
 def is_fault(xid: int) -> bool:
     """Say whether the GPU, and not the program, is to blame for a run that failed with it."""
-    return xid not in _OF_PROGRAMS
+    return xid not in _OF_PROGRAMS | _NOTES
 
 
 def needs_reset(xid: int) -> bool:
     """Say whether the GPU cannot be used any more, as far as anybody can tell from the number."""
-    return xid not in _OF_PROGRAMS | _DEALT_WITH
+    return xid not in _OF_PROGRAMS | _NOTES | _CONTAINED
 
 
 def xid_words(xid: int) -> str:
