@@ -49,6 +49,8 @@ class Gate:
         """Keep the address behind each name."""
         self._ways = ways
         self._open: set[_Outside] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tls(self, certificate_file: Path, key_file: Path) -> ssl.SSLContext:
@@ -83,6 +85,7 @@ class Gate:
             transport.abort()
             return
         self._open.add(outside)
+        self._none_open.clear()
         transport.pause_reading()
         task = asyncio.get_running_loop().create_task(_join(outside, transport, address))
         self._tasks.add(task)
@@ -91,6 +94,17 @@ class Gate:
     def closed(self, outside: _Outside) -> None:
         """Forget a connection."""
         self._open.discard(outside)
+        if not self._open:
+            self._none_open.set()
+
+    async def close(self) -> None:
+        """Cut every connection."""
+        for task in self._tasks:
+            task.cancel()
+        for outside in self._open:
+            if outside.transport is not None:
+                outside.transport.abort()
+        await self._none_open.wait()
 
 
 class _Side(asyncio.Protocol):
@@ -177,6 +191,7 @@ async def serve(environment: Mapping[str, str]) -> None:
     log.info("listening on %s:%d for %s", host, port, ", ".join(sorted(ways)))
     async with server:
         await stopping.wait()
+        await gate.close()
 
 
 def address_of(text: str) -> Address:
