@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest
 from runyard.run.v1.events_pb2 import RunStarted
 from runyard.run.v1.scheduler_service_pb2 import WatchRunsRequest
 from runyard.run.v1.types_pb2 import CauseCode, Executor, OnLost, RunSpec
@@ -34,7 +35,6 @@ while step < 2:
     (folder / "last.json").chmod(0o444)
     while (folder / "last.json").exists():
         time.sleep(0.05)
-    print("stored", step, flush=True)
     while step == 1 and not found.exists():
         time.sleep(0.1)
 """
@@ -51,7 +51,7 @@ async def test_a_lost_attempt_is_gone_on_from_where_it_stored_its_last_checkpoin
     )
     run = await clients.submit(spec)
     shim_file = yard.home / "agent" / "attempts" / f"{run.run_id}-1" / "state" / "shim.json"
-    await _until_stored(clients, run.run_id, "stored 1")
+    await _until_stored(clients, run.run_id)
     # Its parent dies with everything of it, as with a machine: nobody can say how it ended.
     os.kill(int(json.loads(shim_file.read_text())["pid"]), signal.SIGKILL)
 
@@ -69,10 +69,12 @@ async def test_a_lost_attempt_is_gone_on_from_where_it_stored_its_last_checkpoin
     assert [len(each.inputs) for each in await _starts(clients, run.run_id)] == [0, 1]
 
 
-async def _until_stored(clients: Clients, run_id: str, text: str) -> None:
+async def _until_stored(clients: Clients, run_id: str) -> None:
+    """Wait until the catalogue shows a file that the run has left behind."""
+    request = ListArtifactsRequest(run_id=run_id)
     async with asyncio.timeout(60):
-        while text not in await clients.lines(run_id):  # noqa: ASYNC110 - a program elsewhere writes it
-            await asyncio.sleep(0.2)
+        while not (await clients.artifacts.ListArtifacts(request)).artifacts:  # noqa: ASYNC110 - no event to await
+            await asyncio.sleep(0.1)
 
 
 async def _starts(clients: Clients, run_id: str) -> list[RunStarted]:

@@ -54,8 +54,8 @@ class HandsOnSession:
         self.received_bytes += size
         self.passed_at = asyncio.get_running_loop().time()
 
-    def end(self, reason: RunyardError) -> None:
-        """End the session with everything that passes in it."""
+    def end(self, reason: RunyardError | None) -> None:
+        """End the session with everything that passes in it; without a reason because its client has left."""
         for channel in (self.channel, *self.connections):
             channel.end(reason)
 
