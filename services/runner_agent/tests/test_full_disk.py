@@ -21,7 +21,7 @@ from .scripted_yard import ScriptedYard
 
 __all__ = ["cache"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(180)]
 
 STDOUT = LogStream.LOG_STREAM_STDOUT
 
@@ -57,13 +57,13 @@ async def test_full_disk_costs_no_line_and_no_end(yard: ScriptedYard, tmp_path: 
         f"head -c 90000000 /dev/zero > $VH_OUTPUTS_DIR/all || true; touch {full}",
         f"until [ -e {go} ]; do sleep 0.05; done; rm $VH_OUTPUTS_DIR/all",
         "for n in 1 2 3; do echo after $n; done; echo kept > $VH_OUTPUTS_DIR/kept; exit 5",
-        lease_milliseconds=6_000,
+        lease_milliseconds=4_000,
         on_lost=OnLost.ON_LOST_REQUEUE,
     )
     await until(full, exists=True)
     assert os.statvfs(yard.agent.directory).f_bavail == 0
     # Longer than its lease: it must be renewed on a full disk.
-    await asyncio.sleep(8)
+    await asyncio.sleep(5)
     go.touch()
 
     finished = (await yard.finished(grant)).finished

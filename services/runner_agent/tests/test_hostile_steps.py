@@ -21,7 +21,7 @@ from .scripted_yard import ScriptedYard
 
 __all__ = ["cache", "yard"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 STDOUT, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STATUS
 WHOLE = os.environ.get("RUNYARD_FAULT_DOSE") == "whole"

@@ -21,11 +21,11 @@ from .scripted_yard import NODE_ID, ScriptedYard
 
 __all__ = ["agent_changes", "cache", "yard"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(600)]
 
 WHOLE = os.environ.get("RUNYARD_FAULT_DOSE") == "whole"
-PROCESSES = 200 if WHOLE else 8
-CONTAINERS = 30 if WHOLE else 2
+PROCESSES = 200 if WHOLE else 5
+CONTAINERS = 30 if WHOLE else 1
 AT_ONCE = 2
 GROWTH_KILOBYTES_MAX = 6_000
 FILES_MAX = 6
@@ -116,7 +116,7 @@ async def ended(yard: ScriptedYard, grant: LeaseGrant) -> None:
 
 
 async def test_processes_in_a_row_leave_nothing_behind(yard: ScriptedYard) -> None:
-    await run_many(yard, 20 if WHOLE else 2)
+    await run_many(yard, 20 if WHOLE else 1)
     before, pid = look(yard), agent_pid(yard)
     files, memory = open_files(pid), resident_kilobytes(pid)
 
@@ -133,7 +133,7 @@ async def test_containers_in_a_row_leave_nothing_behind(
     yard: ScriptedYard, test_image: str, docker_client: Any
 ) -> None:
     spec = {"executor": Executor.EXECUTOR_DOCKER, "image": test_image}
-    await run_many(yard, 2, **spec)
+    await run_many(yard, 2 if WHOLE else 1, **spec)
     before, pid = look(yard, docker_client), agent_pid(yard)
     files, memory = open_files(pid), resident_kilobytes(pid)
 
