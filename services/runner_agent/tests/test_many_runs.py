@@ -40,7 +40,7 @@ class Machine:
 
     attempts: list[str]
     processes: int
-    mounts: int
+    mounts: list[str]
     groups: list[str]
     containers: list[str]
     networks: int
@@ -63,7 +63,7 @@ def look(yard: ScriptedYard, docker_client: Any = None) -> Machine:
     return Machine(
         attempts=sorted(path.name for path in (yard.agent.directory / "attempts").iterdir()),
         processes=len(descendants(agent_pid(yard))) + len(shims_of(yard.agent.directory)),
-        mounts=len(mounts().splitlines()),
+        mounts=[line for line in mounts().splitlines() if str(yard.agent.directory) in line],
         groups=groups_of(yard.agent.directory),
         containers=containers,
         networks=networks,
@@ -123,7 +123,7 @@ async def test_processes_in_a_row_leave_nothing_behind(yard: ScriptedYard) -> No
     await run_many(yard, PROCESSES)
 
     assert look(yard) == before
-    assert (before.attempts, before.groups) == ([], [])
+    assert (before.attempts, before.groups, before.mounts) == ([], [], [])
     assert open_files(pid) <= files + FILES_MAX
     assert resident_kilobytes(pid) <= memory + GROWTH_KILOBYTES_MAX
     assert agent_pid(yard) == pid
