@@ -66,6 +66,7 @@ class IndexedLog(MemoryEventLog):
 
     def __init__(self, log: MemoryEventLog) -> None:
         vars(self).update(vars(log))
+        self.looked_at: list[list[int]] = []
 
     async def stream_index(self) -> StreamIndex:
         return self
@@ -81,6 +82,7 @@ class IndexedLog(MemoryEventLog):
         )
 
     async def payloads(self, positions: Sequence[int]) -> bytes:
+        self.looked_at.append(list(positions))
         return b"".join(event.envelope.SerializeToString() for event in await self.events(positions))
 
     async def events(self, positions: Sequence[int]) -> list[RecordedEvent]:
@@ -149,6 +151,19 @@ def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
         yard = await _history([("r2", 0), ("r1", 1)])
         queue = await Queues(LargeRunsLog(yard.log), spacing_events=0).shown(_moment(2))
         assert [(run.run_id, run.priority) for run in queue.waiting] == [("r1", 1), ("r2", 0)]
+
+    asyncio.run(check())
+
+
+def test_what_is_remembered_is_not_looked_at_again() -> None:
+    async def check() -> None:
+        yard = await _history([("r2", 0), ("r1", 1)])
+        log = IndexedLog(yard.log)
+        queues = Queues(log, spacing_events=0)
+        await queues.remember(_moment(2))
+        looked_at = list(log.looked_at)
+        assert [run.run_id for run in (await queues.shown(_moment(2))).waiting] == ["r1", "r2"]
+        assert log.looked_at == looked_at == [[1, 2]]
 
     asyncio.run(check())
 

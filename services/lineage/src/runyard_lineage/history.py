@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
@@ -18,6 +19,7 @@ from runyard_eventlog.subscriber import follow
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.explaining import explain_run
+from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
@@ -137,9 +139,8 @@ class HistoryHandlers:
 
     async def remember_queue(self) -> None:
         """Look at the queue once, so that the first question about it is answered as fast as later ones."""
-        now = pb.GetStateAsOfRequest(subject=pb.Subject(kind=pb.SubjectKind.SUBJECT_KIND_QUEUE))
         try:
-            await state_as_of(self._event_log, now, self._clock, self._queues)
+            await self._queues.remember(await moment_of(self._event_log, AsOf(), self._clock))
         except RunyardError as error:
             # A log without events has no queue yet. Whatever else it is, the first question says it.
             _log.info("the queue is not looked at yet: %s", error)

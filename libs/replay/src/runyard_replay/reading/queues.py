@@ -77,6 +77,16 @@ class Queues:
         front = front_of(waiting, skipped, limit)
         return queue_state((waiting[place] for place in front), fold.counts(project), moment.time)
 
+    async def remember(self, moment: Moment) -> None:
+        """Look at the queue at a moment, so that the next question is answered as fast as later ones.
+
+        Without an index nothing is looked at, as it would take reading all of the log.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        await self._indexed.shown(moment, 0, 1)
+
     async def at(self, position: int) -> QueueFold:
         """Fold the queue at a position; not to be changed.
 
