@@ -100,6 +100,9 @@ def test_a_second_up_says_that_it_is_up_and_changes_nothing(yard: Yard) -> None:
     refused = yard.runyard("up", "--background", "--restored")
     assert (refused.returncode, yard.identities()) == (3, before)
     assert "Stop it first" in refused.stderr
+    without_gate = yard.runyard("up", "--background", "--listen", "127.0.0.1")
+    assert (without_gate.returncode, yard.identities()) == (3, before)
+    assert "has no gate" in without_gate.stderr
 
 
 def test_secrets_are_readable_by_their_owner_only(yard: Yard) -> None:

@@ -13,6 +13,7 @@ from runyard_core.errors import RunyardError
 from runyard_embedded.home import Home
 from runyard_embedded.settings import GATE_LISTEN, LOG_RESTORED
 from runyard_embedded.state import Phase, YardState, read_state
+from runyard_embedded.yard_ports import GATE
 
 ATTACH_SECONDS_MAX = 90.0
 LOOK_SECONDS = 0.1
@@ -35,6 +36,7 @@ def command(background: bool, listen: str | None, restored: bool) -> None:
         _require_down(home)
         os.environ[LOG_RESTORED] = "1"  # also for the process in the background
     if listen:
+        _require_gate(home)
         os.environ[GATE_LISTEN] = listen
     if background:
         _up_in_background(home)
@@ -54,6 +56,18 @@ def _require_down(home: Home) -> None:
         )
 
 
+def _require_gate(home: Home) -> None:
+    """Refuse where the yard is up without one: only a start can open it."""
+    state = read_state(home)
+    if state is not None and state.is_alive and GATE not in state.processes:
+        fail(
+            ExitCode.REFUSED,
+            "YARD_ALREADY_UP",
+            f"the yard under {home.folder} is up, and has no gate",
+            "Stop it first: runyard down --keep-runs",
+        )
+
+
 class Progress:
     """Says each process once when it is up, and what happens to it later."""
 
@@ -70,6 +84,8 @@ class Progress:
             seconds = time.monotonic() - self._began
             if process.phase is Phase.UP:
                 where = f" on 127.0.0.1:{process.port}" if process.port else ""
+                if process.name == GATE:
+                    where = f" for other machines on port {process.port}"
                 mark = styled("up", Style.GOOD)
                 note(f"{process.name:<10} {mark}{where} after {seconds:.1f} s")
             elif process.phase in {Phase.RESTARTING, Phase.FAILED}:
