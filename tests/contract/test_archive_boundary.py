@@ -222,7 +222,9 @@ async def test_the_log_is_sealed_as_it_grows(yard: ArchiveYard) -> None:
         running.cancel()
 
 
-async def test_an_object_store_holds_the_archive(yard: ArchiveYard, bucket: Bucket) -> None:
+async def test_an_object_store_holds_the_archive(
+    yard: ArchiveYard, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = S3Place(bucket.endpoint, bucket.region, bucket.name, bucket.access_key, bucket.secret_key)
     yard.store = open_store(place.url)
     try:
@@ -233,6 +235,16 @@ async def test_an_object_store_holds_the_archive(yard: ArchiveYard, bucket: Buck
         report = await verify(yard.archive, [yard.key.public], log=yard.hot, stored=yard.stored)
         assert report.findings == []
         assert report.lanes[0].archived_count == 21
+        monkeypatch.setattr(verification, "EVENTS_FOR_PROCESSES", 1)
+        apart = await verify(
+            yard.archive,
+            [yard.key.public],
+            log=yard.hot,
+            stored=yard.stored,
+            process_count=2,
+            database_url=yard.database.url("reader"),
+        )
+        assert apart.lanes == report.lanes
         (event,) = (await yard.hot.read(DOMAIN, limit=1)).events
         proof = await prove_event(yard.archive, yard.stored, event.envelope.event_id)
         assert check_proof(proof, yard.key.public).event.position == 1
