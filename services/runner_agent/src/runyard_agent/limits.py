@@ -113,7 +113,10 @@ class MachineLimits:
         return [folder for folder in self._folders(plan.name) if os.path.isdir(folder)]
 
     def close(self) -> None:
-        """Let go of the trees; of those in which programs live only their empty groups go."""
+        """Remove every group in which nothing lives, and the trees when they are empty.
+
+        Not while an agent runs in the folder: a group whose program is about to enter it is empty, too.
+        """
         for tree in {*self.trees.values()}:
             for group in _groups_below(tree):
                 if not control_group.members([group]):

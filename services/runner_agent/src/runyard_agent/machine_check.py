@@ -63,7 +63,6 @@ async def check_machine(
         docker = DockerOnDemand(node_id, directory / "cache", rules)
         stack.callback(docker.close)
         limits = look_at_machine(directory)
-        stack.callback(limits.close)
         process = await ProcessExecutor.open(directory / "cache", os.environ.get("PATH", os.defpath), limits)
         inventory = await take_inventory(directory, slot_count, gpu_reader, process, docker)
     return MachineReport(inventory, tuple(_programs()))
