@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runyard.run.v1.types_pb2 import Executor, RunSpec
-from tests.bench.processes import cpu_seconds, pss_bytes, status_kilobytes
+from tests.bench.processes import cpu_seconds, pss_bytes, status_kilobytes, tree_of
 from tests.bench.result import Result, measured
 from tests.e2e.yard import Clients, Yard
 from tests.faults.processes import process_of
@@ -143,20 +143,7 @@ def _peak_reset(pid: int) -> Iterator[None]:
 
 def pids_of(yard: Yard) -> list[int]:
     """Every process of the yard: the supervisor's descendants and itself."""
-    root = json.loads((yard.home / "yard.json").read_text())["supervisor"]["pid"]
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, waiting = [root], [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+    return tree_of(json.loads((yard.home / "yard.json").read_text())["supervisor"]["pid"])
 
 
 def _seconds(work: object) -> float:
