@@ -130,9 +130,8 @@ async def test_what_a_dead_agent_left_is_ended_by_the_next(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
     async with running(runtime, plan_of) as handle:
-        shell = await started(daemon, handle, terminal=True)
-        await shell.write(b"echo rea''dy\n")
-        await read_until(shell, b"ready\r\n")
+        shell = await started(daemon, handle, "sh", "-c", "echo ready; sleep 61; sleep 62")
+        await read_until(shell, b"ready\n")
         # A killed agent leaves no more than a closed connection.
         shell._writer.close()
         assert await commands_in(daemon, handle) == 1

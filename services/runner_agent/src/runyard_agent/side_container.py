@@ -210,14 +210,19 @@ async def _end(daemon: DockerDaemon, handle: Handle, exec_id: str) -> None:
     pids = [pid, *process_table.descendants(pid)]
     number = _pid_inside(pid)
     await _signal(daemon, handle, pids, number, signal.SIGHUP)
-    gives_up_at = asyncio.get_running_loop().time() + _HANG_UP_SECONDS
-    while asyncio.get_running_loop().time() < gives_up_at:
-        if not (await daemon.call(daemon.api.exec_inspect, exec_id))["Running"]:
-            break
+    await _ended_within(_HANG_UP_SECONDS, daemon, exec_id)
+    left = [each for each in pids if _is_in_container(each, handle.id)]
+    await _signal(daemon, handle, left, number, signal.SIGKILL)
+    await _ended_within(_END_SECONDS_MAX, daemon, exec_id)
+
+
+async def _ended_within(seconds: float, daemon: DockerDaemon, exec_id: str) -> None:
+    """Wait until the daemon says that a command has ended, or as long as that."""
+    gives_up_at = asyncio.get_running_loop().time() + seconds
+    while (await daemon.call(daemon.api.exec_inspect, exec_id))["Running"]:
+        if asyncio.get_running_loop().time() > gives_up_at:
+            return
         await asyncio.sleep(_LOOK_SECONDS)
-    await _signal(
-        daemon, handle, [each for each in pids if _is_in_container(each, handle.id)], number, signal.SIGKILL
-    )
 
 
 async def _signal(
