@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -190,6 +191,32 @@ async def test_killing_its_parent_frees_no_program(
     pids = [int(word) for word in plan.stdout.read_text(encoding="utf-8").split()]
     assert len(pids) == 2
     assert not [pid for pid in pids if is_alive(pid)]
+
+
+@pytest.mark.parametrize("changes", [{"boot_id": "an earlier one"}, {"start_ticks": 1}])
+async def test_end_of_a_dead_shim_harms_nobody_who_has_its_numbers_by_now(
+    make_plan: MakePlan, changes: dict[str, object]
+) -> None:
+    runtime = ProcessRuntime(NO_GROUPS)
+    plan = make_plan("true")
+    handle = await runtime.launch(plan)
+    await runtime.wait(handle, plan)
+    plan.exit_file.unlink()
+    stranger = subprocess.Popen(["sleep", "100"], start_new_session=True)  # noqa: ASYNC220
+    try:
+        said = {
+            "session": stranger.pid,
+            "start_ticks": process_table.start_ticks(stranger.pid),
+            "boot_id": process_table.boot_id(),
+        }
+        (plan.state / "program.json").write_text(json.dumps({**said, **changes}), encoding="utf-8")
+
+        assert not (await runtime.wait(handle, plan)).is_known
+
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 async def test_stopping_its_parent_puts_off_no_limit(

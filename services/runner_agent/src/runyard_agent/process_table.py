@@ -80,6 +80,11 @@ def in_view_of(folder: str) -> list[int]:
     return found
 
 
+def boot_id() -> str:
+    """Name the machine's life since its last start."""
+    return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
 def is_stopped(pid: int) -> bool:
     """Say whether somebody has stopped a process (SIGSTOP), so that it does nothing until it is continued."""
     fields = _stat_fields(pid)

@@ -121,13 +121,14 @@ class ProcessRuntime:
         """Kill what a dead shim left: nobody could say how it ends, and no limit would hold."""
         groups = self._limits.find_group(plan)
         program = json.loads(_read(plan.state / shim.PROGRAM_FILE) or b"{}")
+        is_of_this_boot = program.get("boot_id") == process_table.boot_id()
         session, ticks = int(program.get("session", 0)), int(program.get("start_ticks", 0))
         seen = f"/{plan.directory.name}/outputs"
 
         def left() -> list[int]:
             found = {*control_group.members(groups), *process_table.in_view_of(seen)}
             # Another program may have the number by now.
-            if session and process_table.start_ticks(session) in {0, ticks}:
+            if is_of_this_boot and process_table.start_ticks(session) in {0, ticks}:
                 found.update(process_table.session_members(session))
             return sorted(found)
 

@@ -27,6 +27,7 @@ if __name__ == "__main__":
 from runyard_agent import control_group
 from runyard_agent.disk_use import DiskWatch
 from runyard_agent.process_table import (
+    boot_id,
     descendants,
     end_all,
     kill_all,
@@ -140,7 +141,9 @@ class Shim:
             become_program(self.plan, streams)
         for descriptor in (*streams, its_end):
             os.close(descriptor)
-        _write_atomically(PROGRAM_FILE, {"session": self.child, "start_ticks": start_ticks(self.child)})
+        # Numbers of processes say something only together with the life of the machine that they are of.
+        program = {"session": self.child, "start_ticks": start_ticks(self.child), "boot_id": boot_id()}
+        _write_atomically(PROGRAM_FILE, program)
         os.write(self.ready_descriptor, b"+")
         os.close(self.ready_descriptor)
         os.write(our_end, b"+")
