@@ -9,10 +9,10 @@ import pytest
 
 from tests.replay.runbooks import HISTORIES, imported, printed_by
 
-RUN = "01a20400-72"
-"""The beginning of one run id in the recorded history; "01a20400" begins two."""
-WHOLE_RUN = "01a20400-7264-7467-bd0f-cf0d0f333b1d"
-DETACHED = "01a20400-b8f1-7b"
+RUN = "01a204d6-25"
+"""The beginning of one run id in the recorded history; "01a204d6" begins two."""
+WHOLE_RUN = "01a204d6-2599-7837-8973-3d57da0ed977"
+DETACHED = "01a204d6-b2a4-7d"
 """The beginning of the id of node.detached, at position 20."""
 
 
@@ -42,7 +42,7 @@ def test_the_beginning_of_a_run_id_says_as_much_as_its_name(command: str, home: 
     assert named.count("\n") > 1
 
 
-@pytest.mark.parametrize("event", ["20", DETACHED, "01a20400-b8f1-7bcc-9319-30164f5eaaaf"])
+@pytest.mark.parametrize("event", ["20", DETACHED, "01a204d6-b2a4-7d63-91a0-10b18b567fbc"])
 def test_an_event_is_known_by_position_prefix_or_id(event: str, home: Path) -> None:
     assert printed_by(f"runyard history effects {event}", home).startswith(
         "20 node.detached by service:scheduler"
@@ -52,14 +52,14 @@ def test_an_event_is_known_by_position_prefix_or_id(event: str, home: Path) -> N
 @pytest.mark.parametrize(
     "command",
     [
-        "history timeline 01a20400",
-        "history explain 01a20400",
-        "history as-of now 01a20400",
-        "history tail --correlation 01a20400",
-        "history tail --stream run-01a20400",
-        "history effects 01a20400-b8",
-        "trace 01a20400",
-        "impact 01a20400",
+        "history timeline 01a204d6",
+        "history explain 01a204d6",
+        "history as-of now 01a204d6",
+        "history tail --correlation 01a204d6",
+        "history tail --stream run-01a204d6",
+        "history effects 01a204d6-b2",
+        "trace 01a204d6",
+        "impact 01a204d6",
     ],
 )
 def test_a_beginning_of_several_ids_names_them(command: str, home: Path) -> None:
