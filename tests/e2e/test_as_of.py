@@ -33,6 +33,7 @@ NOT_OF_A_MOMENT = {
     "FindMissingBlobs",
     "GetCommittedMark",
     "GetDownload",
+    "GetDownloads",
     "ResolveInputs",
     # Of the log itself: by position from the start.
     "ListEvents",
@@ -80,6 +81,7 @@ def reads(clients: Clients, run: Run) -> list[Read]:
         Read(artifacts.ListArtifacts, artifact_pb.ListArtifactsRequest(run_id=run.run_id)),
         Read(metrics.GetRunSummary, metric_pb.GetRunSummaryRequest(run_id=run.run_id)),
         Read(metrics.QuerySeries, metric_pb.QuerySeriesRequest(run_id=run.run_id)),
+        Read(metrics.QueryGpuSeries, metric_pb.QueryGpuSeriesRequest(run_id=run.run_id)),
         Read(metrics.ListLogLines, metric_pb.ListLogLinesRequest(run_id=run.run_id)),
         Read(metrics.ListGpuReadings, metric_pb.ListGpuReadingsRequest()),
         Read(costs.ListPrices, cost_pb.ListPricesRequest()),

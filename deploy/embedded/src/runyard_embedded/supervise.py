@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -23,10 +23,13 @@ from runyard_embedded.sightings import Sightings, write_sightings
 from runyard_embedded.state import ProcessState, YardState, read_state, write_state
 from runyard_embedded.supervisor import Publish, Supervisor, Upkeep
 from runyard_embedded.yard_ports import settle_ports
+from runyard_engines import PortInUse
 from runyard_engines.nats import RELAY
 from runyard_engines.process import started_ticks, wait_for_exit
 
 PREDECESSOR_SECONDS_MAX = 15.0
+STARTS_MAX = 3
+"""Ports are chosen free; somebody may be faster to take one before its process listens."""
 
 log = logging.getLogger("runyard.supervisor")
 
@@ -74,20 +77,35 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
 
     try:
         credentials = load_or_create(home)
-        plan = make_plan(home, settings, credentials, _ports(home, settings))
-        save_context(_context(plan, credentials.client_token), home.folder)
-        write_sightings(home, _sightings(plan.addresses, credentials))
-        make_ready = functools.partial(
-            prepare,
-            plan.addresses,
-            credentials.role_passwords,
-            home,
-            is_restored=settings.is_restored,
-        )
-        await Supervisor(plan, make_ready, state, note, _upkeep(home, plan, credentials)).run()
+        for _ in range(STARTS_MAX - 1):
+            try:
+                return await _start(home, settings, credentials, state, note)
+            except PortInUse as error:
+                log.warning("%s: starting again with another", error.message)
+        await _start(home, settings, credentials, state, note)
     except RunyardError as error:
         note(replace(state, error=error.message))
         raise
+
+
+async def _start(
+    home: Home,
+    settings: YardSettings,
+    credentials: Credentials,
+    state: YardState,
+    note: Callable[[YardState], None],
+) -> None:
+    plan = make_plan(home, settings, credentials, _ports(home, settings))
+    save_context(_context(plan, credentials.client_token), home.folder)
+    write_sightings(home, _sightings(plan.addresses, credentials))
+    make_ready = functools.partial(
+        prepare,
+        plan.addresses,
+        credentials.role_passwords,
+        home,
+        is_restored=settings.is_restored,
+    )
+    await Supervisor(plan, make_ready, state, note, _upkeep(home, plan, credentials)).run()
 
 
 def _ports(home: Home, settings: YardSettings) -> dict[str, int]:
