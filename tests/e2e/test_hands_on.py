@@ -19,6 +19,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -57,6 +58,13 @@ print("untouched", flush=True)
 
 @pytest.fixture(scope="module")
 def run_id(yard: Yard) -> Iterator[str]:
+    """Give a run that goes on for all tests."""
+    with _serving(yard) as made:
+        yield made
+
+
+@contextmanager
+def _serving(yard: Yard) -> Iterator[str]:
     """Give a run that goes on until somebody makes file "done" beside it."""
     lines = [f"python3 - <<'EOF'\n{PROGRAM}\nEOF"]
     spec = RunSpec(step="serve", command_lines=lines, executor=Executor.EXECUTOR_PROCESS)
@@ -102,6 +110,17 @@ async def _sessions(clients: Clients, run_id: str) -> list[HandsOnSession]:
             return sessions
         await asyncio.sleep(0.1)
     raise AssertionError("a session does not end")
+
+
+async def _port(clients: Clients, run_id: str) -> str:
+    """Give the port that the program told."""
+    gives_up_at = time.monotonic() + 20
+    while time.monotonic() < gives_up_at:
+        for line in await clients.lines(run_id):
+            if line.startswith("port "):
+                return line.split()[1]
+        await asyncio.sleep(0.1)
+    raise AssertionError("the program does not tell its port")
 
 
 async def test_a_command_beside_the_run_has_its_world_and_hands_its_status_through(
@@ -165,8 +184,7 @@ def test_any_client_can_run_a_command(yard: Yard, run_id: str) -> None:
 
 
 async def test_a_port_of_the_run_is_reached_by_two_at_once(yard: Yard, clients: Clients, run_id: str) -> None:
-    (line,) = [each for each in await clients.lines(run_id) if each.startswith("port ")]
-    port = line.split()[1]
+    port = await _port(clients, run_id)
     forward = subprocess.Popen(  # noqa: ASYNC220 - ends below
         _command("forward", run_id, f"{port}:0"), env=_environment(yard), stdout=subprocess.PIPE, text=True
     )
@@ -223,9 +241,13 @@ async def test_a_killed_agent_ends_the_shell_and_nothing_else(
         assert time.monotonic() < gives_up_at
 
 
-async def test_sessions_end_with_the_attempt_and_its_record_names_them(
-    yard: Yard, clients: Clients, run_id: str
-) -> None:
+async def test_sessions_end_with_the_attempt_and_its_record_names_them(yard: Yard, clients: Clients) -> None:
+    with _serving(yard) as run_id:
+        await _end_beside_sessions(yard, clients, run_id)
+
+
+async def _end_beside_sessions(yard: Yard, clients: Clients, run_id: str) -> None:
+    yard.cli("exec", run_id, "--", "sh", "-c", "exit 3", expect=3)
     shell = _started(yard, "exec", run_id, "--", "sh", "-c", "echo in; exec sleep 300")
     forward = _started(yard, "forward", run_id, "6006:0")
     yard.cli("exec", run_id, "--", "touch", "done")

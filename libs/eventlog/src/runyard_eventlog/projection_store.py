@@ -135,15 +135,16 @@ class ProjectionStore:
         return await self._lock(connection, place, "on")
 
     async def lock_to_write(self, connection: Connection, place: Place) -> None:
-        """Hold the checkpoint for the next batch. Its commit does not wait for the disk.
+        """Hold the checkpoint for the next batch, whose commit waits for the disk only when the tables are live.
 
-        If the database loses the last batches with their checkpoint, they are folded once more. What the log
-        or a person is told later waits for the disk, and brings these batches there first.
+        If the database loses the last batches of a build with their checkpoint, they are folded once more;
+        the swap waits for the disk, and brings them there first. Of live tables somebody may have been told
+        that they show a position.
 
         Raises:
             PlaceMovedError: it is not where this projector left it.
         """
-        await self._lock(connection, place, "off")
+        await self._lock(connection, place, "on" if self._build is Build.LIVE else "off")
 
     async def index(self, pool: asyncpg.Pool) -> None:
         """Make the indexes of a build that was filled without them. Safe beside others, and after a kill.

@@ -141,6 +141,9 @@ def list_outputs(outputs_dir: Path) -> Listing:
             else:
                 kind = _KINDS.get(stat.S_IFMT(mode), "not a file")
                 listing.skipped.append(f"output {name!r} is skipped: it is {kind}")
+        except OSError as error:
+            # What still runs in there moved it meanwhile.
+            listing.refused.append(f"output {name!r} cannot be read: {error.strerror}")
         except InvalidInput as error:
             listing.refused.append(f"output {name!r} is refused: {error}")
     return listing
