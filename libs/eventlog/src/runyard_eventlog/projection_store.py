@@ -135,7 +135,7 @@ class ProjectionStore:
         return await self._lock(connection, place, "on")
 
     async def lock_to_write(self, connection: Connection, place: Place) -> None:
-        """Hold the checkpoint for the next batch, whose commit waits for the disk only when the tables are live.
+        """Hold the checkpoint for the next batch; its commit waits for the disk only if tables are live.
 
         If the database loses the last batches of a build with their checkpoint, they are folded once more;
         the swap waits for the disk, and brings them there first. Of live tables somebody may have been told
