@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -19,52 +18,13 @@ from runyard.run.v1.types_pb2 import CodeRef
 from runyard_client import snapshot as snapshot_module
 from runyard_client.client import Client
 from runyard_client.errors import LocalError
-from runyard_client.git import without_credentials
 from runyard_client.snapshot import Snapshot, take_snapshot, upload_snapshot
 from runyard_contracts.ids import sha256_of
 from runyard_contracts.manifest import Mode, format_manifest, parse_manifest
 
-pytestmark = pytest.mark.system
+from .trees import git, paths, write
 
-
-@pytest.fixture(autouse=True)
-def _own_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "Alice")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "alice@example.org")
-
-
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def write(root: Path, path: str, text: str = "x\n") -> Path:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    return file
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    root = tmp_path / "work"
-    root.mkdir()
-    git(root, "init", "-q", "-b", "main")
-    write(root, "train.py", "print(1)\n")
-    write(root, "lib/data.py", "data\n")
-    write(root, "run.sh", "#!/bin/sh\n").chmod(0o755)
-    write(root, ".gitignore", "ignored/\n*.log\n")
-    git(root, "add", ".")
-    git(root, "commit", "-q", "-m", "first")
-    return root
-
-
-def paths(snapshot: Snapshot) -> list[str]:
-    return [entry.path for entry in snapshot.entries]
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("own_git")]
 
 
 def test_clean_tree_is_its_commit(repository: Path) -> None:
@@ -381,73 +341,3 @@ def test_special_file_is_left_out_and_said(tmp_path: Path) -> None:
         taken = take_snapshot(tmp_path)
     assert paths(taken) == ["a.py"]
     assert taken.warnings == ("s is neither a file nor a symlink and was left out",)
-
-
-def test_too_many_files_say_what_to_ignore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "FILE_COUNT_MAX", 4)
-    for index in range(5):
-        write(tmp_path, f"images/{index}.png")
-    with pytest.raises(LocalError, match=r"5 files of code, at most 4: .*images/ \(5 files\)") as caught:
-        take_snapshot(tmp_path)
-    assert caught.value.reason == "TOO_MANY_FILES"
-
-
-def test_too_large_a_file_says_what_to_do(tmp_path: Path) -> None:
-    with write(tmp_path, "weights.bin").open("r+b") as file:
-        file.truncate((1 << 30) + 1)
-    with pytest.raises(LocalError, match=r"weights.bin: 1.0 GiB.*\.vhignore.*runyard put") as caught:
-        take_snapshot(tmp_path)
-    assert caught.value.reason == "FILE_TOO_LARGE"
-
-
-def test_too_large_a_tree_names_the_largest_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "TREE_BYTES_MAX", 10)
-    write(tmp_path, "a", "123456")
-    write(tmp_path, "b", "1234567")
-    with pytest.raises(LocalError, match="the largest is b") as caught:
-        take_snapshot(tmp_path)
-    assert caught.value.reason == "TREE_TOO_LARGE"
-
-
-def test_changes_too_large_for_a_patch_are_said_and_still_recorded(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshot_module, "PATCH_SOURCE_BYTES_MAX", 10)
-    write(repository, "big.py", "x" * 100)
-    taken = take_snapshot(repository)
-    assert taken.code.dirty
-    assert taken.code.patch_sha256 == ""
-    assert "big.py" in paths(taken)
-    assert "no patch was made" in taken.warnings[0]
-
-
-def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.py")).touch()
-    with pytest.raises(LocalError, match="not valid UTF-8") as caught:
-        take_snapshot(tmp_path)
-    assert caught.value.reason == "BAD_PATH"
-
-
-def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LocalError) as caught:
-        take_snapshot(tmp_path)
-    assert caught.value.reason == "NO_FILES"
-    with pytest.raises(LocalError) as caught:
-        take_snapshot(tmp_path / "nowhere")
-    assert caught.value.reason == "NOT_A_DIRECTORY"
-
-
-@pytest.mark.parametrize(
-    ("url", "clean"),
-    [
-        ("https://alice:secret@example.org/x.git", "https://example.org/x.git"),
-        ("https://token@example.org:8443/x.git", "https://example.org:8443/x.git"),
-        ("ssh://git:secret@example.org/x.git", "ssh://git@example.org/x.git"),
-        ("git@example.org:team/x.git", "git@example.org:team/x.git"),
-        ("https://example.org/x.git", "https://example.org/x.git"),
-        ("/srv/git/x.git", "/srv/git/x.git"),
-        ("", ""),
-    ],
-)
-def test_credentials_never_leave_in_a_remote_url(url: str, clean: str) -> None:
-    assert without_credentials(url) == clean

@@ -13,9 +13,12 @@ from grpc_status import rpc_status
 from runyard.artifact.v1 import artifact_service_pb2 as pb
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Bucket, Database
 
 TOKEN = "token-of-alice"
+MODEL = Origin(path="model.pt", run_id="run-1", attempt=1, project="digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +89,14 @@ def reason(error: grpc.aio.AioRpcError) -> str:
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     return str(info.reason)
+
+
+def begin(data: bytes, origin: Origin = MODEL) -> pb.BeginUploadRequest:
+    return pb.BeginUploadRequest(
+        request_id=new_id(), sha256=sha256_of(data), size_bytes=len(data), origin=origin
+    )
+
+
+async def event_types(yard: Yard) -> list[str]:
+    async with await PostgresEventLog.connect(yard.database.url("reader")) as log:
+        return [event.type for event in (await log.read(Lane.LANE_DOMAIN)).events]
