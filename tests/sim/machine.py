@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,15 +15,12 @@ from unittest import mock
 
 from runyard.agent.v1.agent_service_pb2 import AttemptStarted
 from runyard.node.v1.types_pb2 import GpuDevice, NodeInventory
-from runyard.run.v1.types_pb2 import Environment, Executor, OutputFile, TelemetryMark
+from runyard.run.v1.types_pb2 import Environment, Executor, OutputFile
 from runyard_agent import attempt as attempt_module
 from runyard_agent import attempt_store, collecting, loop
 from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptStore
-from runyard_agent.domain.gpu_evidence import NO_GPU_EVIDENCE, GpuEvidence
-from runyard_agent.domain.redaction import Redaction
 from runyard_agent.executors import ExecutorOnNode
-from runyard_agent.gpus import GpuProcess
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
@@ -33,6 +30,7 @@ from runyard_agent.uplink import Uplink
 from runyard_core.clock import Clock
 from runyard_core.errors import RunyardError
 from tests.sim.network import Neighbour
+from tests.sim.silence import NoReadings, Silence
 from tests.sim.truth import Execution, Truth
 from tests.sim.universe import Universe
 
@@ -274,7 +272,7 @@ class Machine:
             executors=cast("Any", SimpleNamespace(choose=choose, get=get)),
             artifact_client=cast("Any", self.universe),
             cache=cast("Any", None),
-            sampling=cast("Any", _NoReadings(self._inventory)),
+            sampling=cast("Any", NoReadings(self._inventory)),
             clock=self.clock,
         )
         telemetry = SimpleNamespace(spool=SimpleNamespace(marks={}), universe=self.universe)
@@ -324,55 +322,6 @@ class SimAttempt(Attempt):
         return plan
 
 
-class _NoReadings:
-    """Stands for the sampling of a machine whose GPUs nobody reads: they neither fail nor are full."""
-
-    driver_version = cuda_version = ""
-
-    def __init__(self, inventory: NodeInventory) -> None:
-        self._inventory = inventory
-        self.gpus = SimpleNamespace(gpus=self, foreign_pids=tuple)
-
-    def watch(self, *_: object, **__: object) -> None:
-        pass
-
-    def unwatch(self, _: object) -> None:
-        pass
-
-    async def gpu_evidence(self, _: object) -> GpuEvidence:
-        return NO_GPU_EVIDENCE
-
-    async def devices(self) -> Sequence[GpuDevice]:
-        return self._inventory.gpus
-
-    async def processes(self) -> Sequence[GpuProcess]:
-        return ()
-
-
-class _Silence:
-    """Stands for telemetry, which has tests of its own."""
-
-    redaction = Redaction()
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def write_status(self, sentence: str) -> None:
-        pass
-
-    async def sync(self) -> None:
-        await asyncio.sleep(0.01)
-
-    def telemetry_mark(self) -> TelemetryMark:
-        return TelemetryMark(node_id="node", spool_id="spool", last_sequence=7)
-
-    def forget(self) -> None:
-        pass
-
-    async def follow(self, ended: asyncio.Event) -> None:
-        await ended.wait()
-
-
 async def _collect(of: OutputsOf) -> list[OutputFile]:
     universe = cast("Universe", of.artifact_client)
     await asyncio.sleep(universe.between(0.0, 5.0))
@@ -393,10 +342,10 @@ def machines_in_place_of_real_ones(machines: dict[Path, Machine]) -> Iterator[No
         for module, name, replacement in (
             (attempt_store, "write_atomically", write),
             (attempt_store, "sync_folder", lambda _: None),
-            (attempt_module, "LogReader", _Silence),
-            (attempt_module, "LiveOutputs", _Silence),
+            (attempt_module, "LogReader", Silence),
+            (attempt_module, "LiveOutputs", Silence),
             (collecting, "collect", _collect),
-            (loop, "AttemptTelemetry", _Silence),
+            (loop, "AttemptTelemetry", Silence),
             (loop, "Attempt", SimAttempt),
         ):
             patches.enter_context(mock.patch.object(module, name, replacement))

@@ -248,8 +248,8 @@ def test_a_relative_path_never_leaves_its_folder(text: str) -> None:
         path = relative_path(text)
     except InvalidInput:
         return
-    joined = os.path.normpath(os.path.join("/root/folder", path))
-    assert joined.startswith("/root/folder/")
+    joined = os.path.normpath(os.path.join("/folder", path))
+    assert joined.startswith("/folder/")
     assert str(path) == text
 
 
