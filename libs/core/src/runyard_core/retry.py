@@ -1,0 +1,122 @@
+"""The one loop that tries again: how long it waits, when it gives up, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait after so many failures in a row: doubling, bounded, and spread by chance."""
+
+    first_seconds: float
+    """The longest pause after the first failure."""
+    seconds_max: float
+    """The longest pause of all; ``first_seconds`` for pauses that do not grow."""
+    tries_max: int | None = None
+    """After so many failures it is given up; None for never."""
+
+    def pause_seconds(self, failure_count: int, chance: float) -> float | None:
+        """Give the pause after this many failures, or None when it is time to give up.
+
+        Args:
+            failure_count: failures in a row so far, 1 or more.
+            chance: a number from 0 to 1, which spreads the pause over the upper half of what is permitted: a
+                thousand who lost the same server must not come back at the same moment.
+        """
+        if self.tries_max is not None and failure_count >= self.tries_max:
+            return None
+        # The exponent is bounded because something may be away for weeks.
+        longest = min(self.seconds_max, self.first_seconds * 2.0 ** min(failure_count - 1, 30))
+        return longest * (0.5 + 0.5 * chance)
+
+
+class Log(Protocol):
+    """What the loggers of the standard library and of structlog have in common."""
+
+    def debug(self, message: str, /) -> object:
+        """Say what only a search for a fault wants to know."""
+        ...
+
+    def info(self, message: str, /) -> object:
+        """Say that all is well again."""
+        ...
+
+    def warning(self, message: str, /) -> object:
+        """Say that something does not work, and goes on being tried."""
+        ...
+
+
+class Retries:
+    """Counts failures in a row and waits after each; says once when they begin and once when they end."""
+
+    def __init__(
+        self,
+        what: str,
+        backoff: Backoff,
+        log: Log,
+        *,
+        gives_up_at: float | None = None,
+        chance: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin with no failure.
+
+        Args:
+            what: what is tried, as the beginning of a sentence for the log.
+            backoff: how long to wait.
+            log: is told a warning at the first failure, and an information at the end.
+            gives_up_at: no pause reaches beyond this time of the running loop's clock.
+            chance: draws the numbers that spread the pauses; the machine's when left out.
+        """
+        self._what = what
+        self._backoff = backoff
+        self._log = log
+        self._gives_up_at = gives_up_at
+        self._chance = chance or random.random
+        self.failure_count = 0
+        """Failures since it last worked."""
+
+    async def pause(self, error: Exception) -> None:
+        """Wait after a failure; raises the failure itself when there is to be no other try."""
+        self.failure_count += 1
+        seconds = self._backoff.pause_seconds(self.failure_count, self._chance())
+        if seconds is None or not self._is_in_time(seconds):
+            raise error
+        say = self._log.warning if self.failure_count == 1 else self._log.debug
+        say(f"{self._what}: {str(error) or repr(error)}; again in {seconds:.1f} s, and until it works")
+        await asyncio.sleep(seconds)
+
+    def succeeded(self) -> None:
+        """Take note that it works: the next failure is a first one."""
+        if self.failure_count:
+            self._log.info(f"{self._what}: works again after {self.failure_count} failures")
+            self.failure_count = 0
+
+    def _is_in_time(self, seconds: float) -> bool:
+        return self._gives_up_at is None or asyncio.get_running_loop().time() + seconds <= self._gives_up_at
+
+
+async def retried(
+    ask: Callable[[], Awaitable[Result]], passing: tuple[type[Exception], ...], retries: Retries
+) -> Result:
+    """Ask until there is an answer.
+
+    Args:
+        ask: what is tried; must be safe to repeat.
+        passing: the errors after which it is tried again; any other is raised at once.
+        retries: says how long; when it gives up, the last error is raised.
+    """
+    while True:
+        try:
+            answer = await ask()
+        except passing as error:
+            await retries.pause(error)
+        else:
+            retries.succeeded()
+            return answer
