@@ -56,6 +56,15 @@ def test_only_whole_lines_of_standard_output_are_metrics() -> None:
     assert [(numbered.line_number, numbered.time_unix_milliseconds) for numbered in found] == [(13, 9)]
 
 
+def test_a_line_that_says_its_time_has_points_of_that_time_and_others_when_they_were_read() -> None:
+    lines = [out('{"_time": "1970-01-01T00:00:05Z", "a": 1}', 100), out('{"a": 2}', 200)]
+
+    (batch,) = metric_batches(REF, metric_readings(5, lines))
+
+    assert list(batch.names) == ["a"]
+    assert list(batch.times_unix_milliseconds) == [5_000, 200]
+
+
 def test_points_carry_name_time_line_and_value() -> None:
     lines = [out('{"a": 1, "b": 2}', 100), out('{"b": 3, "note": "x"}', 200)]
 

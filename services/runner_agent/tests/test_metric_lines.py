@@ -51,6 +51,43 @@ def test_other_lines_are_none(line: str) -> None:
     assert read_metric_line(line) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-07-01T12:00:00.250Z",
+        "2026-07-01T12:00:00.250",
+        "2026-07-01 12:00:00.250000",
+        "2026-07-01T14:00:00.250+02:00",
+    ],
+)
+def test_a_time_of_the_programs_own_is_that_of_its_line_and_no_metric(text: str) -> None:
+    reading = read_metric_line(json.dumps({"_time": text, "loss": 0.5, "note": "good"}))
+
+    assert reading == MetricReading({"loss": 0.5}, {"note": '"good"'}, 1_782_907_200_250)
+
+
+@pytest.mark.parametrize(
+    "value", ["soon", "", "2026-07-01", "2026-07-01T25:00:00", "1969-12-31T23:59:59Z", None, ["x"], True]
+)
+def test_what_is_no_time_is_kept_as_a_value(value: object) -> None:
+    reading = read_metric_line(json.dumps({"_time": value, "loss": 0.5}))
+
+    assert reading == MetricReading({"loss": 0.5}, {"_time": json.dumps(value)})
+
+
+def test_a_number_does_not_say_what_it_counts_and_is_no_time() -> None:
+    assert read_metric_line('{"_time": 1782907200}') == MetricReading({"_time": 1_782_907_200.0}, {})
+
+
+def test_a_time_alone_is_nothing_to_record() -> None:
+    assert read_metric_line('{"_time": "2026-07-01T12:00:00Z"}') is None
+
+
+def test_the_edges_of_the_calendar_break_nothing() -> None:
+    for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        read_metric_line(json.dumps({"_time": text, "loss": 1}))
+
+
 def test_names_that_no_table_could_hold_are_left_out() -> None:
     line = json.dumps({"": 1, "a\u0000b": 2, "\ud800": 3, "x" * 201: 4, "good": 5})
 

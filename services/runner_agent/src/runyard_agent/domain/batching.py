@@ -31,6 +31,7 @@ class NumberedReading:
     reading: MetricReading
     line_number: int
     time_unix_milliseconds: int
+    """What the line says, else when it was read."""
 
 
 def log_chunks(
@@ -59,7 +60,9 @@ def metric_readings(first_line_number: int, lines: Sequence[LogLine]) -> list[Nu
             continue
         reading = read_metric_line(line.text)
         if reading is not None:
-            found.append(NumberedReading(reading, first_line_number + index, line.time_unix_milliseconds))
+            said = reading.time_unix_milliseconds
+            time = line.time_unix_milliseconds if said is None else said
+            found.append(NumberedReading(reading, first_line_number + index, time))
     return found
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 NAME_LENGTH_MAX = 200
 """Longer keys are no metrics."""
 JSON_VALUE_LENGTH_MAX = 16 * 1024
 """Longer values are left to the log, where the whole line is."""
+TIME_KEY = "_time"
+"""Says when the values of its line are from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class MetricReading:
     """NaN and the infinities are numbers too: a diverged loss is worth knowing."""
     json_values: Mapping[str, str]
     """Everything else (strings, booleans, lists, objects), as JSON text."""
+    time_unix_milliseconds: int | None = None
+    """What the line itself says of its time."""
 
 
 def read_metric_line(text: str) -> MetricReading | None:
@@ -31,6 +36,9 @@ def read_metric_line(text: str) -> MetricReading | None:
         value = json.loads(stripped)
     except (ValueError, RecursionError):
         return None
+    time = _time(value.get(TIME_KEY))
+    if time is not None:
+        del value[TIME_KEY]
     numbers: dict[str, float] = {}
     json_values: dict[str, str] = {}
     for name, item in value.items():
@@ -44,7 +52,7 @@ def read_metric_line(text: str) -> MetricReading | None:
             json_values[name] = encoded
     if not numbers and not json_values:
         return None
-    return MetricReading(numbers, json_values)
+    return MetricReading(numbers, json_values, time)
 
 
 def _number(item: object) -> float | None:
@@ -54,3 +62,19 @@ def _number(item: object) -> float | None:
         return float(item)
     except OverflowError:
         return None
+
+
+def _time(item: object) -> int | None:
+    """Read a time of day in ISO 8601, UTC unless it says otherwise.
+
+    None for everything else: a number does not say what it counts, a date alone no time, and what is not
+    after 1970 was measured by nobody.
+    """
+    if not isinstance(item, str) or len(item) <= len("2026-01-01"):
+        return None
+    try:
+        said = datetime.fromisoformat(item)
+        seconds = (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return round(seconds * 1000) if seconds > 0 else None

@@ -271,6 +271,7 @@ class LeaseGrant(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     REGISTRY_LOGIN_FIELD_NUMBER: _builtins.int
     IMAGE_PIN_FIELD_NUMBER: _builtins.int
+    QUEUED_AT_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     project: _builtins.str
@@ -304,6 +305,10 @@ class LeaseGrant(_message.Message):
         """Login for the registry of the run's image, filled in like secrets; the agent never writes it to disk."""
 
     @_builtins.property
+    def queued_at(self) -> _timestamp_pb2.Timestamp:
+        """When the run was asked for."""
+
+    @_builtins.property
     def distributed(self) -> Global___Distributed:
         """Only when the attempt is one member of several."""
 
@@ -327,11 +332,12 @@ class LeaseGrant(_message.Message):
         secrets: _abc.Iterable[Global___Secret] | None = ...,
         registry_login: Global___RegistryLogin | None = ...,
         image_pin: _builtins.str = ...,
+        queued_at: _timestamp_pb2.Timestamp | None = ...,
         distributed: Global___Distributed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distributed", b"distributed", "registry_login", b"registry_login", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distributed", b"distributed", "queued_at", b"queued_at", "registry_login", b"registry_login", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "distributed", b"distributed", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "image_pin", b"image_pin", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "registry_login", b"registry_login", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "correlation_id", b"correlation_id", "distributed", b"distributed", "epoch", b"epoch", "gpu_uuids", b"gpu_uuids", "image_pin", b"image_pin", "lease_id", b"lease_id", "lease_milliseconds", b"lease_milliseconds", "number", b"number", "project", b"project", "queued_at", b"queued_at", "registry_login", b"registry_login", "run_id", b"run_id", "secrets", b"secrets", "spec", b"spec", "submitted_by", b"submitted_by", "tags", b"tags", "title", b"title", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

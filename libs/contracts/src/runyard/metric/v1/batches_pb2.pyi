@@ -149,7 +149,9 @@ class MetricPointsRecorded(_message.Message):
 
     @_builtins.property
     def name_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Per point: index into names, time, line number of its log line, and value."""
+        """Per point: index into names, time (what the program said in "_time", else when the line was read), line number of
+        its log line, and value. Points are in the order of lines, whatever their times.
+        """
 
     @_builtins.property
     def times_unix_milliseconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

@@ -304,6 +304,7 @@ class InputFile(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     RESOLVED_URI_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     path: _builtins.str
     """Path below the input's directory."""
@@ -312,6 +313,10 @@ class InputFile(_message.Message):
     resolved_uri: _builtins.str
     """What a name that moves stood for: "dataset://images/v3" for "dataset://images/latest", "datum://<sha256>" for
     an alias, "s3://bucket/key" for a pattern; empty when uri says it already.
+    """
+    moved_bytes: _builtins.int
+    """What an attempt had to move to have the file: 0 when its node's cache had it. Absent where nobody has looked: in
+    what a run asks for, and in records from before this field.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
@@ -326,12 +331,15 @@ class InputFile(_message.Message):
         size_bytes: _builtins.int = ...,
         resolved_uri: _builtins.str = ...,
         properties: _struct_pb2.Struct | None = ...,
+        moved_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes", "moved_bytes", b"moved_bytes", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "properties", b"properties", "resolved_uri", b"resolved_uri", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes", "moved_bytes", b"moved_bytes", "path", b"path", "properties", b"properties", "resolved_uri", b"resolved_uri", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__moved_bytes: _TypeAlias = _typing.Literal["moved_bytes"]  # noqa: Y015
+    _WhichOneofArgType__moved_bytes: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__moved_bytes) -> _WhichOneofReturnType__moved_bytes | None: ...
 
 Global___InputFile: _TypeAlias = InputFile  # noqa: Y015
 
@@ -676,6 +684,8 @@ class Environment(_message.Message):
     NCCL_VERSION_FIELD_NUMBER: _builtins.int
     IMAGE_ENTRYPOINT_FIELD_NUMBER: _builtins.int
     SHELL_FIELD_NUMBER: _builtins.int
+    SYSTEM_PACKAGES_SHA256_FIELD_NUMBER: _builtins.int
+    SYSTEM_PACKAGE_COUNT_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
     executor: Global___Executor.ValueType
     image: _builtins.str
@@ -685,18 +695,26 @@ class Environment(_message.Message):
     """Interpreter path and version: "CPython 3.11.7"."""
     interpreter: _builtins.str
     requirements_sha256: _builtins.str
-    """Process only: SHA-256 of the requirements file that the environment was made from; and whether it was cached."""
+    """Process only: SHA-256 of the requirements file that the environment was made from."""
     cached: _builtins.bool
+    """Whether it was there already: of a process its virtual environment, of a container its image."""
     os: _builtins.str
     kernel: _builtins.str
     cuda_version: _builtins.str
     nccl_version: _builtins.str
     shell: _builtins.str
     """Container only: the shell that the command lines got, "/bin/bash" or "/bin/sh"."""
+    system_packages_sha256: _builtins.str
+    """The stored list of the system's packages (deb, apk, rpm), one for all runs that found the same: SHA-256, a line
+    "kind<TAB>name<TAB>version" for each package, in order. Empty where there are none.
+    """
+    system_package_count: _builtins.int
     @_builtins.property
     def image_repo_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Package]: ...
+    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Package]:
+        """Of the interpreter. Those of the system too, where system_packages_sha256 is empty."""
+
     @_builtins.property
     def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnvironmentVariable]:
         """Names and values; values of secrets are left out."""
@@ -728,11 +746,13 @@ class Environment(_message.Message):
         nccl_version: _builtins.str = ...,
         image_entrypoint: _abc.Iterable[_builtins.str] | None = ...,
         shell: _builtins.str = ...,
+        system_packages_sha256: _builtins.str = ...,
+        system_package_count: _builtins.int = ...,
         mounts: _abc.Iterable[Global___MountedFolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_entrypoint", b"image_entrypoint", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "mounts", b"mounts", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "shell", b"shell", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "cuda_version", b"cuda_version", "executor", b"executor", "image", b"image", "image_entrypoint", b"image_entrypoint", "image_id", b"image_id", "image_repo_digests", b"image_repo_digests", "interpreter", b"interpreter", "interpreter_path", b"interpreter_path", "kernel", b"kernel", "mounts", b"mounts", "nccl_version", b"nccl_version", "os", b"os", "packages", b"packages", "requirements_sha256", b"requirements_sha256", "shell", b"shell", "system_package_count", b"system_package_count", "system_packages_sha256", b"system_packages_sha256", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
