@@ -13,6 +13,7 @@ from unittest import mock
 
 from runyard_agent import attempt, attempt_lease, uplink
 from runyard_contracts import ids
+from runyard_core import retry
 from runyard_core.clock import ManualClock
 
 _STEPS_WITHOUT_TIME_MAX = 200_000
@@ -75,6 +76,7 @@ def decided_by(clock: ManualClock, chance: random.Random) -> Iterator[None]:
         for module, name, replacement in (
             (ids, "time", id_time),
             (ids, "os", SimpleNamespace(urandom=chance.randbytes)),
+            (retry, "random", chance),
             (uplink, "time", machine_time),
             (uplink, "random", chance),
             (attempt, "time", machine_time),

@@ -147,3 +147,12 @@ async def test_the_spread_comes_from_the_given_chance() -> None:
             await retries.pause(OSError("away"))
 
     assert ["0.2 s" in said.lines[0], "0.4 s" in said.lines[1]] == [True, True]
+
+
+async def test_a_group_of_errors_is_told_in_the_words_of_each() -> None:
+    said = Said()
+
+    group = ExceptionGroup("two of three", [OSError("away"), OSError("away"), OSError("full")])
+    await Retries("planning", HASTE, said).pause(group)
+
+    assert said.lines == ["warning planning: away; full; again in 0.0 s, and until it works"]

@@ -82,14 +82,19 @@ class Retries:
         self.failure_count = 0
         """Failures since it last worked."""
 
-    async def pause(self, error: Exception) -> None:
-        """Wait after a failure; raises the failure itself when there is to be no other try."""
+    async def pause(self, error: Exception, reason: str = "") -> None:
+        """Wait after a failure; raises the failure itself when there is to be no other try.
+
+        Args:
+            error: what went wrong.
+            reason: how the log is told of it, where the error's own words are not for people.
+        """
         self.failure_count += 1
         seconds = self._backoff.pause_seconds(self.failure_count, self._chance())
         if seconds is None or not self._is_in_time(seconds):
             raise error
         say = self._log.warning if self.failure_count == 1 else self._log.debug
-        say(f"{self._what}: {str(error) or repr(error)}; again in {seconds:.1f} s, and until it works")
+        say(f"{self._what}: {reason or _words(error)}; again in {seconds:.1f} s, and until it works")
         await asyncio.sleep(seconds)
 
     def succeeded(self) -> None:
@@ -120,3 +125,9 @@ async def retried(
         else:
             retries.succeeded()
             return answer
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(dict.fromkeys(_words(each) for each in error.exceptions))
+    return str(error) or repr(error)

@@ -32,6 +32,7 @@ from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 from runyard_core.presign import SigningKey
 from runyard_core.projection import Projection
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
@@ -52,7 +53,7 @@ _CONNECTIONS_MAX = 8
 _CONNECT_SECONDS_MAX = 10.0
 # A connection that broke with the database is replaced before a query meets it.
 _QUERY_POOL: Mapping[str, Any] = {"pool_size": 2, "max_overflow": 4, "pool_timeout": 5, "pool_pre_ping": True}
-_STORE_TRIES_MAX = 60
+_STORE_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
 
 log = structlog.get_logger("runyard.artifact")
 
@@ -138,16 +139,7 @@ def _store_settings(settings: ArtifactSettings) -> StoreSettings:
 
 async def _make_bucket(objects: ObjectStore) -> None:
     """Make the bucket; a store that is still starting is waited for, about a minute."""
-    for tries_left in reversed(range(_STORE_TRIES_MAX)):
-        try:
-            await objects.ensure_bucket()
-        except Unavailable as error:
-            if not tries_left:
-                raise
-            log.warning("waiting for the store", message=error.message)
-            await asyncio.sleep(1.0)
-        else:
-            return
+    await retried(objects.ensure_bucket, (Unavailable,), Retries("making the bucket", _STORE_BACKOFF, log))
 
 
 async def _connect(url: str) -> asyncpg.Pool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -24,6 +23,7 @@ from runyard_contracts import subjects
 from runyard_contracts.ids import CommandId, deterministic_id
 from runyard_core.clock import Clock, SystemClock
 from runyard_core.errors import Conflict, IdReused, InvalidInput, Unavailable
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
 from runyard_metrics.binding import CONSUMER, bind
 from runyard_metrics.domain.spools import RefusedBatchError, Spool, SpoolKey, moved, spool_of, take, without
@@ -40,9 +40,7 @@ STUCK_SECONDS = 60.0
 """How long a spool's batches may wait for one that does not come before they are given back to the agent."""
 SPOOLS_MAX = 10_000
 """Most spools whose marks are kept in memory."""
-_RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
-
-Answer = TypeVar("Answer")
+_BACKOFF = Backoff(first_seconds=0.05, seconds_max=2.0)
 
 log = structlog.get_logger("runyard.metrics.ingest")
 
@@ -87,7 +85,7 @@ class Ingest:
 
     async def run(self) -> None:
         """Bind to the consumer and take batches, again and again; returns only by cancellation."""
-        failures = 0
+        retries = Retries("taking telemetry from the bus", _BACKOFF, log)
         while True:
             try:
                 await bind(self._bus)
@@ -97,13 +95,10 @@ class Ingest:
                 ) as pull:
                     while True:
                         await self.handle(await pull.take(TAKE_MAX))
-                        failures = 0
+                        retries.succeeded()
             except (Unavailable, NatsError, TimeoutError, OSError) as error:
                 # Also when the server was restarted under us: bind anew, what is open is delivered again.
-                delay = _delay_seconds(failures)
-                failures += 1
-                log.warning("binding to the bus again", reason=str(error), after_seconds=delay)
-                await asyncio.sleep(delay)
+                await retries.pause(error)
 
     async def handle(self, messages: Sequence[Msg]) -> None:
         """Append what continues its spool, acknowledge what the log has, publish the marks."""
@@ -188,7 +183,7 @@ class Ingest:
             appends=(StreamAppend(key.stream, mark, [each.envelope for each in run]),),
         )
         try:
-            await _until_answered(lambda: self._event_log.append(command))
+            await retried(lambda: self._event_log.append(command), (Unavailable,), _asking_the_log())
         except Conflict as conflict:
             return int(conflict.metadata["actual"])
         except (InvalidInput, IdReused) as error:
@@ -202,7 +197,9 @@ class Ingest:
         return last
 
     async def _mark_in_log(self, key: SpoolKey, known: int) -> int:
-        return await _until_answered(lambda: mark_in_log(self._event_log, key, known))
+        return await retried(
+            lambda: mark_in_log(self._event_log, key, known), (Unavailable,), _asking_the_log()
+        )
 
     async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         # A lost acknowledgement only brings the batch again, and then it is a duplicate.
@@ -230,18 +227,5 @@ class Ingest:
             self._waiting_since.pop(key, None)
 
 
-async def _until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask again and again while the log does not answer; what is asked is safe to repeat."""
-    failures = 0
-    while True:
-        try:
-            return await ask()
-        except Unavailable as error:
-            delay = _delay_seconds(failures)
-            failures += 1
-            log.warning("the log does not answer", reason=error.message, again_after_seconds=delay)
-            await asyncio.sleep(delay)
-
-
-def _delay_seconds(failures: int) -> float:
-    return _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+def _asking_the_log() -> Retries:
+    return Retries("asking the log about telemetry", _BACKOFF, log)

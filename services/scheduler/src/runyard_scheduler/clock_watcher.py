@@ -9,6 +9,7 @@ import structlog
 
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, Unavailable
+from runyard_core.retry import Backoff, Retries
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.node_handlers import NodeHandlers
 from runyard_scheduler.process.deadlines import (
@@ -23,8 +24,8 @@ from runyard_scheduler.process.deadlines import (
 )
 from runyard_scheduler.sessions import Sessions
 
-RETRY_SECONDS = 1.0
-"""Pause before trying again when the log was away."""
+BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
+"""Before deadlines are recorded again when the log was away."""
 STALL_SECONDS = 2.0
 """Waking up this much too late means that this process was stopped: then nobody's silence counts."""
 
@@ -53,14 +54,15 @@ class ClockWatcher:
 
     async def run(self) -> None:
         """Record what is due when it is due, for ever."""
+        retries = Retries("recording deadlines", BACKOFF, log)
         while True:
             self._woken.clear()
             try:
                 recorded = await self.record_due()
             except (Unavailable, Conflict) as error:
-                log.warning("deadlines not recorded, again soon", reason=str(error))
-                await asyncio.sleep(RETRY_SECONDS)
+                await retries.pause(error)
                 continue
+            retries.succeeded()
             if not recorded:
                 await self._sleep()
 

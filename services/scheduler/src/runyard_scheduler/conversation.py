@@ -29,6 +29,7 @@ from runyard_core.errors import (
     RunyardError,
     Unavailable,
 )
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_scheduler.fencing import Judged, judge
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
@@ -38,8 +39,8 @@ from runyard_scheduler.sessions import Session, Sessions
 
 JOBS_MAX = 256
 """Most reports of one agent that wait to be recorded; more make the agent wait."""
-RETRY_SECONDS = 0.5
-"""Pause before recording a report again when the log was away."""
+BACKOFF = Backoff(first_seconds=0.5, seconds_max=0.5)
+"""Before a report is recorded again when the log was away."""
 
 _REFUSED_FOR_GOOD = (InvalidInput, Rejected, NotFound, IdReused)
 
@@ -106,19 +107,15 @@ class Conversation:
 
     async def record(self) -> None:
         """Do what was said, in order, until cancelled; what the log cannot take now is tried again."""
+        retries = Retries(f"recording what node {self._session.node_id} says", BACKOFF, log)
         while True:
             job = await self._jobs.get()
-            while True:
-                try:
-                    await job()
-                    break
-                except (Unavailable, Conflict) as error:
-                    log.warning("not recorded yet", node_id=self._session.node_id, reason=str(error))
-                    await asyncio.sleep(RETRY_SECONDS)
-                except Exception:  # the top of an agent's stream
-                    log.exception("not recorded", node_id=self._session.node_id)
-                    self._session.end(Unavailable("recording failed; attach again", code="ATTACH_FAILED"))
-                    return
+            try:
+                await retried(job, (Unavailable, Conflict), retries)
+            except Exception:  # the top of an agent's stream
+                log.exception("not recorded", node_id=self._session.node_id)
+                self._session.end(Unavailable("recording failed; attach again", code="ATTACH_FAILED"))
+                return
 
     async def _take(self, request: AttachRequest) -> None:
         match request.WhichOneof("message"):

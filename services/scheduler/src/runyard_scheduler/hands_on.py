@@ -15,6 +15,7 @@ import structlog
 from runyard.agent.v1.hands_on_service_pb2 import ForwardTask, JoinBegin, JoinRequest, JoinResponse, JoinTask
 from runyard_contracts.ids import NodeId, RunId, uuid7
 from runyard_core.errors import Conflict, NotFound, Rejected, ResourceExhausted, RunyardError, Unavailable
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_scheduler.domain.hands_on import attempt_at_hand
 from runyard_scheduler.domain.run_commands import CloseHandsOn, OpenHandsOn
 from runyard_scheduler.hands_on_channel import Channel
@@ -29,7 +30,7 @@ CONNECTIONS_MAX = 128
 """Most connections of a forwarded port that are open at once."""
 SESSIONS_MAX = 500
 """Most open sessions of all runs."""
-_CLOSE_AGAIN_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 _LAST_RECORDS_SECONDS_MAX = 5.0
 
 log = structlog.get_logger("runyard.scheduler.hands_on")
@@ -211,17 +212,11 @@ class HandsOn:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, run_id: RunId, closed: CloseHandsOn) -> None:
-        while True:
-            try:
-                await self._handlers.close(run_id, closed)
-            except (Unavailable, Conflict) as error:
-                log.warning("end of a session not recorded yet", run_id=run_id, reason=str(error))
-                await asyncio.sleep(_CLOSE_AGAIN_SECONDS)
-            except Exception:  # one session that cannot be closed must not take the service along
-                log.exception("end of a session not recorded", run_id=run_id)
-                return
-            else:
-                return
+        retries = Retries(f"recording the end of a session with run {run_id}", _BACKOFF, log)
+        try:
+            await retried(lambda: self._handlers.close(run_id, closed), (Unavailable, Conflict), retries)
+        except Exception:  # one session that cannot be closed must not take the service along
+            log.exception("end of a session not recorded", run_id=run_id)
 
 
 def _no_agent(node_id: NodeId) -> Unavailable:

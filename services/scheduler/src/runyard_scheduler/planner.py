@@ -11,13 +11,14 @@ import structlog
 from runyard_contracts.ids import NodeId
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, Unavailable
+from runyard_core.retry import Backoff, Retries
 from runyard_scheduler.domain.placement import Placement, Requirement, Supply, plan
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.sessions import Sessions
 
-RETRY_SECONDS = 1.0
-"""Pause before planning again when the log was away."""
+BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
+"""Before planning again when the log was away."""
 
 log = structlog.get_logger("runyard.scheduler.planner")
 
@@ -45,15 +46,17 @@ class Planner:
     async def run(self) -> None:
         """Plan whenever something has changed, for ever."""
         self._woken.set()
+        retries = Retries("planning", BACKOFF, log)
         while True:
             await self._woken.wait()
             self._woken.clear()
             try:
                 await self.plan_once()
             except* (Unavailable, Conflict) as group:
-                log.warning("planning failed, again soon", reasons=[str(error) for error in group.exceptions])
-                await asyncio.sleep(RETRY_SECONDS)
+                await retries.pause(group)
                 self._woken.set()
+            else:
+                retries.succeeded()
 
     async def plan_once(self) -> None:
         """Place what can be placed now.
