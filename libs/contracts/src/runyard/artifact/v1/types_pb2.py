@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runyard.event.v1 import personal_pb2 as runyard_dot_event_dot_v1_dot_personal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/artifact/v1/types.proto\x12\x13runyard.artifact.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/event/v1/personal.proto\"H\n\x06Origin\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0f\n\x07project\x18\x04 \x01(\t\"\x84\x01\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x34\n\x07origins\x18\x04 \x03(\x0b\x32#.runyard.artifact.v1.ArtifactOrigin\x12\x10\n\x08position\x18\x05 \x01(\x03\"\x87\x01\n\x0e\x41rtifactOrigin\x12+\n\x06origin\x18\x01 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12.\n\nwritten_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\nwritten_by\x18\x03 \x01(\tB\x04\x98\xb5\x18\x01\"\xd4\x01\n\x10PresignedRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x43\n\x07headers\x18\x03 \x03(\x0b\x32\x32.runyard.artifact.v1.PresignedRequest.HeadersEntry\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"~\n\nUploadPart\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x36\n\x07request\x18\x04 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequestb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/artifact/v1/types.proto\x12\x13runyard.artifact.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frunyard/event/v1/personal.proto\"H\n\x06Origin\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0f\n\x07project\x18\x04 \x01(\t\"\xbf\x01\n\x08\x41rtifact\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x34\n\x07origins\x18\x04 \x03(\x0b\x32#.runyard.artifact.v1.ArtifactOrigin\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12+\n\nproperties\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x87\x01\n\x0e\x41rtifactOrigin\x12+\n\x06origin\x18\x01 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12.\n\nwritten_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\nwritten_by\x18\x03 \x01(\tB\x04\x98\xb5\x18\x01\"\xd4\x01\n\x10PresignedRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x43\n\x07headers\x18\x03 \x03(\x0b\x32\x32.runyard.artifact.v1.PresignedRequest.HeadersEntry\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"~\n\nUploadPart\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x36\n\x07request\x18\x04 \x01(\x0b\x32%.runyard.artifact.v1.PresignedRequestb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +38,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARTIFACTORIGIN'].fields_by_name['written_by']._serialized_options = b'\230\265\030\001'
   _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._loaded_options = None
   _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_ORIGIN']._serialized_start=122
-  _globals['_ORIGIN']._serialized_end=194
-  _globals['_ARTIFACT']._serialized_start=197
-  _globals['_ARTIFACT']._serialized_end=329
-  _globals['_ARTIFACTORIGIN']._serialized_start=332
-  _globals['_ARTIFACTORIGIN']._serialized_end=467
-  _globals['_PRESIGNEDREQUEST']._serialized_start=470
-  _globals['_PRESIGNEDREQUEST']._serialized_end=682
-  _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._serialized_start=636
-  _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._serialized_end=682
-  _globals['_UPLOADPART']._serialized_start=684
-  _globals['_UPLOADPART']._serialized_end=810
+  _globals['_ORIGIN']._serialized_start=152
+  _globals['_ORIGIN']._serialized_end=224
+  _globals['_ARTIFACT']._serialized_start=227
+  _globals['_ARTIFACT']._serialized_end=418
+  _globals['_ARTIFACTORIGIN']._serialized_start=421
+  _globals['_ARTIFACTORIGIN']._serialized_end=556
+  _globals['_PRESIGNEDREQUEST']._serialized_start=559
+  _globals['_PRESIGNEDREQUEST']._serialized_end=771
+  _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._serialized_start=725
+  _globals['_PRESIGNEDREQUEST_HEADERSENTRY']._serialized_end=771
+  _globals['_UPLOADPART']._serialized_start=773
+  _globals['_UPLOADPART']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

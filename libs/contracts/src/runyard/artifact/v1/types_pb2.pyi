@@ -6,6 +6,7 @@ The nouns of the artifact service."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -62,6 +63,8 @@ class Artifact(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ORIGINS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     size_bytes: _builtins.int
     name: _builtins.str
@@ -71,6 +74,12 @@ class Artifact(_message.Message):
     def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactOrigin]:
         """Every place it came from, oldest first."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What runs said of it."""
+
+    @_builtins.property
+    def properties(self) -> _struct_pb2.Struct: ...
     def __init__(
         self,
         *,
@@ -79,10 +88,12 @@ class Artifact(_message.Message):
         name: _builtins.str = ...,
         origins: _abc.Iterable[Global___ArtifactOrigin] | None = ...,
         position: _builtins.int = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        properties: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "origins", b"origins", "position", b"position", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "origins", b"origins", "position", b"position", "properties", b"properties", "sha256", b"sha256", "size_bytes", b"size_bytes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

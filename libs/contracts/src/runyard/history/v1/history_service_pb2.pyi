@@ -9,12 +9,14 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from runyard.artifact.v1 import registry_types_pb2 as _registry_types_pb2
 from runyard.artifact.v1 import types_pb2 as _types_pb2_2
 from runyard.cost.v1 import types_pb2 as _types_pb2_3
 from runyard.event.v1 import envelope_pb2 as _envelope_pb2
 from runyard.event.v1 import read_pb2 as _read_pb2
 from runyard.node.v1 import events_pb2 as _events_pb2
 from runyard.node.v1 import types_pb2 as _types_pb2_1
+from runyard.run.v1 import secret_service_pb2 as _secret_service_pb2
 from runyard.run.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -34,13 +36,13 @@ class _SubjectKind:
 class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SUBJECT_KIND_UNSPECIFIED: _SubjectKind.ValueType  # 0
-    """A name that begins a run id or a file, a whole node id, or "project#12": whichever it is. Without a name
-    a state or a difference is the whole yard's.
+    """A name that begins a run id or a file, a whole node id, "project#12", "datum://...", "model://..." or
+    "dataset://...": whichever it is. Without a name a state or a difference is the whole yard's.
     """
     SUBJECT_KIND_RUN: _SubjectKind.ValueType  # 1
     SUBJECT_KIND_NODE: _SubjectKind.ValueType  # 2
     SUBJECT_KIND_FILE: _SubjectKind.ValueType  # 3
-    """A file, by SHA-256 or "datum://..."."""
+    """A file, by SHA-256, "datum://<sha256>", or "datum://<alias>" for the one that the alias stood for."""
     SUBJECT_KIND_QUEUE: _SubjectKind.ValueType  # 4
     """Waiting runs in the order in which they are placed. No name, or a project's."""
     SUBJECT_KIND_GPUS: _SubjectKind.ValueType  # 5
@@ -51,18 +53,24 @@ class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKi
     """The price book. No name."""
     SUBJECT_KIND_YARD: _SubjectKind.ValueType  # 8
     """Queue and nodes together. No name."""
+    SUBJECT_KIND_MODEL: _SubjectKind.ValueType  # 9
+    """A model, or one version of it: "model://resnet", "resnet/2"."""
+    SUBJECT_KIND_DATASET: _SubjectKind.ValueType  # 10
+    """A dataset, or one version of it: "dataset://images", "images/v3"; an alias may stand for the version."""
+    SUBJECT_KIND_PROJECT: _SubjectKind.ValueType  # 11
+    """What is kept under a project: how many runs, names of secrets, aliases, datasets and models."""
 
 class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
     """SubjectKind is what sort of thing a question is about."""
 
 SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
-"""A name that begins a run id or a file, a whole node id, or "project#12": whichever it is. Without a name
-a state or a difference is the whole yard's.
+"""A name that begins a run id or a file, a whole node id, "project#12", "datum://...", "model://..." or
+"dataset://...": whichever it is. Without a name a state or a difference is the whole yard's.
 """
 SUBJECT_KIND_RUN: SubjectKind.ValueType  # 1
 SUBJECT_KIND_NODE: SubjectKind.ValueType  # 2
 SUBJECT_KIND_FILE: SubjectKind.ValueType  # 3
-"""A file, by SHA-256 or "datum://..."."""
+"""A file, by SHA-256, "datum://<sha256>", or "datum://<alias>" for the one that the alias stood for."""
 SUBJECT_KIND_QUEUE: SubjectKind.ValueType  # 4
 """Waiting runs in the order in which they are placed. No name, or a project's."""
 SUBJECT_KIND_GPUS: SubjectKind.ValueType  # 5
@@ -73,6 +81,12 @@ SUBJECT_KIND_PRICES: SubjectKind.ValueType  # 7
 """The price book. No name."""
 SUBJECT_KIND_YARD: SubjectKind.ValueType  # 8
 """Queue and nodes together. No name."""
+SUBJECT_KIND_MODEL: SubjectKind.ValueType  # 9
+"""A model, or one version of it: "model://resnet", "resnet/2"."""
+SUBJECT_KIND_DATASET: SubjectKind.ValueType  # 10
+"""A dataset, or one version of it: "dataset://images", "images/v3"; an alias may stand for the version."""
+SUBJECT_KIND_PROJECT: SubjectKind.ValueType  # 11
+"""What is kept under a project: how many runs, names of secrets, aliases, datasets and models."""
 Global___SubjectKind: _TypeAlias = SubjectKind  # noqa: Y015
 
 class _TimelineFlagKind:
@@ -351,17 +365,21 @@ class Subject(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     kind: Global___SubjectKind.ValueType
     name: _builtins.str
+    project: _builtins.str
+    """Of an alias, a model or a dataset; may be empty while only one project has that name."""
     def __init__(
         self,
         *,
         kind: Global___SubjectKind.ValueType = ...,
         name: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "project", b"project"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -382,7 +400,7 @@ class ReadTimelineRequest(_message.Message):
     """Leave the telemetry lane out."""
     @_builtins.property
     def subject(self) -> Global___Subject:
-        """A run, a node or a file."""
+        """A run, a node, a file, a model or a dataset."""
 
     @_builtins.property
     def begin(self) -> _read_pb2.AsOf:
@@ -577,6 +595,9 @@ class GetStateAsOfResponse(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The moment that is shown."""
     @_builtins.property
@@ -599,6 +620,12 @@ class GetStateAsOfResponse(_message.Message):
     def cost(self) -> Global___ProjectCostState: ...
     @_builtins.property
     def prices(self) -> Global___PriceBookState: ...
+    @_builtins.property
+    def model(self) -> Global___ModelState: ...
+    @_builtins.property
+    def dataset(self) -> Global___DatasetState: ...
+    @_builtins.property
+    def project(self) -> Global___ProjectState: ...
     def __init__(
         self,
         *,
@@ -611,10 +638,13 @@ class GetStateAsOfResponse(_message.Message):
         gpus: Global___GpuState | None = ...,
         cost: Global___ProjectCostState | None = ...,
         prices: Global___PriceBookState | None = ...,
+        model: Global___ModelState | None = ...,
+        dataset: Global___DatasetState | None = ...,
+        project: Global___ProjectState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "file", b"file", "gpus", b"gpus", "node", b"node", "prices", b"prices", "queue", b"queue", "recorded_at", b"recorded_at", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "dataset", b"dataset", "file", b"file", "gpus", b"gpus", "model", b"model", "node", b"node", "prices", b"prices", "project", b"project", "queue", b"queue", "recorded_at", b"recorded_at", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "file", b"file", "gpus", b"gpus", "node", b"node", "position", b"position", "prices", b"prices", "queue", b"queue", "recorded_at", b"recorded_at", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "dataset", b"dataset", "file", b"file", "gpus", b"gpus", "model", b"model", "node", b"node", "position", b"position", "prices", b"prices", "project", b"project", "queue", b"queue", "recorded_at", b"recorded_at", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,20 +832,24 @@ class RunCostState(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     MICRO_USD_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     micro_usd: _builtins.int
     running: _builtins.bool
     """Leases that went on at the moment shown are priced up to it."""
+    number: _builtins.int
+    """Within the project: 12 of "digits#12"."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         micro_usd: _builtins.int = ...,
         running: _builtins.bool = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["micro_usd", b"micro_usd", "run_id", b"run_id", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["micro_usd", b"micro_usd", "number", b"number", "run_id", b"run_id", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,6 +876,112 @@ class PriceBookState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PriceBookState: _TypeAlias = PriceBookState  # noqa: Y015
+
+@_typing.final
+class ModelState(_message.Message):
+    """ModelState is a model with its versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_registry_types_pb2.ModelVersion]:
+        """Newest first; one, with its files, when a version was asked for."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        versions: _abc.Iterable[_registry_types_pb2.ModelVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project", b"project", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
+
+@_typing.final
+class DatasetState(_message.Message):
+    """DatasetState is a dataset with its versions, each with the aliases that stood for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_registry_types_pb2.DatasetVersion]:
+        """Newest first; one, with its files, when a version was asked for."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        versions: _abc.Iterable[_registry_types_pb2.DatasetVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project", b"project", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetState: _TypeAlias = DatasetState  # noqa: Y015
+
+@_typing.final
+class ProjectState(_message.Message):
+    """ProjectState is everything that was kept under a project, by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    run_count: _builtins.int
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[_secret_service_pb2.Secret]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_registry_types_pb2.ArtifactAlias]:
+        """Names that stood for a file."""
+
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[_registry_types_pb2.Dataset]: ...
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_registry_types_pb2.Model]: ...
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        run_count: _builtins.int = ...,
+        secrets: _abc.Iterable[_secret_service_pb2.Secret] | None = ...,
+        aliases: _abc.Iterable[_registry_types_pb2.ArtifactAlias] | None = ...,
+        datasets: _abc.Iterable[_registry_types_pb2.Dataset] | None = ...,
+        models: _abc.Iterable[_registry_types_pb2.Model] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at", b"created_at", "datasets", b"datasets", "models", b"models", "project", b"project", "run_count", b"run_count", "secrets", b"secrets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectState: _TypeAlias = ProjectState  # noqa: Y015
 
 @_typing.final
 class ExplainRunRequest(_message.Message):
@@ -1222,7 +1362,10 @@ class RepricedRun(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
     REPRICED_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    name: _builtins.str
+    """As people name it: "digits#12"."""
     @_builtins.property
     def recorded(self) -> _types_pb2_3.Cost: ...
     @_builtins.property
@@ -1233,10 +1376,11 @@ class RepricedRun(_message.Message):
         run_id: _builtins.str = ...,
         recorded: _types_pb2_3.Cost | None = ...,
         repriced: _types_pb2_3.Cost | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded", "repriced", b"repriced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded", "repriced", b"repriced", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "recorded", b"recorded", "repriced", b"repriced", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options__pb2
 from runyard.event.v1 import personal_pb2 as runyard_dot_event_dot_v1_dot_personal__pb2
+from runyard.event.v1 import read_pb2 as runyard_dot_event_dot_v1_dot_read__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#runyard/run/v1/secret_service.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1frunyard/event/v1/personal.proto\"q\n\x06Secret\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\nchanged_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\nchanged_by\x18\x04 \x01(\tB\x04\x98\xb5\x18\x01\"Z\n\x10SetSecretRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x05value\x18\x04 \x01(\tB\x04\x90\xb5\x18\x01\";\n\x11SetSecretResponse\x12&\n\x06secret\x18\x01 \x01(\x0b\x32\x16.runyard.run.v1.Secret\"%\n\x12ListSecretsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\">\n\x13ListSecretsResponse\x12\'\n\x07secrets\x18\x01 \x03(\x0b\x32\x16.runyard.run.v1.Secret\"H\n\x13RemoveSecretRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\'\n\x14RemoveSecretResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\x32\x94\x02\n\rSecretService\x12P\n\tSetSecret\x12 .runyard.run.v1.SetSecretRequest\x1a!.runyard.run.v1.SetSecretResponse\x12V\n\x0bListSecrets\x12\".runyard.run.v1.ListSecretsRequest\x1a#.runyard.run.v1.ListSecretsResponse\x12Y\n\x0cRemoveSecret\x12#.runyard.run.v1.RemoveSecretRequest\x1a$.runyard.run.v1.RemoveSecretResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#runyard/run/v1/secret_service.proto\x12\x0erunyard.run.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1frunyard/event/v1/personal.proto\x1a\x1brunyard/event/v1/read.proto\"q\n\x06Secret\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\nchanged_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\nchanged_by\x18\x04 \x01(\tB\x04\x98\xb5\x18\x01\"Z\n\x10SetSecretRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x05value\x18\x04 \x01(\tB\x04\x90\xb5\x18\x01\";\n\x11SetSecretResponse\x12&\n\x06secret\x18\x01 \x01(\x0b\x32\x16.runyard.run.v1.Secret\"R\n\x12ListSecretsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"P\n\x13ListSecretsResponse\x12\'\n\x07secrets\x18\x01 \x03(\x0b\x32\x16.runyard.run.v1.Secret\x12\x10\n\x08position\x18\x02 \x01(\x03\"H\n\x13RemoveSecretRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\'\n\x14RemoveSecretResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\x32\x94\x02\n\rSecretService\x12P\n\tSetSecret\x12 .runyard.run.v1.SetSecretRequest\x1a!.runyard.run.v1.SetSecretResponse\x12V\n\x0bListSecrets\x12\".runyard.run.v1.ListSecretsRequest\x1a#.runyard.run.v1.ListSecretsResponse\x12Y\n\x0cRemoveSecret\x12#.runyard.run.v1.RemoveSecretRequest\x1a$.runyard.run.v1.RemoveSecretResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECRET'].fields_by_name['changed_by']._serialized_options = b'\230\265\030\001'
   _globals['_SETSECRETREQUEST'].fields_by_name['value']._loaded_options = None
   _globals['_SETSECRETREQUEST'].fields_by_name['value']._serialized_options = b'\220\265\030\001'
-  _globals['_SECRET']._serialized_start=153
-  _globals['_SECRET']._serialized_end=266
-  _globals['_SETSECRETREQUEST']._serialized_start=268
-  _globals['_SETSECRETREQUEST']._serialized_end=358
-  _globals['_SETSECRETRESPONSE']._serialized_start=360
-  _globals['_SETSECRETRESPONSE']._serialized_end=419
-  _globals['_LISTSECRETSREQUEST']._serialized_start=421
-  _globals['_LISTSECRETSREQUEST']._serialized_end=458
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=460
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=522
-  _globals['_REMOVESECRETREQUEST']._serialized_start=524
-  _globals['_REMOVESECRETREQUEST']._serialized_end=596
-  _globals['_REMOVESECRETRESPONSE']._serialized_start=598
-  _globals['_REMOVESECRETRESPONSE']._serialized_end=637
-  _globals['_SECRETSERVICE']._serialized_start=640
-  _globals['_SECRETSERVICE']._serialized_end=916
+  _globals['_SECRET']._serialized_start=182
+  _globals['_SECRET']._serialized_end=295
+  _globals['_SETSECRETREQUEST']._serialized_start=297
+  _globals['_SETSECRETREQUEST']._serialized_end=387
+  _globals['_SETSECRETRESPONSE']._serialized_start=389
+  _globals['_SETSECRETRESPONSE']._serialized_end=448
+  _globals['_LISTSECRETSREQUEST']._serialized_start=450
+  _globals['_LISTSECRETSREQUEST']._serialized_end=532
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=534
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=614
+  _globals['_REMOVESECRETREQUEST']._serialized_start=616
+  _globals['_REMOVESECRETREQUEST']._serialized_end=688
+  _globals['_REMOVESECRETRESPONSE']._serialized_start=690
+  _globals['_REMOVESECRETRESPONSE']._serialized_end=729
+  _globals['_SECRETSERVICE']._serialized_start=732
+  _globals['_SECRETSERVICE']._serialized_end=1008
 # @@protoc_insertion_point(module_scope)
