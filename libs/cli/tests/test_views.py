@@ -7,7 +7,7 @@ from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion, Mode
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard.cost.v1.types_pb2 import Cost, CostTerm
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
-from runyard.history.v1.history_service_pb2 import EventView
+from runyard.history.v1.history_service_pb2 import EventView, ExplainRunResponse, Explanation
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
 from runyard.metric.v1.metric_service_pb2 import GpuReading, LogLine, MetricLatest, Statistic
@@ -37,11 +37,13 @@ from runyard_cli.commands.nodes import node_row
 from runyard_cli.commands.outputs import path_in_run
 from runyard_cli.commands.ps import row_of
 from runyard_cli.commands.show import record_lines
+from runyard_cli.commands.why import why_lines
 from runyard_cli.graph import impact_lines, trace_lines
 from runyard_cli.output import Style
 from runyard_cli.registry_lines import file_rows
 from runyard_cli.table import Cell
 
+NO_NODE = "No node has enrolled yet."
 BOXES = (
     "training code",
     "parameters",
@@ -161,6 +163,30 @@ def test_queue_shows_why_a_run_waits_and_why_it_failed() -> None:
         waiting_reason="no node has 8 GPUs",
     )
     assert row_of(waiting, now=100)[3:] == ("1 min", "", "no node has 8 GPUs")
+
+
+def test_record_of_a_run_that_waits_says_for_what() -> None:
+    waiting = Run(project="d", number=1, state=RunState.RUN_STATE_QUEUED, waiting_reason=NO_NODE)
+    assert list(record_lines(Record(run=waiting), whole=False, now=0))[1] == f"waits: {NO_NODE}"
+
+
+def test_why_says_it_in_a_sentence_and_names_the_events() -> None:
+    envelope = Envelope(type="runyard.run.queued", position=7, recorded_at=Timestamp(seconds=40))
+    queued = Explanation(event=EventView(envelope=envelope), sentence="queued as d#1")
+    waiting = Run(project="d", number=1, state=RunState.RUN_STATE_QUEUED, waiting_reason=NO_NODE)
+    said = list(why_lines(waiting, ExplainRunResponse(explanations=[queued]), now=100))
+    assert said[0] == f"d#1 queued: {NO_NODE}"
+    assert said[1].startswith("       7 ")
+    assert said[1].endswith(" run.queued: queued as d#1")
+    assert said[2] == "`runyard stop 1` takes it out of the queue"
+    running = finished_run()
+    running.state = RunState.RUN_STATE_RUNNING
+    running.ClearField("finished_at")
+    running.attempts[0].gpu_uuids.append("GPU-1")
+    running.attempts[0].reachable = True
+    nothing = ExplainRunResponse()
+    assert list(why_lines(running, nothing, now=128)) == ["digits#3 running on n1, GPU-1 for 18 s"]
+    assert list(why_lines(finished_run(), nothing, now=0)) == ["digits#3 failed: exit code 2"]
 
 
 def test_trace_is_a_tree_that_names_what_it_has_shown_again() -> None:

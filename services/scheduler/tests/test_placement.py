@@ -112,7 +112,17 @@ def test_a_claim_never_holds_up_who_goes_first() -> None:
     [
         ([], "No node has enrolled yet."),
         ([supply("a", 4, attached=False)], "No node is attached now (a enrolled)."),
-        ([supply("a", 2)], "Needs 4 GPUs on one node; no attached node has that many."),
+        (
+            [supply("a", 2), supply("b", 1)],
+            (
+                "Needs 4 GPUs on one node, and no node of the yard has that many: "
+                "the largest, a, has 2 GPUs. It waits for a larger node to enroll."
+            ),
+        ),
+        (
+            [supply("a", 2), supply("b", 4, attached=False)],
+            "Needs 4 GPUs on one node; no attached node has that many, and b is not attached now.",
+        ),
         ([supply("a", 1, 4)], "Needs 4 GPUs on one node; the most free now is 1 of 4 on a."),
     ],
 )

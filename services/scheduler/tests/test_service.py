@@ -84,6 +84,11 @@ async def test_what_no_enrolled_node_can_run_is_refused_but_queues_before_any_ha
     run = await client.get(waiting.run.run_id, ReadOptions(min_position=waiting.position))
     assert run.waiting_reason == "No node has enrolled yet."
     agent = await attach(client)
+    began = (await client.submit()).run
+    assert (await agent.grant()).run_id == began.run_id
+    run = await client.get(waiting.run.run_id)
+    assert run.state == RunState.RUN_STATE_QUEUED
+    assert "the largest, node-1, has 2 GPUs. It waits for a larger node" in run.waiting_reason
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.submit(a_submit(spec=a_spec(gpu_count=3)))
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "run": "Snapshot the code and queue a run of a step.",
         "ps": "The queue: newest runs first.",
         "show": "The whole record of a run, in ten boxes.",
+        "why": "Why a run waits, runs where it runs, or ended as it did.",
         "logs": "The log of a run, live with -f.",
         "exec": "A shell, or a command, beside a running attempt.",
         "forward": "A port of a running attempt, on this machine.",

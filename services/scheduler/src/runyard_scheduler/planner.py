@@ -12,7 +12,7 @@ from runyard_contracts.ids import NodeId
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, Unavailable
 from runyard_core.retry import Backoff, Retries
-from runyard_scheduler.domain.placement import Placement, Requirement, Supply, plan
+from runyard_scheduler.domain.placement import Placement, Requirement, Supply, plan, what_is_lacking
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.sessions import Sessions
@@ -39,9 +39,15 @@ class Planner:
 
     def waiting_reason(self, run_id: str) -> str:
         """Say in one sentence why a run waits; empty when it does not, or is about to be placed."""
-        entry = self._ledger.world.run(run_id)
+        world = self._ledger.world
+        entry = world.run(run_id)
         queued = None if entry is None else entry.queued
-        return "" if queued is None else self._waiting.get(queued.requirement, "")
+        if queued is None:
+            return ""
+        # Of one that was just queued there is no plan yet, but it may be clear that nothing can run it.
+        return self._waiting.get(queued.requirement, "") or what_is_lacking(
+            queued.requirement, [Supply.of(each.node, attached=True) for each in world.nodes()]
+        )
 
     async def run(self) -> None:
         """Plan whenever something has changed, for ever."""

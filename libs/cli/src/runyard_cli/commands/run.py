@@ -13,7 +13,7 @@ import click
 from runyard_cli.failures import ExitCode
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
-from runyard_cli.session import converse
+from runyard_cli.session import converse, get_run
 from runyard_cli.step_options import StepCommand, given_values
 from runyard_cli.words import count_words, run_name, size_words
 
@@ -149,6 +149,10 @@ async def _submit_and_follow(client: Client, asked: Asked, *, follow: bool) -> E
             say_json(answer)
         else:
             say(f"{run_name(run)} queued  {run.run_id}")
+            # Asked only now: the answer to a submit is the same whenever it is repeated.
+            waiting = await get_run(client, run.run_id, min_position=answer.position)
+            if waiting.waiting_reason:
+                note(f"it waits: {waiting.waiting_reason}")
             note(f"`runyard logs -f {run.number}` follows it, `runyard show {run.number}` shows its record")
         return ExitCode.DONE
     return await _follow(client, run)

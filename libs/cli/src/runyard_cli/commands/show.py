@@ -93,6 +93,8 @@ def _heading(record: Record, now: float) -> Iterator[str]:
     cause = cause_words(run.cause)
     if cause:
         yield safe(cause)
+    if run.waiting_reason:
+        yield safe(f"waits: {run.waiting_reason}")
     if run.title:
         yield safe(run.title)
     if run.status_detail:

@@ -150,6 +150,23 @@ def check_possible(requirement: Requirement, nodes: Sequence[Supply]) -> None:
     )
 
 
+def what_is_lacking(wanted: Requirement, nodes: Sequence[Supply]) -> str:
+    """Say why no node of the yard can ever run it as they are; empty when one can.
+
+    Such a run came before its node: it waits, as nodes enroll one by one and the first is seldom the largest.
+    """
+    if not nodes:
+        return "No node has enrolled yet."
+    largest = max(nodes, key=lambda node: node.gpu_count)
+    if largest.gpu_count >= wanted.gpu_count:
+        return ""
+    return (
+        f"Needs {_gpus(wanted.gpu_count)} on one node, and no node of the yard has that many: "
+        f"the largest, {largest.node_id}, has {_gpus(largest.gpu_count)}. "
+        "It waits for a larger node to enroll."
+    )
+
+
 @dataclass(slots=True)
 class _Yard:
     """The nodes as they become while a plan is made."""
@@ -189,8 +206,8 @@ class _Yard:
 
     def why_not(self, wanted: Requirement) -> str:
         nodes = list(self.nodes.values())
-        if not nodes:
-            return "No node has enrolled yet."
+        if lacking := what_is_lacking(wanted, nodes):
+            return lacking
         attached = [node for node in nodes if node.attached]
         if not attached:
             return f"No node is attached now ({_names(nodes)} enrolled)."
@@ -198,7 +215,9 @@ class _Yard:
         if not able:
             return f"Needs Docker, which no attached node has ({_names(attached)})."
         if all(node.gpu_count < wanted.gpu_count for node in able):
-            return f"Needs {_gpus(wanted.gpu_count)} on one node; no attached node has that many."
+            away = [node for node in nodes if not node.attached and node.gpu_count >= wanted.gpu_count]
+            also = f", and {_names(away)} is not attached now" if away else ""
+            return f"Needs {_gpus(wanted.gpu_count)} on one node; no attached node has that many{also}."
         usable = [node for node in able if node.node_id not in self.claimed]
         with_gpus = [node for node in usable if len(node.free_gpu_uuids) >= wanted.gpu_count]
         if with_gpus:
