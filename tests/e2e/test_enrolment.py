@@ -22,10 +22,10 @@ from runyard.node.v1.types_pb2 import NodeInventory, NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Executor, Outcome, RunSpec
-from runyard_agent.gate import Gate, fetch_gate, open_channel
 from runyard_contracts import gate as names
 from runyard_contracts.enrolment_token import format_token, parse_token
 from runyard_contracts.ids import uuid7
+from runyard_contracts.pinned_gate import Gate, fetch_gate
 from runyard_contracts.subjects import bus_user, inbox_prefix, telemetry_subject
 from tests.e2e.machine import UID, Machine, invite
 from tests.e2e.yard import Clients, Yard
@@ -63,7 +63,7 @@ async def enrolled(token_text: str) -> Enrolled:
         bus_password=made.bus_password,
         inventory=NodeInventory(hostname=token.node_id),
     )
-    async with open_channel(gate.address, gate, names.SCHEDULER, ()) as channel:
+    async with gate.channel(names.SCHEDULER, ()) as channel:
         enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
         first = await enrolment.EnrollNode(request, metadata=bearer(token.secret), timeout=20)
         # As a machine does that did not get the answer.
@@ -166,7 +166,7 @@ async def test_each_secret_is_good_for_its_own_use_only(yard: Yard) -> None:
     token = parse_token(invite(yard, "gpu-5"))
     client = str(yard.context["token"])
     enrolling = EnrollNodeRequest(request_id=uuid7(), credential="c" * 43, bus_password="b" * 43)
-    async with open_channel(node.gate.address, node.gate, names.SCHEDULER, ()) as channel:
+    async with node.gate.channel(names.SCHEDULER, ()) as channel:
         enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
         scheduler: SchedulerServiceStub = SchedulerServiceStub(channel)
         for secret in (node.credential, client):
@@ -177,7 +177,7 @@ async def test_each_secret_is_good_for_its_own_use_only(yard: Yard) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await scheduler.ListRuns(ListRunsRequest(), metadata=bearer(secret), timeout=20)
             assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    async with open_channel(node.gate.address, node.gate, names.ARTIFACT, ()) as channel:
+    async with node.gate.channel(names.ARTIFACT, ()) as channel:
         artifact: ArtifactServiceStub = ArtifactServiceStub(channel)
         await artifact.ResolveInputs(ResolveInputsRequest(), metadata=bearer(node.credential), timeout=20)
 

@@ -1,14 +1,14 @@
 """The gate: the one process of a yard that other machines reach. ``python -m runyard_embedded.gate``.
 
 Engines and services listen on loopback, without TLS. The gate listens outside, with TLS and one certificate,
-and hands each connection on, byte for byte, by the name that the machine asked for
+and hands each connection on, byte for byte, by the name that was asked for
 (``runyard_contracts.gate``). It knows no tokens: who may do what is decided behind it. Any proxy that ends
 TLS and routes by server name can take its place.
 
 RUNYARD_GATE_LISTEN               host:port to listen on
-RUNYARD_GATE_CERTIFICATE_FILE     PEM
-RUNYARD_GATE_KEY_FILE             PEM
-RUNYARD_GATE_<WAY>                host:port behind the gate; ways are SCHEDULER, ARTIFACT, BUS and STORE
+RUNYARD_GATE_CERTIFICATE_FILE     PEM: key, certificate, authority that signed it; read again when it changes
+RUNYARD_GATE_<WAY>                host:port behind the gate; ways are SCHEDULER, ARTIFACT, METRICS, COST,
+                                  LINEAGE, BUS and STORE
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from runyard_contracts import gate as names
 WAYS: Mapping[str, str] = {
     "SCHEDULER": names.SCHEDULER,
     "ARTIFACT": names.ARTIFACT,
+    "METRICS": names.METRICS,
+    "COST": names.COST,
+    "LINEAGE": names.LINEAGE,
     "BUS": names.BUS,
     "STORE": names.STORE,
 }
@@ -53,25 +56,24 @@ class Gate:
         self._none_open.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def tls(self, certificate_file: Path, key_file: Path) -> ssl.SSLContext:
-        """Give the context of the listening socket.
+    def tls(self, certificate_file: Path) -> ssl.SSLContext:
+        """Give the context of the listening socket; it shows what the file holds at each handshake.
 
         Raises:
-            OSError: certificate or key cannot be used.
+            OSError: the file cannot be used.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(certificate_file, key_file)
-        # gRPC hangs up on a server that does not choose it; the others do not offer it.
-        context.set_alpn_protocols(["h2"])
-        context.sni_callback = self._asked_for
-        return context
+        certificate = _Certificate(certificate_file)
+        context = certificate.context()
 
-    def _asked_for(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        if name not in self._ways:
-            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        connection.runyard_way = name  # type: ignore[attr-defined]  # its only way to the protocol
-        return None
+        def asked_for(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+            if name not in self._ways:
+                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            connection.context = certificate.context()
+            connection.runyard_way = name  # type: ignore[attr-defined]  # its only way to the protocol
+            return None
+
+        context.sni_callback = asked_for
+        return context
 
     def accept(self) -> asyncio.Protocol:
         """Make the protocol of a connection from outside."""
@@ -105,6 +107,40 @@ class Gate:
             if outside.transport is not None:
                 outside.transport.abort()
         await self._none_open.wait()
+
+
+class _Certificate:
+    """What the gate shows: read again when its file has changed, so that it can be renewed under way."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._stamp()
+        self._context = _context(path)
+
+    def context(self) -> ssl.SSLContext:
+        """Give the newest; one that cannot be used changes nothing."""
+        try:
+            seen = self._stamp()
+            if seen != self._seen:
+                self._seen = seen
+                self._context = _context(self._path)
+                log.info("showing another certificate from now on")
+        except OSError as error:
+            log.warning("the new certificate cannot be used, the former stays: %s", error)
+        return self._context
+
+    def _stamp(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _context(certificate_file: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate_file)
+    # gRPC hangs up on a server that does not choose it; the others do not offer it.
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 class _Side(asyncio.Protocol):
@@ -177,9 +213,7 @@ async def serve(environment: Mapping[str, str]) -> None:
         if environment.get(f"RUNYARD_GATE_{way}")
     }
     gate = Gate(ways)
-    tls = gate.tls(
-        Path(environment["RUNYARD_GATE_CERTIFICATE_FILE"]), Path(environment["RUNYARD_GATE_KEY_FILE"])
-    )
+    tls = gate.tls(Path(environment["RUNYARD_GATE_CERTIFICATE_FILE"]))
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -71,14 +71,19 @@ class Home:
         return self.folder / "segment.key"
 
     @property
-    def gate_certificate_file(self) -> Path:
-        """The certificate by which other machines know the yard's gate."""
-        return self.folder / "gate.crt"
+    def gate_authority_file(self) -> Path:
+        """The certificate by which others know the yard, as long as it lives."""
+        return self.folder / "gate-authority.crt"
 
     @property
-    def gate_key_file(self) -> Path:
-        """The key of that certificate (0600)."""
-        return self.folder / "gate.key"
+    def gate_authority_key_file(self) -> Path:
+        """The key of that certificate (0600). Without it the gate's own cannot be renewed."""
+        return self.folder / "gate-authority.key"
+
+    @property
+    def gate_certificate_file(self) -> Path:
+        """What the gate shows, with its key (0600): signed by the authority, and renewed before its end."""
+        return self.folder / "gate.pem"
 
     @property
     def bus_users_file(self) -> Path:

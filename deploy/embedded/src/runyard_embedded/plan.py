@@ -165,7 +165,7 @@ def _services(
             environment |= _s3(addresses.store)
         if name == "scheduler" and addresses.gate:
             environment["RUNYARD_GATE_ADDRESS"] = addresses.gate
-            environment["RUNYARD_GATE_CERTIFICATE_FILE"] = str(home.gate_certificate_file)
+            environment["RUNYARD_GATE_AUTHORITY_FILE"] = str(home.gate_authority_file)
         if name == "lineage":
             environment["RUNYARD_SEGMENT_KEY_FILE"] = str(home.segment_key_file)
         port = None if address is None else int(address.rpartition(":")[2])
@@ -187,9 +187,7 @@ def _gate(home: Home, settings: GateSettings, addresses: Addresses, port: int) -
     environment = {
         "RUNYARD_GATE_LISTEN": f"{settings.listen}:{port}",
         "RUNYARD_GATE_CERTIFICATE_FILE": str(home.gate_certificate_file),
-        "RUNYARD_GATE_KEY_FILE": str(home.gate_key_file),
-        "RUNYARD_GATE_SCHEDULER": addresses.services["scheduler"],
-        "RUNYARD_GATE_ARTIFACT": addresses.services["artifact"],
+        **{f"RUNYARD_GATE_{name.upper()}": address for name, address in addresses.services.items()},
         "RUNYARD_GATE_BUS": urlsplit(addresses.nats.url).netloc,
         "RUNYARD_GATE_STORE": urlsplit(addresses.store.endpoint).netloc,
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -17,7 +15,9 @@ from nats.errors import Error as NatsError
 
 from runyard_core.errors import Unavailable
 from runyard_embedded.home import Home
+from runyard_embedded.key_making import make_keys
 from runyard_embedded.plan import Addresses
+from runyard_embedded.renewal import renew_certificate
 from runyard_embedded.settings import ExternalNats, ExternalStore
 from runyard_engines.nats import RELAY, ask_jetstream
 from runyard_eventlog.migrate import migrate
@@ -38,16 +38,16 @@ async def prepare(
     Args:
         addresses: of the engines.
         role_passwords: of the database's roles.
-        home: where the keys are that sign segments and open the gate; made when there are none.
+        home: where the keys are that sign segments and open the gate; made when there are none, or renewed.
         is_restored: give the log a new identity, before anybody has looked at it.
 
     Raises:
         Unavailable: one of them does not answer, or refuses us.
     """
     if not await asyncio.to_thread(home.segment_key_file.exists):
-        await _make("runyard_eventlog.signing", home.segment_key_file)
-    if addresses.gate and not await asyncio.to_thread(home.gate_key_file.exists):
-        await _make("runyard_embedded.certificate", home.gate_certificate_file, home.gate_key_file)
+        await make_keys("runyard_eventlog.signing", home.segment_key_file)
+    if addresses.gate:
+        await renew_certificate(home)
     await _create_database(addresses.database_url)
     try:
         await migrate(addresses.database_url, role_passwords)
@@ -60,21 +60,6 @@ async def prepare(
         raise _refused(addresses.database_url, error) from error
     await _check_nats(addresses.nats)
     await asyncio.to_thread(_ensure_bucket, addresses.store)
-
-
-async def _make(module: str, *paths: Path) -> None:
-    """Make a key at the first start; in a process that ends, as the library for it takes 15 MB."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *map(str, paths)),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, complaint = await process.communicate()
-    if process.returncode:
-        raise Unavailable(
-            f"cannot make {paths[-1]}: {complaint.decode().strip()}",
-            code="NO_KEY_MADE",
-        )
 
 
 async def _create_database(url: str) -> None:

@@ -18,6 +18,7 @@ from runyard_embedded.credentials import Credentials, load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import Addresses, Plan, make_plan, role_url
 from runyard_embedded.preparation import prepare
+from runyard_embedded.renewal import keep_certificate
 from runyard_embedded.settings import YardSettings
 from runyard_embedded.sightings import Sightings, write_sightings
 from runyard_embedded.state import ProcessState, YardState, read_state, write_state
@@ -116,7 +117,8 @@ def _upkeep(home: Home, plan: Plan, credentials: Credentials) -> tuple[Upkeep, .
     """Give what the supervisor does while the yard is up."""
     take = into_file(home.bus_users_file) if plan.nats is None else into_our_bus(plan.nats)
     scheduler = plan.addresses.services["scheduler"]
-    return (functools.partial(keep_bus_users, scheduler, credentials.service_token, take),)
+    users = functools.partial(keep_bus_users, scheduler, credentials.service_token, take)
+    return (users, functools.partial(keep_certificate, home)) if plan.addresses.gate else (users,)
 
 
 def _context(plan: Plan, token: str) -> Context:

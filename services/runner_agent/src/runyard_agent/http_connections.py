@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import ipaddress
 import os
 import ssl
 import threading
@@ -14,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from runyard_agent.gate import Gate
-from runyard_contracts import gate as gate_names
+from runyard_contracts.pinned_gate import Gate, StoreConnection, is_loopback
 from runyard_core.errors import Corrupt, RunyardError, Unavailable
 
 CHUNK_BYTES = 1 << 20
@@ -63,7 +61,7 @@ class Connection:
         proxy = None if gate is not None else _proxy_of(url)
         self._sends_whole_url = proxy is not None and url.scheme == "http"
         self._proxy_headers = _proxy_headers(proxy) if proxy is not None else {}
-        self._http = _ThroughGate(url, gate) if gate else _open(url, proxy, self._proxy_headers)
+        self._http = StoreConnection(url, gate) if gate else _open(url, proxy, self._proxy_headers)
         self._http.connect()
         self._http.sock.settimeout(stall_seconds_max)
         self._answer: http.client.HTTPResponse | None = None
@@ -145,7 +143,7 @@ class Connections:
         url = urlsplit(request.url)
         if url.scheme not in {"http", "https"} or not url.hostname:
             raise RequestRefused(f"{request.shown}: not an http(s) address", 0)
-        gate = self._gate if request.is_of_store and _is_loopback(url.hostname) else None
+        gate = self._gate if request.is_of_store and is_loopback(url.hostname) else None
         key = (url.scheme, url.netloc, gate is not None)
         connection: Connection | None = None
         try:
@@ -185,18 +183,6 @@ class Connections:
             connection.close()
 
 
-class _ThroughGate(http.client.HTTPConnection):
-    """Speaks to the store as if beside it: what was signed for the store's own address stays valid."""
-
-    def __init__(self, url: SplitResult, gate: Gate) -> None:
-        super().__init__(url.hostname or "", url.port, timeout=_CONNECT_SECONDS_MAX)
-        self._gate = gate
-
-    def connect(self) -> None:
-        """Open TLS to the gate."""
-        self.sock = self._gate.connect(gate_names.STORE, _CONNECT_SECONDS_MAX)
-
-
 def _open(
     url: SplitResult, proxy: SplitResult | None, proxy_headers: Mapping[str, str]
 ) -> http.client.HTTPConnection:
@@ -214,7 +200,7 @@ def _open(
 
 def _proxy_of(url: SplitResult) -> SplitResult | None:
     host = url.hostname or ""
-    if _is_loopback(host) or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
+    if is_loopback(host) or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
     address = urllib.request.getproxies().get(url.scheme)
     if not address:
@@ -227,10 +213,3 @@ def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
         return {}
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
     return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

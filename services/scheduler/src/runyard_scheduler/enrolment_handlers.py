@@ -42,21 +42,22 @@ class Gate:
     address: str
     """host:port."""
     certificate_sha256: bytes
+    """Of the authority that signs what the gate shows."""
 
     @classmethod
-    def of_settings(cls, address: str, certificate_file: Path | None) -> Gate | None:
-        """Read the gate's certificate; None when the yard has no gate.
+    def of_settings(cls, address: str, authority_file: Path | None) -> Gate | None:
+        """Read the authority's certificate; None when the yard has no gate.
 
         Raises:
             InvalidInput: the file holds no certificate.
             OSError: it cannot be read.
         """
-        if not address or certificate_file is None:
+        if not address or authority_file is None:
             return None
         try:
-            der = PEM_cert_to_DER_cert(certificate_file.read_text(encoding="ascii"))
+            der = PEM_cert_to_DER_cert(authority_file.read_text(encoding="ascii"))
         except ValueError as error:
-            raise InvalidInput(f"{certificate_file} holds no certificate: {error}") from error
+            raise InvalidInput(f"{authority_file} holds no certificate: {error}") from error
         return cls(address, hashlib.sha256(der).digest())
 
 

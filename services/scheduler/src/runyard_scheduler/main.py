@@ -99,7 +99,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     nodes = NodeHandlers(ledger, clock)
     credentials = NodeCredentials()
     credentials.on_change(lambda node_id: sessions.end(node_id, _credential_void(ledger, node_id)))
-    gate = Gate.of_settings(settings.gate_address, settings.gate_certificate_file)
+    gate = Gate.of_settings(settings.gate_address, settings.gate_authority_file)
     enrolment = EnrolmentServicer(EnrolmentHandlers(ledger, credentials, clock, gate), credentials)
     planner = Planner(ledger, sessions, leases, clock)
     watcher = ClockWatcher(sessions, leases, nodes, clock, limits)

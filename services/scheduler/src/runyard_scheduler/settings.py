@@ -24,5 +24,5 @@ class SchedulerSettings(ServiceSettings):
     """A shell or forwarded port through which nothing passes for so long is closed."""
     gate_address: str = ""
     """host:port of the yard's gate as machines outside reach it; empty means that none can enroll."""
-    gate_certificate_file: Path | None = None
-    """The gate's certificate (PEM)."""
+    gate_authority_file: Path | None = None
+    """The certificate (PEM) that signs what the gate shows: tokens name it."""

@@ -34,7 +34,7 @@ class EnrolmentToken(_message.Message):
     address: _builtins.str
     """host:port of the yard's gate, as machines reach it."""
     certificate_sha256: _builtins.bytes
-    """Of the gate's certificate (DER): the only one that a machine may accept."""
+    """Of the yard's authority (DER), which signs what the gate shows: the only one that a machine may believe."""
     secret: _builtins.str
     def __init__(
         self,
