@@ -13,6 +13,7 @@ from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard_client import store as store_module
 from runyard_client.errors import ClientError, LocalError, Unreachable
 from runyard_client.store import FilePart, Store
+from runyard_core.retry import Backoff
 
 
 class Bucket(ThreadingHTTPServer):
@@ -67,7 +68,7 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setattr(store_module, "_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(store_module, "_BACKOFF", Backoff(0.001, 0.001, tries_max=4))
     with Bucket() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -144,7 +145,7 @@ async def test_missing_bytes_are_not_found(bucket: Bucket, tmp_path: Path) -> No
 
 
 async def test_store_that_does_not_answer_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(store_module, "_BACKOFF", Backoff(0.001, 0.001, tries_max=4))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

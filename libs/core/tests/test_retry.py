@@ -92,13 +92,20 @@ async def test_the_last_error_is_raised_when_all_tries_are_used_up() -> None:
     assert flaky.calls == 2
 
 
-async def test_no_pause_reaches_beyond_the_deadline() -> None:
+async def test_no_pause_reaches_beyond_the_time_that_is_left() -> None:
     flaky = Flaky(OSError("away"))
-    deadline = asyncio.get_running_loop().time() + 10.0
-    retries = Retries("the log", Backoff(60.0, 60.0), Said(), gives_up_at=deadline, chance=lambda: 1.0)
+    retries = Retries("the log", Backoff(60.0, 60.0), Said(), seconds_max=59.0, chance=lambda: 1.0)
 
     with pytest.raises(OSError, match="away"):
         await retried(flaky.ask, (OSError,), retries)
+
+
+async def test_a_success_gives_the_whole_time_again() -> None:
+    retries = Retries("the log", HASTE, Said(), seconds_max=0.05)
+
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+        await retried(Flaky(OSError("away")).ask, (OSError,), retries)
 
 
 async def test_the_log_is_told_once_that_it_begins_and_once_that_it_is_over() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +10,12 @@ import grpc
 
 from runyard.node.v1.enrolment_service_pb2 import WatchBusUsersRequest
 from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
+from runyard_core.errors import Unavailable
+from runyard_core.retry import Backoff, Retries
 from runyard_embedded.home import write_private
 from runyard_engines import NatsServer, agent_user
 
-RETRY_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 
 log = logging.getLogger("runyard.supervisor")
 
@@ -30,15 +31,18 @@ async def keep_bus_users(scheduler_address: str, service_token: str, take: Take)
     metadata = (("authorization", f"Bearer {service_token}"),)
     async with grpc.aio.insecure_channel(scheduler_address) as channel:
         stub: EnrolmentServiceStub = EnrolmentServiceStub(channel)
+        retries = Retries("keeping the users of the bus", _BACKOFF, log)
         while True:
             try:
                 async for told in stub.WatchBusUsers(WatchBusUsersRequest(), metadata=metadata):
                     take({user.node_id: user.password_bcrypt for user in told.users})
+                    retries.succeeded()
+                raise Unavailable("the scheduler ended the stream")
             except grpc.aio.AioRpcError as error:
-                log.debug("the scheduler does not name the bus's users: %s", error.details())
-            except OSError as error:  # a full disk; the users stay as they were until it is written
-                log.warning("the users of the bus cannot be written down: %s", error)
-            await asyncio.sleep(RETRY_SECONDS)
+                await retries.pause(error, f"the scheduler does not name them: {error.details()}")
+            except (OSError, Unavailable) as error:
+                # A full disk: the users stay as they were until they can be written down.
+                await retries.pause(error)
 
 
 def into_our_bus(nats: NatsServer) -> Take:

@@ -12,14 +12,15 @@ from runyard.run.v1.scheduler_service_pb2 import WatchRunsRequest
 from runyard.run.v1.types_pb2 import Outcome, Run, RunState
 from runyard_cli.failures import ExitCode
 from runyard_cli.loglines import say_line
-from runyard_cli.output import Style, is_json, is_terminal, note, safe, say, say_json_line, styled
+from runyard_cli.output import Notes, Style, is_json, is_terminal, note, safe, say, say_json_line, styled
 from runyard_cli.session import get_run
 from runyard_cli.table import cut
 from runyard_cli.words import cause_words, duration_words, number_words, run_name, run_seconds, state_word
 from runyard_client import Client, Unreachable
+from runyard_core.retry import Backoff, Retries, retried
 
 _GIVE_UP_SECONDS = 60.0
-_RETRY_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 # A finished run whose last lines do not come (its machine is gone) must not hold the terminal for ever.
 _LAST_LINES_SECONDS = 30.0
 
@@ -49,8 +50,6 @@ class Follower:
         self._times = times
         self._metrics: dict[str, MetricLatest] = {}
         self._last_state = ""
-        # Outages that were told; one that ends may be told again when it returns.
-        self._said: set[str] = set()
         self._is_over = asyncio.Event()
         self._shows_progress = is_terminal() and not is_json()
 
@@ -81,22 +80,19 @@ class Follower:
         return await self._read_end()
 
     async def _read_end(self) -> Run:
-        began = time.monotonic()
-        while True:
-            try:
-                return await get_run(self._client, self._run.run_id)
-            except Unreachable as error:
-                await self._wait_or_give_up(error, began)
+        return await retried(
+            lambda: get_run(self._client, self._run.run_id), (Unreachable,), self._retries("reading its end")
+        )
 
     async def _watch_states(self) -> None:
         after_position = self._run.position
         self._say_state()
-        last_answer = time.monotonic()
+        retries = self._retries("following the run")
         while True:
             try:
                 request = WatchRunsRequest(after_position=after_position, name=self._run.run_id)
                 async for response in self._client.scheduler.WatchRuns(request):
-                    last_answer = self._heard_from("scheduler")
+                    retries.succeeded()
                     if response.WhichOneof("item") == "event":
                         after_position = response.event.position
                         self._run = await get_run(
@@ -107,10 +103,10 @@ class Follower:
                         self._is_over.set()
                         return
             except Unreachable as error:
-                await self._wait_or_give_up(error, last_answer)
+                await retries.pause(error)
 
     async def _watch_lines(self) -> None:
-        last_answer = time.monotonic()
+        retries = self._retries("following its lines")
         while True:
             try:
                 request = WatchRunRequest(
@@ -119,7 +115,7 @@ class Follower:
                     with_metrics=self._shows_progress,
                 )
                 async for response in self._client.metrics.WatchRun(request):
-                    last_answer = self._heard_from("metrics")
+                    retries.succeeded()
                     match response.WhichOneof("item"):
                         case "line":
                             self._line_number = response.line.number
@@ -134,20 +130,10 @@ class Follower:
                             pass
                     self._show_progress()
             except Unreachable as error:
-                await self._wait_or_give_up(error, last_answer)
+                await retries.pause(error)
 
-    def _heard_from(self, service: str) -> float:
-        self._said = {told for told in self._said if not told.startswith(f"{service} ")}
-        return time.monotonic()
-
-    async def _wait_or_give_up(self, error: Unreachable, last_answer: float) -> None:
-        if time.monotonic() - last_answer > _GIVE_UP_SECONDS:
-            raise error
-        if error.message not in self._said:
-            self._said.add(error.message)
-            self._clear_progress()
-            note(f"{error.message}; trying again for a minute")
-        await asyncio.sleep(_RETRY_SECONDS)
+    def _retries(self, what: str) -> Retries:
+        return Retries(what, _BACKOFF, Notes(self._clear_progress), seconds_max=_GIVE_UP_SECONDS)
 
     def _say_line(self, line: LogLine) -> None:
         self._clear_progress()

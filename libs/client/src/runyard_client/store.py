@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import http.client
+import itertools
 import os
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +20,14 @@ from urllib.parse import urlsplit
 
 from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard_client.errors import ClientError, LocalError, Unreachable
+from runyard_core.retry import Backoff
 
 TRANSFER_COUNT_MAX = 8
 """Transfers at once: enough to hide latency, few enough not to starve the machine."""
 
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60.0
-_TRY_COUNT = 4
-_RETRY_SECONDS = 0.2
+_BACKOFF = Backoff(first_seconds=0.4, seconds_max=2.0, tries_max=4)
 _CHECKSUM_ERRORS = ("BadDigest", "ChecksumMismatch", "SHA256Mismatch", "InvalidDigest")
 
 Progress = Callable[[int], None]
@@ -110,17 +112,18 @@ class _ServerError(Exception):
 
 
 def _retried(work: Callable[[], Result]) -> Result:
-    for tried in range(1, _TRY_COUNT + 1):
+    for failure_count in itertools.count(1):
         try:
             return work()
         except (OSError, http.client.HTTPException, _ServerError) as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
-            if tried == _TRY_COUNT:
+            pause_seconds = _BACKOFF.pause_seconds(failure_count, random.random())  # noqa: S311 - not a secret
+            if pause_seconds is None:
                 raise Unreachable(
                     "UNAVAILABLE", "STORE_UNREACHABLE", f"the object store does not answer: {error}"
                 ) from error
-            time.sleep(_RETRY_SECONDS * 2 ** (tried - 1))
+            time.sleep(pause_seconds)
     raise AssertionError("unreachable")
 
 

@@ -62,7 +62,7 @@ class Retries:
         backoff: Backoff,
         log: Log,
         *,
-        gives_up_at: float | None = None,
+        seconds_max: float | None = None,
         chance: Callable[[], float] | None = None,
     ) -> None:
         """Begin with no failure.
@@ -71,13 +71,15 @@ class Retries:
             what: what is tried, as the beginning of a sentence for the log.
             backoff: how long to wait.
             log: is told a warning at the first failure, and an information at the end.
-            gives_up_at: no pause reaches beyond this time of the running loop's clock.
+            seconds_max: no pause reaches further beyond the last success, or now when there was none; needs a
+                running loop. None for no such bound.
             chance: draws the numbers that spread the pauses; the machine's when left out.
         """
         self._what = what
         self._backoff = backoff
         self._log = log
-        self._gives_up_at = gives_up_at
+        self._seconds_max = seconds_max
+        self._worked_at = _now() if seconds_max is not None else 0.0
         self._chance = chance or random.random
         self.failure_count = 0
         """Failures since it last worked."""
@@ -99,12 +101,14 @@ class Retries:
 
     def succeeded(self) -> None:
         """Take note that it works: the next failure is a first one."""
+        if self._seconds_max is not None:
+            self._worked_at = _now()
         if self.failure_count:
             self._log.info(f"{self._what}: works again after {self.failure_count} failures")
             self.failure_count = 0
 
     def _is_in_time(self, seconds: float) -> bool:
-        return self._gives_up_at is None or asyncio.get_running_loop().time() + seconds <= self._gives_up_at
+        return self._seconds_max is None or _now() + seconds - self._worked_at <= self._seconds_max
 
 
 async def retried(
@@ -125,6 +129,10 @@ async def retried(
         else:
             retries.succeeded()
             return answer
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _words(error: Exception) -> str:

@@ -13,6 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput, PermissionDenied, RunyardError, Unavailable
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.admission import AdmittedCommand
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
 from runyard_eventlog.batching import next_batch
@@ -26,7 +27,8 @@ CALL_SECONDS_MAX = 10.0
 
 _SAFE = "sending the same command again is safe"
 _WATCH_SECONDS = 0.2
-_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+_BACKOFF = Backoff(first_seconds=0.05, seconds_max=1.0)
+_PASSING = (*AWAY, asyncpg.LockNotAvailableError)
 
 _log = logging.getLogger(__name__)
 
@@ -189,24 +191,25 @@ class _Sender:
             Unavailable: the database does not answer before the deadline (of the loop's clock).
             asyncpg.PostgresError: it refuses the whole batch.
         """
-        loop = asyncio.get_running_loop()
         arguments = append_arguments(commands)
-        attempt = 0
-        while True:
-            try:
-                if self._connection is None:
-                    self._connection = await self._pool.acquire(timeout=CALL_SECONDS_MAX)
-                rows = await self._connection.fetch(APPEND, *arguments, timeout=CALL_SECONDS_MAX)
-                return append_answers(commands, rows)
-            except (*AWAY, asyncpg.LockNotAvailableError) as error:
-                await self.drop_connection()
-                pause = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
-                attempt += 1
-                if loop.time() + pause > deadline:
-                    raise Unavailable(
-                        f"the log does not answer: {error!r}", code="LOG_UNREACHABLE"
-                    ) from error
-                await asyncio.sleep(pause)
+        seconds_left = deadline - asyncio.get_running_loop().time()
+        retries = Retries("appending", _BACKOFF, _log, seconds_max=seconds_left)
+        try:
+            return append_answers(commands, await retried(lambda: self._try(arguments), _PASSING, retries))
+        except _PASSING as error:
+            raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
+
+    async def _try(self, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        try:
+            if self._connection is None:
+                self._connection = await self._pool.acquire(timeout=CALL_SECONDS_MAX)
+            rows: list[asyncpg.Record] = await self._connection.fetch(
+                APPEND, *arguments, timeout=CALL_SECONDS_MAX
+            )
+        except _PASSING:
+            await self.drop_connection()
+            raise
+        return rows
 
     async def drop_connection(self) -> None:
         """Give the connection up; the next batch gets another."""

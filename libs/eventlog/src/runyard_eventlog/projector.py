@@ -15,6 +15,7 @@ from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_core.projection import Projection
+from runyard_core.retry import Backoff, Retries
 from runyard_eventlog import projection_store as store
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.disputes import undisputed
@@ -35,7 +36,7 @@ ROWS_KEPT_MAX = 4_000
 _KEY_BITS = 20
 _LOOK_SECONDS = 1.0
 _IDLE_CHECKPOINT_SECONDS = 5.0
-_BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+_BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 
 _log = logging.getLogger(__name__)
 
@@ -171,19 +172,14 @@ class Projector:
         showed it is kept. It tries again when events were requeued, a rebuild took its place, or the process
         is started anew.
         """
-        attempt = 0
+        retries = Retries(f"projection {self._projection.name}", _BACKOFF, _log)
         while True:
             try:
                 await self._open()
-                attempt = 0
+                retries.succeeded()
                 await self._follow()
             except (*AWAY, Unavailable) as error:
-                pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
-                _log.warning(
-                    "projection %s: database away, again in %s s: %r", self._projection.name, pause, error
-                )
-                await asyncio.sleep(pause)
-                attempt += 1
+                await retries.pause(error)
             except store.PlaceMovedError:
                 _log.info("projection %s: another process moved it on", self._projection.name)
             except ProjectionStopped as error:

@@ -6,7 +6,7 @@ on all the time; the swap waits for queries in flight, and holds the projector u
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from runyard_core.clock import Clock
 from runyard_core.decider import Decider
 from runyard_core.errors import Conflict, Unavailable
 from runyard_core.projection import Projection
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.comparison import Comparison, compare
 from runyard_eventlog.disputes import disputed_since
@@ -35,10 +36,12 @@ from runyard_eventlog.readmodel import Build
 from runyard_eventlog.rebuild_progress import ProgressMeter
 from runyard_eventlog.rebuild_record import SWAPPED, RebuildRecord, RebuildRecords
 
-SWAP_TRIES_MAX = 40
 SWAP_LOCK_MILLISECONDS = 400
 """How long the swap waits for queries in flight before it lets newer ones pass; below deadlock_timeout."""
-_PAUSE_SECONDS = 0.25
+_BACKOFF = Backoff(first_seconds=0.25, seconds_max=0.25, tries_max=40)
+"""For a long query that holds a table: those behind it pass before the next try."""
+_BLOCKED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +180,14 @@ class Rebuilder:
 
     async def _swap(self, record: RebuildRecord, comparison: Comparison) -> None:
         self._meter.phase(RebuildPhase.REBUILD_PHASE_SWAPPING)
-        for _ in range(SWAP_TRIES_MAX):
-            try:
-                await self._try_swap(record, comparison)
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-                # A long query holds a table: let those behind it pass, then try again.
-                await asyncio.sleep(_PAUSE_SECONDS)
-            else:
-                return
-        raise Unavailable(
-            f"queries on {self._subject.projection.name} never left room for the swap; ask again",
-            code="SWAP_BLOCKED",
-        )
+        name = self._subject.projection.name
+        retries = Retries(f"swapping the tables of {name}", _BACKOFF, _log)
+        try:
+            await retried(lambda: self._try_swap(record, comparison), _BLOCKED, retries)
+        except _BLOCKED as error:
+            raise Unavailable(
+                f"queries on {name} never left room for the swap; ask again", code="SWAP_BLOCKED"
+            ) from error
 
     async def _try_swap(self, record: RebuildRecord, comparison: Comparison) -> None:
         new = ProjectionStore(self._subject.projection, self._subject.schema, Build.NEW)

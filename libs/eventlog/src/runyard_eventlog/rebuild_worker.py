@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from runyard.projection.v1.types_pb2 import RebuildProgress
 from runyard_core.clock import SystemClock
 from runyard_core.errors import RunyardError, Unavailable
 from runyard_core.projection import Projection
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.projection_store import PlaceMovedError
@@ -31,12 +33,14 @@ from runyard_eventlog.rebuild_progress import ProgressMeter
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS_MAX = 10.0
-TRIES_MAX = 60
-"""How often a database that is away is asked again, a second apart."""
+BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
+"""For a database that is away."""
 JOB_BYTES_MAX = 64 * 1024
 SWITCH_SECONDS = 0.001
 NICENESS = 5
 """Queries of the service come first."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +96,14 @@ async def _work() -> int:
 
 
 async def _do(job: Job, meter: ProgressMeter) -> None:
-    for tries_left in reversed(range(TRIES_MAX)):
-        try:
-            await _try(job, meter)
-        except PlaceMovedError:
-            # A worker that was believed dead finished its last transaction.
-            continue
-        except (*AWAY, Unavailable) as error:
-            if not tries_left:
-                refusal = Unavailable(f"the database does not answer: {error}", code="DATABASE_UNREACHABLE")
-                meter.failed(error if isinstance(error, Unavailable) else refusal)
-                return
-            await asyncio.sleep(1.0)
-        except RunyardError as error:
-            meter.failed(error)
-            return
-        else:
-            return
+    # The place moves when a worker that was believed dead finishes its last transaction.
+    passing = (*AWAY, Unavailable, PlaceMovedError)
+    try:
+        await retried(lambda: _try(job, meter), passing, Retries(job.mode, BACKOFF, _log))
+    except RunyardError as error:
+        meter.failed(error)
+    except (*AWAY, PlaceMovedError) as error:
+        meter.failed(Unavailable(f"the database does not answer: {error}", code="DATABASE_UNREACHABLE"))
 
 
 async def _try(job: Job, meter: ProgressMeter) -> None:

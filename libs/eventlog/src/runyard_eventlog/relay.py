@@ -22,9 +22,10 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError
 
 from runyard_contracts import subjects
+from runyard_core.cancelling import end_if_cancelled
+from runyard_core.retry import Backoff, Retries
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.mirror import (
     BATCH_BYTES_MAX,
@@ -44,7 +45,7 @@ CHECK_SECONDS = 5.0
 
 _LEADER_LOCK = 0x52454C41
 _LOOK_SECONDS = 1.0
-_BACKOFF_SECONDS = 0.5
+_BACKOFF = Backoff(first_seconds=0.5, seconds_max=0.5)
 _UPKEEP_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Relay:
         self._replicas = replicas
         self._check_seconds = check_seconds
         self._grown = asyncio.Event()
+        self._retries = Retries("mirroring", _BACKOFF, _log)
         self.position = 0
         """The mirror's last position, as far as this process knows."""
 
@@ -86,13 +88,9 @@ class Relay:
             try:
                 async with self._leading() as connection:
                     await self._follow(connection)
-            except APIError as error:
-                # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it.
-                _log.warning("relay: the bus refused, again soon: %r", error)
-                await asyncio.sleep(_BACKOFF_SECONDS)
             except (NatsError, *AWAY) as error:
-                _log.warning("relay: an engine is away, again soon: %r", error)
-                await asyncio.sleep(_BACKOFF_SECONDS)
+                # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it.
+                await self._retries.pause(error)
 
     @asynccontextmanager
     async def _leading(self) -> AsyncIterator[Connection]:
@@ -114,7 +112,7 @@ class Relay:
         upkeep_at = check_at = loop.time()
         mirror: Mirror | None = None
         while True:
-            _end_if_cancelled()
+            end_if_cancelled()
             self._grown.clear()
             if mirror is None or loop.time() >= check_at or await log_id_of(connection) != mirror.log_id:
                 mirror, self.position = await settled_mirror(
@@ -127,6 +125,7 @@ class Relay:
             if messages:
                 body = json.dumps({"log_id": mirror.log_id, "position": self.position}).encode()
                 await self._client.publish(subjects.HEAD, body)
+            self._retries.succeeded()
             if loop.time() >= upkeep_at:
                 await _add_partitions(connection)
                 upkeep_at = loop.time() + _UPKEEP_SECONDS
@@ -134,17 +133,6 @@ class Relay:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(_LOOK_SECONDS, self._check_seconds)):
                         await self._grown.wait()
-
-
-def _end_if_cancelled() -> None:
-    """End the task when its cancellation was swallowed.
-
-    The bus client waits with wait_for, which in Python 3.11 forgets a cancellation that comes together with
-    the answer.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _parts(messages: list[MirrorMessage]) -> list[list[MirrorMessage]]:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_core.errors import Unavailable
+from runyard_core.retry import Backoff, Retries
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog, Page
 from runyard_eventlog.reading_ahead import ReadingAhead
@@ -19,7 +20,7 @@ from runyard_eventlog.reading_ahead import ReadingAhead
 LOOK_SECONDS_MAX = 1.0
 """The log's head is looked at least this often, whether it rings or not."""
 
-_BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0)
+_BACKOFF = Backoff(first_seconds=0.1, seconds_max=1.0)
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +51,7 @@ async def follow(
     loop = asyncio.get_running_loop()
     position = after_position
     given_at = loop.time()
-    failures = 0
+    retries = Retries("following the log", _BACKOFF, _log)
     heard = bell.rings
     pages = ReadingAhead(
         lambda position: log.read(lane, after_position=position, filter=filter, limit=page_size)
@@ -60,11 +61,9 @@ async def follow(
             try:
                 page = await pages.page_after(position)
             except Unavailable as error:
-                _log.warning("the log does not answer, waiting: %s", error)
-                await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
-                failures += 1
+                await retries.pause(error)
                 continue
-            failures = 0
+            retries.succeeded()
             if page.scanned_to > position:
                 position = page.scanned_to
                 heard = bell.rings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
@@ -17,6 +18,7 @@ from runyard.node.v1.events_pb2 import NodeCredentialIssued, NodeInvited, NodeRe
 from runyard_contracts.ids import NodeId, Position
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Unauthenticated, Unavailable
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_eventlog.subscriber import follow
@@ -30,7 +32,8 @@ _EVENT_TYPES = EventFilter(
     types=("runyard.node.credential_issued", "runyard.node.invited", "runyard.node.revoked")
 )
 
-_RETRY_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
+_log = logging.getLogger(__name__)
 
 Listener = Callable[[NodeId], None]
 
@@ -130,7 +133,8 @@ class NodeCredentials:
 
     async def follow(self, log: EventLog, doorbell: Doorbell | None = None) -> None:
         """Take what the log has and every later event, for ever. The log being away is waited out."""
-        read_to = await _head(log)
+        head = await retried(log.head, (Unavailable,), Retries("reading who may connect", _BACKOFF, _log))
+        read_to = head.domain_position
         if read_to == 0:
             self.read.set()
         async for page in follow(log, Lane.LANE_DOMAIN, filter=_EVENT_TYPES, doorbell=doorbell):
@@ -142,11 +146,3 @@ class NodeCredentials:
 
 def _actor(node_id: NodeId) -> Actor:
     return Actor(kind=ActorKind.ACTOR_KIND_AGENT, id=node_id)
-
-
-async def _head(log: EventLog) -> Position:
-    while True:
-        try:
-            return (await log.head()).domain_position
-        except Unavailable:
-            await asyncio.sleep(_RETRY_SECONDS)

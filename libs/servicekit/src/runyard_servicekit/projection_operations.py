@@ -16,6 +16,7 @@ from runyard.projection.v1.events_pb2 import ProjectionRebuilt
 from runyard_contracts.ids import CommandId, Position, deterministic_id
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Conflict, InvalidInput, NotFound
+from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.builds import Builds, KeptBuild
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.dead_letters import REQUEUED_MAX, DeadLetter, DeadLetters, Requeued
@@ -30,7 +31,7 @@ from runyard_servicekit.projection_jobs import ProjectionJobs, RunningJob
 from runyard_servicekit.settings import ServiceSettings
 from runyard_servicekit.tracing import current_traceparent
 
-_PAUSE_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 
 log = structlog.get_logger("runyard.projections")
 
@@ -195,15 +196,13 @@ class ProjectionOperations:
 
     async def _unfinished(self, projector: Projector) -> RebuildRecord | None:
         """Give the rebuild that is to go on; a database that is away is waited for."""
-        while True:
-            try:
-                async with self._pool.acquire() as connection:
-                    record = await self._records(projector).find(connection)
-            except AWAY as error:
-                log.warning("rebuilds cannot be looked up yet", error=repr(error))
-                await asyncio.sleep(_PAUSE_SECONDS)
-            else:
-                return record if record is not None and record.state in (BUILDING, SWAPPED) else None
+
+        async def find() -> RebuildRecord | None:
+            async with self._pool.acquire() as connection:
+                return await self._records(projector).find(connection)
+
+        record = await retried(find, AWAY, Retries("looking for rebuilds to go on with", _BACKOFF, log))
+        return record if record is not None and record.state in (BUILDING, SWAPPED) else None
 
     def _start(self, projector: Projector, record: RebuildRecord) -> RunningJob:
         begun = self._begun(projector, record.rebuild_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from runyard.projection.v1 import projection_service_pb2 as pb
 from runyard.projection.v1 import types_pb2
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.history.rebuild_words import ProgressLine, outcome_lines, target_name
-from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json, say_json_line
+from runyard_cli.output import Notes, Style, is_json, output_option, safe, say, say_json, say_json_line
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, say_table
 from runyard_cli.words import duration_words, size_words
@@ -20,9 +19,10 @@ from runyard_client import Client
 from runyard_client.context import SERVICES
 from runyard_client.errors import Unreachable
 from runyard_contracts.ids import uuid7
+from runyard_core.retry import Backoff, Retries
 
-RETURN_SECONDS_MAX = 60
-"""How long a service that went away in the middle of a rebuild is waited for."""
+BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
+"""For a service that went away in the middle of a rebuild."""
 
 Follow = Callable[[], AsyncIterator[types_pb2.RebuildProgress]]
 
@@ -164,19 +164,18 @@ async def _followed(follow: Follow) -> types_pb2.RebuildProgress:
     """Show progress until the end; a service that comes back is asked again, which joins what goes on."""
     line = ProgressLine()
     last = types_pb2.RebuildProgress()
-    for tries_left in reversed(range(RETURN_SECONDS_MAX)):
+    retries = Retries("following a rebuild", BACKOFF, Notes(line.clear))
+    while True:
         try:
             async for last in follow():
+                retries.succeeded()
                 line.show(last)
         except Unreachable as error:
-            line.clear()
-            if not last.service or not tries_left:
+            if not last.service:
                 raise
-            note(f"{error.message}; asking again")
-            await asyncio.sleep(1.0)
+            await retries.pause(error)
         else:
-            break
-    return last
+            return last
 
 
 async def _drop(client: Client, targets: Sequence[Target], kind: types_pb2.BuildKind.ValueType) -> None:
