@@ -88,7 +88,11 @@ def whole_record() -> Record:
             size_bytes=12_000,
         ),
         parameters=[ParameterValue(name="epochs", value=Value(number_value=5))],
-        datasets=[Input(name="data", files=[InputFile(uri="s3://b/t.npz", path="t.npz", sha256="d" * 64)])],
+        datasets=[
+            Input(name="data", files=[InputFile(uri="s3://b/t.npz", path="t.npz", sha256="d" * 64)]),
+            Input(name="near", files=[InputFile(path="n.npz", sha256="1" * 64, size_bytes=9, moved_bytes=0)]),
+            Input(name="far", files=[InputFile(path="f.npz", sha256="2" * 64, size_bytes=9, moved_bytes=9)]),
+        ],
         hardware=Hardware(
             node_id="n1", cpu_count=2, cpu_model="Xeon", gpus=[GpuDevice(model="H100", uuid="GPU-1")]
         ),
@@ -96,6 +100,9 @@ def whole_record() -> Record:
             executor=Executor.EXECUTOR_PROCESS,
             interpreter="CPython 3.11.7",
             packages=[Package(name=f"p{index}", version="1") for index in range(9)],
+            cached=True,
+            system_packages_sha256="f" * 64,
+            system_package_count=213,
         ),
         cost=Cost(
             micro_usd=4200,
@@ -121,6 +128,10 @@ def test_record_has_its_ten_boxes_in_order_and_shows_what_is_missing() -> None:
         "commit cccccccccccc (main), with uncommitted changes",
         "epochs = 5",
         "data: t.npz",
+        "near: n.npz, 9 B, SHA-256 1111111111111111, in the node's cache",
+        "far: f.npz, 9 B, SHA-256 2222222222222222, moved",
+        "process, CPython 3.11.7 (cached)",
+        "213 packages of the system, list SHA-256 ffffffffffffffff",
         "from s3://b/t.npz",
         "H100",
         "GPU-1: the driver reported XID 31",
@@ -135,8 +146,16 @@ def test_record_has_its_ten_boxes_in_order_and_shows_what_is_missing() -> None:
     assert "\x1b" not in text
 
 
+def test_image_that_was_there_is_said() -> None:
+    environment = Environment(executor=Executor.EXECUTOR_DOCKER, image="pytorch:2", cached=True)
+    text = "\n".join(record_lines(Record(environment=environment), whole=False, now=0))
+    assert "container pytorch:2, there already" in text
+
+
 def test_whole_record_cuts_nothing() -> None:
-    text = "\n".join(record_lines(whole_record(), whole=True, now=0))
+    packages = ["adduser 3.1", "libc6 2.36"]
+    text = "\n".join(record_lines(whole_record(), whole=True, now=0, system_packages=packages))
+    assert "libc6 2.36" in text
     assert "e" * 64 in text
     assert "p8 1" in text
 

@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.history.v1.events_pb2 import LogEventDisputed
 from runyard.projection.v1.events_pb2 import ProjectionRebuilt
-from runyard.run.v1.events_pb2 import ProjectSecretRemoved, ProjectSecretSet, RunInputFetched
-from runyard.run.v1.types_pb2 import InputFile
+from runyard.run.v1.events_pb2 import ProjectSecretRemoved, ProjectSecretSet, RunInputFetched, RunStarted
+from runyard.run.v1.types_pb2 import Hardware, Input, InputFile
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.folding.sentences import sentence_of
 
@@ -19,6 +19,8 @@ TAKEN_BACK = LogEventDisputed(
     event_type="runyard.price.set", event_position=7, reason="it was right", withdrawn=True
 )
 REBUILT = ProjectionRebuilt(service="cost", projection="cost", position=90)
+NEAR, FAR = InputFile(size_bytes=5, moved_bytes=0), InputFile(size_bytes=7, moved_bytes=7)
+NODE = Hardware(node_id="node-1")
 REPLACED = ProjectionRebuilt(service="cost", projection="cost", position=90, differences_accepted=True)
 
 
@@ -44,6 +46,18 @@ def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str)
         (
             RunInputFetched(input="late", file=FETCHED),
             "input late: https://example.com/late (abababab, 7 B) fetched on demand",
+        ),
+        (
+            RunStarted(attempt=1, hardware=NODE, inputs=[Input(files=[NEAR, FAR])]),
+            "attempt 1 started on node-1 with 2 input files, 7 bytes moved",
+        ),
+        (
+            RunStarted(attempt=1, hardware=NODE, inputs=[Input(files=[NEAR])]),
+            "attempt 1 started on node-1 with 1 input file of its cache",
+        ),
+        (
+            RunStarted(attempt=1, hardware=NODE, inputs=[Input(files=[FETCHED])]),
+            "attempt 1 started on node-1",
         ),
     ],
 )

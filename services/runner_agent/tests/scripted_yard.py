@@ -37,6 +37,8 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     BeginUploadResponse,
     CommitUploadRequest,
     CommitUploadResponse,
+    FindMissingBlobsRequest,
+    FindMissingBlobsResponse,
     ResolveInputsRequest,
     ResolveInputsResponse,
 )
@@ -207,6 +209,7 @@ class ScriptedArtifacts(ArtifactServiceServicer, RegistryServiceServicer):
     def __init__(self) -> None:
         self.committed: list[CommitUploadRequest] = []
         self.described: list[DescribeOutputsRequest] = []
+        self.asked_blobs: list[str] = []
         self.is_slow = False
 
     async def ResolveInputs(
@@ -215,6 +218,12 @@ class ScriptedArtifacts(ArtifactServiceServicer, RegistryServiceServicer):
         if self.is_slow:
             await asyncio.sleep(3600)
         await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file")
+
+    async def FindMissingBlobs(
+        self, request: FindMissingBlobsRequest, context: object
+    ) -> FindMissingBlobsResponse:
+        self.asked_blobs += [blob.sha256 for blob in request.blobs]
+        return FindMissingBlobsResponse()
 
     async def BeginUpload(self, request: BeginUploadRequest, context: object) -> BeginUploadResponse:
         return BeginUploadResponse(already_stored=True)

@@ -154,6 +154,7 @@ class Catalogue(ArtifactServiceServicer):
         self.together: list[tuple[Origin, messages.FileOfMany]] = []
         self.names: dict[str, str] = {}
         self.asked_together: list[list[str]] = []
+        self.asked_blobs: list[list[str]] = []
 
     async def BeginUpload(self, request: Any, context: Any) -> messages.BeginUploadResponse:
         await self._check(context)
@@ -244,8 +245,16 @@ class Catalogue(ArtifactServiceServicer):
                 one.files.append(InputFile(uri=uri, path=self.names[sha256], sha256=sha256))
         return answer
 
-    async def FindMissingBlobs(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+    async def FindMissingBlobs(self, request: Any, context: Any) -> messages.FindMissingBlobsResponse:
+        await self._check(context)
+        self.asked_blobs.append([blob.sha256 for blob in request.blobs])
+        return messages.FindMissingBlobsResponse(
+            missing=[
+                messages.MissingBlob(sha256=blob.sha256, put=self._put_whole(blob.sha256))
+                for blob in request.blobs
+                if f"/blobs/{blob.sha256}" not in self.store.objects
+            ]
+        )
 
     async def RecordCodeSnapshot(self, request: Any, context: Any) -> Any:
         raise NotImplementedError

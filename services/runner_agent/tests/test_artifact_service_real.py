@@ -16,7 +16,7 @@ import pytest
 from runyard.artifact.v1.artifact_service_pb2 import BlobRef, FindMissingBlobsRequest
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runyard.artifact.v1.types_pb2 import Origin
-from runyard.run.v1.types_pb2 import CodeRef, Input, OutputFile
+from runyard.run.v1.types_pb2 import CodeRef, Environment, Input, OutputFile, Package
 from runyard_agent import code, collecting, inputs
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
@@ -24,6 +24,7 @@ from runyard_agent.http_connections import Request
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.inputs import InputsOf
 from runyard_agent.outputs import OutputsOf
+from runyard_agent.package_lists import PackageLists, list_content
 from runyard_agent.transfers import Transfers
 from runyard_contracts.ids import Sha256
 from runyard_contracts.manifest import Entry, Mode, format_manifest
@@ -183,6 +184,21 @@ async def test_a_code_tree_is_rebuilt(
     await code.checkout(client, tree, tmp_path / "repository", cache=cache)
 
     assert (tmp_path / "repository/a/train.py").read_bytes() == content
+
+
+async def test_a_list_of_packages_is_stored_once_and_read_back(
+    client: ArtifactClient, tmp_path: Path
+) -> None:
+    of_system = [Package(name=f"lib{number}", version="1.2-3", kind="deb") for number in range(300)]
+    records = [Environment(packages=of_system) for _ in range(2)]
+
+    for record in records:
+        await PackageLists(client).share(record)
+
+    sha256 = records[0].system_packages_sha256
+    assert records[0] == records[1] == Environment(system_packages_sha256=sha256, system_package_count=300)
+    await client.download(sha256, tmp_path / "list")
+    assert (tmp_path / "list").read_bytes() == list_content(of_system)
 
 
 async def test_a_file_that_nobody_has_is_named(

@@ -49,7 +49,7 @@ async def test_a_stored_file_lies_under_its_name_and_is_recorded(yard: Yard, tmp
 
     assert (tmp_path / "inputs/model/a.bin").read_bytes() == b"weights"
     assert list(found.files) == [
-        InputFile(uri=f"datum://{sha256}", path="a.bin", sha256=sha256, size_bytes=7)
+        InputFile(uri=f"datum://{sha256}", path="a.bin", sha256=sha256, size_bytes=7, moved_bytes=7)
     ]
 
 
@@ -95,10 +95,12 @@ async def test_what_cannot_be_had_at_once_is_asked_for_by_itself(
 async def test_a_second_run_links_the_same_bytes_without_fetching(yard: Yard, tmp_path: Path) -> None:
     sha256 = yard.catalogue.push("a.bin", b"weights")
     wanted = Input(name="model", uris=[f"datum://{sha256}"])
-    await fetch(yard, tmp_path / "1", wanted)
-    await fetch(yard, tmp_path / "2", wanted)
+    [first_found] = await fetch(yard, tmp_path / "1", wanted)
+    [second_found] = await fetch(yard, tmp_path / "2", wanted)
 
     assert len(yard.store.requests) == 1
+    assert [found.files[0].moved_bytes for found in (first_found, second_found)] == [7, 0]
+    assert second_found.files[0].HasField("moved_bytes")
     first, second = (tmp_path / run / "inputs/model/a.bin" for run in "12")
     assert first.stat().st_ino == second.stat().st_ino
     assert first.stat().st_mode & 0o777 == 0o444

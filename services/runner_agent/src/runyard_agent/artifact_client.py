@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import http
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     BeginUploadRequest,
     BeginUploadResponse,
     BeginUploadsRequest,
+    BlobRef,
     CommitUploadRequest,
     CommitUploadsRequest,
     FileOfMany,
+    FindMissingBlobsRequest,
     GetDownloadRequest,
     GetDownloadsRequest,
     ListArtifactsRequest,
@@ -208,6 +211,22 @@ class ArtifactClient:
         request_id = deterministic_id("CommitUploads", origin.run_id, origin.attempt, digest)
         request = CommitUploadsRequest(request_id=request_id, origin=origin, files=files)
         return list((await self._call(self._service.CommitUploads, request)).refusals)
+
+    async def store_blob(self, content: bytes, sha256: str) -> None:
+        """Store bytes that nobody owns, unless the store has them.
+
+        Raises:
+            RunyardError: as the service or the store says.
+        """
+        blob = BlobRef(sha256=sha256, size_bytes=len(content))
+        answer = await self._call(self._service.FindMissingBlobs, FindMissingBlobsRequest(blobs=[blob]))
+        for missing in answer.missing:
+            descriptor = os.memfd_create("blob", os.MFD_CLOEXEC)
+            try:
+                os.write(descriptor, content)
+                await self.put(_plain(missing.put), descriptor, len(content))
+            finally:
+                os.close(descriptor)
 
     async def describe_outputs(
         self, request_id: str, origin: Origin, outputs: Sequence[DescribedOutput]

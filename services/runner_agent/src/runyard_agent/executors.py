@@ -86,6 +86,7 @@ class ProcessExecutor:
         self._cache_dir = cache_dir
         self._path_variable = path_variable
         self._view_problem = view_problem
+        self._machine_packages = environment.MachinePackages(path_variable=path_variable)
 
     @classmethod
     async def open(cls, cache_dir: Path, path_variable: str, limits: MachineLimits) -> ProcessExecutor:
@@ -142,9 +143,11 @@ class ProcessExecutor:
             "PATH": f"{prepared.venv / 'bin'}:{asked.get('PATH', self._path_variable)}",
             "VIRTUAL_ENV": str(prepared.venv),
         }
+        record = environment.capture(prepared, variables)
+        record.packages.extend(await self._machine_packages.get(tell))
         return Surroundings(
             variables=variables,
-            record=environment.capture(prepared, variables),
+            record=record,
             venv=prepared.venv,
             has_private_view=not self._view_problem,
         )

@@ -25,7 +25,6 @@ from runyard_agent.domain.references import (
 from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.http_connections import Request
 from runyard_agent.s3_inputs import bucket_access, find_objects
-from runyard_agent.transfers import Fetched
 from runyard_contracts import agent_controls
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
@@ -43,6 +42,16 @@ class InputRules:
     """What the agent's own environment says about S3 stores."""
     nfs_exports: tuple[str, ...] = ()
     """What may be mounted for runs, read-only: "server:/path" with everything below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Had:
+    """A file that is there."""
+
+    sha256: str
+    size_bytes: int
+    moved_bytes: int
+    """What came from elsewhere for it: 0 when the node had it."""
 
 
 class InputSources:
@@ -65,8 +74,6 @@ class InputSources:
         self._downloads: dict[str, Request] = {}
         self._uses_cache = not agent_controls.is_true(variables.get(agent_controls.NO_DATA_CACHE))
         self._pool = BlockingPool("inputs", thread_count=1)
-        self.cached_count = 0
-        """Files that the node had already."""
 
     async def expand(self, wanted: Input, uri: str) -> list[InputFile]:
         """List the files that a pattern means, each at the path that the input keeps.
@@ -103,25 +110,27 @@ class InputSources:
         if len(lacking) > 1:
             self._downloads = await self._artifact_client.downloads(lacking)
 
-    async def fetch(self, file: InputFile, destination: Path) -> Fetched:
+    async def fetch(self, file: InputFile, destination: Path) -> Had:
         """Have a file at a path, read-only; says what its bytes are.
 
         Raises:
             RunyardError: it cannot be had, or has other bytes than it had.
             OSError: the disk's answer.
         """
-        sha256 = await self._fetch(file, destination)
-        return Fetched(sha256, (await asyncio.to_thread(destination.stat)).st_size)
+        sha256, was_here = await self._fetch(file, destination)
+        size_bytes = (await asyncio.to_thread(destination.stat)).st_size
+        return Had(sha256, size_bytes, moved_bytes=0 if was_here else size_bytes)
 
     def close(self) -> None:
         """Stop the thread."""
         self._pool.close()
 
-    async def _fetch(self, file: InputFile, destination: Path) -> str:
+    async def _fetch(self, file: InputFile, destination: Path) -> tuple[str, bool]:
+        """Have a file at a path; gives its hash, and whether the node had it."""
         uri = file.resolved_uri or file.uri
         match scheme_of(uri):
             case "file":
-                return await self._copy_local(uri, file.sha256, destination)
+                return await self._copy_local(uri, file.sha256, destination), False
             case "http" | "https":
                 return await self._fetch_web(Request("GET", uri), file.sha256, destination)
             case "s3":
@@ -131,28 +140,32 @@ class InputSources:
             case scheme if not file.sha256:
                 raise NotFound(f'"{scheme}://" inputs cannot be fetched here; use datum:// or http(s)://')
             case _:
-                return await self._fetch_stored(file.sha256, destination)
+                return file.sha256, await self._fetch_stored(file.sha256, destination)
 
-    async def _fetch_stored(self, sha256: str, destination: Path) -> str:
+    async def _fetch_stored(self, sha256: str, destination: Path) -> bool:
         known = self._downloads.pop(sha256, None)
-        await self._have(
+        return await self._have(
             sha256, destination, lambda path: self._artifact_client.download(sha256, path, known)
         )
-        return sha256
 
-    async def _have(self, sha256: str, destination: Path, fetch: Fetch) -> None:
-        """Have the bytes of a hash at a path, read-only: from the cache unless the run wants them fetched."""
+    async def _have(self, sha256: str, destination: Path, fetch: Fetch) -> bool:
+        """Have the bytes of a hash at a path, read-only: from the cache unless the run wants them fetched.
+
+        Returns:
+            True when the cache had them.
+        """
         if self._uses_cache:
-            self.cached_count += await self._cache.link(sha256, destination, fetch)
-            return
+            return await self._cache.link(sha256, destination, fetch)
         await fetch(destination)
         await asyncio.to_thread(os.chmod, destination, 0o444)
+        return False
 
-    async def _fetch_web(self, request: Request, sha256: str, destination: Path) -> str:
+    async def _fetch_web(self, request: Request, sha256: str, destination: Path) -> tuple[str, bool]:
         transfers = self._artifact_client.transfers
         if sha256:
-            await self._have(sha256, destination, lambda path: transfers.get(request, path, sha256=sha256))
-            return sha256
+            return sha256, await self._have(
+                sha256, destination, lambda path: transfers.get(request, path, sha256=sha256)
+            )
         # Beside the destination: the bytes say what they are only when all are here.
         arrived = destination.parent / f".{secrets.token_hex(8)}"
         fetched = await transfers.get(request, arrived)
@@ -164,7 +177,8 @@ class InputSources:
             await self._have(fetched.sha256, destination, move)
         finally:
             arrived.unlink(missing_ok=True)
-        return fetched.sha256
+        # Whatever the cache had: these bytes came over the network.
+        return fetched.sha256, False
 
     async def _copy_local(self, uri: str, sha256: str, destination: Path) -> str:
         source = shared_path(f"/{path_of(uri)}", self._rules.shared_folders)

@@ -78,6 +78,7 @@ async def fetch(of: InputsOf, inputs: Sequence[Input], inputs_dir: Path) -> list
 async def _fetch(of: InputsOf, each: _Wanted, destination: Path) -> InputFile:
     fetched = InputFile()
     fetched.CopyFrom(each.file)
+    fetched.ClearField("moved_bytes")
     fetched.path = str(PurePosixPath(*each.path.parts[1:]))
     if each.wanted.on_demand:
         return fetched
@@ -85,6 +86,7 @@ async def _fetch(of: InputsOf, each: _Wanted, destination: Path) -> InputFile:
         destination.parent.mkdir(parents=True, exist_ok=True)
         found = await of.sources.fetch(each.file, destination)
         fetched.sha256, fetched.size_bytes = found.sha256, found.size_bytes
+        fetched.moved_bytes = found.moved_bytes
     except (RunyardError, OSError) as error:
         raise unavailable(each.wanted.name, _source(each.file), error) from error
     return fetched

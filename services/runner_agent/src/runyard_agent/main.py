@@ -27,6 +27,7 @@ from runyard_agent.limits import look_at_machine
 from runyard_agent.loop import Attempts
 from runyard_agent.machine_check import take_inventory
 from runyard_agent.node import Node
+from runyard_agent.package_lists import PackageLists
 from runyard_agent.publisher import Publisher
 from runyard_agent.s3_inputs import input_credentials
 from runyard_agent.sampling import Sampling
@@ -78,16 +79,18 @@ async def run_agent(settings: Settings) -> None:
         inventory = functools.partial(
             take_inventory, settings.directory, settings.slot_count, gpu_reader, process, docker
         )
+        artifact_client = _artifact_client(settings, stack)
         node = Node(
             node_id=settings.node_id,
             boot_id=host.boot_id(),
             booted_at=clock.now() - timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
             inventory=await inventory(),
             executors=Executors(process, docker),
-            artifact_client=_artifact_client(settings, stack),
+            artifact_client=artifact_client,
             cache=ContentCache(cache_dir / "content", size_bytes_max=settings.input_cache_bytes_max),
             sampling=sampling,
             clock=clock,
+            package_lists=PackageLists(artifact_client),
             input_rules=InputRules(
                 settings.shared_folders, input_credentials(os.environ), settings.nfs_exports
             ),

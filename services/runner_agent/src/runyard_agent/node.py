@@ -14,6 +14,7 @@ from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import Executors
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.limits import AttemptRules
+from runyard_agent.package_lists import PackageLists
 from runyard_agent.sampling import Sampling
 from runyard_core.clock import Clock
 
@@ -32,6 +33,7 @@ class Node:
     cache: ContentCache
     sampling: Sampling
     clock: Clock
+    package_lists: PackageLists
     input_rules: InputRules = field(default_factory=InputRules)
     attempt_rules: AttemptRules = field(default_factory=AttemptRules)
     calls: CallServer | None = None

@@ -159,8 +159,9 @@ class Preparation:
             sources.close()
         files = [file for one in fetched if not one.on_demand for file in one.files]
         self._tell(
-            f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes;"
-            f" {sources.cached_count} of the files were here already"
+            f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes; "
+            f"{sum(not file.moved_bytes for file in files)} of the files were here already, "
+            f"{sum(file.moved_bytes for file in files)} bytes moved"
         )
         return fetched
 
@@ -186,5 +187,6 @@ class Preparation:
             await self._record.wait_for_login()
         surroundings = await executor.surround(self._grant, self._record.directory, self._tell)
         record = surroundings.record
+        await self._node.package_lists.share(record, self._tell)
         self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")
         return surroundings

@@ -18,9 +18,6 @@ from runyard_agent.content_cache import file_sha256
 from runyard_agent.node import Node
 from runyard_core.errors import RunyardError, Unavailable
 
-STATUS_DETAIL_LENGTH_MAX = 1000
-"""Characters; a longer text is cut."""
-
 _STATUS_SECONDS = 1.0
 
 Tell = Callable[[str], None]
@@ -99,8 +96,7 @@ class ProgramCalls:
             status_detail = None
         if not isinstance(status_detail, str):
             return Answer(http.HTTPStatus.BAD_REQUEST, {"error": 'want {"status_detail": "..."}'})
-        readable = status_detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-        self._status_detail = readable[:STATUS_DETAIL_LENGTH_MAX]
+        self._status_detail = status_detail.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
         self._status_news.set()
         return Answer(content={})
 
@@ -127,29 +123,33 @@ class ProgramCalls:
         file, kept = one.files[number], self._folder / f"{asked_id}-{number}"
         # One after the other: a program may ask for the same file twice at once.
         async with self._fetching:
+            moved_bytes = None
             if not await asyncio.to_thread(kept.exists):
-                await self._fetch(one, file, kept)
+                moved_bytes = await self._fetch(one, file, kept)
             if not self._record.has_told_fetched(one.name, file.path):
-                await self._tell_fetched(one, file, kept)
+                await self._tell_fetched(one, file, kept, moved_bytes)
         return Answer(file=kept)
 
-    async def _fetch(self, one: Input, file: InputFile, kept: Path) -> None:
+    async def _fetch(self, one: Input, file: InputFile, kept: Path) -> int:
         uri = file.resolved_uri or file.uri
         arriving = kept.with_suffix(".new")
         try:
             await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-            await self._sources.fetch(file, arriving)
+            had = await self._sources.fetch(file, arriving)
             await asyncio.to_thread(arriving.rename, kept)
         except (RunyardError, OSError) as error:
             self._tell(f"input {one.name}: {uri} cannot be had: {error}")
             raise Unavailable(f"{uri} cannot be had: {error}", code="INPUT_UNAVAILABLE") from error
+        return had.moved_bytes
 
-    async def _tell_fetched(self, one: Input, file: InputFile, kept: Path) -> None:
+    async def _tell_fetched(self, one: Input, file: InputFile, kept: Path, moved_bytes: int | None) -> None:
         """Report what the program gets, from the file itself: an earlier life may have fetched it."""
         got = InputFile()
         got.CopyFrom(file)
         got.sha256 = await asyncio.to_thread(file_sha256, kept)
         got.size_bytes = (await asyncio.to_thread(kept.stat)).st_size
+        if moved_bytes is not None:
+            got.moved_bytes = moved_bytes
         self._report_fetched(InputFetched(input=one.name, file=got))
         uri = file.resolved_uri or file.uri
         self._tell(f"input {one.name}: {uri} fetched on demand, SHA-256 {got.sha256}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import click
 
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse, Record
-from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input, Run
+from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input, InputFile, Run
 from runyard_cli.follow import metric_words
 from runyard_cli.gpu_words import incident_lines, statistic_lines
 from runyard_cli.names import full_run_name, project_option
@@ -28,6 +31,7 @@ from runyard_cli.words import (
     value_words,
 )
 from runyard_client import Client
+from runyard_client.files import download_file
 from runyard_replay.folding.hands_on import end_text, what_text
 
 _LABEL_COLUMNS = 20
@@ -46,18 +50,33 @@ def command(run: str, project: str | None, whole: bool) -> None:
     """Show the record of RUN: its ten boxes, each filled from events."""
     request = GetRecordRequest(name=full_run_name(run, project))
 
-    async def ask(client: Client) -> GetRecordResponse:
-        return await client.records.GetRecord(request)
+    async def ask(client: Client) -> tuple[GetRecordResponse, Sequence[str]]:
+        answer = await client.records.GetRecord(request)
+        listed = whole and not is_json()
+        return answer, await _system_packages(client, answer.record.environment) if listed else ()
 
-    answer = converse(ask)
+    answer, system_packages = converse(ask)
     if is_json():
         say_json(answer)
         return
-    for line in record_lines(answer.record, whole=whole, now=time.time()):
+    for line in record_lines(answer.record, whole=whole, now=time.time(), system_packages=system_packages):
         say(line)
 
 
-def record_lines(record: Record, *, whole: bool, now: float) -> Iterator[str]:
+async def _system_packages(client: Client, environment: Environment) -> Sequence[str]:
+    """Get the stored list of an environment's system packages; none where there is none."""
+    if not environment.system_packages_sha256:
+        return ()
+    with tempfile.TemporaryDirectory(prefix="runyard-show-") as scratch:
+        file = Path(scratch, "packages")
+        await download_file(client, environment.system_packages_sha256, file)
+        lines = (await asyncio.to_thread(file.read_text, encoding="utf-8")).splitlines()
+    return [" ".join(line.split("\t")[1:]) for line in lines]
+
+
+def record_lines(
+    record: Record, *, whole: bool, now: float, system_packages: Sequence[str] = ()
+) -> Iterator[str]:
     """Write a record for people; ``now`` in seconds since 1970."""
     yield from _heading(record, now)
     boxes = (
@@ -65,7 +84,7 @@ def record_lines(record: Record, *, whole: bool, now: float) -> Iterator[str]:
         ("parameters", [f"{each.name} = {value_words(each.value)}" for each in record.parameters]),
         ("dataset", list(_datasets(record.datasets, whole))),
         ("used hardware", [*_hardware(record.hardware), *incident_lines(record.gpu_incidents)]),
-        ("environment", list(_environment(record.environment, whole))),
+        ("environment", list(_environment(record.environment, whole, system_packages))),
         ("experiment cost", list(_cost(record))),
         ("model", list(_outputs(record, whole))),
         ("logs", list(_logs(record))),
@@ -153,9 +172,16 @@ def _datasets(inputs: Sequence[Input], whole: bool) -> Iterator[str]:
             yield f"{each.name}: {', '.join(each.uris) or 'empty'}"
         for file in each.files:
             digest = _short(file.sha256, whole)
-            yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}"
+            yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}{_moved(file)}"
             if file.uri and not file.uri.endswith(file.sha256):
                 yield f"  from {file.uri}" + (f", then {file.resolved_uri}" if file.resolved_uri else "")
+
+
+def _moved(file: InputFile) -> str:
+    """Say whether the node had a file; nothing of one of which nobody knows."""
+    if not file.HasField("moved_bytes") or not file.size_bytes:
+        return ""
+    return ", moved" if file.moved_bytes else ", in the node's cache"
 
 
 def _hardware(hardware: Hardware) -> Iterator[str]:
@@ -171,9 +197,9 @@ def _hardware(hardware: Hardware) -> Iterator[str]:
         yield f"driver {hardware.gpu_driver_version}{cuda}"
 
 
-def _environment(environment: Environment, whole: bool) -> Iterator[str]:
+def _environment(environment: Environment, whole: bool, system_packages: Sequence[str]) -> Iterator[str]:
     if environment.executor == Executor.EXECUTOR_DOCKER:
-        yield f"container {environment.image}"
+        yield f"container {environment.image}{', there already' * environment.cached}"
         yield f"image {environment.image_id}"
         yield from environment.image_repo_digests
     elif environment.executor == Executor.EXECUTOR_PROCESS:
@@ -189,6 +215,11 @@ def _environment(environment: Environment, whole: bool) -> Iterator[str]:
     elif packages:
         more = len(packages) - _PACKAGES_SHOWN
         yield ", ".join(packages[:_PACKAGES_SHOWN]) + (f", and {more} more (--all)" if more > 0 else "")
+    if environment.system_packages_sha256:
+        digest = _short(environment.system_packages_sha256, whole)
+        count = count_words(environment.system_package_count, "package")
+        yield f"{count} of the system, list SHA-256 {digest}"
+        yield from system_packages
     system = " ".join(part for part in (environment.os, environment.kernel) if part)
     cuda = f", CUDA {environment.cuda_version}" if environment.cuda_version else ""
     nccl = f", NCCL {environment.nccl_version}" if environment.nccl_version else ""

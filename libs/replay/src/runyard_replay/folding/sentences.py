@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -14,7 +16,7 @@ from runyard.metric.v1 import batches_pb2 as batches
 from runyard.node.v1 import events_pb2 as node_events
 from runyard.projection.v1 import events_pb2 as projection_events
 from runyard.run.v1 import events_pb2 as run_events
-from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, Outcome
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Input, OnLost, Outcome
 from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
@@ -90,11 +92,12 @@ def _of_attempt(message: Message) -> str:
             gpus = f" with {', '.join(message.gpu_uuids)}" if message.gpu_uuids else ""
             return f"attempt {message.attempt} leased to {message.node_id}{gpus} (epoch {message.epoch})"
         case run_events.RunStarted():
-            return f"attempt {message.attempt} started on {message.hardware.node_id}"
+            return f"attempt {message.attempt} started on {message.hardware.node_id}{_had(message.inputs)}"
         case run_events.EnvironmentCaptured():
             environment = message.environment
             what = environment.image or environment.interpreter
-            return f"environment captured: {what}, {len(environment.packages)} packages"
+            count = len(environment.packages) + environment.system_package_count
+            return f"environment captured: {what}, {count} packages"
         case run_events.RunInputFetched():
             file = message.file
             what = f"{file.resolved_uri or file.uri} ({_short(file.sha256)}, {file.size_bytes} B)"
@@ -270,6 +273,15 @@ def _of_other(message: Message) -> str:
 
 def _numbered(what: str, first: int, count: int) -> str:
     return f"{what} {first}" if count == 1 else f"{what}s {first} to {first + count - 1}"
+
+
+def _had(inputs: Iterable[Input]) -> str:
+    """Say what of the inputs had to be moved; nothing where that was not recorded."""
+    moved = [each.moved_bytes for one in inputs for each in one.files if each.HasField("moved_bytes")]
+    if not moved:
+        return ""
+    files = f"{len(moved)} input file{'s' * (len(moved) != 1)}"
+    return f" with {files}, {sum(moved)} bytes moved" if any(moved) else f" with {files} of its cache"
 
 
 def _short(identity: str) -> str:

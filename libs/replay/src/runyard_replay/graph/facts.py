@@ -327,17 +327,19 @@ def _code(serialised: bytes) -> Thing:
 def _environment(serialised: bytes) -> Thing:
     """Many runs share few environments, and naming one takes a hundred times as long as looking it up."""
     environment = Environment.FromString(serialised)
+    package_count = len(environment.packages) + environment.system_package_count
     if environment.executor == Executor.EXECUTOR_DOCKER:
         label = environment.image
     else:
-        label = f"{environment.interpreter}, {len(environment.packages)} packages"
+        label = f"{environment.interpreter}, {package_count} packages"
     properties = {
         "image": environment.image,
         "image_id": environment.image_id,
         "interpreter": environment.interpreter,
         "os": environment.os,
         "kernel": environment.kernel,
-        "package_count": str(len(environment.packages)),
+        "package_count": str(package_count),
+        "system_packages_sha256": environment.system_packages_sha256,
         "requirements_sha256": environment.requirements_sha256,
         "cuda_version": environment.cuda_version,
     }

@@ -5,31 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from runyard.run.v1.types_pb2 import Environment, Package
+from runyard.run.v1.types_pb2 import Environment
 from runyard_agent.environment.record import read_probe
-
-PACKAGES_MAX = 20_000
+from runyard_agent.environment.system_packages import SCRIPT as SYSTEM_PACKAGES_SCRIPT
+from runyard_agent.environment.system_packages import read_packages
 
 # One fact a line, its parts separated by tabs. First the packages of Python, if there is one ("$1" is the
 # probe for interpreters), then those of the system. Only what every shell has: "cat" may be missing.
-SCRIPT = r"""
+SCRIPT = (
+    r"""
 p=$(command -v python3 || command -v python) && "$p" -I -c "$1" 2>/dev/null
 printf 'shell\t%s\n' "$(command -v bash || command -v sh)"
 (. /etc/os-release && printf 'os\t%s\n' "$PRETTY_NAME") 2>/dev/null
 read -r kernel </proc/sys/kernel/osrelease && printf 'kernel\t%s\n' "$kernel"
-if command -v dpkg-query >/dev/null; then
-  dpkg-query -W -f='deb\t${Package}\t${Version}\t${db:Status-Abbrev}\n'
-elif [ -r /lib/apk/db/installed ]; then
-  while IFS= read -r line; do
-    case $line in
-      P:*) name=${line#P:} ;;
-      V:*) version=${line#V:} ;;
-      '') [ -z "$name" ] || printf 'apk\t%s\t%s\n' "$name" "$version"; name= ;;
-    esac
-  done </lib/apk/db/installed
-elif command -v rpm >/dev/null; then
-  rpm -qa --qf 'rpm\t%{NAME}\t%{VERSION}-%{RELEASE}\n'
-fi
+"""
+    + SYSTEM_PACKAGES_SCRIPT
+    + r"""
 for file in /usr/lib/*-linux-gnu/libnccl.so.*.*.* /usr/lib64/libnccl.so.*.*.*; do
   [ ! -e "$file" ] || printf 'nccl\t%s\n' "${file#*.so.}"
 done
@@ -38,6 +29,7 @@ if [ -r /usr/local/cuda/version.json ]; then
   printf 'cuda\t%s\n' "$text"
 fi
 """
+)
 """Run by ``sh -c SCRIPT probe PROBE_SOURCE`` it prints what ``read_image`` reads."""
 
 
@@ -50,18 +42,12 @@ def read_image(printed: str, variables: Mapping[str, str]) -> Environment:
     lines = [line.split("\t") for line in printed.splitlines()]
     found = next((_of_python(parts[0]) for parts in lines if parts[0].startswith("{")), Environment())
     facts: dict[str, str] = {}
-    packages: list[Package] = []
     for kind, *values in lines:
-        if kind in {"deb", "apk", "rpm"} and len(values) >= 2:
-            # Of a package that was removed, its settings may still be known.
-            if kind != "deb" or values[-1].startswith("ii"):
-                packages.append(Package(name=values[0], version=values[1], kind=kind))
-        elif values:
+        if values:
             facts.setdefault(kind, values[0].strip())
     if "shell" not in facts:
         raise ValueError(f"not what the probe prints: {printed[:200]!r}")
-    packages.sort(key=lambda package: package.name)
-    found.packages.extend(packages[:PACKAGES_MAX])
+    found.packages.extend(read_packages(lines))
     found.shell = facts["shell"]
     found.os = found.os or facts.get("os", "")
     found.kernel = found.kernel or facts.get("kernel", "")
