@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from runyard.event.v1.envelope_pb2 import Actor
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard.history.v1 import history_service_pb2_grpc as rpc
 from runyard_core.errors import InvalidInput, NotFound
-from runyard_servicekit.auth import current_caller
+from runyard_servicekit import open_streams
+from runyard_servicekit.auth import Tokens, current_caller
 from runyard_servicekit.edge import Edge
 from runyard_servicekit.server import serving
 from runyard_servicekit.settings import ServiceSettings
@@ -51,6 +53,8 @@ class _Servicer(rpc.HistoryServiceServicer):
         self, request: pb.WatchEventsRequest, context: object
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         yield pb.WatchEventsResponse(bookmark_position=1)
+        if request.after_position:
+            await asyncio.Event().wait()
         raise NotFound("no such stream", code="STREAM_NOT_FOUND", metadata={"stream": "x"})
 
 
@@ -71,14 +75,19 @@ class _Edge:
         return text.lower()
 
 
-@asynccontextmanager
-async def _served(folder: Path, edge: Edge | None = None) -> AsyncIterator[grpc.aio.Channel]:
-    tokens = folder / "tokens.json"
+def _write_tokens(folder: Path, **more: str | None) -> Path:
     entries = [
-        {"sha256": hashlib.sha256(token.encode()).hexdigest(), "actor": "user:alice", "roles": [role]}
+        {"sha256": hashlib.sha256(token.encode()).hexdigest(), "actor": "user:alice", "roles": [role], **more}
         for token, role in ((TOKEN, "client"), (SERVICE_TOKEN, "service"))
     ]
+    tokens = folder / "tokens.json"
     tokens.write_text(json.dumps({"tokens": entries}))
+    return tokens
+
+
+@asynccontextmanager
+async def _served(folder: Path, edge: Edge | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    tokens = _write_tokens(folder)
     settings = ServiceSettings(tokens_file=tokens, stop_grace_seconds=0)
     register = lambda server: rpc.add_HistoryServiceServicer_to_server(_Servicer(), server)  # type: ignore[abstract]  # noqa: E731
     async with (
@@ -116,6 +125,44 @@ async def test_a_call_without_a_known_token_is_unauthenticated(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await rpc.HistoryServiceStub(channel).GetLogHead(pb.GetLogHeadRequest(), metadata=metadata)
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"revoked_at": "2026-11-22T10:00:00+00:00"}, "TOKEN_REVOKED"),
+        ({"expires_at": "2026-11-22T10:00:00+00:00"}, "TOKEN_EXPIRED"),
+    ],
+)
+async def test_a_token_that_is_void_opens_nothing_and_ends_what_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, str], reason: str
+) -> None:
+    monkeypatch.setattr(open_streams, "LOOK_SECONDS", 0.01)
+    async with _served(tmp_path) as channel:
+        stub = rpc.HistoryServiceStub(channel)
+        watching = stub.WatchEvents(pb.WatchEventsRequest(after_position=1), metadata=_metadata())
+        assert await watching.read() == pb.WatchEventsResponse(bookmark_position=1)
+        _write_tokens(tmp_path, **more)
+        async with asyncio.timeout(10):
+            assert await _reason(watching.read()) == reason
+            assert await _reason(stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())) == reason
+        _write_tokens(tmp_path, expires_at="9999-11-22T10:00:00+00:00", revoked_at=None)
+        await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
+
+
+async def _reason(call: Awaitable[object]) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    status, info = rpc_status.from_call(refused.value), error_details_pb2.ErrorInfo()
+    assert status is not None
+    assert status.details[0].Unpack(info)
+    return str(info.reason)
+
+
+def test_a_time_without_its_zone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lacks its zone"):
+        Tokens(_write_tokens(tmp_path, expires_at="2026-11-22T10:00:00"))
 
 
 async def test_health_needs_no_token(channel: grpc.aio.Channel) -> None:

@@ -18,6 +18,7 @@ from runyard_core.errors import RunyardError, Unauthenticated
 from runyard_servicekit.auth import Caller, Callers, current_caller, set_current_caller
 from runyard_servicekit.edge import Edge, is_left_sealed
 from runyard_servicekit.error_mapping import grpc_code_of, status_of
+from runyard_servicekit.open_streams import OpenStreams
 from runyard_servicekit.tracing import server_span
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         """Let these callers in; without an edge names pass as they are."""
         self._callers = callers
         self._edge = edge
+        self.streams = OpenStreams(callers)
+        """Those that are served now; ``end_void_ones`` has to run."""
 
     async def intercept_service(
         self,
@@ -50,13 +53,12 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_OPEN_SERVICES):
             return handler
-        return _wrapped(handler, lambda context: self._around(method, context), self._edge)
+        return _wrapped(handler, lambda context: self._around(method, context), self._edge, self.streams)
 
     @asynccontextmanager
     async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
         started = time.perf_counter()
-        received = context.invocation_metadata() or ()
-        metadata = {key: value for key, value in received if isinstance(value, str)}
+        metadata = _metadata(context)
         reason = ""
         with server_span(method, metadata):
             try:
@@ -110,7 +112,7 @@ def _bearer(metadata: dict[str, str]) -> str:
     return token
 
 
-def _wrapped(handler: Handler, around: Around, edge: Edge | None) -> Handler:
+def _wrapped(handler: Handler, around: Around, edge: Edge | None, streams: OpenStreams) -> Handler:
     """Put ``around`` around whichever of the four behaviours the handler has."""
     deserialize, serialize = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary is not None:
@@ -123,11 +125,11 @@ def _wrapped(handler: Handler, around: Around, edge: Edge | None) -> Handler:
         )
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(
-            _stream(handler.unary_stream, around, edge), deserialize, serialize
+            _stream(handler.unary_stream, around, edge, streams), deserialize, serialize
         )
     # Streams of requests come from agents, which name persons as they were told: sealed.
     return grpc.stream_stream_rpc_method_handler(
-        _stream(handler.stream_stream, around, None), deserialize, serialize
+        _stream(handler.stream_stream, around, None, streams), deserialize, serialize
     )
 
 
@@ -143,7 +145,7 @@ def _unary(behaviour: Any, around: Around, edge: Edge | None) -> Any:
     return call
 
 
-def _stream(behaviour: Any, around: Around, edge: Edge | None) -> Any:
+def _stream(behaviour: Any, around: Around, edge: Edge | None, streams: OpenStreams) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         async with around(context):
             opener = edge if "client" in current_caller().roles else None
@@ -153,12 +155,18 @@ def _stream(behaviour: Any, around: Around, edge: Edge | None) -> Any:
             if not isasyncgen(answers):
                 raise TypeError(f"{behaviour!r} must be an async generator")
             try:
-                async for answer in answers:
-                    if opener is not None and not is_left_sealed():
-                        yield await opener.open_answer(answer)
-                    else:
-                        yield answer
+                with streams.opened(_bearer(_metadata(context))) as stream:
+                    while (answer := await stream.next(lambda: anext(answers, None))) is not None:
+                        if opener is not None and not is_left_sealed():
+                            yield await opener.open_answer(answer)
+                        else:
+                            yield answer
             finally:
                 await answers.aclose()
 
     return call
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    received = context.invocation_metadata() or ()
+    return {key: value for key, value in received if isinstance(value, str)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -59,7 +60,8 @@ async def serving(
         OSError: the tokens file cannot be read.
     """
     callers = Callers(Tokens(settings.tokens_file), nodes)
-    server = grpc.aio.server(interceptors=[ServiceInterceptor(callers, edge)], options=_OPTIONS)
+    interceptor = ServiceInterceptor(callers, edge)
+    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
     register(server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -77,8 +79,10 @@ async def serving(
     for name in ("", *service_names):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     log.info("serving", listen=settings.listen, port=port, services=list(service_names))
+    looking = asyncio.create_task(interceptor.streams.end_void_ones(), name="end void streams")
     try:
         yield port
     finally:
+        looking.cancel()
         await checks.enter_graceful_shutdown()
         await server.stop(settings.stop_grace_seconds)
