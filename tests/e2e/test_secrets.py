@@ -24,7 +24,7 @@ PROJECT = "e2e-secrets"
 NAME, VALUE = "DEPLOY_WORD", "xyzzy-plugh-0451"
 # The last line comes in two writes, and as one metric line.
 PROGRAM = """
-import os, sys, time, hashlib, json
+import os, sys, time, hashlib, json, urllib.request
 word = os.environ["DEPLOY_WORD"]
 print("sha256", hashlib.sha256(word.encode()).hexdigest())
 print("it is", word, flush=True)
@@ -33,6 +33,16 @@ print(word[7:])
 print(json.dumps({"loss": 1.5, "note": word}))
 sys.stderr.write("x" * 65530 + word + "\\n")
 print(os.environ["URL"])
+# Whatever else of a program becomes an event: its status line, its outputs' names, what is said of them.
+call = json.loads(open(os.environ["VH_CONFIG_DIR"] + "/api.json").read())["set_status_detail"]
+said = json.dumps({"status_detail": "x" * 990 + word}).encode()
+urllib.request.urlopen(urllib.request.Request(call["url"], said, call["headers"], method=call["method"]))
+os.chdir(os.environ["VH_OUTPUTS_DIR"])
+for name in (word + ".txt", "live-" + word):
+    open(name, "w").write("nothing")
+    described = {word: [word], "valohai.tags": [word], "valohai.alias": "of-" + word}
+    open(name + ".metadata.json", "w").write(json.dumps(described))
+os.chmod("live-" + word, 0o444)
 """
 
 
@@ -52,6 +62,8 @@ async def test_a_secret_reaches_its_run_and_nothing_that_is_kept(
     lines = await clients.lines(record.run.run_id)
     assert lines[0] == f"sha256 {_sha256(VALUE)}"
     assert lines[1:] == ["it is ***", "half ***", '{"loss": 1.5, "note": "***"}', "https://example.com"]
+    assert record.run.status_detail == "x" * 990 + "***"
+    assert sorted(output.path for output in record.run.attempts[-1].outputs) == ["***.txt", "live-***"]
     variables = {each.name: each.value for each in record.environment.variables}
     assert variables[NAME] == ""
     yard.cli("history", "export", str(tmp_path / "export"))

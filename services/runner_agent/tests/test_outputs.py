@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import grpc
@@ -19,6 +20,7 @@ from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent import collecting, live_outputs, output_uploads
 from runyard_agent.below import open_below
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
@@ -312,6 +314,27 @@ async def test_metadata_that_cannot_be_applied_is_an_incomplete_end(yard: Yard, 
         await collect(yard, folder)
 
     assert [file.path for file in error.value.stored] == ["model.pt"]
+
+
+async def test_names_of_outputs_and_what_is_said_of_them_hold_no_secret(yard: Yard, folder: Path) -> None:
+    word = "xyzzy-plugh"
+    of = replace(outputs_of(yard, folder), redaction=Redaction([word]))
+    for name in (f"{word}.pt", f"live {word}"):
+        (folder / name).write_bytes(name.encode())
+        (folder / f"{name}.metadata.json").write_text(json.dumps({"word": word}), encoding="utf-8")
+    line = {"file": f"{word}.pt", "metadata": {"n": 1}}
+    (folder / "valohai.metadata.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    os.chmod(folder / f"live {word}", 0o444)
+    stored = asyncio.Event()
+    live = replace(of, tell=lambda _: stored.set())
+    async with asyncio.timeout(10):
+        await LiveOutputs(live).follow(stored)
+
+    found = await collecting.collect(of)
+
+    assert [file.path for file in found] == ["***.pt", "live ***"]
+    assert {origin.path for origin in yard.catalogue.origins()} == {"***.pt", "live ***"}
+    assert said(yard) == {"***.pt": {"word": "***", "n": 1.0}, "live ***": {"word": "***"}}
 
 
 async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_runs(

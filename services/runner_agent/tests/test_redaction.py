@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from runyard_agent.config_files import variables
 from runyard_agent.domain.attempt import AttemptState
 from runyard_agent.domain.line_assembler import LINE_BYTES_MAX, LineAssembler
 from runyard_agent.domain.redaction import REDACTED, Redaction
-from runyard_agent.domain.secret_free import secret_free
+from runyard_agent.domain.secret_free import secret_free, secret_free_struct
 
 SECRET = "tøp-secret"
 
@@ -138,3 +140,14 @@ def test_an_agent_that_was_killed_still_knows_the_secrets_and_nobody_else_may_re
     assert [path.stat().st_mode & 0o777 for path in holding] == [0o600]
     record.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_said_of_an_output_holds_no_value_at_any_depth() -> None:
+    said = {"note": f"a {SECRET}", SECRET: [1, True, None, {"in": [SECRET]}], "pin": 48151623, "epoch": 4}
+    shown = secret_free_struct(ParseDict(said, Struct()), Redaction([SECRET, "48151623"]))
+    assert MessageToDict(shown) == {
+        "note": f"a {REDACTED}",
+        REDACTED: [1, True, None, {"in": [REDACTED]}],
+        "pin": REDACTED,
+        "epoch": 4,
+    }

@@ -40,6 +40,9 @@ from runyard_core.errors import RunyardError, Unavailable
 
 logger = logging.getLogger(__name__)
 
+STATUS_DETAIL_LENGTH_MAX = 1000
+"""Characters; a longer status line is cut."""
+
 _KILL_AGAIN_SECONDS = 5.0
 _LAUNCH_AGAIN_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 10.0
@@ -297,7 +300,9 @@ class Attempt:
         )
 
     def _report_status(self, status_detail: str) -> None:
-        self.record.report_status(status_detail, self._node.clock.now())
+        # Cut last: half a secret is none that could be found.
+        shown = self.telemetry.redaction.of(status_detail)[:STATUS_DETAIL_LENGTH_MAX]
+        self.record.report_status(shown, self._node.clock.now())
         self._reports_changed()
 
     def _report_fetched(self, fetched: InputFetched) -> None:
@@ -312,6 +317,7 @@ class Attempt:
             origin=Origin(run_id=grant.run_id, attempt=grant.attempt, project=grant.project),
             live_file=self.record.live_outputs_file,
             tell=self._tell,
+            redaction=self.telemetry.redaction,
         )
 
     def _stop_watch(self) -> StopWatch | None:

@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.domain.secret_free import secret_free_struct
 from runyard_agent.live_outputs import LiveOutput, stored_live
 from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
 from runyard_agent.output_uploads import FILES_AT_ONCE, store_files
@@ -46,16 +47,15 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
         _tell_first(of, (*listing.skipped, *listing.refused))
         live = await pool.run(None, stored_live, of)
         paths = [str(file.path) for file in listing.files]
-        metadata = await pool.run(
-            None, read_metadata, of.folder, paths, [output.file.path for output in live], of.tell
-        )
+        names = [output.file.path for output in live]
+        metadata = await pool.run(None, read_metadata, of.folder, paths, names, of.tell, of.recorded_name)
         files = [file for file in listing.files if str(file.path) not in metadata.control_files]
         files = _within_record(of, files, live, listing.refused)
         stored = await store_files(of, pool, files, listing.refused)
     finally:
         pool.close()
     stored = _all_of(stored, live)
-    described = _described(stored, live, metadata)
+    described = _described(of, stored, live, metadata)
     if described and not await _apply(of, described):
         listing.refused.append("the metadata of outputs is not applied")
     if listing.refused:
@@ -100,12 +100,13 @@ def _all_of(stored: Sequence[OutputFile], live: Sequence[LiveOutput]) -> list[Ou
 
 
 def _described(
-    stored: Sequence[OutputFile], live: Sequence[LiveOutput], metadata: OutputMetadata
+    of: OutputsOf, stored: Sequence[OutputFile], live: Sequence[LiveOutput], metadata: OutputMetadata
 ) -> list[DescribedOutput]:
     then = {(output.file.path, output.file.sha256): output.metadata for output in live}
     described = []
     for file in stored:
-        said = merged(then.get((file.path, file.sha256)), metadata.by_path.get(file.path, Struct()))
+        both = merged(then.get((file.path, file.sha256)), metadata.by_path.get(file.path, Struct()))
+        said = secret_free_struct(both, of.redaction)
         if said.fields:
             described.append(
                 DescribedOutput(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, metadata=said)

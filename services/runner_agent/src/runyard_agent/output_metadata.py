@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class OutputMetadata:
-    """What is said of each output, by its path."""
+    """What is said of each output, by the name that it is recorded under."""
 
     by_path: dict[str, Struct] = field(default_factory=dict)
     control_files: set[str] = field(default_factory=set)
@@ -37,28 +37,34 @@ class OutputMetadata:
 
 
 def read_metadata(
-    outputs_dir: Path, paths: Sequence[str], stored_paths: Iterable[str], tell: Tell
+    outputs_dir: Path,
+    paths: Sequence[str],
+    stored_paths: Iterable[str],
+    tell: Tell,
+    named: Callable[[str], str] = str,
 ) -> OutputMetadata:
     """Read the control files among the files of an outputs folder.
 
     Args:
         outputs_dir: the folder.
         paths: the files in it.
-        stored_paths: files that were in it and are stored already.
+        stored_paths: names of the files that were in it and are stored already.
         tell: gets a sentence for what cannot be read.
+        named: gives the name that a path is recorded under.
     """
     metadata = OutputMetadata()
-    known = {*paths, *stored_paths}
+    known = {*(named(path) for path in paths), *stored_paths}
     if LINES_FILE in paths:
         metadata.control_files.add(LINES_FILE)
-        _read_lines(outputs_dir, known, metadata, tell)
+        _read_lines(outputs_dir, known, metadata, tell, named)
     for path in paths:
         owner = path.removesuffix(SIDECAR_SUFFIX)
-        if owner != path and owner in known:
+        name = named(owner)
+        if owner != path and name in known:
             said = read_sidecar(outputs_dir, owner, tell)
             if said is not None:
                 metadata.control_files.add(path)
-                metadata.by_path[owner] = merged(metadata.by_path.get(owner), said)
+                metadata.by_path[name] = merged(metadata.by_path.get(name), said)
     return metadata
 
 
@@ -84,7 +90,9 @@ def merged(former: Struct | None, later: Struct) -> Struct:
     return result
 
 
-def _read_lines(outputs_dir: Path, known: set[str], metadata: OutputMetadata, tell: Tell) -> None:
+def _read_lines(
+    outputs_dir: Path, known: set[str], metadata: OutputMetadata, tell: Tell, named: Callable[[str], str]
+) -> None:
     try:
         content = read_below(outputs_dir, PurePosixPath(LINES_FILE), LINES_BYTES_MAX)
     except OSError as error:
@@ -102,8 +110,8 @@ def _read_lines(outputs_dir: Path, known: set[str], metadata: OutputMetadata, te
         except (ValueError, RecursionError, ParseError) as error:
             tell(f"output {LINES_FILE!r}, line {number}: {error}")
             continue
-        if path in known:
-            metadata.by_path[path] = merged(metadata.by_path.get(path), struct)
+        if (name := named(path)) in known:
+            metadata.by_path[name] = merged(metadata.by_path.get(name), struct)
         else:
             tell(f"output {LINES_FILE!r}, line {number}: there is no output {path!r}")
 

@@ -15,6 +15,7 @@ from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.below import open_below, walk_below
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.safe_paths import is_inside, relative_path
 from runyard_core.errors import InvalidInput, Unavailable
 
@@ -80,6 +81,12 @@ class OutputsOf:
     """What was stored while the program ran (see ``live_outputs``)."""
     tell: Tell = lambda _: None
     """Gets a sentence for whatever is skipped, refused or fails."""
+    redaction: Redaction = field(default_factory=Redaction)
+    """Names of files and what is said of them become events: secrets are taken out of both."""
+
+    def recorded_name(self, path: PurePosixPath | str) -> str:
+        """Give the path that an output is recorded under."""
+        return self.redaction.of(str(path))
 
 
 @contextlib.contextmanager
@@ -106,9 +113,9 @@ async def store_output(of: OutputsOf, pool: BlockingPool, path: PurePosixPath, d
     sha256, size_bytes = await pool.run(None, hash_output, descriptor)
     origin = Origin()
     origin.CopyFrom(of.origin)
-    origin.path = str(path)
+    origin.path = of.recorded_name(path)
     await of.artifact_client.upload(descriptor, sha256=sha256, size_bytes=size_bytes, origin=origin)
-    return OutputFile(path=str(path), sha256=sha256, size_bytes=size_bytes)
+    return OutputFile(path=origin.path, sha256=sha256, size_bytes=size_bytes)
 
 
 def hash_output(descriptor: int) -> tuple[str, int]:

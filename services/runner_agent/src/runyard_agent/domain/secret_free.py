@@ -6,6 +6,8 @@ import copy
 from collections.abc import Container
 from typing import assert_never
 
+from google.protobuf.struct_pb2 import Struct, Value
+
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, AttemptStarted
 from runyard.run.v1.types_pb2 import Cause, Environment
 from runyard_agent.domain.redaction import Redaction
@@ -30,4 +32,35 @@ def secret_free(fact: Fact, secret_names: Container[str], redaction: Redaction) 
             pass
         case _:
             assert_never(shown)
+    return shown
+
+
+def secret_free_struct(said: Struct, redaction: Redaction) -> Struct:
+    """Give what a program says of an output without values of secrets, in names and texts at any depth."""
+    if not redaction.longest_bytes:
+        return said
+    shown = Struct()
+    for name, value in said.fields.items():
+        shown.fields[redaction.of(name)].CopyFrom(_secret_free_value(value, redaction))
+    return shown
+
+
+def _secret_free_value(value: Value, redaction: Redaction) -> Value:
+    shown = Value()
+    match value.WhichOneof("kind"):
+        case "string_value":
+            shown.string_value = redaction.of(value.string_value)
+        case "struct_value":
+            shown.struct_value.CopyFrom(secret_free_struct(value.struct_value, redaction))
+        case "list_value":
+            shown.list_value.values.extend(
+                _secret_free_value(each, redaction) for each in value.list_value.values
+            )
+        case _:
+            # A number may be one, too: a PIN, say.
+            text = f"{value.number_value:.17g}" if value.HasField("number_value") else ""
+            if redaction.of(text) == text:
+                shown.CopyFrom(value)
+            else:
+                shown.string_value = redaction.of(text)
     return shown
