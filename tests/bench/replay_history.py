@@ -1,4 +1,4 @@
-"""A long history for the benchmarks of replay: runs of ten events each, written to the log's tables by COPY.
+"""A long history for the benchmarks of replay: whole lives of runs, written to the log's tables by COPY.
 
 Every event is serialised once by the library, with marks in place of what differs from run to run, and then
 written as often as needed with the marks replaced: a million events take seconds. The rows are those that an
@@ -68,7 +68,7 @@ class History:
     def __init__(self, url: str) -> None:
         """Use an administrator's address of a log without events."""
         self._url = url
-        self._node_versions: defaultdict[bytes, int] = defaultdict(int)
+        self._versions: defaultdict[bytes, int] = defaultdict(int)
         self._templates: dict[tuple[int, int], _Template] = {}
         self._price: _Template | None = _template(*lives.price(), 1)
         self._order = self._events()
@@ -126,10 +126,10 @@ class History:
         stream = template.stream
         for mark in (lives.RUN, lives.MODEL):
             stream = stream.replace(mark, values[mark])
-        # Only nodes live longer than a run, so only their versions are remembered.
+        # Only nodes and projects live longer than a run, so only their versions are remembered.
         version = template.version
         if not version:
-            version = self._node_versions[stream] = self._node_versions[stream] + 1
+            version = self._versions[stream] = self._versions[stream] + 1
         at_us = _BEGUN_US + self.position // _BATCH * 1_000
         values |= {
             lives.EVENT: event_id,

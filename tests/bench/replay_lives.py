@@ -1,4 +1,7 @@
-"""The events of a run's life for the benchmarks, with marks where one run's differ from another's."""
+"""The events of a run's life for the benchmarks, with marks where one run's differ from another's.
+
+They are those that a run with one new output writes: a test compares them with a recording.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
-from runyard.artifact.v1.events_pb2 import ArtifactWritten
+from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
@@ -36,9 +39,9 @@ from runyard.run.v1.types_pb2 import (
 )
 from runyard_contracts.ids import StreamName, sha256_of, stream_name
 
-EVENTS_A_RUN = 10
-VERSIONS = (1, 0, 2, 3, 4, 5, 6, 1, 0, 7)
-"""Of the streams of these events; 0 for a node's."""
+EVENTS_A_RUN = 11
+VERSIONS = (1, 0, 2, 0, 3, 4, 5, 0, 1, 2, 6)
+"""Of the streams of these events; 0 for a project's and a node's."""
 NODES = 20
 PROJECTS = 5
 PRIORITIES = 3
@@ -131,26 +134,30 @@ def _life(kind: int) -> list[tuple[StreamName, Message]]:
     dataset = InputFile(path="dataset.csv", sha256=sha256_of(b"dataset"), size_bytes=1_000)
     cause = Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED, exit_code=0)
     output = OutputFile(path="model.pt", sha256=model, size_bytes=10_000_000)
+    artifact = stream_name("artifact", model)
+    origin = Origin(run_id=run_id, attempt=1, path="model.pt", project=project)
     return [
         (run, ev.RunQueued(run_id=run_id, project=project, number=_NUMBER, spec=_spec(kind))),
-        (node, NodeGpusReserved(**at, project=project, gpu_models=["H200"])),
+        (
+            stream_name("project", project),
+            ev.ProjectRunNumbered(project=project, run_id=run_id, number=_NUMBER),
+        ),
         (run, ev.RunLeaseGranted(**at, epoch=1, lease_milliseconds=30_000)),
+        (node, NodeGpusReserved(**at, project=project, gpu_models=["H200"])),
+        (run, ev.EnvironmentCaptured(**of, epoch=1, environment=_environment(kind % ENVIRONMENTS))),
         (
             run,
             ev.RunStarted(**of, epoch=1, hardware=hardware, inputs=[Input(name="dataset", files=[dataset])]),
         ),
-        (run, ev.EnvironmentCaptured(**of, epoch=1, environment=_environment(kind % ENVIRONMENTS))),
-        (run, ev.RunStatusDetailSet(**of, epoch=1, status_detail="epoch 3 of 10")),
         (run, ev.RunAttemptExited(**of, epoch=1, cause=cause)),
+        (node, NodeGpusReleased(**at)),
+        (artifact, ArtifactUploadBegun(sha256=model, size_bytes=10_000_000, origin=origin)),
         (
-            stream_name("artifact", model),
+            artifact,
             ArtifactWritten(
-                sha256=model,
-                size_bytes=10_000_000,
-                origin=Origin(run_id=run_id, attempt=1, path="model.pt"),
+                sha256=model, size_bytes=10_000_000, origin=origin, object_key=f"blobs/sha256/ab/cd/{model}"
             ),
         ),
-        (node, NodeGpusReleased(**at)),
         (
             run,
             ev.RunFinished(run_id=run_id, outcome=Outcome.OUTCOME_SUCCEEDED, cause=cause, outputs=[output]),
@@ -179,7 +186,7 @@ def _environment(made: int) -> Environment:
     return Environment(
         executor=Executor.EXECUTOR_PROCESS,
         interpreter="CPython 3.11.7",
-        packages=[Package(name=f"package-{i}", version=f"{made}.{i}") for i in range(20)],
+        packages=[Package(name=f"package-{i}", version=f"{made}.{i}") for i in range(45)],
         requirements_sha256=sha256_of(b"%d" % made),
         os="Debian GNU/Linux 12",
     )

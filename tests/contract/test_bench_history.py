@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued
 from runyard.run.v1.types_pb2 import RunState
-from runyard_contracts.envelope import Context, actor_name, parse_actor, wrap
+from runyard_contracts.envelope import Context, actor_name, parse_actor, unwrap, wrap
 from runyard_contracts.ids import CommandId, EventId, Position, stream_name, uuid7
 from runyard_contracts.recorded import RecordedEvent
+from runyard_contracts.registry import event_type_of
 from runyard_core.clock import SystemClock
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import FolderStore
@@ -26,15 +29,32 @@ from runyard_eventlog.verification import verify
 from runyard_replay.reading.states import run_as_of
 from runyard_testkit import Database
 from tests.bench.replay_history import History
+from tests.bench.replay_lives import EVENTS_A_RUN, event
 from tests.contract.events import DOMAIN
-
-pytestmark = pytest.mark.engines
+from tests.replay.runbooks import HISTORIES
+from tests.replay.test_histories import events_of
 
 EVENTS = 1_205
 WAITING = 7
 INDEXES = "select indexdef from pg_indexes where schemaname = 'log' order by indexdef"
 
 
+def test_a_run_of_the_benchmarks_writes_the_events_that_a_recorded_run_wrote() -> None:
+    recorded = Counter[str]()
+    run_ids = set()
+    for envelope in events_of(HISTORIES / "corrupt-dataset", DOMAIN):
+        message = unwrap(envelope)
+        run_id = getattr(message, "run_id", "")
+        if isinstance(message, ArtifactUploadBegun | ArtifactWritten):
+            run_id = message.origin.run_id
+        if run_id:
+            run_ids.add(run_id)
+            recorded[envelope.type] += 1
+    written = Counter(event_type_of(event(0, index)[1]).name for index in range(EVENTS_A_RUN))
+    assert recorded == Counter({name: count * len(run_ids) for name, count in written.items()})
+
+
+@pytest.mark.engines
 async def test_a_copied_history_is_one_that_appends_write(database: Database, tmp_path: Path) -> None:
     admin = await asyncpg.connect(database.admin_url)
     indexes = await admin.fetch(INDEXES)
@@ -80,8 +100,8 @@ def _check(rows: list[StoredEvent], events: list[RecordedEvent], history: Histor
     """See that columns, envelopes and messages say the same, and that versions have no gaps."""
     assert [event.position for event in events] == list(range(1, EVENTS + WAITING + 1))
     versions: dict[str, int] = {}
-    for row, event in zip(rows, events, strict=True):
-        envelope = event.envelope
+    for row, found in zip(rows, events, strict=True):
+        envelope = found.envelope
         said = (str(row.event_id), row.stream, row.version, row.type, row.actor, row.correlation_id)
         assert said == (
             *(envelope.event_id, envelope.stream, envelope.stream_version, envelope.type),
@@ -90,7 +110,7 @@ def _check(rows: list[StoredEvent], events: list[RecordedEvent], history: Histor
         assert envelope.stream_version == versions.get(envelope.stream, 0) + 1
         versions[envelope.stream] = envelope.stream_version
         assert envelope.occurred_at == envelope.recorded_at
-        run_id = getattr(event.message, "run_id", "")
+        run_id = getattr(found.message, "run_id", "")
         assert not envelope.stream.startswith("run-") or envelope.stream == stream_name("run", run_id)
     assert [event.message.number for event in events if isinstance(event.message, RunQueued)] == [
         (1 << 14) + number for number in range(1, len(history.run_ids) + 1)
