@@ -22,6 +22,7 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttachRequest,
     AttachResponse,
     AttemptReport,
+    Distributed,
     ForeignProcess,
     HeldAttempt,
     Hello,
@@ -161,6 +162,7 @@ class ScriptedScheduler(AgentServiceServicer):
         *command_lines: str,
         lease_milliseconds: int = 10_000,
         gpu_uuids: Iterable[str] = (),
+        distributed: Distributed | None = None,
         **spec: object,
     ) -> LeaseGrant:
         grant = LeaseGrant(
@@ -181,6 +183,7 @@ class ScriptedScheduler(AgentServiceServicer):
             correlation_id=uuid7(),
             traceparent="00-11111111111111111111111111111111-2222222222222222-01",
             submitted_by="user:test",
+            distributed=distributed,
         )
         grant.spec.MergeFrom(RunSpec(**spec))  # type: ignore[arg-type]
         self.grants[grant.run_id] = grant
@@ -320,6 +323,14 @@ class Ledger:
             for message in self.messages()
             if isinstance(message, MetricPointsRecorded) and message.attempt.run_id == grant.run_id
             for index, value in zip(message.name_indices, message.values, strict=True)
+        ]
+
+    def point_times(self, grant: LeaseGrant) -> list[int]:
+        return [
+            time
+            for message in self.messages()
+            if isinstance(message, MetricPointsRecorded) and message.attempt.run_id == grant.run_id
+            for time in message.times_unix_milliseconds
         ]
 
 

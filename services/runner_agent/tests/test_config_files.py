@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
-from runyard.run.v1.types_pb2 import Input
+from runyard.run.v1.types_pb2 import Hardware, Input
 from runyard_agent import config_files
 from runyard_agent.config_files import Directories
 
@@ -29,6 +29,7 @@ GRANT = ParseDict(
         "title": "A: title",
         "tags": ["night"],
         "traceparent": "00-trace",
+        "queued_at": "2026-07-01T12:00:00.250Z",
         "spec": {
             "step": "train",
             "image": "pytorch:2",
@@ -105,10 +106,53 @@ def test_every_file_has_a_yaml_twin_with_the_same_content(tmp_path: Path) -> Non
     for name in names:
         twin = yaml.safe_load((tmp_path / f"{name}.yaml").read_text(encoding="utf-8"))
         assert twin == json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_execution_says_all_that_is_known_and_null_for_what_is_not(tmp_path: Path) -> None:
+    config_files.write(tmp_path, GRANT, [], hardware=Hardware(node_id="node-1", hostname="gpu.lab"))
+
     execution = json.loads((tmp_path / "execution.json").read_text())
-    assert execution["valohai.execution-counter"] == 12
-    assert execution["valohai.execution-id"] == "0198-run"
-    assert execution["valohai.execution-title"] == "A: title"
+    assert execution == {
+        "valohai.commit-identifier": "abc",
+        "valohai.creator-email": None,
+        "valohai.creator-id": "user:alice",
+        "valohai.creator-name": "alice",
+        "valohai.environment-id": "node-1",
+        "valohai.environment-name": "gpu.lab",
+        "valohai.environment-slug": "node-1",
+        "valohai.execution-counter": 12,
+        "valohai.execution-ctime": "2026-07-01T12:00:00.250000+00:00",
+        "valohai.execution-duration": None,
+        "valohai.execution-id": "0198-run",
+        "valohai.execution-image": "pytorch:2",
+        "valohai.execution-qtime": "2026-07-01T12:00:00.250000+00:00",
+        "valohai.execution-status": "created",
+        "valohai.execution-step": "train",
+        "valohai.execution-tags": ["night"],
+        "valohai.execution-title": "A: title",
+        "valohai.project-id": "vision",
+        "valohai.project-name": "vision",
+    }
+
+
+def test_code_that_differs_from_its_commit_is_named_by_its_tree(tmp_path: Path) -> None:
+    grant = LeaseGrant()
+    grant.CopyFrom(GRANT)
+    grant.spec.code.tree_sha256 = "cd" * 32
+    for dirty, named in ((False, "abc"), (True, "~" + "cd" * 32)):
+        grant.spec.code.dirty = dirty
+        config_files.write(tmp_path, grant, [])
+        assert json.loads((tmp_path / "execution.json").read_text())["valohai.commit-identifier"] == named
+
+
+def test_execution_invents_nothing(tmp_path: Path) -> None:
+    config_files.write(tmp_path, LeaseGrant(run_id="r", number=1, project="p"), [])
+
+    execution = json.loads((tmp_path / "execution.json").read_text())
+    said = {name.removeprefix("valohai.") for name, value in execution.items() if value}
+    assert said == {
+        "execution-counter", "execution-id", "execution-status", "project-id", "project-name",
+    }  # fmt: skip
 
 
 def test_variables_of_the_contract_cannot_be_overridden_and_others_can() -> None:

@@ -18,6 +18,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 
+from runyard.agent.v1.agent_service_pb2 import Distributed
 from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import (
     CauseCode,
@@ -68,6 +69,7 @@ valohai.set_status_detail("half way")
 with valohai.logger() as logger:
     logger.log("accuracy", 0.75)
     logger.log("epoch", 7)
+    logger.log("_time", "2026-07-01T12:00:00.250Z")
 step = valohai.outputs("steps").path("step.txt")
 with open(step, "w") as file:
     file.write("live")
@@ -79,7 +81,20 @@ with valohai.output_properties() as properties:
     properties.add_to_dataset(
         file="model.txt", dataset_version=properties.dataset_version_uri("models", "v1")
     )
-assert valohai.distributed.is_distributed_task() is False
+about = valohai.execution().config
+assert (about.id, about.counter, about.title) == (os.environ["VH_EXECUTION_ID"], 1, None), about
+group = valohai.distributed
+if "VH_DIST_MEMBER_ID" in os.environ:
+    assert group.is_distributed_task() is True
+    assert (group.group_name, group.member_id, group.required_count) == ("gang", "10", 3)
+    assert (group.rank, group.me().is_master, group.master().member_id) == (2, False, "2")
+    assert [each.rank for each in group.members()] == [1, 0, 2]
+    assert group.master().primary_local_ip == "10.0.0.2"
+    assert group.master().exposed_ports == {"1234/tcp": "30123"}
+    assert group.master().job_id == "exec-run-2"
+    assert os.environ["VH_DIST_MEMBER_INDEX"] == "2"
+else:
+    assert group.is_distributed_task() is False
 print("all is well")
 """
 
@@ -160,6 +175,19 @@ def parameters() -> list[ParameterValue]:
     ]
 
 
+def gang() -> Distributed:
+    """Give a group whose members do not sort as texts do."""
+    group = Distributed(group_name="gang", member_id="10", required_count=3)
+    for member_id in ("9", "2", "10"):
+        member = group.members.add(
+            member_id=member_id, identity=f"node-{member_id}", run_id=f"run-{member_id}"
+        )
+        member.local_ips.append(f"10.0.0.{member_id}")
+        member.exposed_ports["1234/tcp"] = "30123"
+        member.announced_at.GetCurrentTime()
+    return group
+
+
 async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> None:
     shared = packages.parent
     grant = yard.scheduler.grant(
@@ -182,6 +210,7 @@ async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> No
     assert finished.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED, shown
     assert shown[-1] == "all is well", shown
     assert yard.ledger.points(grant) == [("accuracy", 0.75), ("epoch", 7.0)]
+    assert yard.ledger.point_times(grant) == [1_782_907_200_250] * 2
     assert [(file.path, file.sha256) for file in finished.outputs] == [
         ("model.txt", hashlib.sha256(b"model").hexdigest()),
         ("steps/step.txt", hashlib.sha256(b"live").hexdigest()),
@@ -206,7 +235,7 @@ async def check(yard: ScriptedYard, packages: Path, web: str, **spec: Any) -> No
 async def test_code_with_the_real_utils_runs_as_a_process(
     yard: ScriptedYard, packages: Path, web: str
 ) -> None:
-    await check(yard, packages, web)
+    await check(yard, packages, web, distributed=gang())
 
 
 async def test_code_with_the_real_utils_runs_in_a_container(

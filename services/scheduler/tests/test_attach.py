@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -116,6 +117,15 @@ async def test_what_an_agent_keeps_in_memory_alone_comes_again_with_the_grant(ya
     assert await again.grant() == grant
     assert list((await again.renew(kept)).lease_ids) == [grant.lease_id]
     await again.close()
+
+
+async def test_a_grant_says_who_asked_for_the_run_and_when(yard: MemoryYard) -> None:
+    run = await yard.submit()
+    yard.clock.advance(timedelta(minutes=5))
+    agent = await yard.attach()
+    grant = await agent.grant()
+    assert (grant.submitted_by, grant.queued_at) == ("user:alice", run.queued_at)
+    await agent.close()
 
 
 async def test_a_grant_is_sent_again_until_it_is_held(yard: MemoryYard) -> None:

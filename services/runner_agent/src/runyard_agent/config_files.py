@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.struct_pb2 import Struct, Value
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
-from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard.run.v1.types_pb2 import CodeRef, Hardware, Input, InputFile
 from runyard_agent.domain.distributed import distributed_config, distributed_variables
 from runyard_contracts.ids import deterministic_id
 
@@ -45,6 +46,7 @@ def write(
     inputs: Sequence[Input],
     directories: Directories = IN_CONTAINER,
     *,
+    hardware: Hardware | None = None,
     calls_url: str = "",
 ) -> None:
     """Write all config files, each as JSON and as YAML.
@@ -54,11 +56,12 @@ def write(
         grant: the run.
         inputs: those that were fetched.
         directories: where the program sees its folders.
+        hardware: what it runs on, as far as that is known.
         calls_url: address of the agent's answers to the program; empty when it cannot be reached.
     """
     config_dir.mkdir(parents=True, exist_ok=True)
     files: dict[str, Json] = {
-        "execution": _execution(grant),
+        "execution": _execution(grant, hardware or Hardware()),
         "inputs": {one.name: _input(grant, one, directories) for one in inputs},
         "parameters": parameters(grant),
         "runtime": _runtime(grant),
@@ -116,22 +119,40 @@ def block_yaml(value: Json) -> str:
     return "\n".join(_yaml_lines(value)) + "\n"
 
 
-def _execution(grant: LeaseGrant) -> dict[str, Json]:
+def _execution(grant: LeaseGrant, hardware: Hardware) -> dict[str, Json]:
+    """Give what is known; null is said where the contract has a name for what nobody knows."""
     spec = grant.spec
+    queued_at = grant.queued_at.ToDatetime(UTC).isoformat() if grant.HasField("queued_at") else None
     return {
-        "valohai.commit-identifier": spec.code.git_commit or f"~{spec.code.tree_sha256}",
-        "valohai.creator-id": grant.submitted_by,
-        "valohai.creator-name": grant.submitted_by.partition(":")[2] or grant.submitted_by,
-        "valohai.execution-id": grant.run_id,
+        "valohai.commit-identifier": _commit_of(spec.code),
+        "valohai.creator-email": None,
+        "valohai.creator-id": grant.submitted_by or None,
+        "valohai.creator-name": grant.submitted_by.partition(":")[2] or grant.submitted_by or None,
+        # What the contract calls an environment is a kind of machine; here it is the node itself.
+        "valohai.environment-id": hardware.node_id or None,
+        "valohai.environment-name": hardware.hostname or hardware.node_id or None,
+        "valohai.environment-slug": hardware.node_id or None,
         "valohai.execution-counter": grant.number,
-        "valohai.execution-title": grant.title,
-        "valohai.execution-step": spec.step,
-        "valohai.execution-image": spec.image,
+        # A run is queued as soon as it is there.
+        "valohai.execution-ctime": queued_at,
+        "valohai.execution-duration": None,
+        "valohai.execution-id": grant.run_id,
+        "valohai.execution-image": spec.image or None,
+        "valohai.execution-qtime": queued_at,
         "valohai.execution-status": "created",
+        "valohai.execution-step": spec.step,
         "valohai.execution-tags": list(grant.tags),
+        "valohai.execution-title": grant.title or None,
         "valohai.project-id": grant.project,
         "valohai.project-name": grant.project,
     }
+
+
+def _commit_of(code: CodeRef) -> str | None:
+    """Give the commit, or the tree after "~", the contract's mark for code that is no commit's."""
+    if code.git_commit and not code.dirty:
+        return code.git_commit
+    return f"~{code.tree_sha256}" if code.tree_sha256 else code.git_commit or None
 
 
 def _api(calls_url: str) -> Json:

@@ -106,16 +106,17 @@ class Preparation:
             ),
             file_systems=tuple(each.file_system for each in mounted if each.file_system is not None),
         )
+        hardware = await self._node.hardware(grant.gpu_uuids)
         config_files.write(
             plan.config,
             grant,
             fetched,
             executor.directories(directory),
+            hardware=hardware,
             calls_url=await self._calls_url(executor),
         )
         plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
         plan.script.chmod(0o755)
-        hardware = await self._node.hardware(grant.gpu_uuids)
         self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
         return Prepared(plan, surroundings.record)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant, StopOrder
 from runyard.run.v1.types_pb2 import CauseCode
 from runyard_scheduler.domain.run_state import Lease
@@ -11,6 +13,8 @@ from runyard_scheduler.process.world import RunEntry
 def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
     """Give the order to run an attempt."""
     run = entry.run
+    queued_at = Timestamp()
+    queued_at.FromDatetime(entry.queued_at)
     return LeaseGrant(
         run_id=run.run_id,
         project=run.project,
@@ -27,6 +31,7 @@ def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
         title=run.title,
         tags=run.tags,
         image_pin=run.image_pin,
+        queued_at=queued_at,
     )
 
 
