@@ -24,6 +24,7 @@ from runyard_agent.executors import ExecutorOnNode
 from runyard_agent.loop import Attempts
 from runyard_agent.node import Node
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
+from runyard_agent.package_lists import PackageLists
 from runyard_agent.preparation import make_folders
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.uplink import Uplink
@@ -272,6 +273,7 @@ class Machine:
             executors=cast("Any", SimpleNamespace(choose=choose, get=get)),
             artifact_client=cast("Any", self.universe),
             cache=cast("Any", None),
+            package_lists=PackageLists(cast("Any", self.universe)),
             sampling=cast("Any", NoReadings(self._inventory)),
             clock=self.clock,
         )

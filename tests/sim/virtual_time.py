@@ -11,7 +11,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from unittest import mock
 
-from runyard_agent import attempt, attempt_lease, uplink
+from runyard_agent import attempt_lease, uplink
 from runyard_contracts import ids
 from runyard_core import retry
 from runyard_core.clock import ManualClock
@@ -78,8 +78,6 @@ def decided_by(clock: ManualClock, chance: random.Random) -> Iterator[None]:
             (ids, "os", SimpleNamespace(urandom=chance.randbytes)),
             (retry, "random", chance),
             (uplink, "time", machine_time),
-            (uplink, "random", chance),
-            (attempt, "time", machine_time),
             (attempt_lease, "time", machine_time),
         ):
             patches.enter_context(mock.patch.object(module, name, replacement))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard_core.retry import Backoff, Retries, retried
+from runyard_core.retry import Backoff, Retries, Telling, retried
 
 HASTE = Backoff(first_seconds=0.0, seconds_max=0.0)
 
@@ -119,6 +119,18 @@ async def test_the_log_is_told_once_that_it_begins_and_once_that_it_is_over() ->
         "debug the store: still away; again in 0.0 s, and until it works",
         "debug the store: OSError(); again in 0.0 s, and until it works",
         "info the store: works again after 3 failures",
+    ]
+
+
+async def test_a_person_is_told_the_beginning_and_the_end() -> None:
+    told: list[str] = []
+    flaky = Flaky(OSError("away"), OSError("still away"))
+
+    await retried(flaky.ask, (OSError,), Retries("the store", HASTE, Telling(told.append)))
+
+    assert told == [
+        "the store: away; again in 0.0 s, and until it works",
+        "the store: works again after 2 failures",
     ]
 
 

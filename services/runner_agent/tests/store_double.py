@@ -28,11 +28,13 @@ from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
-from runyard_agent.transfers import Patience, Transfers
+from runyard_agent.transfers import Transfers
+from runyard_core.retry import Backoff
 
 TOKEN = "agent-token"
 PART_BYTES = 1000
-HASTE = Patience(retry_count_max=4, delay_seconds_first=0.001)
+HASTE_TRIES = 5
+HASTE = Backoff(first_seconds=0.001, seconds_max=10.0, tries_max=HASTE_TRIES)
 
 
 def sha256_of(data: bytes) -> str:
@@ -333,7 +335,7 @@ async def serving(folder: Path) -> AsyncIterator[Yard]:
     add_RegistryServiceServicer_to_server(registry, grpc_server)
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
-    transfers = Transfers(patience=HASTE)
+    transfers = Transfers(backoff=HASTE)
     client = ArtifactClient(f"127.0.0.1:{port}", TOKEN, transfers, patience_seconds=5)
     cache = ContentCache(folder / "cache")
     try:

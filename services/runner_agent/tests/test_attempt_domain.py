@@ -23,7 +23,6 @@ from runyard_agent.domain.attempt import (
     stop_ordered,
     to_json,
 )
-from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.runtime import Exit, Handle
 
 HANDLE = Handle("process", "42", 7)
@@ -90,11 +89,3 @@ def test_reboot_loses_only_what_nobody_saw_end_before_it() -> None:
 )
 def test_state_comes_back_from_disk_as_it_was(state: AttemptState) -> None:
     assert from_json(to_json(state)) == state
-
-
-@given(failures=st.integers(1, 10**6), chance=st.floats(0, 1))
-def test_pause_grows_to_its_bound_and_is_never_nothing(failures: int, chance: float) -> None:
-    pause = backoff_seconds(failures, chance)
-
-    assert 0.1 <= pause <= 15.0
-    assert pause <= backoff_seconds(failures + 1, chance)

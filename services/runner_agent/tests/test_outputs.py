@@ -26,7 +26,7 @@ from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_core.errors import InvalidInput, Unavailable
 
-from .store_double import HASTE, PART_BYTES, Yard, serving, sha256_of
+from .store_double import HASTE_TRIES, PART_BYTES, Yard, serving, sha256_of
 
 pytestmark = pytest.mark.system
 
@@ -230,7 +230,7 @@ async def test_a_store_that_is_down_for_longer_than_a_transfer_tries_costs_no_ou
     yard: Yard, folder: Path
 ) -> None:
     (folder / "one").write_bytes(b"one")
-    yard.store.statuses = [503] * 3 * (HASTE.retry_count_max + 1)
+    yard.store.statuses = [503] * 3 * HASTE_TRIES
 
     assert await collect(yard, folder) == [output("one", b"one")]
 

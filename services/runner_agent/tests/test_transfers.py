@@ -13,7 +13,7 @@ from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.transfers import Transfers
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
-from .store_double import HASTE, Yard, serving, sha256_of
+from .store_double import HASTE, HASTE_TRIES, Yard, serving, sha256_of
 
 pytestmark = pytest.mark.system
 
@@ -86,11 +86,11 @@ async def test_a_server_that_never_answers_well_is_given_up(yard: Yard, tmp_path
     with pytest.raises(Unavailable, match="503"):
         await yard.transfers.get(get_of(yard), tmp_path / "file")
 
-    assert len(yard.store.requests) == HASTE.retry_count_max + 1
+    assert len(yard.store.requests) == HASTE_TRIES
 
 
 async def test_a_dead_address_is_unavailable(tmp_path: Path) -> None:
-    transfers = Transfers(patience=HASTE)
+    transfers = Transfers(backoff=HASTE)
     with pytest.raises(Unavailable, match="ConnectionRefusedError"):
         await transfers.get(Request("GET", "http://127.0.0.1:1/x"), tmp_path / "file")
     transfers.close()

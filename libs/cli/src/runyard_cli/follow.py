@@ -12,12 +12,12 @@ from runyard.run.v1.scheduler_service_pb2 import WatchRunsRequest
 from runyard.run.v1.types_pb2 import Outcome, Run, RunState
 from runyard_cli.failures import ExitCode
 from runyard_cli.loglines import say_line
-from runyard_cli.output import Notes, Style, is_json, is_terminal, note, safe, say, say_json_line, styled
+from runyard_cli.output import Style, is_json, is_terminal, note, safe, say, say_json_line, styled
 from runyard_cli.session import get_run
 from runyard_cli.table import cut
 from runyard_cli.words import cause_words, duration_words, number_words, run_name, run_seconds, state_word
 from runyard_client import Client, Unreachable
-from runyard_core.retry import Backoff, Retries, retried
+from runyard_core.retry import Backoff, Retries, Telling, retried
 
 _GIVE_UP_SECONDS = 60.0
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
@@ -133,7 +133,11 @@ class Follower:
                 await retries.pause(error)
 
     def _retries(self, what: str) -> Retries:
-        return Retries(what, _BACKOFF, Notes(self._clear_progress), seconds_max=_GIVE_UP_SECONDS)
+        return Retries(what, _BACKOFF, Telling(self._note), seconds_max=_GIVE_UP_SECONDS)
+
+    def _note(self, text: str) -> None:
+        self._clear_progress()
+        note(text)
 
     def _say_line(self, line: LogLine) -> None:
         self._clear_progress()

@@ -77,26 +77,6 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-class Notes:
-    """Writes what a loop that tries again has to say, in place of a line of progress that may stand there."""
-
-    def __init__(self, clear: Callable[[], None] = lambda: None) -> None:
-        """Call ``clear`` before each line."""
-        self._clear = clear
-
-    def debug(self, message: str) -> None:
-        """Leave out what follows the first failure."""
-
-    def info(self, message: str) -> None:
-        """Note that it works again."""
-        self.warning(message)
-
-    def warning(self, message: str) -> None:
-        """Note that it does not work."""
-        self._clear()
-        note(message)
-
-
 def say_json(message: Message) -> None:
     """Write a response as protobuf JSON, with the field names of the proto files."""
     from google.protobuf.json_format import MessageToJson

@@ -53,6 +53,25 @@ class Log(Protocol):
         ...
 
 
+class Telling:
+    """Tells a person instead of a log: the beginning and the end, and nothing of what lies between."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        """Tell by calling ``tell`` with a line."""
+        self._tell = tell
+
+    def debug(self, message: str) -> None:
+        """Leave it out."""
+
+    def info(self, message: str) -> None:
+        """Tell it."""
+        self._tell(message)
+
+    def warning(self, message: str) -> None:
+        """Tell it."""
+        self._tell(message)
+
+
 class Retries:
     """Counts failures in a row and waits after each; says once when they begin and once when they end."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import http
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,12 +37,14 @@ from runyard.run.v1.types_pb2 import Input
 from runyard_agent.fan_out import fan_out
 from runyard_agent.gate import Gate, open_channel
 from runyard_agent.http_connections import Request, RequestRefused
-from runyard_agent.transfers import Patience, Transfers
+from runyard_agent.transfers import Transfers
 from runyard_contracts import gate as gate_names
 from runyard_contracts.ids import deterministic_id, uuid7
 from runyard_core import errors
+from runyard_core.retry import Backoff, Retries
 
 _CALL_SECONDS_MAX = 20.0
+_BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 _FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
 _DOWNLOADS_AT_ONCE = 500
@@ -65,6 +67,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 RequestMessage = TypeVar("RequestMessage")
@@ -304,22 +308,19 @@ class ArtifactClient:
         method: grpc.aio.UnaryUnaryMultiCallable[RequestMessage, ResponseMessage],
         request: RequestMessage,
     ) -> ResponseMessage:
-        patience = Patience(delay_seconds_max=2.0)
-        gives_up_at = time.monotonic() + self._patience_seconds
-        retry_index = 0
+        retries = Retries("asking the artifact service", _BACKOFF, logger, seconds_max=self._patience_seconds)
         while True:
             try:
-                return await method(request, metadata=self._metadata, timeout=self._call_seconds_max)
+                answer = await method(request, metadata=self._metadata, timeout=self._call_seconds_max)
             except grpc.aio.AioRpcError as error:
                 status, sentence = error.code(), error.details() or "no details"
                 if status not in _PASSING:
                     raise _ERRORS.get(status, errors.RunyardError)(sentence) from error
-                if time.monotonic() >= gives_up_at:
-                    raise errors.Unavailable(
-                        f"the artifact service gave no answer for {self._patience_seconds:g} s: {sentence}"
-                    ) from error
-            await asyncio.sleep(patience.delay_seconds(retry_index))
-            retry_index += 1
+                silent = f"the artifact service gave no answer for {self._patience_seconds:g} s"
+                await retries.pause(errors.Unavailable(f"{silent}: {sentence}"), sentence)
+            else:
+                retries.succeeded()
+                return answer
 
 
 def _plain(request: PresignedRequest) -> Request:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -37,6 +36,7 @@ from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
 from runyard_core.errors import RunyardError, Unavailable
+from runyard_core.retry import Backoff, Retries, Telling
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ STATUS_DETAIL_LENGTH_MAX = 1000
 """Characters; a longer status line is cut."""
 
 _KILL_AGAIN_SECONDS = 5.0
-_LAUNCH_AGAIN_SECONDS = 2.0
-_LOOK_AGAIN_SECONDS = 10.0
+_LAUNCH_BACKOFF = Backoff(first_seconds=2.0, seconds_max=2.0)
+_FIND_BACKOFF = Backoff(first_seconds=10.0, seconds_max=10.0)
 _LAUNCH_SECONDS_MAX = 120.0
 _CAUSES_BY_ERROR = {
     "INPUT_UNAVAILABLE": CauseCode.CAUSE_CODE_INPUT_UNAVAILABLE,
@@ -147,15 +147,16 @@ class Attempt:
 
     async def _find_launched(self) -> bool:
         """Look for a program that was started by an agent that died before it could write that down."""
+        retries = Retries("looking whether it was started", _FIND_BACKOFF, Telling(self._tell))
         while True:
             try:
                 executor = await self._node.executors.get(self.record.state.executor)
                 found = await executor.runtime.find(self._plan)
             except Unavailable as error:
                 # As long as nobody can say, nothing may be started, and nothing be called failed.
-                self._tell(f"waiting to see whether it was started: {error.message}")
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                await retries.pause(error)
                 continue
+            retries.succeeded()
             if found is not None:
                 self.record.save(domain.launched(self.record.state, found))
             return found is not None
@@ -180,16 +181,17 @@ class Attempt:
         return prepared.plan
 
     async def _launch(self, runtime: Runtime, plan: LaunchPlan) -> Handle:
-        gives_up_at = time.monotonic() + _LAUNCH_SECONDS_MAX
+        retries = Retries(
+            "starting the program", _LAUNCH_BACKOFF, Telling(self._tell), seconds_max=_LAUNCH_SECONDS_MAX
+        )
         while True:
             try:
                 with attempt_span("launch", self._grant):
                     return await runtime.launch(plan)
             except RunyardError as error:
-                if error.code != "UNAVAILABLE" or time.monotonic() > gives_up_at:
+                if error.code != "UNAVAILABLE":
                     raise
-                self._tell(f"trying to start again: {error.message}")
-            await asyncio.sleep(_LAUNCH_AGAIN_SECONDS)
+                await retries.pause(error)
 
     # From program to end.
 

@@ -12,15 +12,16 @@ from runyard_agent.attempt import Attempt
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, Phase, Stop
 from runyard_agent.domain.redaction import Redaction
-from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.hands_on import AttemptAtHand
 from runyard_agent.node import Node
 from runyard_agent.telemetry import AttemptTelemetry, Telemetry
 from runyard_agent.telemetry_envelope import Cause
+from runyard_core.retry import Backoff, Retries
 
 logger = logging.getLogger(__name__)
 
 _PREPARE_FAILURES_MAX = 3
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=60.0)
 # The scheduler counts from answering a renewal, we from sending it; a kill takes its time too.
 _LEASE_MARGIN_SECONDS = 1.0
 _FENCED = "the scheduler does not want this attempt any more"
@@ -135,17 +136,17 @@ class Attempts:
 
     async def _see_through(self, attempt: Attempt) -> None:
         """Run an attempt to its last report, whatever it takes."""
-        failure_count = 0
+        name = attempt.record.directory.name
+        retries = Retries(f"attempt {name}", _BACKOFF, logger)
         while True:
             try:
                 await attempt.run()
-            except Exception:
-                failure_count += 1
-                name = attempt.record.directory.name
+            except Exception as error:
+                failure_count = retries.failure_count + 1
                 logger.exception("attempt %s failed inside the agent (%d times)", name, failure_count)
                 if failure_count >= _PREPARE_FAILURES_MAX:
                     await _give_up(attempt)
-                await asyncio.sleep(backoff_seconds(failure_count, 1.0, first_seconds=1.0, seconds_max=60.0))
+                await retries.pause(error)
             else:
                 # The last acknowledgement may have come before the attempt itself was through.
                 self._let_go_when_over(attempt)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -23,14 +22,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
-from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.gate import Gate
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord
 from runyard_contracts import gate as gate_names
 from runyard_contracts import subjects
 from runyard_contracts.ids import deterministic_id
+from runyard_core.cancelling import end_if_cancelled
 from runyard_core.errors import Corrupt
+from runyard_core.retry import Backoff, Retries
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ _RESEND_SECONDS_MIN = 15.0
 # Longer than the bus remembers message ids (2 minutes): then a batch that it swallowed as known gets through.
 _RESEND_SECONDS_MAX = 130.0
 _PING_SECONDS = 20
+_BACKOFF = Backoff(first_seconds=0.2, seconds_max=15.0)
 
 
 class PublishingStalledError(Exception):
@@ -71,6 +72,7 @@ class Publisher:
         self._ended = asyncio.Event()
         self._spool_error: Corrupt | None = None
         self._resend_seconds = _RESEND_SECONDS_MIN
+        self._retries = Retries("sending telemetry, which waits in the spool", _BACKOFF, logger)
         self._lower_mark: int | None = None
         """What the log said last, when that was less than it has said before."""
 
@@ -80,18 +82,12 @@ class Publisher:
         Raises:
             Corrupt: SPOOL_IS_OLD or SPOOL_IS_TRIMMED, see ``Spool.commit`` and ``Spool.go_back``.
         """
-        failure_count = 0
         while True:
-            sent_before = self._sent_sequence
             try:
                 await self._run_connection()
             except (nats.errors.Error, PublishingStalledError, OSError, TimeoutError) as error:
-                _end_when_cancelled()
-                failure_count = 1 if self._sent_sequence > sent_before else failure_count + 1
-                pause = backoff_seconds(failure_count, random.random())  # noqa: S311 - not a secret
-                level = logging.WARNING if failure_count == 1 else logging.DEBUG
-                logger.log(level, "telemetry waits in the spool: %r", error)
-                await asyncio.sleep(pause)
+                end_if_cancelled()
+                await self._retries.pause(error)
 
     async def _run_connection(self) -> None:
         self._ended = asyncio.Event()
@@ -228,19 +224,13 @@ class Publisher:
             return
         self._mark_moved_at = time.monotonic()
         self._resend_seconds = _RESEND_SECONDS_MIN
+        self._retries.succeeded()
         try:
             self._spool.commit(sequence)
         except Corrupt as error:
             # The client would swallow it here; it must end the agent.
             self._spool_error = error
             self._ended.set()
-
-
-def _end_when_cancelled() -> None:
-    """Raise a cancellation that the client has swallowed."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def _close(client: Client) -> None:

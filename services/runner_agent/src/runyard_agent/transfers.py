@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import http
 import http.client
+import logging
 import os
-import random
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,12 +18,16 @@ from runyard_agent.blocking import BlockingPool
 from runyard_agent.gate import Gate
 from runyard_agent.http_connections import CHUNK_BYTES, Connections, Request, RequestRefused
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
+from runyard_core.retry import Backoff, Retries, retried
 
 _REDIRECTS_MAX = 5
+_BACKOFF = Backoff(first_seconds=0.1, seconds_max=10.0, tries_max=9)
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +36,6 @@ class Fetched:
 
     sha256: str
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to go on trying when the other side does not answer."""
-
-    retry_count_max: int = 8
-    delay_seconds_first: float = 0.1
-    delay_seconds_max: float = 10.0
-
-    def delay_seconds(self, retry_index: int) -> float:
-        """Give the pause before a retry: doubled each time, with jitter so that many do not come at once."""
-        full = min(self.delay_seconds_max, self.delay_seconds_first * 2.0 ** min(retry_index, 30))
-        return full * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 class Transfers:
@@ -60,13 +49,13 @@ class Transfers:
         *,
         thread_count: int = 4,
         stall_seconds_max: float = 60.0,
-        patience: Patience | None = None,
+        backoff: Backoff = _BACKOFF,
         gate: Gate | None = None,
     ) -> None:
         """Bound the threads; ``stall_seconds_max`` is the longest silence on a connection."""
         self._pool = BlockingPool("transfers", thread_count=thread_count)
         self._connections = Connections(stall_seconds_max, gate)
-        self._patience = patience or Patience()
+        self._backoff = backoff
 
     async def put(self, request: Request, descriptor: int, *, offset_bytes: int, size_bytes: int) -> str:
         """Send a part of an open file as the body of a presigned request; gives the ETag of the answer.
@@ -79,7 +68,7 @@ class Transfers:
             Corrupt: FILE_CHANGED, the file became shorter.
         """
         return await self._retried(
-            lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes)
+            request, lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes)
         )
 
     async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
@@ -93,7 +82,9 @@ class Transfers:
         """
         download = _Download(request, destination)
         try:
-            fetched = await self._retried(lambda: self._pool.run(None, download.go_on, self._connections))
+            fetched = await self._retried(
+                request, lambda: self._pool.run(None, download.go_on, self._connections)
+            )
             if sha256 and fetched.sha256 != sha256:
                 raise Corrupt(
                     f"{request.shown}: the bytes have SHA-256 {fetched.sha256}, want {sha256}",
@@ -109,13 +100,9 @@ class Transfers:
         self._pool.close()
         self._connections.close()
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        for retry_index in range(self._patience.retry_count_max):
-            try:
-                return await attempt()
-            except Unavailable:
-                await asyncio.sleep(self._patience.delay_seconds(retry_index))
-        return await attempt()
+    async def _retried(self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
+        retries = Retries(f"{request.method} {request.shown}", self._backoff, logger)
+        return await retried(attempt, (Unavailable,), retries)
 
     def _put(self, request: Request, descriptor: int, offset_bytes: int, size_bytes: int) -> str:
         # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.

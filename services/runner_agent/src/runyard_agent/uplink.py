@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
@@ -31,9 +31,9 @@ from runyard.agent.v1.agent_service_pb2 import (
 )
 from runyard.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from runyard.node.v1.types_pb2 import NodeInventory
-from runyard_agent.domain.retry import backoff_seconds
 from runyard_agent.gate import Gate, open_channel
 from runyard_contracts import gate as gate_names
+from runyard_core.retry import Backoff, Retries
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ _WRITE_SECONDS_MAX = 15.0
 _SILENT_HEARTBEATS_MAX = 3
 _SILENT_SECONDS_MIN = 10.0
 _LASTING_SECONDS = 10.0
+_BACKOFF = Backoff(first_seconds=0.2, seconds_max=15.0)
 _INVENTORY_SECONDS = 60.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
@@ -140,7 +141,8 @@ class Uplink:
 
     async def run(self) -> None:
         """Attach for ever: one stream after the other, until cancelled."""
-        failure_count = 0
+        # A stream that ends at once counts as a failure: two agents of one name must not race.
+        retries = Retries("attaching to the scheduler", _BACKOFF, logger)
         async with open_channel(self._address, self._gate, gate_names.SCHEDULER, _CHANNEL_OPTIONS) as channel:
             stub: AgentServiceStub = AgentServiceStub(channel)
             while True:
@@ -152,6 +154,7 @@ class Uplink:
                     self._inventory_changed,
                     self._foreign,
                     self.hands_on_ordered,
+                    retries.succeeded,
                 )
                 try:
                     call = stub.Attach(metadata=self._metadata)
@@ -162,14 +165,7 @@ class Uplink:
                     )
                     await session.run(call, hello)
                 except* _BREAKS as errors:
-                    # A stream that ends at once counts as a failure: two agents of one name must not race.
-                    failure_count = 1 if session.lasted_seconds > _LASTING_SECONDS else failure_count + 1
-                    logger.log(
-                        logging.WARNING if failure_count == 1 else logging.DEBUG,
-                        "not attached to the scheduler: %s",
-                        "; ".join(_reason(error) for error in errors.exceptions),
-                    )
-                await asyncio.sleep(backoff_seconds(failure_count, random.random()))  # noqa: S311
+                    await retries.pause(errors, _reason(errors))
 
 
 # A write to a stream that has just ended is an InvalidStateError.
@@ -188,6 +184,7 @@ class _Session:
         inventory_changed: asyncio.Event,
         foreign: dict[str, ForeignProcess],
         hands_on_ordered: Callable[[HandsOnOrder], None],
+        lasts: Callable[[], None],
     ) -> None:
         self._attempts = attempts
         self._inventory = inventory
@@ -196,17 +193,13 @@ class _Session:
         self._inventory_changed = inventory_changed
         self._foreign = foreign
         self._hands_on_ordered = hands_on_ordered
+        self._lasts = lasts
         self._sent_reports: set[str] = set()
         self._sent_at: dict[int, float] = {}
         self._renewed_from = _boottime()
         self._heard_at = time.monotonic()
         self._writing = asyncio.Lock()
-        self._welcome_at: float | None = None
-
-    @property
-    def lasted_seconds(self) -> float:
-        """For how long the scheduler has heard us."""
-        return 0.0 if self._welcome_at is None else time.monotonic() - self._welcome_at
+        self._welcome_at = math.inf
 
     async def run(self, call: AttachCall, hello: Hello) -> None:
         """Speak until the stream breaks; always ends by an error."""
@@ -236,6 +229,8 @@ class _Session:
         while True:
             response = await _read(call)
             self._heard_at = time.monotonic()
+            if self._heard_at - self._welcome_at > _LASTING_SECONDS:
+                self._lasts()
             match response.WhichOneof("message"):
                 case "lease_grant":
                     grant = response.lease_grant

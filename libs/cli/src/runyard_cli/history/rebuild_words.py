@@ -64,6 +64,11 @@ class ProgressLine:
             self._phase, self._said_at = progress.phase, now
             note(safe(progress_line(progress)))
 
+    def note(self, text: str) -> None:
+        """Write a line of another kind in its place."""
+        self.clear()
+        note(text)
+
     def clear(self) -> None:
         """Take the line away."""
         if self._is_terminal:

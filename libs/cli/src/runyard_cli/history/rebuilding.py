@@ -11,7 +11,7 @@ from runyard.projection.v1 import projection_service_pb2 as pb
 from runyard.projection.v1 import types_pb2
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.history.rebuild_words import ProgressLine, outcome_lines, target_name
-from runyard_cli.output import Notes, Style, is_json, output_option, safe, say, say_json, say_json_line
+from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, say_json_line
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, say_table
 from runyard_cli.words import duration_words, size_words
@@ -19,7 +19,7 @@ from runyard_client import Client
 from runyard_client.context import SERVICES
 from runyard_client.errors import Unreachable
 from runyard_contracts.ids import uuid7
-from runyard_core.retry import Backoff, Retries
+from runyard_core.retry import Backoff, Retries, Telling
 
 BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
 """For a service that went away in the middle of a rebuild."""
@@ -164,7 +164,7 @@ async def _followed(follow: Follow) -> types_pb2.RebuildProgress:
     """Show progress until the end; a service that comes back is asked again, which joins what goes on."""
     line = ProgressLine()
     last = types_pb2.RebuildProgress()
-    retries = Retries("following a rebuild", BACKOFF, Notes(line.clear))
+    retries = Retries("following a rebuild", BACKOFF, Telling(line.note))
     while True:
         try:
             async for last in follow():
