@@ -183,25 +183,34 @@ async def test_before_a_thing_was_there_every_field_is_new() -> None:
 async def test_effects_go_forward_and_followers_are_of_the_same_request() -> None:
     yard = await yard_with_a_finished_run()
     queued = yard.ids[4]
-    answer = await effects_of(yard.log, ListEffectsRequest(event_id=queued))
+    answer = await effects_of(yard.log, ListEffectsRequest(event_id=queued), yard.clock)
     caused = [(effect.depth, effect.event.envelope.type.split(".", 1)[1]) for effect in answer.effects]
     assert caused[0] == (1, "run.lease_granted")
     assert caused[-1][1] == "run.finished"
     assert {kind for _, kind in caused} >= {"node.gpus_reserved", "node.gpus_released"}
     assert not answer.followers
-    numbered = await effects_of(yard.log, ListEffectsRequest(event_id=yard.ids[3]))
+    numbered = await effects_of(yard.log, ListEffectsRequest(event_id=yard.ids[3]), yard.clock)
     assert not numbered.effects
     assert numbered.followers[0].event.envelope.event_id == queued
-    short = await effects_of(yard.log, ListEffectsRequest(event_id=queued, event_count_max=2))
+    then = AsOf(position=answer.effects[1].event.envelope.position)
+    early = await effects_of(yard.log, ListEffectsRequest(event_id=queued, as_of=then), yard.clock)
+    assert list(early.effects) == list(answer.effects)[: len(early.effects)]
+    assert len(early.effects) == 2
+    before = AsOf(position=answer.event.envelope.position - 1)
+    with pytest.raises(NotFound, match="not there yet"):
+        await effects_of(yard.log, ListEffectsRequest(event_id=queued, as_of=before), yard.clock)
+    short = await effects_of(yard.log, ListEffectsRequest(event_id=queued, event_count_max=2), yard.clock)
     assert (len(short.effects), short.truncated) == (2, True)
     with pytest.raises(NotFound):
-        await effects_of(yard.log, ListEffectsRequest(event_id=uuid7()))
-    by_position = await effects_of(yard.log, ListEffectsRequest(event_id=str(answer.event.envelope.position)))
+        await effects_of(yard.log, ListEffectsRequest(event_id=uuid7()), yard.clock)
+    by_position = await effects_of(
+        yard.log, ListEffectsRequest(event_id=str(answer.event.envelope.position)), yard.clock
+    )
     assert by_position.event.envelope.event_id == queued
     with pytest.raises(NotFound):
-        await effects_of(yard.log, ListEffectsRequest(event_id="99"))
+        await effects_of(yard.log, ListEffectsRequest(event_id="99"), yard.clock)
     with pytest.raises(InvalidInput):
-        await effects_of(yard.log, ListEffectsRequest(event_id="0198-abc"))
+        await effects_of(yard.log, ListEffectsRequest(event_id="0198-abc"), yard.clock)
 
 
 async def test_other_prices_give_other_costs_and_change_nothing() -> None:

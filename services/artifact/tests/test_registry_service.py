@@ -52,9 +52,11 @@ async def describe(
     return answer
 
 
-async def resolve(yard: Yard, uri: str, keep_directories: str = "none") -> Input:
+async def resolve(yard: Yard, uri: str, keep_directories: str = "none", at: int = 0) -> Input:
     wanted = Input(name="data", uris=[uri], keep_directories=keep_directories)
     request = files_pb.ResolveInputsRequest(inputs=[wanted], project="vision")
+    if at:
+        request.read.as_of.position = at
     return (await yard.artifact.ResolveInputs(request)).inputs[0]
 
 
@@ -96,7 +98,18 @@ async def test_what_a_run_says_of_its_outputs_becomes_names_for_them(
     [model] = (await resolve(yard, "model://resnet/1")).files
     assert (model.path, model.sha256) == ("model.pt", sha256_of(b"model.pt"))
 
+    # What a name stood for then.
+    earlier = await resolve(yard, "dataset://images/newest", at=first.position)
+    assert {file.resolved_uri for file in earlier.files} == {"dataset://images/v1"}
+    with pytest.raises(grpc.aio.AioRpcError) as early:
+        await resolve(yard, "datum://best", at=1)
+    assert reason(early.value) == "BAD_DATUM"
+
     read = ReadOptions(min_position=second.position)
+    whole = files_pb.GetArtifactRequest(name=sha256_of(b"model.pt"), read=read)
+    assert list((await yard.artifact.GetArtifact(whole)).artifact.tags) == ["good"]
+    whole.name = sha256_of(b"x/a.jpg")
+    assert (await yard.artifact.GetArtifact(whole)).artifact.properties["label"] == "cat"
     [listed] = (await registry.ListDatasets(pb.ListDatasetsRequest(project="vision", read=read))).datasets
     assert (listed.name, listed.version_count, listed.newest_version) == ("images", 2, "v2")
     request = pb.ListDatasetVersionsRequest(project="vision", dataset="images", page_size=1, read=read)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard_contracts.ids import Position
+from runyard_core.clock import Clock, SystemClock
 from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_eventlog.port import EventLog
+from runyard_eventlog.positions import position_of_time
 from runyard_eventlog.projector import Projector
 
 WAIT_SECONDS_MAX = 10.0
@@ -17,17 +17,19 @@ WAIT_SECONDS_MAX = 10.0
 class Moments:
     """Knows which position of the log the read model shows."""
 
-    def __init__(self, event_log: EventLog, projector: Projector) -> None:
-        """Map times with this log, wait for this projector."""
+    def __init__(self, event_log: EventLog, projector: Projector, clock: Clock | None = None) -> None:
+        """Map times with this log, wait for this projector; the machine's clock says what the future is."""
         self._log = event_log
         self._projector = projector
+        self._clock = clock or SystemClock()
 
     async def shown(self, read: ReadOptions) -> Position:
         """Give the position that a query shall show, once the read model has it.
 
         Raises:
             InvalidInput: a position below 0 (BAD_POSITION).
-            OutOfRange: a position that the log does not have (POSITION_AHEAD).
+            OutOfRange: a position that the log does not have (POSITION_AHEAD), a time in the future
+                (TIME_AHEAD) or before the first event (BEFORE_FIRST_EVENT).
             DeadlineExceeded: the read model does not get there in time (READ_MODEL_BEHIND).
             Unavailable: the log did not answer in time.
         """
@@ -39,8 +41,8 @@ class Moments:
             case "position":
                 return await self._reach(Position(read.as_of.position))
             case "time":
-                time = read.as_of.time.ToDatetime(tzinfo=UTC)
-                return await self._reach(await self._log.position_at(time))
+                now = self._clock.now()
+                return await self._reach(await position_of_time(self._log, read.as_of.time, now))
             case _:
                 return self._projector.checkpoint
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import OutOfRange
 from runyard_eventlog.port import EventLog
 
 
@@ -20,6 +24,42 @@ async def event_at(event_log: EventLog, lane: Lane.ValueType, position: int) -> 
         lane, after_position=Position(position - 1), to_position=Position(position), limit=1
     )
     return page.events[0] if page.events else None
+
+
+async def position_of_time(event_log: EventLog, time: Timestamp, now: datetime) -> Position:
+    """Give the last position of the domain lane that was recorded at or before a past time.
+
+    Raises:
+        OutOfRange: the time is in the future (TIME_AHEAD), or before the first event (BEFORE_FIRST_EVENT).
+        Unavailable: the log did not answer in time.
+    """
+    wanted = time.ToDatetime(tzinfo=UTC)
+    if wanted > now:
+        raise OutOfRange(
+            f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
+            code="TIME_AHEAD",
+        )
+    position = await event_log.position_at(wanted)
+    if position == 0:
+        raise await before_first_event(event_log)
+    return position
+
+
+async def before_first_event(event_log: EventLog) -> OutOfRange:
+    """Give the refusal of a moment at which the domain lane had no event yet.
+
+    Raises:
+        Unavailable: the log did not answer in time.
+    """
+    first = await event_at(event_log, Lane.LANE_DOMAIN, 1)
+    if first is None:
+        return OutOfRange("the log has no events yet", code="BEFORE_FIRST_EVENT")
+    began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="milliseconds")
+    return OutOfRange(
+        f"that is before the first event of the log, which was recorded at {began}",
+        code="BEFORE_FIRST_EVENT",
+        metadata={"first_recorded_at": began},
+    )
 
 
 async def last_where(

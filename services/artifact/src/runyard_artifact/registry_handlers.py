@@ -95,13 +95,13 @@ class RegistryHandlers:
         """
         return await self._fold(model_stream(project, name), MODEL, at)
 
-    async def alias(self, project: str, alias: str) -> str:
-        """Give the file that an alias stands for now; empty when there is no such alias.
+    async def alias(self, project: str, alias: str, at: Position | None = None) -> str:
+        """Give the file that an alias stands for, or stood for at a position; empty when there is none.
 
         Raises:
             Unavailable: the log did not answer in time.
         """
-        return await self._fold(alias_stream(project, alias), ALIAS, None)
+        return await self._fold(alias_stream(project, alias), ALIAS, at)
 
     async def _label(
         self, origin: Origin, output: DescribedOutput, labels: Labels, request: Request, applied: Applied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
@@ -22,6 +23,14 @@ from runyard_eventlog import readmodel
 _FILES_AT_ONCE = 5_000
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What was said of a file."""
+
+    tags: Sequence[str]
+    properties: Struct
+
+
 class RegistryQueries:
     """Queries on the registry's tables. All raise ``Unavailable`` (READ_MODEL_UNREACHABLE)."""
 
@@ -29,17 +38,17 @@ class RegistryQueries:
         """Read with this engine's connections."""
         self._engine = engine
 
-    async def properties(self, sha256s: Iterable[str], at: Position) -> Mapping[str, Struct]:
-        """Give the properties of files that have some, by SHA-256."""
+    async def labels(self, sha256s: Iterable[str], at: Position) -> Mapping[str, Labels]:
+        """Give what was said of files, by SHA-256; nothing of those of which nothing was said."""
         asked = list(dict.fromkeys(sha256s))
         labels = _as_of(tables.LABELS, at)
-        found: dict[str, Struct] = {}
+        found: dict[str, Labels] = {}
         async with connected(self._engine) as connection:
             for start in range(0, len(asked), _FILES_AT_ONCE):
                 some = select(labels).where(labels.c.sha256.in_(asked[start : start + _FILES_AT_ONCE]))
                 for row in await connection.execute(some):
-                    found[row.sha256] = Struct()
-                    found[row.sha256].update(json.loads(row.properties_json))
+                    found[row.sha256] = Labels(tuple(row.tags), Struct())
+                    found[row.sha256].properties.update(json.loads(row.properties_json))
         return found
 
     async def datasets(self, project: str, after: str, limit: int, at: Position) -> Sequence[Dataset]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Artifact
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.run.v1.types_pb2 import Input
 from runyard_artifact.domain.dataset import files_of
 from runyard_artifact.domain.model import version_of
@@ -59,8 +60,13 @@ class Resolver:
         self._moments = moments
         self._registry = registry
 
-    async def resolve(self, wanted: Input, project: str) -> Input:
+    async def resolve(self, wanted: Input, project: str, at: Position | None = None) -> Input:
         """Fill an input's files in, for the references that are to files of this service.
+
+        Args:
+            wanted: the input.
+            project: whose names are meant.
+            at: what the names stood for then; None for now.
 
         Raises:
             NotFound: there is no such file (DATUM_NOT_FOUND), dataset or model, or version of one.
@@ -71,11 +77,11 @@ class Resolver:
         resolved: list[ResolvedFile] = []
         for uri in wanted.uris:
             if is_datum_uri(uri):
-                resolved.append(await self._datum(uri, project))
+                resolved.append(await self._datum(uri, project, at))
             elif uri.startswith(DATASET_SCHEME):
-                resolved += await self._dataset_files(uri, project)
+                resolved += await self._dataset_files(uri, project, at)
             elif uri.startswith(MODEL_SCHEME):
-                resolved += await self._model_files(uri, project)
+                resolved += await self._model_files(uri, project, at)
             elif not is_unresolved_uri(uri):
                 raise InvalidInput(
                     f"input {wanted.name!r}: {uri[:200]!r} is no reference; want datum://, dataset://, "
@@ -83,8 +89,22 @@ class Resolver:
                     code="BAD_URI",
                 )
         placed = place_files(wanted, resolved)
-        await self._add_properties(placed)
+        await self._add_properties(placed, at)
         return placed
+
+    async def described(self, name: str, at: Position) -> Artifact:
+        """Give a file as it was at a position, with what runs had said of it.
+
+        Raises:
+            NotFound, Ambiguous, InvalidInput: as ``resolve``.
+        """
+        file = await self.find(name, at)
+        await self._registry.moments.shown(ReadOptions(as_of=AsOf(position=at)))
+        label = (await self._registry.queries.labels([file.sha256], at)).get(file.sha256)
+        if label is not None:
+            file.tags.extend(label.tags)
+            file.properties.CopyFrom(label.properties)
+        return file
 
     async def find(self, name: str, at: Position) -> Artifact:
         """Give a file as the catalogue had it at a position.
@@ -101,46 +121,51 @@ class Resolver:
             raise Ambiguous(f"{name} names several files: {some} ...; give more digits")
         return found[0]
 
-    async def _datum(self, uri: str, project: str) -> ResolvedFile:
+    async def _datum(self, uri: str, project: str, at: Position | None) -> ResolvedFile:
         try:
-            file, resolved_uri = await self._find_now(uri), ""
+            file, resolved_uri = await self._file(uri, at), ""
         except (InvalidInput, NotFound):
-            sha256 = await self._aliased(uri, project)
+            sha256 = await self._aliased(uri, project, at)
             if not sha256:
                 raise
             resolved_uri = f"{DATUM_SCHEME}{sha256}"
-            file = await self._find_now(resolved_uri)
+            file = await self._file(resolved_uri, at)
         return ResolvedFile(uri, file.sha256, file.name, file.size_bytes, resolved_uri)
 
-    async def _aliased(self, uri: str, project: str) -> str:
+    async def _aliased(self, uri: str, project: str, at: Position | None) -> str:
         alias = check_label(uri.removeprefix(DATUM_SCHEME), "alias")
-        return await self._registry.handlers.alias(project, alias) if project else ""
+        return await self._registry.handlers.alias(project, alias, at) if project else ""
 
-    async def _dataset_files(self, uri: str, project: str) -> list[ResolvedFile]:
+    async def _dataset_files(self, uri: str, project: str, at: Position | None) -> list[ResolvedFile]:
         name = parse_dataset_version(uri)
-        state = await self._registry.handlers.dataset(check_project(project), name.name)
+        state = await self._registry.handlers.dataset(check_project(project), name.name, at)
         version, files = files_of(state, name.version, uri)
         resolved_uri = f"{DATASET_SCHEME}{name.name}/{version}"
         return [_of_version(uri, file, resolved_uri) for file in files]
 
-    async def _model_files(self, uri: str, project: str) -> list[ResolvedFile]:
+    async def _model_files(self, uri: str, project: str, at: Position | None) -> list[ResolvedFile]:
         name = parse_model(uri)
         registered = version_of(
-            await self._registry.handlers.model(check_project(project), name.name), name.version, uri
+            await self._registry.handlers.model(check_project(project), name.name, at), name.version, uri
         )
         resolved_uri = f"{MODEL_SCHEME}{name.name}/{registered.version}"
         return [_of_version(uri, file, resolved_uri) for file in registered.files]
 
-    async def _add_properties(self, placed: Input) -> None:
+    async def _add_properties(self, placed: Input, at: Position | None) -> None:
         if not placed.files:
             return
-        at = await self._registry.moments.latest()
-        properties = await self._registry.queries.properties((file.sha256 for file in placed.files), at)
+        moments = self._registry.moments
+        shown = await (
+            moments.latest() if at is None else moments.shown(ReadOptions(as_of=AsOf(position=at)))
+        )
+        labels = await self._registry.queries.labels((file.sha256 for file in placed.files), shown)
         for file in placed.files:
-            if file.sha256 in properties:
-                file.properties.CopyFrom(properties[file.sha256])
+            if file.sha256 in labels:
+                file.properties.CopyFrom(labels[file.sha256].properties)
 
-    async def _find_now(self, name: str) -> Artifact:
+    async def _file(self, name: str, at: Position | None) -> Artifact:
+        if at is not None:
+            return await self.find(name, at)
         datum = parse_datum_name(name)
         if not datum.is_whole:
             return await self.find(name, await self._moments.latest())

@@ -178,7 +178,8 @@ class ArtifactServicer(ArtifactServiceServicer):
             raise InvalidInput(
                 f"{reference_count} references at once, want at most {INPUTS_MAX}", code="TOO_MANY_INPUTS"
             )
-        inputs = [await self._resolver.resolve(wanted, request.project) for wanted in request.inputs]
+        at = await self._moments.shown(request.read) if request.HasField("read") else None
+        inputs = [await self._resolver.resolve(wanted, request.project, at) for wanted in request.inputs]
         return pb.ResolveInputsResponse(inputs=inputs)
 
     async def GetDownload(
@@ -206,7 +207,7 @@ class ArtifactServicer(ArtifactServiceServicer):
     ) -> pb.GetArtifactResponse:
         """Show a file; see the proto."""
         at = await self._moments.shown(request.read)
-        return pb.GetArtifactResponse(artifact=await self._resolver.find(request.name, at), position=at)
+        return pb.GetArtifactResponse(artifact=await self._resolver.described(request.name, at), position=at)
 
     async def ListArtifacts(
         self, request: pb.ListArtifactsRequest, context: RpcContext

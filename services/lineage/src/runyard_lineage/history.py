@@ -155,7 +155,7 @@ class HistoryHandlers:
 
     async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
         """Walk to everything that an event caused; raises as ``effects_of``."""
-        return await effects_of(self._event_log, request)
+        return await effects_of(self._event_log, request, self._clock)
 
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """Price recorded leases with another price book; raises as ``price_again`` of the library."""

@@ -105,12 +105,11 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     watcher = ClockWatcher(sessions, leases, nodes, clock, limits)
     projector = Projector(pool, ledger.log, SchedulerProjection(), schema=tables.SCHEMA, doorbell=doorbell)
     watches = Watches(ledger, clock, doorbell)
-    scheduler = SchedulerServicer(
-        ledger, Handlers(ledger, clock), Queries(pool, projector, ledger.log), watches, planner, sessions
-    )
+    queries = Queries(pool, projector, ledger.log)
+    scheduler = SchedulerServicer(ledger, Handlers(ledger, clock), queries, watches, planner, sessions)
     operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     secrets = Secrets.of_service(pool, settings.yard_key_file)
-    secret_servicer = SecretServicer(SecretHandlers(ledger, secrets, clock), secrets)
+    secret_servicer = SecretServicer(SecretHandlers(ledger, secrets, clock), secrets, queries, ledger.log)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(
             ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.fill

@@ -95,7 +95,7 @@ class DirectSource:
 
     async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
         """See ``Source``."""
-        return await self._edge.open_answer(await effects_of(self._log, request))
+        return await self._edge.open_answer(await effects_of(self._log, request, self._clock))
 
     async def price_again(self, request: pb.PriceAgainRequest) -> pb.PriceAgainResponse:
         """See ``Source``."""

@@ -129,14 +129,15 @@ def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, di
 @click.option(
     "-n", "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="How many."
 )
+@click.option("--at", type=MOMENT, metavar="MOMENT", help="What was there by this position or time.")
 @direct_option
 @output_option
-def effects(event_id: str, limit: int, direct: bool) -> None:
+def effects(event_id: str, limit: int, at: AsOf | None, direct: bool) -> None:
     """Show everything that EVENT caused, and what else its request did later.
 
     EVENT is the id of an event, its first 8 digits or more, or its position.
     """
-    request = pb.ListEffectsRequest(event_id=event_id, event_count_max=limit)
+    request = pb.ListEffectsRequest(event_id=event_id, event_count_max=limit, as_of=at or AsOf())
     answer = ask(lambda source: source.effects(request), direct=direct)
     if is_json():
         say_json(answer)

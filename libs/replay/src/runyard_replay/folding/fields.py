@@ -14,10 +14,13 @@ from runyard.history.v1.history_service_pb2 import FieldChange
 _NOISE = frozenset({"position", "waited_milliseconds"})
 """Fields that differ at every other moment, and so say nothing."""
 _KEYS: Mapping[str, str] = {
+    "aliases": "alias",
     "attempts": "number",
     "counts": "state",
+    "datasets": "name",
     "gpus": "uuid",
     "inputs": "name",
+    "models": "name",
     "nodes": "node_id",
     "outputs": "path",
     "packages": "name",
@@ -25,6 +28,8 @@ _KEYS: Mapping[str, str] = {
     "prices": "price_id",
     "reservations": "lease_id",
     "runs": "run_id",
+    "secrets": "name",
+    "versions": "version",
     "waiting": "run_id",
 }
 """List -> the field that tells its items apart wherever they stand; other lists go by index."""

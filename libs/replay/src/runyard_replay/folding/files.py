@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
+from runyard.artifact.v1.registry_events_pb2 import ArtifactPropertiesSet, ArtifactTagged
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
@@ -10,21 +11,37 @@ from runyard_contracts.recorded import RecordedEvent
 
 def file_after(file: Artifact | None, event: RecordedEvent) -> Artifact | None:
     """Give the file after the next event of its stream; None while its bytes are not stored."""
-    written = event.message
-    if not isinstance(written, ArtifactWritten):
+    message = event.message
+    if isinstance(message, ArtifactWritten):
+        return _written(_copy(file), message, event)
+    if file is None or not isinstance(message, ArtifactTagged | ArtifactPropertiesSet):
         return file
-    after = Artifact()
-    if file is not None:
-        after.CopyFrom(file)
-    after.sha256 = written.sha256
-    after.size_bytes = written.size_bytes
-    after.name = written.origin.path
-    after.origins.append(
+    after = _copy(file)
+    if isinstance(message, ArtifactTagged):
+        after.tags.extend(tag for tag in message.tags if tag not in after.tags)
+    else:
+        for name, value in message.properties.fields.items():
+            after.properties.fields[name].CopyFrom(value)
+    return after
+
+
+def _written(file: Artifact, written: ArtifactWritten, event: RecordedEvent) -> Artifact:
+    file.sha256 = written.sha256
+    file.size_bytes = written.size_bytes
+    file.name = written.origin.path
+    file.origins.append(
         ArtifactOrigin(
             origin=written.origin,
             written_at=event.envelope.occurred_at,
             written_by=actor_name(event.envelope.actor),
         )
     )
-    after.position = event.position
-    return after
+    file.position = event.position
+    return file
+
+
+def _copy(file: Artifact | None) -> Artifact:
+    copy = Artifact()
+    if file is not None:
+        copy.CopyFrom(file)
+    return copy

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import Effect, ListEffectsRequest, ListEffectsResponse
 from runyard_contracts.ids import EventId
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.errors import InvalidInput
+from runyard_core.clock import Clock
+from runyard_core.errors import InvalidInput, NotFound
 from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.positions import telemetry_at
 from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.event_ids import find_event
+from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.pages import read_lane
 from runyard_replay.views import event_view
 
@@ -53,12 +58,13 @@ class Causes:
         return self._known[event_id]
 
 
-async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEffectsResponse:
-    """Walk from an event to everything that it caused, breadth first.
+async def effects_of(event_log: EventLog, request: ListEffectsRequest, clock: Clock) -> ListEffectsResponse:
+    """Walk from an event to everything that it caused by a moment, breadth first.
 
     Raises:
         InvalidInput: a negative count; and as ``find_event``.
-        NotFound, Ambiguous: as ``find_event``.
+        NotFound, Ambiguous: as ``find_event``; the event was not there yet (EVENT_NOT_FOUND).
+        OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
     if request.event_count_max < 0:
@@ -67,15 +73,20 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEf
         )
     count_max = min(request.event_count_max or EFFECTS_DEFAULT, EFFECTS_MAX)
     event = await find_event(event_log, request.event_id)
+    ends = await _ends(event_log, request.as_of, clock)
+    if event.position > ends[event.envelope.lane]:
+        raise NotFound(
+            f"event {request.event_id} was not there yet at position {ends[Lane.LANE_DOMAIN]}",
+            code="EVENT_NOT_FOUND",
+        )
     answer = ListEffectsResponse(event=event_view(event), sentence=sentence_of(event))
-    head = await event_log.head()
     reached = {event.envelope.event_id}
     level = deque([(event, 0)])
     while level and not answer.truncated:
         cause, depth = level.popleft()
         wanted = EventFilter(causation_id=cause.envelope.event_id)
-        for lane in (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY):
-            async for effect in read_lane(event_log, lane, after=0, to=head.of(lane), wanted=wanted):
+        for lane, end in ends.items():
+            async for effect in read_lane(event_log, lane, after=0, to=end, wanted=wanted):
                 if effect.envelope.event_id in reached:
                     continue
                 if len(answer.effects) == count_max:
@@ -84,8 +95,16 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest) -> ListEf
                 reached.add(effect.envelope.event_id)
                 answer.effects.append(_effect(effect, depth + 1))
                 level.append((effect, depth + 1))
-    await _add_followers(event_log, event, reached, count_max, head.domain_position, answer)
+    await _add_followers(event_log, event, reached, count_max, ends[Lane.LANE_DOMAIN], answer)
     return answer
+
+
+async def _ends(event_log: EventLog, as_of: AsOf, clock: Clock) -> Mapping[Lane.ValueType, int]:
+    position = (await moment_of(event_log, as_of, clock)).position
+    telemetry: int = (await event_log.head()).telemetry_position
+    if as_of.WhichOneof("at") is not None:
+        telemetry = await telemetry_at(event_log, position, telemetry)
+    return {Lane.LANE_DOMAIN: position, Lane.LANE_TELEMETRY: telemetry}
 
 
 async def _add_followers(

@@ -11,13 +11,14 @@ from runyard.history.v1.history_service_pb2 import (
     EventCount,
     SubjectKind,
 )
-from runyard_contracts.ids import stream_name
+from runyard_contracts.ids import stream_id, stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog
 from runyard_replay.folding import leases, queue
 from runyard_replay.folding.fields import changes_between, flat
 from runyard_replay.reading.moments import Moment, moment_of
+from runyard_replay.reading.naming import ALIAS, CATEGORIES
 from runyard_replay.reading.pages import read_lane
 from runyard_replay.reading.states import state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
@@ -26,12 +27,14 @@ _CATEGORIES = {
     SubjectKind.SUBJECT_KIND_RUN: "run",
     SubjectKind.SUBJECT_KIND_NODE: "node",
     SubjectKind.SUBJECT_KIND_FILE: "artifact",
+    **CATEGORIES,
 }
 _FILTERS = {
     SubjectKind.SUBJECT_KIND_QUEUE: EventFilter(types=queue.EVENT_TYPES),
     SubjectKind.SUBJECT_KIND_GPUS: EventFilter(types=("runyard.node.",)),
     SubjectKind.SUBJECT_KIND_COST: EventFilter(types=leases.EVENT_TYPES),
     SubjectKind.SUBJECT_KIND_PRICES: EventFilter(types=("runyard.price.",)),
+    SubjectKind.SUBJECT_KIND_PROJECT: EventFilter(categories=("project", ALIAS, *CATEGORIES.values())),
 }
 
 
@@ -72,6 +75,9 @@ async def _counted(event_log: EventLog, thing: Thing, after: int, to: int) -> li
         wanted = EventFilter(streams=(stream_name(category, thing.id),))
     counts: dict[str, EventCount] = {}
     async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=after, to=to, wanted=wanted):
+        project = stream_id(event.envelope.stream).partition(".")[0]
+        if thing.kind == SubjectKind.SUBJECT_KIND_PROJECT and project != thing.id:
+            continue
         count = counts.setdefault(event.type, EventCount(type=event.type, first_position=event.position))
         count.event_count += 1
         count.last_position = event.position

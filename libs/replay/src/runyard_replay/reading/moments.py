@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,7 +11,7 @@ from runyard.event.v1.read_pb2 import AsOf
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_eventlog.port import EventLog
-from runyard_eventlog.positions import event_at
+from runyard_eventlog.positions import before_first_event, event_at, position_of_time
 from runyard_replay.folding.leases import milliseconds_of
 
 
@@ -50,13 +49,13 @@ async def moment_of(event_log: EventLog, as_of: AsOf, clock: Clock) -> Moment:
             if position < 0:
                 raise InvalidInput("a position is 1 or more", code="BAD_POSITION")
         case "time":
-            position = await _position_at(event_log, as_of.time, now)
+            position = await position_of_time(event_log, as_of.time, now)
             time = as_of.time
         case _:
             position = (await event_log.head()).domain_position
             time.FromDatetime(now)
     if position == 0:
-        raise await _before_first(event_log)
+        raise await before_first_event(event_log)
     # That it is there says that the head is not before it, so the head is only asked for when it is not.
     event = await event_at(event_log, Lane.LANE_DOMAIN, position)
     if event is None:
@@ -73,26 +72,4 @@ async def _ahead(event_log: EventLog, position: int) -> OutOfRange:
         f"position {position} is ahead of the log, whose newest is {head}",
         code="POSITION_AHEAD",
         metadata={"head": str(head)},
-    )
-
-
-async def _position_at(event_log: EventLog, time: Timestamp, now: datetime) -> int:
-    wanted = time.ToDatetime(tzinfo=UTC)
-    if wanted > now:
-        raise OutOfRange(
-            f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
-            code="TIME_AHEAD",
-        )
-    return await event_log.position_at(wanted)
-
-
-async def _before_first(event_log: EventLog) -> OutOfRange:
-    first = await event_at(event_log, Lane.LANE_DOMAIN, 1)
-    if first is None:
-        return OutOfRange("the log has no events yet", code="BEFORE_FIRST_EVENT")
-    began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="milliseconds")
-    return OutOfRange(
-        f"that is before the first event of the log, which was recorded at {began}",
-        code="BEFORE_FIRST_EVENT",
-        metadata={"first_recorded_at": began},
     )

@@ -13,6 +13,7 @@ from runyard_eventlog.port import EventLog
 from runyard_replay.folding.leases import price_line
 from runyard_replay.pricing.price_book import PriceLine
 from runyard_replay.reading.moments import moment_of
+from runyard_replay.reading.registered import project_as_of
 from runyard_replay.reading.states import lease_fold
 from runyard_replay.reading.subjects import check_project, find_run
 
@@ -43,6 +44,10 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
             code="BAD_PROJECT",
             field_violations={"project": "not a name"},
         )
+    names: dict[str, str] = {}
+    for project in {fold.project_of_run[run_id] for run_id in run_ids if run_id in fold.project_of_run}:
+        named = await project_as_of(event_log, project, moment.position, with_names=False)
+        names |= {run_id: f"{project}#{number}" for run_id, number in named.number_of_run.items()}
     recorded_lines = fold.lines()
     other = _lines(request.prices, moment.position)
     if request.keep_recorded_prices:
@@ -52,7 +57,12 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
     return PriceAgainResponse(
         position=moment.position,
         runs=[
-            RepricedRun(run_id=run_id, recorded=recorded[run_id], repriced=repriced[run_id])
+            RepricedRun(
+                run_id=run_id,
+                recorded=recorded[run_id],
+                repriced=repriced[run_id],
+                name=names.get(run_id, ""),
+            )
             for run_id in run_ids
             if run_id in recorded
         ],

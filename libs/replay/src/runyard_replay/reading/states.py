@@ -14,6 +14,7 @@ from runyard.history.v1.history_service_pb2 import (
     GetStateAsOfResponse,
     GpuState,
     PriceBookState,
+    ProjectCostState,
     QueueState,
     SubjectKind,
 )
@@ -30,6 +31,7 @@ from runyard_replay.folding.runs import run_after
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.pages import read_lane, read_stream
 from runyard_replay.reading.queues import Queues
+from runyard_replay.reading.registered import dataset_as_of, model_as_of, project_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 from runyard_replay.views import readable
 
@@ -93,7 +95,7 @@ async def thing_as_of(
     """Give a thing that was found, as it was at a moment; of a queue all, or a part.
 
     Raises:
-        NotFound: it was not there yet.
+        NotFound: it, or the version that is named, was not there yet.
         Unavailable: the log did not answer in time.
     """
     shown = GetStateAsOfResponse(position=moment.position, recorded_at=moment.recorded_at)
@@ -109,9 +111,15 @@ async def thing_as_of(
             shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment, part))
         case SubjectKind.SUBJECT_KIND_GPUS:
             shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
+        case SubjectKind.SUBJECT_KIND_MODEL:
+            shown.model.CopyFrom(await model_as_of(event_log, thing, moment.position))
+        case SubjectKind.SUBJECT_KIND_DATASET:
+            shown.dataset.CopyFrom(await dataset_as_of(event_log, thing, moment.position))
+        case SubjectKind.SUBJECT_KIND_PROJECT:
+            project = await project_as_of(event_log, thing.id, moment.position)
+            shown.project.CopyFrom(project.state())
         case SubjectKind.SUBJECT_KIND_COST:
-            fold = await lease_fold(event_log, moment.position)
-            shown.cost.CopyFrom(fold.project_cost(thing.id, moment.horizon_ms))
+            shown.cost.CopyFrom(await _cost_as_of(event_log, thing.id, moment))
         case SubjectKind.SUBJECT_KIND_PRICES:
             fold = await lease_fold(event_log, moment.position)
             shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
@@ -164,6 +172,15 @@ async def lease_fold(event_log: EventLog, position: int) -> leases.LeaseFold:
         if readable(event) is not None:
             fold.apply(event)
     return fold
+
+
+async def _cost_as_of(event_log: EventLog, project: str, moment: Moment) -> ProjectCostState:
+    fold = await lease_fold(event_log, moment.position)
+    cost = fold.project_cost(project, moment.horizon_ms)
+    numbers = (await project_as_of(event_log, project, moment.position, with_names=False)).number_of_run
+    for run in cost.runs:
+        run.number = numbers.get(run.run_id, 0)
+    return cost
 
 
 async def _node_as_of(event_log: EventLog, node_id: str, position: int) -> Node:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from runyard.artifact.v1.registry_events_pb2 import ArtifactAliasMoved
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
 from runyard.run.v1.events_pb2 import ProjectRunNumbered
 from runyard_contracts.ids import Position, is_name, is_sha256, stream_id, stream_name
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.port import EventFilter, EventLog
+from runyard_replay.reading.naming import (
+    ALIAS,
+    CATEGORIES,
+    SCHEMES,
+    Named,
+    find_stream,
+    is_label,
+    parse_version,
+)
 from runyard_replay.reading.pages import read_lane, read_stream
 
 DATUM = "datum://"
@@ -29,7 +41,19 @@ _NAMELESS = (
     SubjectKind.SUBJECT_KIND_PRICES,
     SubjectKind.SUBJECT_KIND_YARD,
 )
-_OF_PROJECT = (SubjectKind.SUBJECT_KIND_QUEUE, SubjectKind.SUBJECT_KIND_COST)
+_OF_PROJECT = (
+    SubjectKind.SUBJECT_KIND_QUEUE,
+    SubjectKind.SUBJECT_KIND_COST,
+    SubjectKind.SUBJECT_KIND_PROJECT,
+)
+_WANTED: Mapping[SubjectKind.ValueType, str] = {
+    _RUN: 'a run id, the beginning of one, or "project#12"',
+    _FILE: "a SHA-256, the beginning of one, datum://SHA-256 or datum://ALIAS",
+}
+_WANTED_ANY = (
+    'a run id, "project#12", a node, a SHA-256, the beginning of an id, '
+    "model://NAME, dataset://NAME or datum://ALIAS"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +62,9 @@ class Thing:
 
     kind: SubjectKind.ValueType
     id: str
-    """Run id, node id or SHA-256; a project, or nothing, for kinds that are not one thing."""
+    """Run id, node id or SHA-256; "project.name" of a model or dataset; a project, or nothing, for others."""
+    version: str = ""
+    """Of a model or dataset, as it was named; empty for all of them."""
 
 
 async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Thing:
@@ -47,16 +73,16 @@ async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Th
     Raises:
         InvalidInput: it can name nothing (BAD_NAME).
         NotFound: there was no such thing (RUN_NOT_FOUND, NODE_NOT_FOUND, FILE_NOT_FOUND, PROJECT_NOT_FOUND,
-            NOT_FOUND).
+            MODEL_NOT_FOUND, DATASET_NOT_FOUND, ALIAS_NOT_FOUND, NOT_FOUND).
         Ambiguous: it begins several names; the message has them.
         Unavailable: the log did not answer in time.
     """
     kind, name = subject.kind, subject.name
     if kind not in SubjectKind.values():
         raise InvalidInput(f"there is no subject kind {kind}", code="BAD_NAME")
-    if kind in _NAMELESS or (kind in _OF_PROJECT and not name):
-        if name or kind == SubjectKind.SUBJECT_KIND_COST:
-            raise _bad_name(name, "want a project's name" if not name else "nothing to name here")
+    if kind in _NAMELESS or (kind == SubjectKind.SUBJECT_KIND_QUEUE and not name):
+        if name:
+            raise _bad_name(name, "nothing to name here")
         return Thing(kind, "")
     if kind in _OF_PROJECT:
         if not is_name(name):
@@ -65,7 +91,11 @@ async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Th
         return Thing(kind, name)
     if kind == _NODE:
         return await _node(event_log, name, position)
-    return await _run_or_file(event_log, kind, name, position)
+    kind = next((found for scheme, found in SCHEMES.items() if not kind and name.startswith(scheme)), kind)
+    if kind in CATEGORIES:
+        named = parse_version(kind, name, subject.project)
+        return Thing(kind, stream_id(await find_stream(event_log, named, position)), named.version)
+    return await _run_or_file(event_log, kind, name, subject.project, position)
 
 
 def or_yard(subject: Subject) -> Subject:
@@ -94,7 +124,9 @@ async def check_project(event_log: EventLog, project: str, position: int) -> Non
         raise NotFound(f"there is no project {project!r} at position {position}", code="PROJECT_NOT_FOUND")
 
 
-async def _run_or_file(event_log: EventLog, kind: SubjectKind.ValueType, name: str, position: int) -> Thing:
+async def _run_or_file(
+    event_log: EventLog, kind: SubjectKind.ValueType, name: str, project: str, position: int
+) -> Thing:
     numbered = _NUMBERED.fullmatch(name)
     if numbered is not None and kind != _FILE:
         return await _numbered(event_log, numbered["project"], numbered["number"], position)
@@ -104,9 +136,15 @@ async def _run_or_file(event_log: EventLog, kind: SubjectKind.ValueType, name: s
     if not _PREFIX.fullmatch(text) or len(text) < PREFIX_CHARACTERS_MIN:
         if kind == SubjectKind.SUBJECT_KIND_UNSPECIFIED and is_name(name):
             return await _node(event_log, name, position)
-        raise _bad_name(name, 'want a run id, "project#12", a node, a SHA-256 or the beginning of an id')
+        if text != name and is_label(text):
+            return await _file_of_alias(event_log, Named(ALIAS, text, project=project), position)
+        raise _bad_name(name, f"want {_WANTED.get(kind, _WANTED_ANY)}")
     kinds = (kind,) if kind else (_RUN, _FILE)
     found = [thing for each in kinds for thing in await _beginning_with(event_log, each, text, position)]
+    if not found and text != name:
+        # An alias may look like the beginning of a hash.
+        with suppress(NotFound):
+            return await _file_of_alias(event_log, Named(ALIAS, text, project=project), position)
     if not found and not kind and is_name(name) and await _exists(event_log, "node", name, position):
         return Thing(_NODE, name)
     if not found:
@@ -130,6 +168,15 @@ async def _numbered(event_log: EventLog, project: str, number: str, position: in
     if number != "latest" or not last:
         raise NotFound(f"there is no run {project}#{number} at position {position}", code="RUN_NOT_FOUND")
     return Thing(_RUN, last)
+
+
+async def _file_of_alias(event_log: EventLog, alias: Named, position: int) -> Thing:
+    stream = await find_stream(event_log, alias, position)
+    sha256 = ""
+    async for event in read_stream(event_log, stream, to=position):
+        if isinstance(event.message, ArtifactAliasMoved):
+            sha256 = event.message.sha256
+    return Thing(_FILE, sha256)
 
 
 async def _node(event_log: EventLog, name: str, position: int) -> Thing:

@@ -1,4 +1,4 @@
-"""Everything that happened to a run, a node or a file, in one order over both lanes."""
+"""Everything that happened to a thing, in one order over both lanes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.merging import in_order
 from runyard_replay.reading.moments import moment_of
-from runyard_replay.reading.scopes import Scope, Span, committed_sequence, scope_of
+from runyard_replay.reading.scope import Scope, Span
+from runyard_replay.reading.scopes import committed_sequence, scope_of
 from runyard_replay.reading.subjects import find_thing
 from runyard_replay.views import cause_link, event_view, readable
 

@@ -412,19 +412,25 @@ class ResolveInputsRequest(_message.Message):
 
     INPUTS_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """Whose aliases, datasets and models the references name."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_1.Input]: ...
+    @_builtins.property
+    def read(self) -> _read_pb2.ReadOptions:
+        """Which moment's; nothing set means now."""
+
     def __init__(
         self,
         *,
         inputs: _abc.Iterable[_types_pb2_1.Input] | None = ...,
         project: _builtins.str = ...,
+        read: _read_pb2.ReadOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "project", b"project", "read", b"read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,7 +76,7 @@ class Artifact(_message.Message):
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What runs said of it."""
+        """What runs said of it. Only when one file was asked for."""
 
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct: ...

@@ -1204,18 +1204,24 @@ class ListEffectsRequest(_message.Message):
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_MAX_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     event_count_max: _builtins.int
     """Of each of both lists; 0 means 1,000."""
+    @_builtins.property
+    def as_of(self) -> _read_pb2.AsOf:
+        """Effects that were there by this moment; empty means now."""
+
     def __init__(
         self,
         *,
         event_id: _builtins.str = ...,
         event_count_max: _builtins.int = ...,
+        as_of: _read_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count_max", b"event_count_max", "event_id", b"event_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "event_count_max", b"event_count_max", "event_id", b"event_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
