@@ -36,6 +36,11 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 seen: list[str] = []
 """Who called, as the service saw it."""
 
+ENDLESS = 2
+"""Watched from here, events never end."""
+left = asyncio.Event()
+"""Set when nobody watches them any more."""
+
 
 class _Servicer(rpc.HistoryServiceServicer):
     async def GetLogHead(self, request: object, context: object) -> pb.GetLogHeadResponse:
@@ -53,6 +58,11 @@ class _Servicer(rpc.HistoryServiceServicer):
         self, request: pb.WatchEventsRequest, context: object
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         yield pb.WatchEventsResponse(bookmark_position=1)
+        try:
+            while request.after_position == ENDLESS:
+                yield pb.WatchEventsResponse(event=pb.EventView(data_json="x" * 500_000))
+        finally:
+            left.set()
         if request.after_position:
             await asyncio.Event().wait()
         raise NotFound("no such stream", code="STREAM_NOT_FOUND", metadata={"stream": "x"})
@@ -202,6 +212,19 @@ async def test_a_stream_gives_its_items_and_then_its_error(channel: grpc.aio.Cha
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call.read()
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_client_may_leave_while_an_answer_is_sent(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    left.clear()
+    endless = pb.WatchEventsRequest(after_position=ENDLESS)
+    call = rpc.HistoryServiceStub(channel).WatchEvents(endless, metadata=_metadata())
+    await call.read()
+    call.cancel()
+    async with asyncio.timeout(10):
+        await left.wait()
+    assert caplog.messages == []
 
 
 async def test_names_are_sealed_on_the_way_in_and_opened_for_clients_alone(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import trace
+from opentelemetry.context import attach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _propagator = TraceContextTextMapPropagator()
@@ -31,11 +32,20 @@ def configure_tracing(service_name: str, otlp_endpoint: str) -> TracerProvider:
 
 @contextmanager
 def server_span(name: str, metadata: Mapping[str, str]) -> Iterator[None]:
-    """Run a block as a server span that continues the caller's trace."""
+    """Run a block as a server span that continues the caller's trace, in a task that does no more."""
     parent = _propagator.extract(dict(metadata))
     tracer = trace.get_tracer("runyard")
-    with tracer.start_as_current_span(name.lstrip("/"), context=parent, kind=SpanKind.SERVER):
+    span = tracer.start_span(name.lstrip("/"), context=parent, kind=SpanKind.SERVER)
+    # Never detached: a stream whose client has left is closed by another task, which has another context.
+    attach(trace.set_span_in_context(span))
+    try:
         yield
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        span.end()
 
 
 def current_traceparent() -> str:
