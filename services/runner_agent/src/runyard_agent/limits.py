@@ -110,7 +110,11 @@ class MachineLimits:
 
     def find_group(self, plan: LaunchPlan) -> list[str]:
         """Give the folders of an attempt's group that are there."""
-        return [folder for folder in self._folders(plan.name) if os.path.isdir(folder)]
+        return self.group_named(f"{plan.run_id}-{plan.attempt}")
+
+    def group_named(self, attempt: str) -> list[str]:
+        """Give the same by the name of the attempt's folder."""
+        return [folder for folder in self._folders(f"runyard-{attempt}") if os.path.isdir(folder)]
 
     def close(self) -> None:
         """Remove every group in which nothing lives, and the trees when they are empty.

@@ -60,6 +60,10 @@ class Attempts:
         """Give everything that we hold."""
         return [attempt.record.held for attempt in self._attempts.values()]
 
+    def names(self) -> frozenset[str]:
+        """Name the folders of all attempts that we hold."""
+        return frozenset(attempt.record.directory.name for attempt in self._attempts.values())
+
     def pending_reports(self) -> Iterator[AttemptReport]:
         """Give the reports that nobody has acknowledged, attempt by attempt."""
         for attempt in list(self._attempts.values()):

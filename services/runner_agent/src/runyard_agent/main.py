@@ -27,6 +27,7 @@ from runyard_agent.limits import look_at_machine
 from runyard_agent.loop import Attempts
 from runyard_agent.machine_check import take_inventory
 from runyard_agent.node import Node
+from runyard_agent.orphans import Orphans
 from runyard_agent.package_lists import PackageLists
 from runyard_agent.publisher import Publisher
 from runyard_agent.s3_inputs import input_credentials
@@ -114,10 +115,11 @@ async def run_agent(settings: Settings) -> None:
         attempts.reports_changed, attempts.held_changed = uplink.reports_changed, uplink.held_changed
         hands_on = HandsOn(attempts, node.executors, uplink.open_own_channel, settings.token)
         uplink.hands_on_ordered = hands_on.take
+        orphans = Orphans(settings.directory / "attempts", docker, limits, attempts.names)
         publisher = Publisher(spool, settings.node_id, settings.bus)
         ready = asyncio.Event()
         others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]
-        await _run_until_stopped(attempts, uplink, ready, [*others, hands_on.run(ready)])
+        await _run_until_stopped(attempts, uplink, ready, [*others, hands_on.run(ready), orphans.run(ready)])
 
 
 def _artifact_client(settings: Settings, stack: contextlib.AsyncExitStack) -> ArtifactClient:

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 _LOOKS_MAX = 50
 
 
+def all_pids() -> list[int]:
+    """Give the pid of every process that can be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def command_line(pid: int) -> list[str]:
+    """Give what a process was started with; nothing when it is gone or has none."""
+    try:
+        return _read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+    except OSError:
+        return []
+
+
 def descendants(root: int) -> list[int]:
     """Give the pids of all living descendants of a process, nearest first."""
     children: dict[int, list[int]] = {}
