@@ -7,11 +7,16 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from runyard_core.errors import InvalidInput
+from runyard_client import Context, save_context
+from runyard_client.context import SERVICES
+from runyard_core.clock import ManualClock
+from runyard_core.errors import InvalidInput, NotFound, Rejected
+from runyard_embedded import people
 from runyard_embedded.credentials import load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import make_plan, role_url
@@ -20,6 +25,9 @@ from runyard_embedded.state import Phase, ProcessState, YardState, read_state, w
 from runyard_embedded.yard_ports import WITH_PORT, settle_ports
 from runyard_engines import PortInUse, choose_port
 from runyard_engines.process import started_ticks
+from runyard_servicekit.auth import Tokens
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -52,6 +60,58 @@ def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home)
     secrets += [*first.role_passwords.values(), *first.nats_passwords.values(), first.s3_secret_key]
     assert len(set(secrets)) == len(secrets)
     assert min(len(secret) for secret in secrets) >= 43
+
+
+def test_tokens_of_persons_outlast_a_start_and_the_secret_is_kept_nowhere(home: Home) -> None:
+    load_or_create(home)
+    until = NOW + timedelta(days=90)
+    laptop, ci = people.invite(home, "alice", NOW, until), people.invite(home, "alice", NOW, until)
+    load_or_create(home)
+    text = home.tokens_file.read_text()
+    assert laptop not in text
+    assert [each.sha256 for each in people.tokens_of_people(home)] == [
+        hashlib.sha256(secret.encode()).hexdigest() for secret in (laptop, ci)
+    ]
+    assert mode(home.tokens_file) == 0o600
+    tokens = Tokens(home.tokens_file, ManualClock(NOW))
+    caller = tokens.caller(hashlib.sha256(ci.encode()).hexdigest())
+    assert caller is not None
+    assert (caller.name, caller.roles) == ("user:alice", frozenset({"client"}))
+
+
+def test_a_person_loses_one_token_or_all_and_can_be_forgotten(home: Home) -> None:
+    load_or_create(home)
+    for name in ("alice", "alice", "bob"):
+        people.invite(home, name, NOW, NOW + timedelta(days=1))
+    first = people.tokens_of_people(home)[0]
+    assert people.revoke(home, "alice", NOW, token_id=first.id) == 1
+    good = [each.is_good(NOW) for each in people.tokens_of_people(home)]
+    assert good == [False, True, True]
+    assert people.revoke(home, "alice", NOW) == 1
+    assert people.revoke(home, "alice", NOW) == 0
+    assert people.revoke(home, "alice", NOW, forget=True) == 0
+    assert {each.person for each in people.tokens_of_people(home)} == {"bob"}
+    assert "alice" not in home.tokens_file.read_text()
+    with pytest.raises(NotFound, match="alice has no token"):
+        people.revoke(home, "alice", NOW)
+    assert not people.tokens_of_people(home)[0].is_good(NOW + timedelta(days=1))
+    # The yard's own are nobody's to revoke here.
+    assert len(json.loads(home.tokens_file.read_text())["tokens"]) == 4
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", "user:x", "é", "a" * 65])
+def test_a_person_has_a_name_that_events_can_carry(home: Home, name: str) -> None:
+    load_or_create(home)
+    with pytest.raises(InvalidInput, match="cannot name a person"):
+        people.invite(home, name, NOW, NOW)
+
+
+def test_a_folder_that_joined_another_yard_gets_none_of_its_own(home: Home) -> None:
+    save_context(Context(dict.fromkeys(SERVICES, "yard.example:7443"), "secret", "PEM"), home.folder)
+    with pytest.raises(Rejected, match=r"yard\.example:7443") as refused:
+        load_or_create(home)
+    assert refused.value.code == "JOINED_ANOTHER_YARD"
+    assert not home.credentials_file.exists()
 
 
 def test_the_services_know_tokens_by_their_hashes(home: Home) -> None:

@@ -17,6 +17,7 @@ from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_client import snapshot as snapshot_module
 from runyard_client.client import Client
+from runyard_client.context import Context
 from runyard_client.errors import LocalError
 from runyard_client.snapshot import Snapshot, take_snapshot, upload_snapshot
 from runyard_contracts.ids import sha256_of
@@ -240,6 +241,7 @@ class Yard:
         self.blobs: dict[str, bytes] = {}
         self.recorded: list[CodeRef] = []
         self.artifacts = self
+        self.context = Context(addresses={}, token="")
 
     async def FindMissingBlobs(self, request: Any, timeout: float) -> FindMissingBlobsResponse:
         missing = [MissingBlob(sha256=blob.sha256) for blob in request.blobs if blob.sha256 not in self.blobs]
@@ -268,7 +270,7 @@ async def test_second_upload_sends_only_what_changed(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     yard = Yard()
-    monkeypatch.setattr(snapshot_module, "Store", lambda: yard)
+    monkeypatch.setattr(snapshot_module, "Store", lambda _: yard)
     first = take_snapshot(repository)
     await upload_snapshot(cast("Client", yard), first)
     assert parse_manifest(yard.blobs[first.code.tree_sha256]) == first.entries

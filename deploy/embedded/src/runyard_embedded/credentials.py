@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from runyard_client import load_context
+from runyard_client.errors import LocalError
+from runyard_contracts.token_text import secret_sha256
+from runyard_core.errors import Rejected
 from runyard_embedded.home import Home, node_id_of_this_machine, write_private
+from runyard_embedded.people import Entry, write_own_tokens
 from runyard_engines.nats import METRICS, RELAY, SERVICES, agent_user_name
 from runyard_eventlog.migrate import ROLES
 from runyard_eventlog.personal.yard_key import create_yard_key
@@ -35,15 +39,33 @@ class Credentials:
 
 
 def load_or_create(home: Home) -> Credentials:
-    """Read a yard's credentials, or draw them at its first start. Writes the services' tokens and key."""
+    """Read a yard's credentials, or draw them at its first start. Writes the services' tokens and key.
+
+    Raises:
+        Rejected: the folder is somebody's who joined another yard (JOINED_ANOTHER_YARD).
+    """
     try:
         credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
+        _require_not_joined(home)
         credentials = _draw()
         write_private(home.credentials_file, asdict(credentials))
-    write_private(home.tokens_file, _tokens(credentials))
+    write_own_tokens(home, _tokens(credentials))
     create_yard_key(home.yard_key_file)
     return credentials
+
+
+def _require_not_joined(home: Home) -> None:
+    try:
+        context = load_context(home.folder)
+    except LocalError:
+        return
+    if context.authority_pem:
+        raise Rejected(
+            f"{home.folder} knows the yard at {context.addresses['scheduler']}, and its token would be lost: "
+            "choose another RUNYARD_HOME for a yard here, or remove context.json",
+            code="JOINED_ANOTHER_YARD",
+        )
 
 
 def _draw() -> Credentials:
@@ -64,18 +86,15 @@ def _draw() -> Credentials:
     )
 
 
-def _tokens(credentials: Credentials) -> dict[str, object]:
+def _tokens(credentials: Credentials) -> list[Entry]:
     holders = (
         (credentials.client_token, f"user:{_login_name()}", "client"),
         (credentials.agent_token, f"agent:{credentials.node_id}", "agent"),
         (credentials.service_token, "service:yard", "service"),
     )
-    return {
-        "tokens": [
-            {"sha256": hashlib.sha256(token.encode()).hexdigest(), "actor": actor, "roles": [role]}
-            for token, actor, role in holders
-        ]
-    }
+    return [
+        {"sha256": secret_sha256(token), "actor": actor, "roles": [role]} for token, actor, role in holders
+    ]
 
 
 def _login_name() -> str:

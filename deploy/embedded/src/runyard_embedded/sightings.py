@@ -1,4 +1,4 @@
-"""Where log, archive and bus are: written by the supervisor for ``runyard status`` and ``history``."""
+"""Where log, archive, bus and gate are: written by the supervisor for commands on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runyard_embedded.home import Home, write_private
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """Access to log, archive and bus."""
+    """Access to log, archive and bus, and what others call the gate."""
 
     database_url: str = field(repr=False)
     """For the role runyard_reader."""
@@ -19,6 +19,8 @@ class Sightings:
     archive_url: str = field(repr=False)
     nats_url: str
     relay_password: str = field(repr=False)
+    gate_address: str = ""
+    """host:port; empty when the yard has no gate."""
 
 
 def write_sightings(home: Home, sightings: Sightings) -> None:

@@ -132,6 +132,7 @@ def _sightings(addresses: Addresses, credentials: Credentials) -> Sightings:
         archive_url=addresses.archive_url,
         nats_url=addresses.nats.url,
         relay_password=addresses.nats.passwords.get(RELAY, ""),
+        gate_address=addresses.gate,
     )
 
 

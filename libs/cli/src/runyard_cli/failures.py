@@ -59,6 +59,8 @@ def explain_client_error(error: ClientError) -> NoReturn:
 
     if isinstance(error, Unreachable):
         advice = "Is the yard up? `runyard status` shows each process, `runyard up` starts it."
+        if error.is_elsewhere:
+            advice = "It is on another machine: is it up there, with a gate, and is that port open from here?"
         if error.reason in _OF_A_NODE:
             advice = "`runyard nodes` shows which machines are heard from."
         fail(ExitCode.UNREACHABLE, error.reason, error.message, advice)
@@ -67,7 +69,9 @@ def explain_client_error(error: ClientError) -> NoReturn:
         fail(code, error.reason, error.message)
     advice = ""
     if error.code == "UNAUTHENTICATED":
-        advice = "The token in context.json is not one of this yard: see `runyard context`."
+        advice = (
+            "On the yard's machine, `runyard people invite` makes another; `runyard context join` takes it."
+        )
     elif error.field_violations:
         new = {field: what for field, what in error.field_violations.items() if what not in error.message}
         advice = "; ".join(f"{field}: {what}" for field, what in new.items())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from runyard_client import Client, load_context
+from runyard_client import Client, Context, load_context
 
 if TYPE_CHECKING:
     from runyard.run.v1.types_pb2 import Run
@@ -20,9 +20,18 @@ def converse(work: Callable[[Client], Awaitable[Result]]) -> Result:
     Raises:
         ClientError: whatever the work meets; ``main`` turns it into words and an exit code.
     """
+    return converse_with(load_context(), work)
+
+
+def converse_with(context: Context, work: Callable[[Client], Awaitable[Result]]) -> Result:
+    """Run a command's work with a client of this yard.
+
+    Raises:
+        ClientError: as ``converse``.
+    """
 
     async def connected() -> Result:
-        async with Client.connect(load_context()) as client:
+        async with Client.connect(context) as client:
             return await work(client)
 
     return asyncio.run(connected())

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from runyard_client.errors import decode_error
+from runyard_client.errors import ClientError, decode_error
+from runyard_contracts.gate import service_name
+
+if TYPE_CHECKING:
+    from runyard_contracts.pinned_gate import Gate
 
 DEADLINE_SECONDS = 15.0
 
@@ -47,13 +52,16 @@ class YardChannel:
     as somebody looks. The types are gRPC's own: calls through it are typed by the stub.
     """
 
-    def __init__(self, service: str, address: str, token: str) -> None:
-        """Prepare a channel; it connects with the first call."""
-        self._service = service
-        self._address = address
+    def __init__(self, service: str, address: str, token: str, gate: Gate | None = None) -> None:
+        """Prepare a channel, through the gate if given; it connects with the first call."""
+        self._decoded = partial(decode_error, service=service, address=address, is_elsewhere=gate is not None)
         # ProjectionService is every service's: a router in front of them goes by the service's name.
         self._metadata = (("authorization", f"Bearer {token}"), ("runyard-service", service))
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if gate is None
+            else gate.channel(service_name(service), _OPTIONS)
+        )
 
     def unary_unary(self, method: str, **settings: Any) -> Callable[..., Any]:
         """Make a callable for a method with one request and one response."""
@@ -63,7 +71,7 @@ class YardChannel:
             try:
                 return await call(request, timeout=timeout, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
-                raise decode_error(error, service=self._service, address=self._address) from None
+                raise self._decoded(error) from None
 
         return invoke
 
@@ -77,7 +85,7 @@ class YardChannel:
                 async for response in stream:
                     yield response
             except grpc.aio.AioRpcError as error:
-                raise decode_error(error, service=self._service, address=self._address) from None
+                raise self._decoded(error) from None
             finally:
                 stream.cancel()
 
@@ -89,7 +97,7 @@ class YardChannel:
 
         def invoke(*, timeout: float | None = None) -> Conversation:
             stream = call(timeout=timeout, metadata=self._metadata)
-            return Conversation(stream, self._service, self._address)
+            return Conversation(stream, self._decoded)
 
         return invoke
 
@@ -101,11 +109,10 @@ class YardChannel:
 class Conversation:
     """What a stub gives for a method with streams both ways: gRPC's own call, with decoded errors."""
 
-    def __init__(self, stream: Any, service: str, address: str) -> None:
+    def __init__(self, stream: Any, decoded: Callable[[grpc.aio.AioRpcError], ClientError]) -> None:
         """Speak over a stream that was opened."""
         self._stream = stream
-        self._service = service
-        self._address = address
+        self._decoded = decoded
 
     async def write(self, request: Any) -> None:
         """Send a message. To a stream that has ended nothing is sent: ``read`` says why."""
@@ -130,7 +137,7 @@ class Conversation:
         try:
             return await self._stream.read()
         except grpc.aio.AioRpcError as error:
-            raise decode_error(error, service=self._service, address=self._address) from None
+            raise self._decoded(error) from None
 
     def cancel(self) -> None:
         """End it at once."""

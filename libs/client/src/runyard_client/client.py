@@ -148,7 +148,8 @@ class Client:
     def _channel(self, service: str) -> grpc.aio.Channel:
         channel = self._channels.get(service)
         if channel is None:
-            channel = YardChannel(service, self._context.addresses[service], self._context.token)
+            context = self._context
+            channel = YardChannel(service, context.addresses[service], context.token, context.gate)
             self._channels[service] = channel
         # Generated stubs ask a channel for nothing but what YardChannel has.
         return cast("grpc.aio.Channel", channel)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import grpc
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_NOT_BELIEVED = "CERTIFICATE_VERIFY_FAILED"
+"""In gRPC's words when TLS came to nothing."""
 
 
 class ClientError(Exception):
@@ -41,6 +43,20 @@ class ClientError(Exception):
 class Unreachable(ClientError):
     """A service or the store did not answer: not running, wrong address, or cut off."""
 
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        field_violations: Mapping[str, str] | None = None,
+        is_elsewhere: bool = False,
+    ) -> None:
+        """Keep what any error keeps, and whether the yard is on another machine."""
+        super().__init__(code, reason, message, metadata=metadata, field_violations=field_violations)
+        self.is_elsewhere = is_elsewhere
+
 
 class LocalError(ClientError):
     """Something on this machine is not as it must be: a file, a working tree, the context file."""
@@ -50,23 +66,43 @@ class LocalError(ClientError):
         super().__init__("FAILED_PRECONDITION", reason, message)
 
 
-def decode_error(error: grpc.aio.AioRpcError, *, service: str, address: str) -> ClientError:
+def decode_error(
+    error: grpc.aio.AioRpcError, *, service: str, address: str, is_elsewhere: bool = False
+) -> ClientError:
     """Read the ``google.rpc.Status`` that a service sends with an error.
 
     Args:
         error: what gRPC raised.
         service: name of the service called, for the message.
         address: where it was called.
+        is_elsewhere: that is on another machine.
     """
     code = error.code().name
     text = error.details() or code
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _has_details(error):
-        return Unreachable(code, code, f"{service} at {address} does not answer")
+        if _NOT_BELIEVED in text:
+            return ClientError(
+                "PERMISSION_DENIED",
+                "WRONG_CERTIFICATE",
+                f"{address} shows a certificate that the yard's authority did not sign for this time: it is "
+                "not the yard that was joined, or somebody stands between, or the clock here is wrong",
+            )
+        message = f"{service} at {address} does not answer"
+        return Unreachable(code, code, message, is_elsewhere=is_elsewhere)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unreachable(code, code, f"{service} at {address} did not answer in time")
+        message = f"{service} at {address} did not answer in time"
+        return Unreachable(code, code, message, is_elsewhere=is_elsewhere)
     reason, metadata, violations = _read_details(error)
-    kind = Unreachable if error.code() is grpc.StatusCode.UNAVAILABLE else ClientError
-    return kind(code, reason or code, text, metadata=metadata, field_violations=violations)
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return Unreachable(
+            code,
+            reason or code,
+            text,
+            metadata=metadata,
+            field_violations=violations,
+            is_elsewhere=is_elsewhere,
+        )
+    return ClientError(code, reason or code, text, metadata=metadata, field_violations=violations)
 
 
 def _has_details(error: grpc.aio.AioRpcError) -> bool:

@@ -81,7 +81,7 @@ async def upload_file(
     if begun.already_stored:
         on_bytes(file.size_bytes)
     else:
-        with Store() as store:
+        with Store(client.context.gate) as store:
             sent = await together(
                 store.put(part.request, FilePart(path, part.offset_bytes, part.size_bytes), on_bytes)
                 for part in begun.parts
@@ -140,5 +140,5 @@ async def download_file(
     if not target.parent.is_dir():
         raise LocalError("FILE_UNREADABLE", f"{target.parent}: no such directory; make it first")
     found = await client.artifacts.GetDownload(GetDownloadRequest(sha256=sha256))
-    with Store() as store:
+    with Store(client.context.gate) as store:
         return await store.get(found.request, target, sha256=sha256, on_bytes=on_bytes)

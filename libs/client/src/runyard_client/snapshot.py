@@ -129,7 +129,7 @@ async def upload_snapshot(client: Client, snapshot: Snapshot, *, on_bytes: Progr
     for entry in snapshot.entries:
         bodies.setdefault(entry.sha256, FilePart(snapshot.root / entry.path, 0, entry.size_bytes))
     missing = await _find_missing(client, bodies)
-    with Store() as store:
+    with Store(client.context.gate) as store:
         await together(store.put(blob.put, bodies[blob.sha256], on_bytes) for blob in missing)
     answer = await client.artifacts.RecordCodeSnapshot(
         RecordCodeSnapshotRequest(request_id=uuid7(), code=snapshot.code), timeout=60.0

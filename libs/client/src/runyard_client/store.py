@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard_client.errors import ClientError, LocalError, Unreachable
+from runyard_contracts.pinned_gate import Gate, StoreConnection, is_loopback
 from runyard_core.retry import Backoff
 
 TRANSFER_COUNT_MAX = 8
@@ -63,8 +64,14 @@ async def together(works: Iterable[Coroutine[None, None, Result]]) -> list[Resul
 class Store:
     """A limited number of threads that send and fetch; http.client blocks, so it never runs on the loop."""
 
-    def __init__(self, transfer_count_max: int = TRANSFER_COUNT_MAX) -> None:
-        """Prepare the threads; they start with the first transfer."""
+    def __init__(self, gate: Gate | None = None, transfer_count_max: int = TRANSFER_COUNT_MAX) -> None:
+        """Prepare the threads; they start with the first transfer.
+
+        Args:
+            gate: the way to a store on the loopback of the yard's machine, when that is another.
+            transfer_count_max: transfers at once.
+        """
+        self._gate = gate
         self._executor = ThreadPoolExecutor(transfer_count_max, thread_name_prefix="store")
 
     def __enter__(self) -> Self:
@@ -85,7 +92,7 @@ class Store:
             LocalError: ``FILE_CHANGED`` when the bytes are not the ones announced.
             ClientError: the store refused.
         """
-        return await self._run(partial(_put, request, body, on_bytes))
+        return await self._run(partial(_put, request, self._gate, body, on_bytes))
 
     async def get(
         self,
@@ -101,7 +108,7 @@ class Store:
             Unreachable: the store does not answer, after retries.
             ClientError: the store refused, or sent other bytes (``CHECKSUM_MISMATCH``).
         """
-        return await self._run(partial(_get, request, target, sha256, on_bytes))
+        return await self._run(partial(_get, request, self._gate, target, sha256, on_bytes))
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(_retried, work))
@@ -127,8 +134,8 @@ def _retried(work: Callable[[], Result]) -> Result:
     raise AssertionError("unreachable")
 
 
-def _put(request: PresignedRequest, body: bytes | FilePart, on_bytes: Progress) -> str:
-    connection, path = _connect(request)
+def _put(request: PresignedRequest, gate: Gate | None, body: bytes | FilePart, on_bytes: Progress) -> str:
+    connection, path = _connect(request, gate)
     size_bytes = len(body) if isinstance(body, bytes) else body.size_bytes
     headers = {"Content-Length": str(size_bytes), **request.headers}
     try:
@@ -157,8 +164,8 @@ def _put(request: PresignedRequest, body: bytes | FilePart, on_bytes: Progress) 
     raise _refusal(response.status, text)
 
 
-def _get(request: PresignedRequest, target: Path, sha256: str, on_bytes: Progress) -> int:
-    connection, path = _connect(request)
+def _get(request: PresignedRequest, gate: Gate | None, target: Path, sha256: str, on_bytes: Progress) -> int:
+    connection, path = _connect(request, gate)
     temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}")
     try:
         connection.request(request.method, path, headers=dict(request.headers))
@@ -205,11 +212,13 @@ class _PartReader:
         return block
 
 
-def _connect(request: PresignedRequest) -> tuple[http.client.HTTPConnection, str]:
+def _connect(request: PresignedRequest, gate: Gate | None) -> tuple[http.client.HTTPConnection, str]:
     url = urlsplit(request.url)
+    path = f"{url.path}?{url.query}" if url.query else url.path
+    if gate is not None and is_loopback(url.hostname or ""):
+        return StoreConnection(url, gate, _TIMEOUT_SECONDS, _BLOCK_BYTES), path
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT_SECONDS, blocksize=_BLOCK_BYTES)
-    return connection, f"{url.path}?{url.query}" if url.query else url.path
+    return kind(url.hostname or "", url.port, timeout=_TIMEOUT_SECONDS, blocksize=_BLOCK_BYTES), path
 
 
 def _refusal(status: int, text: str) -> Exception:

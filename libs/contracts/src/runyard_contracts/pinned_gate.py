@@ -69,14 +69,16 @@ class Gate:
 class StoreConnection(http.client.HTTPConnection):
     """Speaks to the yard's own store as if beside it: what was signed for its own address stays valid."""
 
-    def __init__(self, url: SplitResult, gate: Gate) -> None:
+    def __init__(self, url: SplitResult, gate: Gate, stall_seconds_max: float, block_bytes: int) -> None:
         """Prepare; ``connect`` or the first request connects."""
-        super().__init__(url.hostname or "", url.port, timeout=CONNECT_SECONDS_MAX)
+        super().__init__(url.hostname or "", url.port, timeout=stall_seconds_max, blocksize=block_bytes)
         self._gate = gate
+        self._stall_seconds_max = stall_seconds_max
 
     def connect(self) -> None:
         """Open TLS to the gate."""
         self.sock = self._gate.connect(names.STORE, CONNECT_SECONDS_MAX)
+        self.sock.settimeout(self._stall_seconds_max)
 
 
 def fetch_gate(address: str, certificate_sha256: bytes) -> Gate:

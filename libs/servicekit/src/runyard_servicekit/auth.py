@@ -71,7 +71,7 @@ class Tokens:
         entry = self._entries.get(sha256)
         if entry is None:
             return None
-        name = entry.caller.name
+        name = entry.caller.actor.id
         if entry.revoked:
             raise Unauthenticated(
                 f"this token of {name} was revoked; ask for a new one", code="TOKEN_REVOKED"

@@ -61,7 +61,11 @@ class Connection:
         proxy = None if gate is not None else _proxy_of(url)
         self._sends_whole_url = proxy is not None and url.scheme == "http"
         self._proxy_headers = _proxy_headers(proxy) if proxy is not None else {}
-        self._http = StoreConnection(url, gate) if gate else _open(url, proxy, self._proxy_headers)
+        self._http = (
+            StoreConnection(url, gate, stall_seconds_max, CHUNK_BYTES)
+            if gate
+            else _open(url, proxy, self._proxy_headers)
+        )
         self._http.connect()
         self._http.sock.settimeout(stall_seconds_max)
         self._answer: http.client.HTTPResponse | None = None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
-from runyard_cli.output import is_json, output_option, say, say_json_object
+from runyard_cli.failures import ExitCode, fail
+from runyard_cli.output import is_json, note, output_option, say, say_json_object
+from runyard_cli.session import converse_with
 from runyard_cli.table import say_table
-from runyard_client.context import SERVICES, Context, load_context, runyard_home, save_context
+from runyard_client import Client
+from runyard_client.context import (
+    SERVICES,
+    TOKEN_VARIABLE,
+    Context,
+    load_context,
+    runyard_home,
+    save_context,
+)
 
 
 @click.group("context", invoke_without_command=True)
@@ -19,12 +30,39 @@ def command(context: click.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     known = load_context()
-    path = str(runyard_home() / "context.json")
+    path = TOKEN_VARIABLE if os.environ.get(TOKEN_VARIABLE) else str(runyard_home() / "context.json")
     if is_json():
-        say_json_object({"path": path, "addresses": dict(known.addresses)})
+        shown = {"path": path, "addresses": dict(known.addresses)}
+        if known.authority_pem:
+            shown["authority_sha256"] = _fingerprint(known)
+        say_json_object(shown)
         return
     say(path)
     say_table(("SERVICE", "ADDRESS"), list(known.addresses.items()))
+    if known.authority_pem:
+        say(f"by TLS, signed by the authority with SHA-256 {_fingerprint(known)}")
+
+
+@command.command("join")
+@click.option("--server", metavar="HOST:PORT", default="", help="The yard's gate, if not as the token says.")
+@output_option
+def join_yard(server: str) -> None:
+    """Talk to a yard on another machine, with a token of `runyard people invite`.
+
+    The token is read from standard input, so that it is in no command line. Programs that have no file for
+    it set RUNYARD_TOKEN instead.
+    """
+    from runyard_client.joining import join
+
+    _require_no_yard_here()
+    joined = join(_read_token("runyard context join"), server)
+    # A token that the yard does not take must not replace one that it does.
+    converse_with(joined, _ask_anything)
+    path = save_context(joined)
+    if is_json():
+        say_json_object({"path": str(path), "addresses": dict(joined.addresses)})
+    else:
+        say(f"{path}: the yard at {joined.addresses['scheduler']}")
 
 
 @command.command("set")
@@ -47,7 +85,10 @@ def set_context(addresses: tuple[str, ...]) -> None:
     missing = [name for name in SERVICES if name not in chosen]
     if missing:
         raise click.BadParameter(f"no address for {', '.join(missing)}")
-    token = _read_token()
+    token = _read_token("runyard context set ADDRESS")
+    elsewhere = sorted({address for address in chosen.values() if not _is_loopback(address)})
+    if elsewhere:
+        note(f"without TLS: {', '.join(elsewhere)}; `runyard context join` goes through a yard's gate")
     path = save_context(Context(addresses=chosen, token=token))
     if is_json():
         say_json_object({"path": str(path), "addresses": chosen})
@@ -62,10 +103,40 @@ def _checked(address: str) -> str:
     return address
 
 
-def _read_token() -> str:
+def _is_loopback(address: str) -> bool:
+    from runyard_contracts.pinned_gate import host_and_port, is_loopback
+
+    return is_loopback(host_and_port(address)[0])
+
+
+def _fingerprint(context: Context) -> str:
+    import hashlib
+    import ssl
+
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.authority_pem)).hexdigest()
+
+
+async def _ask_anything(client: Client) -> None:
+    from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
+
+    await client.scheduler.ListRuns(ListRunsRequest(page_size=1))
+
+
+def _require_no_yard_here() -> None:
+    """Refuse where `runyard up` made a yard, whose own context would be lost."""
+    if (runyard_home() / "credentials.json").exists():
+        fail(
+            ExitCode.REFUSED,
+            "YARD_OF_ITS_OWN",
+            f"{runyard_home()} holds a yard of its own",
+            "Choose another folder: RUNYARD_HOME=~/.runyard-elsewhere runyard context join",
+        )
+
+
+def _read_token(command_line: str) -> str:
     typed = sys.stdin.isatty()
     text = click.prompt("Token", hide_input=True, err=True) if typed else sys.stdin.readline()
     token = str(text).strip()
     if not token:
-        raise click.UsageError("no token: give it on standard input (runyard context set ADDRESS < token)")
+        raise click.UsageError(f"no token: give it on standard input ({command_line} < token)")
     return token

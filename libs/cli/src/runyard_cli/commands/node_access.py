@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 
 import click
 
 from runyard.node.v1 import enrolment_service_pb2 as pb
+from runyard_cli.durations import Duration
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json, styled
 from runyard_cli.session import converse
 from runyard_cli.words import time_words
@@ -15,29 +15,13 @@ from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 _SECRET_BYTES = 32
-_SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-
-
-class _Duration(click.ParamType[int]):
-    """Reads "30m", "1h" or "7d"; gives seconds."""
-
-    name = "duration"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            self.fail(f"{value!r} is no duration: want 30m, 1h or 7d", param, ctx)
-        return int(found[1]) * _SECONDS[found[2]]
 
 
 @click.command("invite")
 @click.argument("node")
 @click.option(
     "--valid",
-    type=_Duration(),
+    type=Duration(),
     default="1h",
     show_default=True,
     metavar="TIME",

@@ -93,15 +93,16 @@ def ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool = False) ->
 async def _ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool) -> Result:
     unanswered: ClientError | None = None
     if not direct:
-        address = ""
+        is_here = False
         try:
             context = load_context()
-            address = context.addresses["lineage"]
+            host = context.addresses["lineage"].rpartition(":")[0]
+            is_here = host in _THIS_MACHINE and not context.authority_pem
             async with Client.connect(context) as client:
                 await client.history.GetLogHead(pb.GetLogHeadRequest(), timeout=PROBE_SECONDS_MAX)
                 return await work(ServiceSource(client))
         except Unreachable as error:
-            if address.rpartition(":")[0] not in _THIS_MACHINE:
+            if not is_here:
                 # The log at hand would be another yard's.
                 raise
             unanswered = error
