@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import json
+import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from runyard.artifact.v1 import artifact_service_pb2 as artifact_pb
+from runyard.artifact.v1 import registry_service_pb2 as registry_pb
 from runyard.cost.v1 import cost_service_pb2 as cost_pb
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.history.v1 import history_service_pb2 as history_pb
@@ -19,28 +23,28 @@ from runyard.lineage.v1 import lineage_service_pb2 as lineage_pb
 from runyard.metric.v1 import metric_service_pb2 as metric_pb
 from runyard.record.v1 import record_service_pb2 as record_pb
 from runyard.run.v1 import scheduler_service_pb2 as scheduler_pb
-from runyard.run.v1.types_pb2 import Executor, Run, RunSpec
+from runyard.run.v1 import secret_service_pb2 as secret_pb
+from runyard.run.v1.types_pb2 import Executor, Input, Run, RunSpec
+from tests.contract import reads as rpcs
 from tests.e2e.yard import Clients, Yard
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yard")]
 
 PROJECT = "as-of"
+NAMES = json.dumps(
+    {
+        "valohai.tags": ["tried"],
+        "valohai.alias": "newest",
+        "valohai.dataset-versions": [
+            {"uri": "dataset://images/VERSION", "targeting_aliases": ["newest"]},
+            {"uri": "dataset://others/VERSION"},
+        ],
+        "valohai.model-versions": [{"model_uri": "model://net/"}, {"model_uri": "model://other-net/"}],
+    }
+)
+"""What each run says of its output."""
 Answers = dict[str, Message]
 Call = Callable[..., Awaitable[Any]]
-
-NOT_OF_A_MOMENT = {
-    # What a store or a spool has now; no state of the log.
-    "FindMissingBlobs",
-    "GetCommittedMark",
-    "GetDownload",
-    "GetDownloads",
-    "ResolveInputs",
-    # Of the log itself: by position from the start.
-    "ListEvents",
-    "GetLogHead",
-    "ListEffects",
-}
-READS = ("Get", "List", "Query", "Trace", "Impact", "Find", "Resolve", "Explain", "Diff")
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,37 @@ class Read:
 
 
 def reads(clients: Clients, run: Run) -> list[Read]:
-    """Every read of every service, about one run."""
-    sha256 = run.attempts[0].outputs[0].sha256
-    scheduler, artifacts, metrics = clients.scheduler, clients.artifacts, clients.metrics
-    costs, lineage = clients.costs, clients.lineage
+    """Every read of every service, about one run; HistoryService has tests of its own."""
+    sha256, node_id = run.attempts[0].outputs[0].sha256, run.attempts[0].node_id
+    names = Input(name="x", uris=["datum://newest", "dataset://images/newest", "model://net/1"])
+    scheduler, artifacts, registry, secrets = (
+        clients.scheduler, clients.artifacts, clients.registry, clients.secrets
+    )  # fmt: skip
+    metrics, costs, lineage = clients.metrics, clients.costs, clients.lineage
     return [
         Read(scheduler.GetRun, scheduler_pb.GetRunRequest(name=run.run_id)),
         Read(scheduler.GetRun, scheduler_pb.GetRunRequest(name=f"{PROJECT}#latest")),
         Read(scheduler.ListRuns, scheduler_pb.ListRunsRequest(page_size=100)),
         Read(scheduler.ListRuns, scheduler_pb.ListRunsRequest(filter="state=FINISHED")),
-        Read(scheduler.GetNode, scheduler_pb.GetNodeRequest(node_id=run.attempts[0].node_id)),
+        Read(scheduler.GetNode, scheduler_pb.GetNodeRequest(node_id=node_id)),
         Read(scheduler.ListNodes, scheduler_pb.ListNodesRequest()),
+        Read(secrets.ListSecrets, secret_pb.ListSecretsRequest(project=PROJECT)),
         Read(artifacts.GetArtifact, artifact_pb.GetArtifactRequest(name=sha256)),
         Read(artifacts.ListArtifacts, artifact_pb.ListArtifactsRequest(page_size=1000)),
         Read(artifacts.ListArtifacts, artifact_pb.ListArtifactsRequest(run_id=run.run_id)),
+        Read(artifacts.ResolveInputs, artifact_pb.ResolveInputsRequest(project=PROJECT, inputs=[names])),
+        Read(registry.ListDatasets, registry_pb.ListDatasetsRequest(project=PROJECT)),
+        Read(
+            registry.ListDatasetVersions,
+            registry_pb.ListDatasetVersionsRequest(project=PROJECT, dataset="images"),
+        ),
+        Read(
+            registry.GetDatasetVersion,
+            registry_pb.GetDatasetVersionRequest(project=PROJECT, name="images/newest"),
+        ),
+        Read(registry.ListModels, registry_pb.ListModelsRequest(project=PROJECT)),
+        Read(registry.ListModelVersions, registry_pb.ListModelVersionsRequest(project=PROJECT, model="net")),
+        Read(registry.GetModelVersion, registry_pb.GetModelVersionRequest(project=PROJECT, name="net")),
         Read(metrics.GetRunSummary, metric_pb.GetRunSummaryRequest(run_id=run.run_id)),
         Read(metrics.QuerySeries, metric_pb.QuerySeriesRequest(run_id=run.run_id)),
         Read(metrics.QueryGpuSeries, metric_pb.QueryGpuSeriesRequest(run_id=run.run_id)),
@@ -94,19 +115,10 @@ def reads(clients: Clients, run: Run) -> list[Read]:
     ]
 
 
-def test_every_read_of_every_service_can_name_a_moment() -> None:
-    tried = {read.request.DESCRIPTOR.name for read in reads(_no_clients(), _any_run())}
-    missing = []
-    for file in (scheduler_pb, artifact_pb, metric_pb, cost_pb, lineage_pb, record_pb, history_pb):
-        for service in file.DESCRIPTOR.services_by_name.values():
-            for method in service.methods:
-                if method.name in NOT_OF_A_MOMENT or not method.name.startswith(READS):
-                    continue
-                if not _names_a_moment(method) or (
-                    file is not history_pb and method.input_type.name not in tried
-                ):
-                    missing.append(method.full_name)
-    assert missing == []
+def test_every_read_of_every_service_is_tried() -> None:
+    tried = {read.request.DESCRIPTOR.full_name for read in reads(_no_clients(), _any_run())}
+    known = {method.input_type.full_name for method in rpcs.reads()}
+    assert {name for name in known - tried if not name.startswith("runyard.history.")} == set()
 
 
 async def test_what_was_answered_then_is_answered_again(yard: Yard, clients: Clients) -> None:
@@ -115,6 +127,10 @@ async def test_what_was_answered_then_is_answered_again(yard: Yard, clients: Cli
     # Everything moves on: another price, file, run with the same output, and a later state of the node.
     yard.cli("price", "set", "7.25", "--per", "node-hour", "--from", "2020-01-01")
     yard.cli("put", __file__)
+    secret = secret_pb.SetSecretRequest(
+        request_id=str(uuid.uuid4()), project=PROJECT, name="TOKEN", value="a secret"
+    )
+    await clients.secrets.SetSecret(secret, timeout=30)
     later = await _one_more_run(clients, "first")
     then = ReadOptions()
     then.as_of.position = position
@@ -123,7 +139,14 @@ async def test_what_was_answered_then_is_answered_again(yard: Yard, clients: Cli
         assert answers[name] == answer, name
     _, now = await _live(clients, later)
     changed = {name for name, answer in now.items() if name in live and answer != live[name]}
-    assert {name.split()[0] for name in changed} >= {"ListRunsRequest", "ListPricesRequest"}
+    assert {name.split()[0] for name in changed} >= {
+        "GetDatasetVersionRequest",
+        "ListModelVersionsRequest",
+        "ListPricesRequest",
+        "ListRunsRequest",
+        "ListSecretsRequest",
+        "ResolveInputsRequest",
+    }
 
 
 async def test_a_time_means_the_last_position_recorded_by_then(clients: Clients) -> None:
@@ -145,22 +168,16 @@ async def test_a_page_walk_shows_the_moment_of_its_first_page(yard: Yard, client
     position, _ = await _live(clients, run)
     then, now = ReadOptions(), ReadOptions(min_position=position)
     then.as_of.position = position
-    lists: Sequence[tuple[Call, Any, str]] = (
-        (clients.scheduler.ListRuns, scheduler_pb.ListRunsRequest(), "runs"),
-        (clients.scheduler.ListNodes, scheduler_pb.ListNodesRequest(), "nodes"),
-        (clients.artifacts.ListArtifacts, artifact_pb.ListArtifactsRequest(), "artifacts"),
-        (clients.metrics.ListLogLines, metric_pb.ListLogLinesRequest(run_id=run.run_id), "lines"),
-        (clients.costs.ListPrices, cost_pb.ListPricesRequest(), "prices"),
-        (clients.costs.ListRunCosts, cost_pb.ListRunCostsRequest(project=PROJECT), "costs"),
-    )
+    lists = [read for read in reads(clients, run) if rpcs.is_paged(read.request.DESCRIPTOR)]
     walks: list[tuple[str, Any, Call, Any, list[Message]]] = []
-    for call, request, field in lists:
+    for listed in lists:
+        field = _listed_field(listed.request.DESCRIPTOR)
         for read in (then, now):
-            request = type(request).FromString(request.SerializeToString())
+            request = type(listed.request).FromString(listed.request.SerializeToString())
             request.read.CopyFrom(read)
             request.page_size = 1
-            first = await call(request, timeout=30)
-            walks.append((field, request, call, first, list(getattr(first, field))))
+            first = await listed.call(request, timeout=30)
+            walks.append((field, request, listed.call, first, list(getattr(first, field))))
     await _one_more_run(clients, "between pages")
     yard.cli("price", "set", "1.75", "--per", "node-hour")
     for field, request, call, first, items in walks:
@@ -177,11 +194,15 @@ async def test_a_page_walk_shows_the_moment_of_its_first_page(yard: Yard, client
 
 async def test_a_moment_that_the_log_does_not_have_is_refused_by_every_read(clients: Clients) -> None:
     run = await _one_more_run(clients, "bad")
-    ahead, below = ReadOptions(), ReadOptions()
+    ahead, below, future, before = ReadOptions(), ReadOptions(), ReadOptions(), ReadOptions()
     ahead.as_of.position, below.as_of.position = 10**9, -1
+    future.as_of.time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    before.as_of.time.FromDatetime(datetime(2020, 1, 1, tzinfo=UTC))
     for read in reads(clients, run):
         for options, code in (
             (ahead, grpc.StatusCode.OUT_OF_RANGE),
+            (future, grpc.StatusCode.OUT_OF_RANGE),
+            (before, grpc.StatusCode.OUT_OF_RANGE),
             (below, grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -190,7 +211,10 @@ async def test_a_moment_that_the_log_does_not_have_is_refused_by_every_read(clie
 
 
 async def _one_more_run(clients: Clients, word: str) -> Run:
-    command = f"echo '{{\"score\": 1.5}}'; echo {word}; echo {word} > $VH_OUTPUTS_DIR/o"
+    command = (
+        f"echo '{{\"score\": 1.5}}'; echo {word}; echo {word} > $VH_OUTPUTS_DIR/o; "
+        f"sed s/VERSION/$VH_EXECUTION_ID/ > $VH_OUTPUTS_DIR/o.metadata.json <<'END'\n{NAMES}\nEND"
+    )
     spec = RunSpec(step="x", command_lines=[command], executor=Executor.EXECUTOR_PROCESS)
     run = await clients.submit(spec, PROJECT)
     return (await clients.complete_record(run.run_id)).run
@@ -208,9 +232,11 @@ async def _live(clients: Clients, run: Run) -> tuple[int, Answers]:
     raise AssertionError("the yard never was at rest")
 
 
-def _names_a_moment(method: MethodDescriptor) -> bool:
-    fields = method.input_type.fields_by_name
-    return any(name in fields for name in ("read", "as_of", "begin"))
+def _listed_field(request: Descriptor) -> str:
+    """Name the field of the answer that has what is listed."""
+    [method] = [each for each in rpcs.reads() if each.input_type.full_name == request.full_name]
+    fields = method.output_type.fields
+    return str(next(field.name for field in fields if field.is_repeated and field.message_type))
 
 
 class _Stubs:

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
 from runyard.cost.v1.cost_service_pb2_grpc import CostServiceStub
 from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
@@ -30,6 +31,7 @@ from runyard.run.v1.scheduler_service_pb2 import (
     WatchRunsResponse,
 )
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from runyard.run.v1.secret_service_pb2_grpc import SecretServiceStub
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
 from runyard_servicekit.channels import service_channel
 
@@ -96,7 +98,9 @@ class Clients:
         names = ("scheduler", "artifact", "metrics", "cost", "lineage")
         self._channels = {name: self.yard.channel(name) for name in names}
         self.scheduler = SchedulerServiceStub(self._channels["scheduler"])
+        self.secrets = SecretServiceStub(self._channels["scheduler"])
         self.artifacts = ArtifactServiceStub(self._channels["artifact"])
+        self.registry = RegistryServiceStub(self._channels["artifact"])
         self.metrics = MetricServiceStub(self._channels["metrics"])
         self.costs = CostServiceStub(self._channels["cost"])
         self.lineage = LineageServiceStub(self._channels["lineage"])
