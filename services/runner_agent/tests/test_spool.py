@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runyard_agent import spool as spool_module
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord, decode_frames, encode_frame
 from runyard_contracts.ids import SpoolId
@@ -259,7 +262,7 @@ class Life:
         path = segments(self.directory)[-1]
         synced = 0
         for frame in decode_frames(path.read_bytes()):
-            if frame.last_sequence <= self.durable:
+            if frame.last_sequence <= max(self.durable, self._checkpointed()):
                 synced += frame.bytes_count
         size = path.stat().st_size
         os.truncate(path, size - cut % (size - synced + 1))
@@ -271,6 +274,11 @@ class Life:
         del self.appended[survived:]
         self.durable = survived
         assert self.spool.marks.get("run", {"count": 0})["count"] == survived
+
+    def _checkpointed(self) -> int:
+        """Give what a checkpoint has put on the disk, too: one is written when some time has passed."""
+        path = self.directory / "checkpoint.json"
+        return int(json.loads(path.read_bytes())["through"]) if path.exists() else 0
 
     def check(self) -> None:
         committed = self.spool.committed_sequence
@@ -287,12 +295,16 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 10.0])
+@settings(max_examples=20, deadline=None)
 @given(steps=st.lists(STEPS, max_size=25))
 async def test_nothing_durable_is_lost_or_changed_by_any_history_of_kills(
-    steps: list[tuple[object, ...]],
+    steps: list[tuple[object, ...]], checkpoint_seconds: float
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        mock.patch.object(spool_module, "_CHECKPOINT_SECONDS_MIN", checkpoint_seconds),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         life = Life(Path(folder))
         for step in steps:
             match step:
