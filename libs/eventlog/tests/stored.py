@@ -73,9 +73,9 @@ class HotLog(MemoryEventLog):
             limit=limit,
             descending=descending,
         )
-        if descending and len(page.events) < limit:
-            return Page(page.events, Position(after_position + 1))
-        return page
+        is_at_its_end = descending and len(page.events) < limit
+        scanned_to = Position(after_position + 1) if is_at_its_end else page.scanned_to
+        return Page(page.events, scanned_to, Position(self.boundaries[lane]))
 
     async def position_at(self, time: datetime) -> Position:
         return max(await super().position_at(time), Position(self.boundaries[DOMAIN] - 1))

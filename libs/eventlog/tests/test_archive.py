@@ -6,6 +6,7 @@ import itertools
 import pickle
 from datetime import UTC, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -153,17 +154,31 @@ class DetachingLog(HotLog):
         return await super().read(lane, **options)
 
 
-@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("wanted", [EVERYTHING, EventFilter(categories=["run"])], ids=["all", "some"])
+@pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
 async def test_a_partition_that_goes_away_during_a_read_is_read_from_the_archive(
-    tmp_path: Path, descending: bool
+    tmp_path: Path, descending: bool, wanted: EventFilter
 ) -> None:
     yard = Yard(tmp_path, events_max=6)
     await yard.fill(16)
     await yard.seal_all()
-    whole = facts((await yard.log.read(DOMAIN, descending=descending)).events)
+    whole = facts((await yard.log.read(DOMAIN, descending=descending, filter=wanted)).events)
     yard.log.__class__ = DetachingLog
-    found = await archived(yard).read(DOMAIN, descending=descending)
+    found = await archived(yard).read(DOMAIN, descending=descending, filter=wanted)
     assert facts(found.events) == whole
+
+
+@pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
+async def test_a_page_says_itself_whether_something_was_detached(tmp_path: Path, descending: bool) -> None:
+    yard = Yard(tmp_path, events_max=6)
+    await yard.fill(16)
+    log = archived(yard)
+    options = {"filter": EventFilter(categories=["run"]), "limit": 3, "descending": descending}
+    await log.read(DOMAIN, **options)  # type: ignore[arg-type]  # passes them on as they are
+    looked = mock.AsyncMock(wraps=yard.stored.first_position)
+    with mock.patch.object(yard.stored, "first_position", looked):
+        await log.read(DOMAIN, **options)  # type: ignore[arg-type]  # passes them on as they are
+    assert looked.await_count == 0
 
 
 async def test_a_missing_or_damaged_segment_is_told_and_never_skipped(tmp_path: Path) -> None:

@@ -124,10 +124,11 @@ class ArchivedEventLog:
                 limit=limit,
                 descending=descending,
             )
-            if not descending and _is_surely_whole(page, after_position, filter):
-                return page
-            if await self._has_moved(lane):
+            if page.whole_from > max(after_position + 1, boundary):
+                self._boundaries[lane] = page.whole_from
                 continue
+            if not descending:
+                return page
             left = limit - len(page.events)
             if not begins_cold or not left:
                 return page
@@ -218,11 +219,6 @@ class ArchivedEventLog:
             self._boundaries[lane] = await self._stored.first_position(lane)
         return self._boundaries[lane]
 
-    async def _has_moved(self, lane: Lane.ValueType) -> bool:
-        """Look whether a partition was detached since the last look."""
-        last, self._boundaries[lane] = self._boundaries[lane], await self._stored.first_position(lane)
-        return self._boundaries[lane] != last
-
     async def _read_up(
         self,
         lane: Lane.ValueType,
@@ -248,12 +244,3 @@ class ArchivedEventLog:
         """Read a range of positions that is in the archive."""
         archive = self._needed(lane, to + 1)
         return await archive_reads.read_page(archive, lane, after, to, wanted, limit, descending=descending)
-
-
-def _is_surely_whole(page: Page, after: int, wanted: EventFilter) -> bool:
-    """Say whether nothing can be missing from a page, so that nobody need look whether the boundary moved."""
-    if page.scanned_to <= after:
-        # The log ends there: so does every look of somebody who waits for the next event.
-        return True
-    # Positions have no gaps, so a page that begins where it was asked to is whole.
-    return wanted == EVERYTHING and bool(page.events) and page.events[0].position == after + 1

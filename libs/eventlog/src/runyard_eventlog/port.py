@@ -93,6 +93,8 @@ class Page:
     events: list[RecordedEvent] = field(default_factory=list)
     scanned_to: Position = Position(0)  # noqa: RUF009 - a NewType call is a value
     """Everything that matches up to here is in this page or an earlier one."""
+    whole_from: Position = field(default=Position(1), compare=False)
+    """From here up nothing was detached when this page was read: for whoever joins it with the archive."""
 
 
 class EventLog(Protocol):

@@ -154,6 +154,7 @@ class PostgresEventLog:
             if high <= low:
                 return Page([], Position(max(low, high) if not descending else min(low + 1, high)))
             found: list[RecordedEvent] = []
+            whole_from = Position(1)
             window = high - low if filter == EVERYTHING or rows.is_selective(filter) else _WINDOW_FIRST
             while high > low:
                 first, last = (
@@ -162,12 +163,14 @@ class PostgresEventLog:
                 statement, arguments = rows.page(
                     lane, first, last, filter, limit - len(found), descending=descending
                 )
-                found.extend(rows.events(await connection.fetch(statement, *arguments)))
+                window_rows = await connection.fetch(rows.with_first_position(lane, statement), *arguments)
+                found.extend(rows.events(window_rows))
+                whole_from = Position(window_rows[0]["first_position"])
                 if len(found) == limit:
-                    return Page(found, found[-1].position)
+                    return Page(found, found[-1].position, whole_from)
                 low, high = (low, first) if descending else (last, high)
                 window *= 8
-        return Page(found, Position(low + 1 if descending else high))
+        return Page(found, Position(low + 1 if descending else high), whole_from)
 
     async def head(self) -> LogHead:
         """See ``EventLog.head``."""
@@ -207,4 +210,9 @@ async def _next_page(
     """Read without asking for the head first: the last event found is as far as this page goes."""
     statement, arguments = rows.page(lane, after, to, EVERYTHING, limit, descending=False)
     found = list(rows.events(await connection.fetch(statement, *arguments)))
-    return Page(found, found[-1].position if found else after)
+    if found:
+        # Positions have no gaps.
+        return Page(found, found[-1].position, found[0].position)
+    # What holds the head is never detached, so nothing is missing where the log ends.
+    whole_from = 1 if to is None else await connection.fetchval(rows.first_position(lane))
+    return Page([], after, Position(whole_from))

@@ -56,6 +56,14 @@ class Query:
         self.conditions.append(condition.format(f"${len(self.arguments)}"))
 
 
+def first_position(lane: Lane.ValueType) -> str:
+    """Give the statement for the lowest position of a lane that was not detached; 1 when nothing was."""
+    return (
+        "select coalesce(min(from_position), 1) as first_position from log.partition "
+        f"where lane = {int(lane)} and detached_at is null"
+    )
+
+
 def lane_head(lane: Lane.ValueType) -> str:
     """Give the statement for the newest position of a lane."""
     return f"select coalesce((select position from {_TABLES[lane]} order by position desc limit 1), 0)"
@@ -73,10 +81,21 @@ def page(
     order = "desc" if descending else "asc"
     query.arguments.append(limit)
     statement = (
-        f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
+        f"select position, {_ADDED[lane]} as added, payload from {_TABLES[lane]} "
         f"where {' and '.join(query.conditions)} order by position {order} limit ${len(query.arguments)}"
     )
     return statement, query.arguments
+
+
+def with_first_position(lane: Lane.ValueType, statement: str) -> str:
+    """Let a page's statement say, too, what the lane began with when it ran: in its fourth column.
+
+    There is one row at least; where nothing was found its other columns are null.
+    """
+    return (
+        f"select found.position, found.added, found.payload, kept.first_position "
+        f"from ({first_position(lane)}) kept left join lateral ({statement}) found on true"
+    )
 
 
 def stream(
@@ -106,12 +125,18 @@ def at_positions(lane: Lane.ValueType) -> str:
 
 
 def events(found: Sequence[asyncpg.Record]) -> Iterator[RecordedEvent]:
-    """Bring what these statements find (position, what is added as raw bytes, payload) back into events."""
+    """Bring what these statements find (position, what is added as raw bytes, payload) back into events.
+
+    Rows without a position are left out.
+    """
+    if found and found[0][0] is None:
+        return
     given, added = b"", b""
     for start in range(0, len(found), _PARSED_TOGETHER):
         together = found[start : start + _PARSED_TOGETHER]
         pieces: list[bytes] = []
-        for _, raw, payload in together:
+        for record in together:
+            raw, payload = record[1], record[2]
             if raw != given:
                 # The same for all events of one call of the append function.
                 given, added = raw, _added(raw)
