@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runyard_agent import spool as spool_module
@@ -298,6 +298,7 @@ STEPS = st.one_of(
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 10.0])
 @settings(max_examples=20, deadline=None)
 @given(steps=st.lists(STEPS, max_size=25))
+@example(steps=[("append", 3), ("sync",), ("append", 3), ("commit", 3), ("kill", 1, b"")])
 async def test_nothing_durable_is_lost_or_changed_by_any_history_of_kills(
     steps: list[tuple[object, ...]], checkpoint_seconds: float
 ) -> None:
