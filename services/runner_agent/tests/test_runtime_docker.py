@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,31 @@ async def test_output_exit_status_and_environment_are_those_of_the_contract(
     assert plan.stderr.read_text() == "err\n"
     assert (plan.outputs / "file").read_text() == "data\n"
     assert Exit.from_json(json.loads(plan.exit_file.read_text())) == ended
+
+
+async def test_a_daemon_that_hears_late_of_an_end_is_waited_for(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("while [ ! -e ../outputs/go ]; do sleep 0.01; done", "exit 3")
+    handle = await runtime.launch(plan)
+    running, has_heard = daemon.api.inspect_container(handle.id), threading.Event()
+    inspect, wait = daemon.api.inspect_container, daemon.api.wait
+
+    def inspected(name: str) -> dict[str, Any]:
+        return dict(inspect(name) if has_heard.is_set() else running)
+
+    def heard(name: str, **options: Any) -> dict[str, Any]:
+        answer = wait(name, **options)
+        has_heard.set()
+        return dict(answer)
+
+    monkeypatch.setattr(daemon.api, "inspect_container", inspected)
+    monkeypatch.setattr(daemon.api, "wait", heard)
+    async with asyncio.timeout(4), asyncio.TaskGroup() as group:
+        waiting = group.create_task(runtime.wait(handle, plan))
+        (plan.outputs / "go").touch()
+    assert waiting.result().exit_code == 3
+    await runtime.remove(handle, plan)
 
 
 async def test_a_shebang_chooses_the_interpreter(runtime: DockerRuntime, plan_of: MakePlan) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,11 +27,14 @@ from runyard_agent.docker_daemon import DEFAULT_ADDRESS, DockerDaemon
 from runyard_agent.durable_files import write_atomically
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_core.errors import Conflict, NotFound, RunyardError, Unavailable
+from runyard_core.retry import Backoff, Retries
 
 _LOOK_SECONDS = 5.0
-_DAEMON_LAG_SECONDS = 0.03
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 _CONTAINER_FILE = "container.json"
 _KILLED_EXIT_CODE = 128 + signal.SIGKILL
+
+logger = logging.getLogger(__name__)
 
 
 class DockerRuntime:
@@ -84,25 +88,22 @@ class DockerRuntime:
 
     async def wait(self, handle: Handle, plan: LaunchPlan) -> Exit:
         """Wait for the container's first process, then for the daemon to say how it ended."""
+        # The daemon may be restarted meanwhile; the container may be well.
+        retries = Retries(f"watching container {plan.name}", _BACKOFF, logger)
         while not plan.exit_file.exists():
             try:
                 state = (await self._inspect(handle.id))["State"]
+                if state["Running"] or state["Status"] == "created":
+                    await _require_watch(await _start_watch(plan, handle.id), plan)
+                    await self._wait_a_while(handle, int(state["Pid"]))
+                else:
+                    write_atomically(plan.exit_file, json.dumps(_exit_of(state, plan).to_json()).encode())
             except NotFound:
                 return _unseen_end()
-            except Unavailable:
-                # The daemon is being restarted; the container may be well.
-                await asyncio.sleep(1.0)
-                continue
-            if state["Running"] or state["Status"] == "created":
-                await _require_watch(await _start_watch(plan, handle.id), plan)
-                async with _end_of(int(state["Pid"])) as ended:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_SECONDS):
-                            await ended.wait()
-                        # The daemon hears of it a little later than we do.
-                        await asyncio.sleep(_DAEMON_LAG_SECONDS)
+            except Unavailable as error:
+                await retries.pause(error)
             else:
-                write_atomically(plan.exit_file, json.dumps(_exit_of(state, plan).to_json()).encode())
+                retries.succeeded()
         return Exit.from_json(json.loads(plan.exit_file.read_bytes()))
 
     async def signal(self, handle: Handle, signal_number: int) -> None:
@@ -131,6 +132,17 @@ class DockerRuntime:
         if found:
             self._first_pids[handle.id] = pid
         return found
+
+    async def _wait_a_while(self, handle: Handle, pid: int) -> None:
+        """Wait for the end of a container's first process, and for the daemon to agree; a while at most."""
+        async with _end_of(pid) as ended:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await ended.wait()
+            except TimeoutError:
+                return
+        # It holds a thread, but the daemon hears of an end only a moment later than we do.
+        await self._daemon.call(self._daemon.api.wait, handle.id, timeout=_LOOK_SECONDS)
 
     async def _inspect(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = await self._daemon.call(self._daemon.api.inspect_container, name)
