@@ -24,6 +24,7 @@ from runyard_eventlog.proof import check_proof
 from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.segment_seals import SealingSettings
+from runyard_eventlog.stored_event import canonical_bytes
 from runyard_eventlog.subscriber import follow
 from runyard_eventlog.verification import prove_event, verify
 from runyard_testkit import Bucket, Bus, Database
@@ -47,8 +48,11 @@ async def test_the_database_gives_the_bytes_that_the_file_gives(yard: ArchiveYar
     for lane in (DOMAIN, TELEMETRY):
         rows = await yard.stored.read(lane, 1, 12)
         assert rows
-        contents, _ = SegmentColumns.of_events(rows).leaf_contents(lane)
-        assert await yard.stored.leaf_contents(lane, 1, 12) == contents
+        stored = await yard.stored.columns(lane, 1, 12)
+        assert [content for some in stored for content in some.canonical()] == [
+            canonical_bytes(row, lane) for row in rows
+        ]
+        assert SegmentColumns.of_events(rows).canonical.are_rows(stored, 0, lane)
 
 
 async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(

@@ -16,6 +16,7 @@ import pytest
 from runyard_cli import output
 from runyard_cli.main import main
 from runyard_eventlog.signing import SigningKey
+from runyard_eventlog.stored_columns import StoredColumns
 from runyard_testkit import Database
 from tests.contract.archive_yard import ArchiveYard, fill_domain, fill_telemetry, opened
 from tests.contract.events import DOMAIN, TELEMETRY
@@ -62,8 +63,8 @@ def _run(arguments: tuple[str, ...]) -> Answer:
         output._Mode.is_json = False
 
 
-async def whole_log(yard: ArchiveYard) -> list[bytes]:
-    return [await yard.stored.leaf_contents(lane, 1, 1_000) for lane in (DOMAIN, TELEMETRY)]
+async def whole_log(yard: ArchiveYard) -> list[list[StoredColumns]]:
+    return [await yard.stored.columns(lane, 1, 1_000) for lane in (DOMAIN, TELEMETRY)]
 
 
 async def test_a_sealed_log_is_sound_and_its_events_are_proven_to_anybody(

@@ -15,7 +15,6 @@ from runyard_contracts.envelope import Context, actor_name, parse_actor, wrap
 from runyard_contracts.ids import CommandId, EventId, Position, StreamName, stream_name, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import ManualClock
-from runyard_core.merkle import LEAF_PREFIX
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import ArchiveStore, FolderStore
 from runyard_eventlog.memory import MemoryEventLog
@@ -30,11 +29,13 @@ from runyard_eventlog.port import (
 from runyard_eventlog.sealing import Sealer
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.signing import SigningKey
-from runyard_eventlog.stored_event import StoredEvent, canonical_bytes
+from runyard_eventlog.stored_columns import WIDTHS, StoredColumns
+from runyard_eventlog.stored_event import HEADER, StoredEvent, canonical_bytes
 from runyard_eventlog.stored_log import SEAL_TYPE, Tail, id_range
 
 DOMAIN, TELEMETRY = Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY
 LANES = (DOMAIN, TELEMETRY)
+COLUMN_ROWS = 3
 
 
 class HotLog(MemoryEventLog):
@@ -136,10 +137,9 @@ class MemoryStoredLog:
     async def read(self, lane: Lane.ValueType, first: int, last: int) -> list[StoredEvent]:
         return [event for event in self.rows(lane) if first <= event.position <= last]
 
-    async def leaf_contents(self, lane: Lane.ValueType, first: int, last: int) -> bytes:
-        return b"".join(
-            LEAF_PREFIX + canonical_bytes(event, lane) for event in await self.read(lane, first, last)
-        )
+    async def columns(self, lane: Lane.ValueType, first: int, last: int) -> list[StoredColumns]:
+        found = await self.read(lane, first, last)
+        return [columns_of(found[at : at + COLUMN_ROWS], lane) for at in range(0, len(found), COLUMN_ROWS)]
 
     async def locate(self, event_id: EventId) -> tuple[Lane.ValueType, int] | None:
         known = self.log._events.get(event_id)
@@ -232,6 +232,20 @@ def row(position: int, after_position: int, recorded_at: datetime, payload: byte
         actor=actor_name(envelope.actor),
         payload=payload,
     )
+
+
+def columns_of(rows: Iterable[StoredEvent], lane: Lane.ValueType) -> StoredColumns:
+    """Give rows as the database does, made of their canonical bytes."""
+    fixed, bodies = [b""] * len(WIDTHS), [b""] * 6
+    for one in rows:
+        content, at = canonical_bytes(one, lane), 0
+        for column, width in enumerate(WIDTHS):
+            fixed[column] += content[at : at + width]
+            at += width
+        for column, length in enumerate(HEADER.unpack_from(content)[6:]):
+            bodies[column] += content[at : at + length]
+            at += length
+    return StoredColumns(tuple(fixed), tuple(bodies))
 
 
 def facts(events: Iterable[RecordedEvent]) -> list[bytes]:

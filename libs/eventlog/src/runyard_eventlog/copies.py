@@ -11,8 +11,9 @@ from runyard_core.merkle import HASH_BYTES, leaf_hash, merkle_root
 from runyard_eventlog.chain import Finding
 from runyard_eventlog.difference import Difference, Kind, differences, in_order
 from runyard_eventlog.manifest import LANES, Manifest
-from runyard_eventlog.segment_file import SegmentColumns, leaf_hashes_of
-from runyard_eventlog.stored_event import HEADER, parse_canonical, split_leaf_contents
+from runyard_eventlog.segment_file import SegmentColumns
+from runyard_eventlog.stored_columns import StoredColumns
+from runyard_eventlog.stored_event import HEADER, parse_canonical
 
 FINDINGS_MAX = 50
 """Most events that are named of one copy of one segment."""
@@ -27,8 +28,8 @@ class Copies:
     """The archive's file; None when it is missing."""
     leaves: bytes | None
     """The archive's leaf hashes; None when they are missing."""
-    database: bytes | None
-    """What the leaf hashes of its rows are over, one after the other; None when it was not asked."""
+    database: Sequence[StoredColumns] | None
+    """Its rows; None when it was not asked."""
     database_first: int
     """First position of the segment that the database still has; after the last when it has none."""
 
@@ -42,10 +43,7 @@ def compare(copies: Copies) -> list[Finding]:
     """Compare the copies of a segment with its root, and name the events that differ."""
     manifest, findings = copies.manifest, list[Finding]()
     columns = _columns(copies, findings)
-    contents, begins = (
-        (memoryview(b""), [0]) if columns is None else columns.leaf_contents(LANES[manifest.lane])
-    )
-    archived = leaf_hashes_of(contents, begins)
+    archived = [] if columns is None else columns.leaf_hashes(LANES[manifest.lane])
     sealed = _sealed(copies, archived)
     if copies.leaves is None:
         findings.append(_finding(manifest, Kind.MISSING_FILE, f"{manifest.name.leaves} is not there"))
@@ -58,11 +56,22 @@ def compare(copies: Copies) -> list[Finding]:
     if columns is not None:
         findings += _of_archive(copies, columns, archived, sealed)
     offset = copies.database_first - manifest.first_position
-    # The same bytes have the same hashes, so they are hashed once.
-    is_same = archived == sealed and copies.database == contents[begins[offset] : begins[-1]].tobytes()
-    if copies.database is not None and not is_same:
+    if copies.database is not None and not (archived == sealed and _is_same(copies, columns)):
         findings += _of_database(copies, columns, sealed[offset:])
     return findings
+
+
+def _is_same(copies: Copies, columns: SegmentColumns | None) -> bool:
+    """Say whether the database has the events of the file: the same bytes have the same hashes."""
+    if columns is None or copies.database is None:
+        return False
+    begin = copies.database_first - copies.manifest.first_position
+    return columns.canonical.are_rows(copies.database, begin, LANES[copies.manifest.lane])
+
+
+def _contents(copies: Copies) -> list[bytes]:
+    """Give the canonical bytes of the database's rows."""
+    return [content for rows in copies.database or () for content in rows.canonical()]
 
 
 def _columns(copies: Copies, findings: list[Finding]) -> SegmentColumns | None:
@@ -86,7 +95,7 @@ def _sealed(copies: Copies, archived: list[bytes]) -> list[bytes]:
         if _is_sealed(copies.manifest, leaves):
             return leaves
     if copies.database and copies.database_first == copies.manifest.first_position:
-        leaves = [leaf_hash(content) for content in split_leaf_contents(copies.database)]
+        leaves = [leaf_hash(content) for content in _contents(copies)]
         if _is_sealed(copies.manifest, leaves):
             return leaves
     return []
@@ -116,7 +125,7 @@ def _of_archive(
 
 def _of_database(copies: Copies, columns: SegmentColumns | None, sealed: list[bytes]) -> list[Finding]:
     manifest = copies.manifest
-    contents = split_leaf_contents(copies.database or b"")
+    contents = _contents(copies)
     if [leaf_hash(content) for content in contents] == sealed:
         return []
     known = {} if columns is None else {event.position: str(event.event_id) for event in columns.events()}

@@ -17,27 +17,12 @@ from uuid import UUID
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Corrupt
-from runyard_core.merkle import LEAF_PREFIX
 
 HEADER = struct.Struct(">hqqqq16s6I")
 """Everything of the canonical bytes before the texts and the payload."""
 
 RECORDED_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """What the canonical bytes count ``recorded_at`` from."""
-
-LEAF_CONTENT_SQL = """
-'\\x00'::bytea || int2send(lane) || int8send(position) || int8send(version) || int8send(after_position)
-|| timestamptz_send(recorded_at) || uuid_send(event_id)
-|| int8send((case when causation_id is null then 0 else 16 end)::bigint << 32 | octet_length(stream))
-|| int8send(octet_length(type)::bigint << 32 | octet_length(correlation_id))
-|| int8send(octet_length(actor)::bigint << 32 | octet_length(payload))
-|| coalesce(uuid_send(causation_id), ''::bytea)
-|| convert_to(concat(stream, type, correlation_id, actor), 'UTF8') || payload
-"""
-"""What the leaf hash of a row of ``log.event`` is over, put together by the database itself.
-
-Two lengths go into one number, as every operator costs the database a copy.
-"""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -78,25 +63,6 @@ def canonical_bytes(event: StoredEvent, lane: Lane.ValueType) -> bytes:
         *map(len, body),
     )
     return b"".join((header, *body))
-
-
-def split_leaf_contents(contents: bytes) -> list[bytes]:
-    """Take apart what ``LEAF_CONTENT_SQL`` of several rows gave, one after the other: their canonical bytes.
-
-    Raises:
-        Corrupt: it ends within an event.
-    """
-    found, at = [], 0
-    while at < len(contents):
-        start = at + len(LEAF_PREFIX)
-        try:
-            at = start + HEADER.size + sum(HEADER.unpack_from(contents, start)[6:])
-        except struct.error as error:
-            raise Corrupt("events end within a header", code="BAD_CANONICAL_BYTES") from error
-        found.append(contents[start:at])
-    if at != len(contents):
-        raise Corrupt("events end within one of them", code="BAD_CANONICAL_BYTES")
-    return found
 
 
 def parse_canonical(content: bytes) -> tuple[Lane.ValueType, StoredEvent]:

@@ -19,12 +19,13 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import EventId, StreamName
 from runyard_core.errors import InvalidInput, Unavailable
 from runyard_eventlog.connections import AWAY, Connection
-from runyard_eventlog.stored_event import COLUMNS, LEAF_CONTENT_SQL, StoredEvent
+from runyard_eventlog.stored_columns import COLUMNS_SQL, WHOLE_SQL, StoredColumns
+from runyard_eventlog.stored_event import COLUMNS, StoredEvent
 
 SEAL_TYPE = "runyard.log.segment_sealed"
 """Stored name of the event that says that a segment is sealed."""
 _SECONDS_MAX = 60.0
-_LEAVES_EACH = 500
+_ROWS_EACH = 500
 _EVENT_ID_PREFIX = re.compile("[0-9a-f]{8,32}")
 _SEALING_LOCK = 0x5345414C
 _TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
@@ -64,8 +65,8 @@ class StoredLog(Protocol):
         """Give the rows of a range of positions, in order."""
         ...
 
-    async def leaf_contents(self, lane: Lane.ValueType, first: int, last: int) -> bytes:
-        """Give what the leaf hashes of a range of positions are over, in order, one after the other."""
+    async def columns(self, lane: Lane.ValueType, first: int, last: int) -> list[StoredColumns]:
+        """Give the rows of a range of positions, in order, as columns of some of them after the other."""
         ...
 
     async def locate(self, event_id: EventId) -> tuple[Lane.ValueType, int] | None:
@@ -158,20 +159,20 @@ class PostgresStoredLog:
         async with self._reading() as connection:
             return [StoredEvent(*row) for row in await connection.fetch(statement, first, last)]
 
-    async def leaf_contents(self, lane: Lane.ValueType, first: int, last: int) -> bytes:
+    async def columns(self, lane: Lane.ValueType, first: int, last: int) -> list[StoredColumns]:
         """See ``StoredLog``."""
-        # In rows of some hundred kilobytes: half the time of one large value, and of one row for each event.
+        # So many rows at once: half the time of one large value, and of one for each row.
         statement = f"""
-        select (
-          select string_agg(content, ''::bytea) from (
-            select {LEAF_CONTENT_SQL} as content from {_TABLES[lane]}
-            where position between low and least($2, low + {_LEAVES_EACH - 1}) order by position
-          ) contents
-        ) from generate_series($1::bigint, $2, {_LEAVES_EACH}) low
+        select columns.* from generate_series($1::bigint, $2, {_ROWS_EACH}) low, lateral (
+          select {COLUMNS_SQL} from (
+            select * from {_TABLES[lane]}
+            where position between low and least($2, low + {_ROWS_EACH - 1}) and {WHOLE_SQL} order by position
+          ) rows having count(*) > 0
+        ) columns
         """
         async with self._reading() as connection:
-            parts = await connection.fetch(statement, first, last)
-        return b"".join([part for (part,) in parts if part is not None])
+            found = await connection.fetch(statement, first, last)
+        return [StoredColumns.of_row(row) for row in found]
 
     async def locate(self, event_id: EventId) -> tuple[Lane.ValueType, int] | None:
         """See ``StoredLog``."""

@@ -65,10 +65,10 @@ class Places:
             return Copies(manifest, parquet, leaves, None, last + 1)
         start = max(first, await stored.first_position(lane))
         while True:
-            contents = await stored.leaf_contents(lane, start, last)
+            rows = await stored.columns(lane, start, last)
             boundary = max(first, await stored.first_position(lane))
             if boundary == start:
-                return Copies(manifest, parquet, leaves, contents, min(start, last + 1))
+                return Copies(manifest, parquet, leaves, rows, min(start, last + 1))
             # A partition was detached meanwhile.
             start = boundary
 
