@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import stat
@@ -14,8 +15,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runyard.node.v1.enrolment_service_pb2 import InviteNodeRequest, RevokeNodeRequest
+from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from runyard.node.v1.types_pb2 import NodeState
 from runyard.run.v1.scheduler_service_pb2 import GetNodeRequest
+from runyard_contracts.ids import uuid7
 from tests.e2e.yard import Clients, Yard
 
 UID = 31_234 if os.geteuid() == 0 else os.geteuid()
@@ -25,10 +29,24 @@ _TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
 """Where uv is: with it, the first environment of a machine takes a second, not ten."""
 
 
-def invite(yard: Yard, node_id: str) -> str:
+async def invite(yard: Yard, node_id: str, *, valid_seconds: int = 0) -> str:
     """Give a token for a node."""
-    answer = json.loads(yard.cli("nodes", "invite", node_id, "--output", "json").stdout)
-    return str(answer["token"])
+    request = InviteNodeRequest(
+        request_id=uuid7(),
+        node_id=node_id,
+        token_secret=secrets.token_urlsafe(32),
+        valid_seconds=valid_seconds,
+    )
+    async with yard.channel("scheduler") as channel:
+        enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
+        return (await enrolment.InviteNode(request, timeout=20)).token
+
+
+async def revoke(yard: Yard, node_id: str) -> None:
+    """Take a node's credential away."""
+    async with yard.channel("scheduler") as channel:
+        enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
+        await enrolment.RevokeNode(RevokeNodeRequest(request_id=uuid7(), node_id=node_id), timeout=20)
 
 
 @dataclass

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
-import secrets
+import ssl
+import subprocess
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
-import grpc
-import nats
-import nats.errors
 import pytest
-from nats.aio.client import Client
 
-from runyard.artifact.v1.artifact_service_pb2 import ResolveInputsRequest
-from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
-from runyard.node.v1.enrolment_service_pb2 import EnrollNodeRequest
-from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
-from runyard.node.v1.types_pb2 import NodeInventory, NodeState
-from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
-from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
-from runyard.run.v1.types_pb2 import Executor, Outcome, RunSpec
+from runyard.node.v1.types_pb2 import NodeState
+from runyard.run.v1.types_pb2 import Executor, Outcome, RunSpec, RunState
 from runyard_contracts import gate as names
 from runyard_contracts.enrolment_token import format_token, parse_token
-from runyard_contracts.ids import uuid7
-from runyard_contracts.pinned_gate import Gate, fetch_gate
-from runyard_contracts.subjects import bus_user, inbox_prefix, telemetry_subject
-from tests.e2e.machine import UID, Machine, invite
+from runyard_contracts.pinned_gate import fetch_gate
+from runyard_embedded.certificate import renew
+from tests.e2e.enrolled_node import enrolled
+from tests.e2e.machine import UID, Machine, invite, revoke
 from tests.e2e.yard import Clients, Yard
 from tests.faults.processes import kill_and_await
 
@@ -44,50 +38,18 @@ def machine() -> Iterator[Machine]:
     made.remove()
 
 
-@dataclass(frozen=True)
-class Enrolled:
-    """A node without a machine: what any program could be that enrolled."""
-
-    gate: Gate
-    credential: str
-    bus_password: str
-
-
-async def enrolled(token_text: str) -> Enrolled:
-    token = parse_token(token_text)
-    gate = await asyncio.to_thread(fetch_gate, token.address, token.certificate_sha256)
-    made = Enrolled(gate, secrets.token_urlsafe(32), secrets.token_urlsafe(32))
-    request = EnrollNodeRequest(
-        request_id=uuid7(),
-        credential=made.credential,
-        bus_password=made.bus_password,
-        inventory=NodeInventory(hostname=token.node_id),
-    )
-    async with gate.channel(names.SCHEDULER, ()) as channel:
-        enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
-        first = await enrolment.EnrollNode(request, metadata=bearer(token.secret), timeout=20)
-        # As a machine does that did not get the answer.
-        again = await enrolment.EnrollNode(request, metadata=bearer(token.secret), timeout=20)
-    assert first == again
-    return made
-
-
-def bearer(secret: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {secret}"),)
-
-
 async def test_a_machine_becomes_a_node_runs_and_is_thrown_out(
     machine: Machine, yard: Yard, clients: Clients
 ) -> None:
-    token = invite(yard, NODE)
+    token = str(json.loads(yard.cli("nodes", "invite", NODE, "--output", "json").stdout)["token"])
     done = machine.command("enroll", "--token", token)
     assert done.returncode == 0, done.stderr
     _keeps_its_secrets_to_itself(machine)
     machine.start()
     await machine.attached(clients)
     assert machine.command("check").returncode == 0
-    used = machine.command("enroll", "--token", token, "--again")
-    assert (used.returncode, "AGENT_RUNNING" in used.stderr) == (2, True)
+    _refused(machine.command("enroll", "--token", token, "--again"), "AGENT_RUNNING")
+    await _outlives_a_renewal(machine, yard)
     await _runs_what_it_is_given(machine, yard, clients)
 
     yard.cli("nodes", "revoke", NODE, "--reason", "sold")
@@ -99,12 +61,39 @@ async def test_a_machine_becomes_a_node_runs_and_is_thrown_out(
     assert await machine.state(clients) == NodeState.NODE_STATE_REVOKED
     assert f"node {NODE} was revoked" in machine.log
 
-    running = machine.command("uninstall")
-    assert (running.returncode, "AGENT_RUNNING" in running.stderr) == (2, True)
+    _refused(machine.command("uninstall"), "AGENT_RUNNING")
     machine.stop()
     removed = machine.command("uninstall")
     assert removed.returncode == 0, removed.stderr
     assert {path.name for path in machine.directory.iterdir()} <= {"agent.log", "fetched", ".cache"}
+
+
+def _refused(done: subprocess.CompletedProcess[str], code: str, *advice: str) -> None:
+    """One line says what, why and what next; the exit code that it was refused."""
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"({code})")
+    for words in advice:
+        assert words in line
+
+
+async def _outlives_a_renewal(machine: Machine, yard: Yard) -> None:
+    """The agent goes on when the gate shows another certificate, without being enrolled again."""
+    authority = yard.home / "gate-authority.crt"
+    authority_sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority.read_text())).digest()
+    files = authority, yard.home / "gate-authority.key", yard.home / "gate.pem"
+    address = str(machine.secrets["address"])
+    before = await asyncio.to_thread(_shown_certificate, address, authority_sha256)
+    renew(*files, datetime.now(UTC), force=True)
+    assert await asyncio.to_thread(_shown_certificate, address, authority_sha256) != before
+    # Whatever is opened from now on sees the next one; what is open does not notice.
+    await kill_and_await(yard, "gate")
+    assert machine.command("check").returncode == 0
+
+
+def _shown_certificate(address: str, authority_sha256: bytes) -> bytes:
+    with fetch_gate(address, authority_sha256).connect(names.SCHEDULER, 10) as connection:
+        return connection.getpeercert(binary_form=True) or b""
 
 
 def _keeps_its_secrets_to_itself(machine: Machine) -> None:
@@ -115,11 +104,18 @@ def _keeps_its_secrets_to_itself(machine: Machine) -> None:
 
 
 async def _runs_what_it_is_given(machine: Machine, yard: Yard, clients: Clients) -> None:
-    who = 'id -u; printf "%s" "$VH_OUTPUTS_DIR" > "$VH_OUTPUTS_DIR/where"; sleep 1'
-    spec = RunSpec(step="who", command_lines=[who], executor=Executor.EXECUTOR_PROCESS)
+    go = machine.directory / "go"
+    who = 'id -u; printf "%s" "$VH_OUTPUTS_DIR" > "$VH_OUTPUTS_DIR/where"'
+    until_all_run = f"until [ -e {go} ]; do sleep 0.1; done"
+    spec = RunSpec(step="who", command_lines=[who, until_all_run], executor=Executor.EXECUTOR_PROCESS)
     # More than the yard's own agent has slots for.
     runs = [await clients.submit(spec) for _ in range(len(os.sched_getaffinity(0)) + 1)]
+    for run in runs:
+        await clients.reached(run.run_id, RunState.RUN_STATE_RUNNING)
+    machine.directory.chmod(0o711)
+    go.touch()
     records = [await clients.complete_record(run.run_id) for run in runs]
+    go.unlink()
     assert {record.run.outcome for record in records} == {Outcome.OUTCOME_SUCCEEDED}
     there = [record.run.run_id for record in records if record.run.attempts[-1].node_id == NODE]
     assert there
@@ -136,89 +132,26 @@ async def _refused_everywhere(machine: Machine) -> None:
     assert "Authorization Violation" in checked.stdout
 
 
-def test_a_server_with_another_certificate_is_told_nothing(yard: Yard) -> None:
-    machine = Machine("gpu-2")
-    try:
-        token = parse_token(invite(yard, "gpu-2"))
-        token.certificate_sha256 = bytes(32)
-        refused = machine.command("enroll", "--token", format_token(token))
-        assert (refused.returncode, "WRONG_CERTIFICATE" in refused.stderr) == (2, True)
-        assert list((machine.directory / "agent").iterdir()) == []
-    finally:
-        machine.remove()
+async def test_a_server_with_another_certificate_is_told_nothing(yard: Yard, machine: Machine) -> None:
+    token = parse_token(await invite(yard, "gpu-2"))
+    token.certificate_sha256 = bytes(32)
+    refused = await asyncio.to_thread(machine.command, "enroll", "--token", format_token(token))
+    _refused(refused, "WRONG_CERTIFICATE", "somebody stands between")
+    assert list((machine.directory / "agent").iterdir()) == []
 
 
 async def test_a_token_lets_one_machine_in(yard: Yard, machine: Machine) -> None:
-    token = invite(yard, "gpu-3")
-    await enrolled(token)
-    refused = await asyncio.to_thread(machine.command, "enroll", "--token", token)
-    assert (refused.returncode, "TOKEN_USED" in refused.stderr) == (2, True)
-    older, newer = invite(yard, "gpu-3"), invite(yard, "gpu-3")
-    refused = await asyncio.to_thread(machine.command, "enroll", "--token", older)
-    assert (refused.returncode, "TOKEN_REPLACED" in refused.stderr) == (2, True)
-    yard.cli("nodes", "revoke", "gpu-3")
-    refused = await asyncio.to_thread(machine.command, "enroll", "--token", newer)
-    assert (refused.returncode, "TOKEN_WITHDRAWN" in refused.stderr) == (2, True)
+    async def tried(token: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(machine.command, "enroll", "--token", token)
 
-
-async def test_each_secret_is_good_for_its_own_use_only(yard: Yard) -> None:
-    node = await enrolled(invite(yard, "gpu-4"))
-    token = parse_token(invite(yard, "gpu-5"))
-    client = str(yard.context["token"])
-    enrolling = EnrollNodeRequest(request_id=uuid7(), credential="c" * 43, bus_password="b" * 43)
-    async with node.gate.channel(names.SCHEDULER, ()) as channel:
-        enrolment: EnrolmentServiceStub = EnrolmentServiceStub(channel)
-        scheduler: SchedulerServiceStub = SchedulerServiceStub(channel)
-        for secret in (node.credential, client):
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await enrolment.EnrollNode(enrolling, metadata=bearer(secret), timeout=20)
-            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        for secret in (node.credential, token.secret):
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await scheduler.ListRuns(ListRunsRequest(), metadata=bearer(secret), timeout=20)
-            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    async with node.gate.channel(names.ARTIFACT, ()) as channel:
-        artifact: ArtifactServiceStub = ArtifactServiceStub(channel)
-        await artifact.ResolveInputs(ResolveInputsRequest(), metadata=bearer(node.credential), timeout=20)
-
-
-async def test_a_node_publishes_for_itself_alone_and_only_until_it_is_revoked(yard: Yard) -> None:
-    node = await enrolled(invite(yard, "gpu-6"))
-    heard: list[str] = []
-    closed = asyncio.Event()
-    async with asyncio.timeout(20):
-        client = await _on_the_bus("gpu-6", node, heard, closed)
-    await client.publish(telemetry_subject("gpu-7", "log"), b"forged")
-    await client.flush(timeout=10)
-    assert [error for error in heard if "permissions violation" in error.lower()]
-    yard.cli("nodes", "revoke", "gpu-6")
-    async with asyncio.timeout(10):
-        await closed.wait()
-
-
-async def _on_the_bus(node_id: str, node: Enrolled, heard: list[str], closed: asyncio.Event) -> Client:
-    """Connect as soon as the bus knows the node."""
-
-    async def on_error(error: Exception) -> None:
-        heard.append(str(error))
-
-    async def on_closed() -> None:
-        closed.set()
-
-    while True:
-        try:
-            return await nats.connect(
-                f"tls://{node.gate.address}",
-                user=bus_user(node_id),
-                password=node.bus_password,
-                tls=node.gate.tls(),
-                tls_hostname=names.BUS,
-                tls_handshake_first=True,
-                inbox_prefix=inbox_prefix(node_id),
-                allow_reconnect=False,
-                error_cb=on_error,
-                closed_cb=on_closed,
-            )
-        except nats.errors.Error:
-            closed.clear()
-            await asyncio.sleep(0.1)
+    used, expired = await invite(yard, "gpu-3"), await invite(yard, "gpu-8", valid_seconds=1)
+    expires_at = time.monotonic() + 1
+    await enrolled(used)
+    next_step = "ask for a new one: runyard nodes invite gpu-3"
+    _refused(await tried(used), "TOKEN_USED", next_step)
+    older, newer = await invite(yard, "gpu-3"), await invite(yard, "gpu-3")
+    _refused(await tried(older), "TOKEN_REPLACED", "use that", next_step)
+    await revoke(yard, "gpu-3")
+    _refused(await tried(newer), "TOKEN_WITHDRAWN", next_step)
+    await asyncio.sleep(max(0.0, expires_at - time.monotonic()))
+    _refused(await tried(expired), "TOKEN_EXPIRED", "ask for a new one: runyard nodes invite gpu-8")

@@ -266,7 +266,7 @@ async def test_second_agent_on_the_same_folder_refuses_to_start(yard: ScriptedYa
     second.start()
     assert second.process is not None
 
-    assert second.process.wait(timeout=10) == 2
+    assert second.process.wait(timeout=10) == 3
     assert "another agent runs in" in second.log
 
 

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from runyard_core.errors import RunyardError
+from runyard_core.errors import InvalidInput, RunyardError, Unavailable
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; 2 means that it cannot be done like this, and why is on standard error."""
+    """Run a command; gives its exit code (``exit_code_of``), and says on standard error why it is not 0."""
     given = sys.argv[1:] if words is None else list(words)
     try:
         if not given:
@@ -26,7 +26,18 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run({**os.environ, **chosen})
     except RunyardError as error:
         sys.stderr.write(f"runyard-agent: {error.message} ({error.code})\n")
-        return 2
+        return exit_code_of(error)
+
+
+def exit_code_of(error: RunyardError) -> int:
+    """Give what scripts can tell, as from ``runyard``: 2 wrong usage, 3 refused, 4 nobody answers."""
+    match error:
+        case InvalidInput():
+            return 2
+        case Unavailable():
+            return 4
+        case _:
+            return 3
 
 
 def _run(environment: Mapping[str, str]) -> int:

@@ -29,7 +29,7 @@ from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.node_credentials import NodeCredentials
 
 VALID_SECONDS_DEFAULT = 3_600
-VALID_SECONDS_MIN, VALID_SECONDS_MAX = 60, 30 * 86_400
+VALID_SECONDS_MAX = 30 * 86_400
 REASON_LENGTH_MAX = 200
 # The password is 32 random bytes: nothing is gained by a slow hash, and every node waits for it.
 _BCRYPT_ROUNDS = 4
@@ -188,8 +188,8 @@ class EnrolmentHandlers:
 def _check_invitation(request: pb.InviteNodeRequest) -> None:
     _check_node(request.node_id)
     _check_secret("token_secret", request.token_secret)
-    if request.valid_seconds and not VALID_SECONDS_MIN <= request.valid_seconds <= VALID_SECONDS_MAX:
-        raise _wrong("valid_seconds", "want one minute to 30 days")
+    if not 0 <= request.valid_seconds <= VALID_SECONDS_MAX:
+        raise _wrong("valid_seconds", "want one second to 30 days, or 0 for an hour")
     if request.address and not is_address(request.address):
         raise _wrong("address", "want host:port")
 

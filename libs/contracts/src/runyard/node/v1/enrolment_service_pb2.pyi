@@ -67,7 +67,7 @@ class InviteNodeRequest(_message.Message):
     token_secret: _builtins.str
     """32 random bytes in base64url: 43 characters."""
     valid_seconds: _builtins.int
-    """1 minute to 30 days; 0 means an hour."""
+    """1 second to 30 days; 0 means an hour."""
     address: _builtins.str
     """host:port to put into the token instead of the yard's own address."""
     def __init__(
