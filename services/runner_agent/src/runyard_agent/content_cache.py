@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ from runyard_agent.blocking import BlockingPool
 from runyard_core.errors import Corrupt
 
 CHUNK_BYTES = 1 << 20
+_NEW = ".new"
 
 Fetch = Callable[[Path], Awaitable[object]]
 """Writes the bytes wanted to a path, held against their hash."""
@@ -37,6 +39,8 @@ class ContentCache:
         self._size_bytes_max = size_bytes_max
         self._pool = BlockingPool("cache", thread_count=4)
         self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Files that are being written now; any other one with such a name was left by a killed agent.
+        self._arriving: set[Path] = set()
 
     async def link(self, sha256: str, destination: Path, fetch: Fetch) -> bool:
         """Give the file under another name, read-only and sharing its bytes where the disk allows it.
@@ -76,7 +80,7 @@ class ContentCache:
 
     async def trim(self) -> None:
         """Remove what was not used for longest until the folder is below its size, but nothing in use."""
-        await self._pool.run(None, _trim, self._directory, self._size_bytes_max)
+        await self._pool.run(None, _trim, self._directory, self._size_bytes_max, self._arriving)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -95,13 +99,15 @@ class ContentCache:
         if await self._pool.run(None, _taken, cached, take):
             return True
         cached.parent.mkdir(parents=True, exist_ok=True)
-        fetched = cached.parent / f"{cached.name}.{secrets.token_hex(4)}.new"
+        fetched = cached.parent / f"{cached.name}.{secrets.token_hex(4)}{_NEW}"
+        self._arriving.add(fetched)
         try:
             await fetch(fetched)
             if not await self._pool.run(None, _kept, fetched, cached, take):
                 raise Corrupt(f"the bytes fetched are not those of {cached.name}", code="CHECKSUM_MISMATCH")
         finally:
             fetched.unlink(missing_ok=True)
+            self._arriving.discard(fetched)
         return False
 
 
@@ -162,8 +168,14 @@ def _copy(cached: Path, destination: Path, sha256: str, mode: int) -> bool:
     return True
 
 
-def _trim(directory: Path, size_bytes_max: int) -> None:
-    files = [(path, path.stat()) for path in directory.glob("??/*") if path.is_file()]
+def _trim(directory: Path, size_bytes_max: int, arriving: Container[Path]) -> None:
+    files = []
+    for path in directory.glob("??/*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix != _NEW:
+                files.append((path, path.stat()))
+            elif path not in arriving:
+                path.unlink()
     size_bytes = sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: file[1].st_atime_ns):
         if size_bytes <= size_bytes_max:
