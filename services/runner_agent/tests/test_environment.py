@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -239,10 +240,18 @@ def test_a_changed_include_changes_the_environment(repository: Path) -> None:
     assert before.closure_sha256 != after.closure_sha256
 
 
-def fake_environment(environments: SharedEnvironments, key: str) -> SharedEnvironment:
+FAKE_BYTES = 1 << 16
+
+
+def fake_environment(
+    environments: SharedEnvironments, key: str, *, user: Path | None = None
+) -> SharedEnvironment:
     directory = environments.new_directory(key)
-    (directory / "lib/python3.11/site-packages/one-1.0.dist-info").mkdir(parents=True)
-    return environments.publish(key, directory, "{}")
+    packages = directory / "lib/python3.11/site-packages/one-1.0.dist-info"
+    packages.mkdir(parents=True)
+    (packages / "file").write_bytes(os.urandom(FAKE_BYTES))
+    (packages / "the same file").hardlink_to(packages / "file")
+    return environments.publish(key, directory, "{}", user=user)
 
 
 def test_an_environment_that_somebody_changed_is_not_given_out(tmp_path: Path) -> None:
@@ -259,15 +268,12 @@ def test_an_environment_that_somebody_changed_is_not_given_out(tmp_path: Path) -
 
 
 def test_the_least_recently_used_goes_first_and_nothing_in_use_goes(tmp_path: Path) -> None:
-    environments = SharedEnvironments(tmp_path)
+    environments = SharedEnvironments(tmp_path, size_bytes_max=int(2.5 * FAKE_BYTES))
     for age, key in enumerate(("newest", "middle", "oldest", "used")):
-        shared = fake_environment(environments, key)
+        fake_environment(environments, key, user=tmp_path / "attempt" if key == "used" else None)
         os.utime(tmp_path / f"{key}.json", (1e9 - age, 1e9 - age))
-        if key == "used":
-            (tmp_path / "attempt").mkdir()
-            environments.add_user(shared, tmp_path / "attempt")
 
-    environments.trim(2)
+    environments.trim()
     assert [key for key in ("newest", "middle", "oldest", "used") if environments.find(key)] == [
         "newest",
         "middle",
@@ -275,9 +281,30 @@ def test_the_least_recently_used_goes_first_and_nothing_in_use_goes(tmp_path: Pa
     ]
     (tmp_path / "attempt").rmdir()
     os.utime(tmp_path / "used.json", (1, 1))
-    environments.trim(2)
+    environments.trim()
     assert environments.find("used") is None
     assert len(list(tmp_path.glob("*-*"))) == 2
+
+
+def test_an_environment_that_is_taken_while_others_are_removed_stays(tmp_path: Path) -> None:
+    environments = SharedEnvironments(tmp_path / "cache", size_bytes_max=FAKE_BYTES)
+    for number in range(20):
+        fake_environment(environments, f"key{number}")
+
+    def take(number: int) -> bool:
+        user = tmp_path / f"attempt{number}"
+        found = environments.take(f"key{number}", user)
+        return found is None or found.directory.exists()
+
+    with ThreadPoolExecutor(4) as threads:
+        trimming = [threads.submit(environments.trim) for _ in range(4)]
+        taken = list(threads.map(take, range(20)))
+    assert [each.result() for each in trimming] == [None] * 4
+    environments.trim()
+    assert all(taken)
+    for number in range(20):
+        if (tmp_path / f"attempt{number}").exists():
+            assert environments.find(f"key{number}") is not None
 
 
 async def test_two_builders_of_one_environment_wait_for_each_other(tmp_path: Path) -> None:

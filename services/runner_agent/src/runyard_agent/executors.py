@@ -14,6 +14,7 @@ from runyard_agent import config_files, environment
 from runyard_agent.call_server import LOOPBACK
 from runyard_agent.config_files import IN_CONTAINER, Directories
 from runyard_agent.container_rules import ContainerRules
+from runyard_agent.environment.shared import ENVIRONMENT_BYTES_MAX
 from runyard_agent.limits import IN_GROUP, MachineLimits
 from runyard_agent.runtime import Runtime
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
@@ -76,8 +77,9 @@ class ProcessExecutor:
         *,
         view_problem: str = "",
         limits: MachineLimits | None = None,
+        environment_bytes_max: int = ENVIRONMENT_BYTES_MAX,
     ) -> None:
-        """Keep environments in a cache; ``path_variable`` is the PATH that programs get.
+        """Keep environments in a cache of a size; ``path_variable`` is the PATH that programs get.
 
         ``view_problem`` says why programs cannot have a private view of the file system here.
         """
@@ -86,12 +88,25 @@ class ProcessExecutor:
         self._cache_dir = cache_dir
         self._path_variable = path_variable
         self._view_problem = view_problem
+        self._environment_bytes_max = environment_bytes_max
         self._machine_packages = environment.MachinePackages(path_variable=path_variable)
 
     @classmethod
-    async def open(cls, cache_dir: Path, path_variable: str, limits: MachineLimits) -> ProcessExecutor:
+    async def open(
+        cls,
+        cache_dir: Path,
+        path_variable: str,
+        limits: MachineLimits,
+        environment_bytes_max: int = ENVIRONMENT_BYTES_MAX,
+    ) -> ProcessExecutor:
         """Make one for this machine, after a look at what it allows."""
-        return cls(cache_dir, path_variable, view_problem=await private_view_problem(), limits=limits)
+        return cls(
+            cache_dir,
+            path_variable,
+            view_problem=await private_view_problem(),
+            limits=limits,
+            environment_bytes_max=environment_bytes_max,
+        )
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -132,6 +147,7 @@ class ProcessExecutor:
             ),
             self._cache_dir,
             tell=tell,
+            size_bytes_max=self._environment_bytes_max,
         )
         # A home of its own: what a program caches or configures there must not reach the next one.
         home = attempt_directory / "home"

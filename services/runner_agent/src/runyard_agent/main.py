@@ -76,7 +76,9 @@ async def run_agent(settings: Settings) -> None:
         telemetry = Telemetry(spool, settings.node_id, clock)
         sampling = Sampling(telemetry, gpu_reader)
         limits = look_at_machine(settings.directory)
-        process = await ProcessExecutor.open(cache_dir, os.environ.get("PATH", os.defpath), limits)
+        process = await ProcessExecutor.open(
+            cache_dir, os.environ.get("PATH", os.defpath), limits, settings.environment_cache_bytes_max
+        )
         inventory = functools.partial(
             take_inventory, settings.directory, settings.slot_count, gpu_reader, process, docker
         )

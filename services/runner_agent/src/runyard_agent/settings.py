@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runyard_agent.container_rules import ContainerRules
 from runyard_agent.domain.file_systems import split_export
+from runyard_agent.environment.shared import ENVIRONMENT_BYTES_MAX
 from runyard_agent.gate import Gate
 from runyard_agent.limits import AttemptRules
 from runyard_agent.publisher import BusAddress
@@ -50,6 +51,8 @@ class Settings:
     RUNYARD_IMAGE_CACHE_MEGABYTES: what pulled images may take."""
     input_cache_bytes_max: int = 50 * 1024 * MEGABYTE
     """RUNYARD_INPUT_CACHE_MEGABYTES: what inputs and code may take that no attempt uses at the moment."""
+    environment_cache_bytes_max: int = ENVIRONMENT_BYTES_MAX
+    """RUNYARD_ENVIRONMENT_CACHE_MEGABYTES: what virtual environments of processes may take."""
     attempt_rules: AttemptRules = field(default_factory=AttemptRules)
     """RUNYARD_PROCESSES_MAX, RUNYARD_DISK_MEGABYTES: what any attempt may take; default: a share of all."""
     log_level: str = "INFO"
@@ -92,6 +95,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             image_bytes_max=_optional_number(environment, "RUNYARD_IMAGE_CACHE_MEGABYTES") * MEGABYTE,
         ),
         input_cache_bytes_max=_number(environment, "RUNYARD_INPUT_CACHE_MEGABYTES", 50 * 1024) * MEGABYTE,
+        environment_cache_bytes_max=_number(
+            environment, "RUNYARD_ENVIRONMENT_CACHE_MEGABYTES", ENVIRONMENT_BYTES_MAX // MEGABYTE
+        )
+        * MEGABYTE,
         attempt_rules=AttemptRules(
             processes_max=_optional_number(environment, "RUNYARD_PROCESSES_MAX"),
             disk_bytes_max=_optional_number(environment, "RUNYARD_DISK_MEGABYTES") * MEGABYTE,

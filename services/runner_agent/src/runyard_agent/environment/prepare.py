@@ -21,11 +21,8 @@ from runyard_agent.environment.builder import Builder, BuildFailed
 from runyard_agent.environment.private import make_private
 from runyard_agent.environment.record import read_probe, recorded_variables
 from runyard_agent.environment.requirements import Requirements, read_requirements
-from runyard_agent.environment.shared import SharedEnvironment, SharedEnvironments
+from runyard_agent.environment.shared import ENVIRONMENT_BYTES_MAX, SharedEnvironment, SharedEnvironments
 from runyard_core.errors import Unavailable
-
-ENVIRONMENT_COUNT_MAX = 20
-"""How many shared environments a node keeps, besides those in use."""
 
 _FORMAT = "1"
 # What the agent's own virtual environment links to: never that environment itself.
@@ -67,7 +64,11 @@ class PreparedEnvironment:
 
 
 async def prepare(
-    request: EnvironmentRequest, cache_dir: Path, *, tell: Tell = lambda _: None
+    request: EnvironmentRequest,
+    cache_dir: Path,
+    *,
+    tell: Tell = lambda _: None,
+    size_bytes_max: int = ENVIRONMENT_BYTES_MAX,
 ) -> PreparedEnvironment:
     """Make the environment of an attempt; a shared one is built first when there is none for it.
 
@@ -78,12 +79,11 @@ async def prepare(
     """
     try:
         requirements = read_requirements(request.repository, request.requirements_path)
-        shared_environments = SharedEnvironments(cache_dir / "environments")
+        shared_environments = SharedEnvironments(cache_dir / "environments", size_bytes_max=size_bytes_max)
         shared, cached = await _shared(shared_environments, requirements, request, tell)
-        shared_environments.add_user(shared, request.private_dir)
         await asyncio.to_thread(make_private, shared.directory, request.private_dir)
         if not cached:
-            await asyncio.to_thread(shared_environments.trim, ENVIRONMENT_COUNT_MAX)
+            await asyncio.to_thread(shared_environments.trim)
         contents = read_probe(shared.probe)
     except (BuildFailed, OSError, ValueError) as error:
         raise Unavailable(
@@ -112,13 +112,13 @@ def capture(prepared: PreparedEnvironment, variables: Mapping[str, str]) -> Envi
 async def _shared(
     environments: SharedEnvironments, requirements: Requirements, request: EnvironmentRequest, tell: Tell
 ) -> tuple[SharedEnvironment, bool]:
-    """Find or build the shared environment; says whether it was there."""
+    """Find or build the shared environment, in use from now on; says whether it was there."""
     interpreter = request.interpreter or _BASE_INTERPRETER
     key = _key(requirements, interpreter, request)
-    if (found := environments.find(key)) is not None:
+    if (found := environments.take(key, request.private_dir)) is not None:
         return found, True
     async with environments.locked(key):
-        if (found := environments.find(key)) is not None:
+        if (found := environments.take(key, request.private_dir)) is not None:
             return found, True
         directory = environments.new_directory(key)
         try:
@@ -130,7 +130,8 @@ async def _shared(
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        return environments.publish(key, directory, probe), False
+        await asyncio.to_thread(environments.publish, key, directory, probe, user=request.private_dir)
+        return SharedEnvironment(directory, probe), False
 
 
 def _key(requirements: Requirements, interpreter: Path, request: EnvironmentRequest) -> str:

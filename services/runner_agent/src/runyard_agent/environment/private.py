@@ -20,7 +20,7 @@ def make_private(shared: Path, private: Path) -> None:
     packages = private / site_packages(shared).relative_to(shared)
     if (packages / _LINK_FILE).exists():
         return
-    shutil.rmtree(private, ignore_errors=True)
+    _empty(private)
     packages.mkdir(parents=True)
     (private / "bin").mkdir()
     shutil.copyfile(shared / "pyvenv.cfg", private / "pyvenv.cfg")
@@ -30,6 +30,16 @@ def make_private(shared: Path, private: Path) -> None:
     (packages / _LINK_FILE).write_text(
         f"import site; site.addsitedir({str(site_packages(shared))!r})\n", encoding="utf-8"
     )
+
+
+def _empty(private: Path) -> None:
+    """Begin anew; the folder itself stays, as it says that the shared environment is in use."""
+    private.mkdir(parents=True, exist_ok=True)
+    for path in private.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _add_script(file: Path, shared: Path, private: Path) -> None:
