@@ -77,6 +77,14 @@ async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.fixture
+async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that may do anything."""
+    connection = await asyncpg.connect(database.admin_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 async def story_log(pool: asyncpg.Pool) -> AsyncIterator[RingingLog]:
     """A log whose projectors hear when it grows."""
     async with RingingLog(pool) as opened:

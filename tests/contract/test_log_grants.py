@@ -84,13 +84,6 @@ async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
         yield opened
 
 
-@pytest.fixture
-async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_url)
-    yield connection
-    await connection.close()
-
-
 async def accepted(connection: asyncpg.Connection, statements: Sequence[str]) -> list[str]:
     """Give the statements that a role was not refused."""
     found = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -21,16 +20,9 @@ from tests.contract.events import DOMAIN, append_at_end, command, detail, detail
 
 
 @pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with await PostgresEventLog.connect(database.url("scheduler")) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_url)
-    yield connection
-    await connection.close()
+def log_database(database: Database) -> Database:
+    """The log on Postgres alone."""
+    return database
 
 
 async def test_a_role_that_pretends_to_be_another_appends_as_itself(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -17,16 +16,9 @@ from tests.contract.events import DOMAIN, details, fill, run_stream
 
 
 @pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with await PostgresEventLog.connect(database.url("scheduler")) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_url)
-    yield connection
-    await connection.close()
+def log_database(database: Database) -> Database:
+    """The log on Postgres alone."""
+    return database
 
 
 async def test_an_appender_whose_connection_dies_goes_on_and_appends_once(

@@ -28,16 +28,9 @@ from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
 
 
 @pytest.fixture
-async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
-    async with await PostgresEventLog.connect(database.url("scheduler")) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_url)
-    yield connection
-    await connection.close()
+def log_database(database: Database) -> Database:
+    """The log on Postgres alone."""
+    return database
 
 
 @pytest.fixture
