@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import KeyValue, Projection, Put, RowKey, Rows, TableSpec
+from runyard_core.projection import KeyValue, Projection, Put, PutAll, RowKey, Rows, TableSpec
 from runyard_eventlog.folding import BatchFold, Folded
 from runyard_eventlog.projection_store import Place, PlaceMovedError
 from runyard_eventlog.row_cache import RowCache
@@ -79,7 +79,7 @@ class Strict:
     def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
         return self._projection.reads(event)
 
-    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any]]:
+    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any] | PutAll[Any]]:
         named = frozenset(self._projection.reads(event))
         assert {key.table for key in named} <= self._readable, "rows of such a table are never read"
         return self._projection.apply(event, _OnlyNamed(rows, named))

@@ -35,10 +35,11 @@ EVERY = TableSpec("every", EveryType, ("project", "number"))
 def test_every_annotation_has_its_column_type() -> None:
     ddl = " ".join(readmodel.table_ddl(readmodel.table(EVERY, 3, "cost")).split())
     assert ddl == (
-        "CREATE TABLE IF NOT EXISTS cost.every_v3 ( project TEXT NOT NULL, number BIGINT NOT NULL, "
-        "position BIGINT NOT NULL, run_id TEXT NOT NULL, ratio DOUBLE PRECISION NOT NULL, "
+        'CREATE TABLE IF NOT EXISTS cost.every_v3 ( project TEXT COLLATE "C" NOT NULL, '
+        'number BIGINT NOT NULL, position BIGINT NOT NULL, run_id TEXT COLLATE "C" NOT NULL, '
+        "ratio DOUBLE PRECISION NOT NULL, "
         "is_done BOOLEAN NOT NULL, raw BYTEA NOT NULL, at TIMESTAMP WITH TIME ZONE NOT NULL, "
-        "ended TIMESTAMP WITH TIME ZONE, detail TEXT, tags TEXT[] NOT NULL, counts BIGINT[], "
+        'ended TIMESTAMP WITH TIME ZONE, detail TEXT COLLATE "C", tags TEXT[] NOT NULL, counts BIGINT[], '
         "PRIMARY KEY (project, number, position) )"
     )
 

@@ -13,7 +13,7 @@ from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import StreamName
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import KeyValue, Put, TableSpec
+from runyard_core.projection import KeyValue, Put, PutAll, TableSpec
 from runyard_lineage.projections.edges import EdgesProjection
 
 RowT = TypeVar("RowT")
@@ -64,8 +64,9 @@ def fold(messages: Iterable[Message]) -> Folded:
     projection, folded = EdgesProjection(), Folded()
     for event in recorded(messages):
         named = {(key.table, key.values) for key in projection.reads(event)}
-        for put in list(projection.apply(event, _OnlyNamed(folded, named))):
-            assert put.row.position == event.position
-            folded.puts.append(put)
-            folded.current[put.table.name, put.table.key_of(put.row)] = put.row
+        for put in projection.apply(event, _OnlyNamed(folded, named)):
+            for row in put.rows if isinstance(put, PutAll) else [put.row]:
+                assert row.position == event.position
+                folded.puts.append(Put(put.table, row))
+                folded.current[put.table.name, put.table.key_of(row)] = row
     return folded

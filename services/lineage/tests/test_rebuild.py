@@ -16,7 +16,7 @@ from runyard_testkit import Database
 from .story import story
 from .yard import DEADLINE_SECONDS, append
 
-TABLES = ("edge_v2", "run_number_v2", "vertex_v2")
+TABLES = ("edge_v3", "run_number_v3", "vertex_v3")
 
 
 async def _projected(database: Database, position: int, batch_max: int) -> dict[str, bytes]:

@@ -6,9 +6,9 @@ is the row with the highest position of a key; the state as of a position is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -42,7 +42,7 @@ class TableSpec(Generic[RowT]):
 
     def key_of(self, row: RowT) -> tuple[KeyValue, ...]:
         """Give the values of the key fields of a row."""
-        return _values_of(self.key)(row)
+        return values_of(self.key)(row)
 
 
 class RowKey(NamedTuple):
@@ -59,9 +59,11 @@ class Put(NamedTuple, Generic[RowT]):
     row: RowT
 
 
-def puts_of(table: TableSpec[RowT], rows: Iterable[RowT]) -> list[Put[RowT]]:
-    """Put several rows into one table, made in half the time."""
-    return [_PUT((table, row)) for row in rows]
+class PutAll(NamedTuple, Generic[RowT]):
+    """Several new rows of one table, as ``Put`` one after the other: many rows are kept at a time."""
+
+    table: TableSpec[RowT]
+    rows: Sequence[RowT]
 
 
 class Rows(Protocol):
@@ -103,7 +105,7 @@ class Projection(Protocol[EventT_contra]):
         """Name the rows that ``apply`` will look at for this event; not asked while they are all at hand."""
         ...
 
-    def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[Any]]:
+    def apply(self, event: EventT_contra, rows: Rows) -> Iterable[Put[Any] | PutAll[Any]]:
         """Give the new rows. Each row's ``position`` is the event's position.
 
         Asked again for the same event when it looked at a row that is not at hand yet.
@@ -111,12 +113,8 @@ class Projection(Protocol[EventT_contra]):
         ...
 
 
-# What NamedTuple's own constructor does, without its way over Python.
-_PUT: Callable[[tuple[object, object]], Put[Any]] = partial(tuple.__new__, Put)
-
-
 @cache
-def _values_of(names: tuple[str, ...]) -> Callable[[object], tuple[KeyValue, ...]]:
+def values_of(names: tuple[str, ...]) -> Callable[[object], tuple[KeyValue, ...]]:
     """Give what reads some fields of a row, many times as fast as reading one after the other."""
     if len(names) > 1:
         return attrgetter(*names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -13,7 +13,7 @@ from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
-from runyard_core.projection import Projection, Put, RowKey, TableSpec
+from runyard_core.projection import Projection, Put, PutAll, RowKey, TableSpec, values_of
 from runyard_eventlog.row_cache import Key, Keys, RowCache, RowMissingError
 
 _LARGE_BATCH_EVENTS = 500
@@ -128,24 +128,28 @@ class BatchFold:
                 continue
         return self._cache.missing(wanted)
 
-    def _keep(self, puts: list[Put[Any]], position: int) -> None:
+    def _keep(self, puts: Iterable[Put[Any] | PutAll[Any]], position: int) -> None:
         plans = self._plans
-        for spec, row in puts:
-            rows, newest, key_of = plans[spec.name]
-            if newest is not None:
+        for put in puts:
+            rows, newest, key_of = plans[put[0].name]
+            new = put[1] if type(put) is PutAll else (put[1],)
+            if newest is None:
+                rows += new
+                continue
+            for row in new:
                 key = key_of(row)
                 former = newest.get(key)
                 newest[key] = row
                 if former is not None and _position_of(former) == position and _replaced(rows, former, row):
                     continue
-            rows.append(row)
+                rows.append(row)
 
     def _plan(
         self, spec: TableSpec[Any]
     ) -> tuple[list[object], dict[Key, object | None] | None, Callable[[object], Key]]:
         """Look up once where the rows of a table go; those that are never read are not remembered."""
         rows = self.folded.rows.setdefault(spec.name, [])
-        return rows, self._cache.of(spec.name) if spec.is_read else None, spec.key_of
+        return rows, self._cache.of(spec.name) if spec.is_read else None, values_of(spec.key)
 
 
 def _replaced(rows: list[object], former: object, row: object) -> bool:

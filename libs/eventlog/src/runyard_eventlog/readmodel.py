@@ -35,13 +35,15 @@ from sqlalchemy.types import TypeEngine
 
 from runyard_core.projection import TableSpec
 
-_SCALARS: Mapping[object, type[TypeEngine[typing.Any]]] = {
-    str: Text,
-    int: BigInteger,
-    float: Double,
-    bool: Boolean,
-    bytes: LargeBinary,
+_SCALARS: Mapping[object, TypeEngine[typing.Any]] = {
+    str: Text(collation="C"),
+    int: BigInteger(),
+    float: Double(),
+    bool: Boolean(),
+    bytes: LargeBinary(),
 }
+"""Texts are in the order of their bytes, whatever the database's own is: an index takes half as long to make
+and finds beginnings, and pages are in the same order everywhere."""
 
 
 class Build(StrEnum):
@@ -198,7 +200,7 @@ def _column_type(annotation: object, where: str) -> tuple[TypeEngine[typing.Any]
     if typing.get_origin(annotation) is tuple:
         item, *rest = typing.get_args(annotation)
         if rest == [Ellipsis] and item in _SCALARS:
-            return ARRAY(_SCALARS[item]), nullable
+            return ARRAY(Text() if item is str else _SCALARS[item]), nullable
     if annotation in _SCALARS:
-        return _SCALARS[annotation](), nullable
+        return _SCALARS[annotation], nullable
     raise TypeError(f"{where}: no column type for {annotation}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 from runyard_core.projection import KeyValue, RowKey, TableSpec
 
@@ -18,8 +18,6 @@ Key = tuple[KeyValue, ...]
 Keys = Mapping[str, set[Key]]
 """Table -> keys."""
 
-_Tables = defaultdict[str, dict[Key, object | None]]
-"""Table -> key -> its newest row; None when the table has none."""
 _UNKNOWN = object()
 
 
@@ -40,8 +38,8 @@ class RowCache:
         self._key_bits = key_bits
         self._rows_max = rows_max
         # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
-        self._recent: _Tables = defaultdict(dict)
-        self._before: _Tables = defaultdict(dict)
+        self._recent = _Half(self._look_back)
+        self._before = _Half(self._look_back)
         self._forgotten: KnownKeys | None = None
 
     def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
@@ -50,11 +48,8 @@ class RowCache:
         Raises:
             RowMissingError: the row must be fetched first.
         """
-        name = table.name
-        row = self._recent[name].get(key, _UNKNOWN)
-        if row is _UNKNOWN:
-            row = self._look_back(name, key)
-        return cast("RowT | None", row)
+        row: RowT | None = self._recent[table.name][key]
+        return row
 
     def of(self, table: str) -> dict[Key, object | None]:
         """Give the rows of a table to put new ones into. Another dictionary after each ``turn``."""
@@ -89,9 +84,9 @@ class RowCache:
             self._forgotten = self._forgotten or KnownKeys(self._key_bits)
             for table, rows in self._before.items():
                 self._forgotten.add_all(table, (values for values, row in rows.items() if row is not None))
-        self._before, self._recent = self._recent, defaultdict(dict)
+        self._before, self._recent = self._recent, _Half(self._look_back)
 
-    def _look_back(self, table: str, key: Key) -> object | None:
+    def _look_back(self, table: str, key: Key) -> Any:
         row = self._before[table].get(key, _UNKNOWN)
         if row is not _UNKNOWN:
             self._recent[table][key] = row
@@ -99,6 +94,27 @@ class RowCache:
         if self._has_all_keys and (self._forgotten is None or not self._forgotten.has(table, key)):
             return None
         raise RowMissingError
+
+
+class _Half(dict[str, "_TableRows"]):
+    """Table -> key -> its newest row; None when the table has none."""
+
+    def __init__(self, look_back: Callable[[str, Key], Any]) -> None:
+        self._look_back = look_back
+
+    def __missing__(self, table: str) -> _TableRows:
+        rows = self[table] = _TableRows(partial(self._look_back, table))
+        return rows
+
+
+class _TableRows(dict[Key, Any]):
+    """Rows of one table; a subscript that is not there looks back, which costs nothing when it is."""
+
+    def __init__(self, look_back: Callable[[Key], Any]) -> None:
+        self._look_back = look_back
+
+    def __missing__(self, key: Key) -> Any:
+        return self._look_back(key)
 
 
 class KnownKeys:

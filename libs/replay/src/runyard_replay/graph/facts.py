@@ -69,7 +69,7 @@ Thing = tuple[int, str, str, Properties]
 Plain tuples, as hundreds of thousands are made each second; those of few things are made once and kept.
 """
 Facts = tuple[Sequence[Thing], Sequence[EdgeKey]]
-"""Things, and how they came from one another. A run is named when it is queued, leased and finished."""
+"""Things, and how they came from one another. A run is named when it is queued and finished."""
 
 
 ProjectOf = Callable[[str], str]
@@ -114,10 +114,10 @@ def _leased(leased: RunLeaseGranted, _envelope: Envelope, _: ProjectOf) -> Facts
     run_id, node_id = key_text(leased.run_id), key_text(leased.node_id)
     gpus = [key_text(uuid) for uuid in leased.gpu_uuids]
     return (
-        [(_RUN, run_id, "", ()), (_NODE, node_id, "", ()), *((_GPU, gpu, "", ()) for gpu in gpus)],
+        [(_NODE, node_id, "", ()), *[(_GPU, gpu, "", ()) for gpu in gpus]],
         [
             (_RUN, run_id, _WAS_ASSOCIATED_WITH, _NODE, node_id, ""),
-            *((_RUN, run_id, _WAS_ASSOCIATED_WITH, _GPU, gpu, "") for gpu in gpus),
+            *[(_RUN, run_id, _WAS_ASSOCIATED_WITH, _GPU, gpu, "") for gpu in gpus],
         ],
     )
 
@@ -243,15 +243,8 @@ def _finished(finished: RunFinished, _envelope: Envelope, _: ProjectOf) -> Facts
     properties: Properties = (("outcome", _OUTCOMES[finished.outcome]),)
     if cause:
         properties = (*properties, ("cause", _CAUSES[cause]))
-    things: list[Thing] = [(_RUN, run_id, "", properties)]
-    edges: list[EdgeKey] = []
-    for file in finished.outputs:
-        if file.sha256:
-            path = file.path
-            artifact = _artifact(file.sha256, path, file.size_bytes)
-            things.append(artifact)
-            edges.append((_ARTIFACT, artifact[1], _WAS_GENERATED_BY, _RUN, run_id, key_text(path)))
-    return (things, edges)
+    # Every output was told when it was written, once for each run that made it.
+    return ([(_RUN, run_id, "", properties)], ())
 
 
 _SAYS: Mapping[type[Message], Callable[[Any, Envelope, ProjectOf], Facts]] = {
@@ -351,8 +344,9 @@ def _filled(properties: Mapping[str, str]) -> Properties:
 
 
 def _shortened(text: str) -> str:
-    clean = text.replace("\x00", "\ufffd")
-    return clean if len(clean) <= LABEL_CHARACTERS_MAX else f"{clean[: LABEL_CHARACTERS_MAX - 1]}…"
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    return text if len(text) <= LABEL_CHARACTERS_MAX else f"{text[: LABEL_CHARACTERS_MAX - 1]}…"
 
 
 @lru_cache(maxsize=1_024)

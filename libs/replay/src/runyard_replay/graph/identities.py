@@ -71,8 +71,8 @@ def canonical_json(value: object) -> str:
 
 
 def canonical_texts(texts: Iterable[tuple[str, str]]) -> str:
-    """Write an object of texts as ``canonical_json`` does, in a quarter of the time."""
-    return _object({name: _quoted(text) for name, text in texts})
+    """Write an object of texts, each name once, as ``canonical_json`` does in five times the time."""
+    return "{" + ",".join([f"{_quoted(name)}:{_quoted(text)}" for name, text in sorted(texts)]) + "}"
 
 
 def _object(written: Mapping[str, str]) -> str:

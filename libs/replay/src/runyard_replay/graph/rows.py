@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -52,13 +52,13 @@ def described_after(thing: Thing, before: VertexRow | None, position: int) -> Ve
     """Add what an event knows of a vertex; gives the same row when it knows nothing new."""
     kind, vertex_id, label, told = thing
     if before is None:
-        return VertexRow(kind, vertex_id, position, label, canonical_texts(told))
+        return _VERTEX_ROW((kind, vertex_id, position, label, canonical_texts(told) if told else "{}"))
     known = before.properties
     properties = _merged(known, told) if told else known
     label = label or before.label
     if properties == known and label == before.label:
         return before
-    return VertexRow(kind, vertex_id, position, label, properties)
+    return _VERTEX_ROW((kind, vertex_id, position, label, properties))
 
 
 def property_of(vertex: VertexRow | None, name: str) -> str:
@@ -69,17 +69,18 @@ def property_of(vertex: VertexRow | None, name: str) -> str:
     return known.get(name, "")
 
 
-def edge_rows(edges: Iterable[EdgeKey], event: RecordedEvent) -> list[EdgeRow]:
+def edge_rows(edges: Sequence[EdgeKey], event: RecordedEvent) -> list[EdgeRow]:
     """Write edges as the event tells them, each once."""
     envelope = event.envelope
     occurred_at = envelope.occurred_at
     occurred_at_us = occurred_at.seconds * 1_000_000 + occurred_at.nanos // 1_000
     told = (event.position, envelope.event_id, occurred_at_us)
-    return [_EDGE_ROW((*key, *told)) for key in dict.fromkeys(edges)]
+    return [_EDGE_ROW(key + told) for key in (dict.fromkeys(edges) if len(edges) > 1 else edges)]
 
 
 # What NamedTuple's own constructor does, without its way over Python.
 _EDGE_ROW: Callable[[tuple[object, ...]], EdgeRow] = partial(tuple.__new__, EdgeRow)
+_VERTEX_ROW: Callable[[tuple[object, ...]], VertexRow] = partial(tuple.__new__, VertexRow)
 
 
 @lru_cache(maxsize=4_096)

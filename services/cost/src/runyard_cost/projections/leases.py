@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
@@ -56,19 +57,11 @@ class CostProjection:
             case _:
                 return ()
 
-    def apply(self, event: RecordedEvent, rows: Rows) -> list[Put[Any]]:
+    def apply(self, event: RecordedEvent, rows: Rows) -> Sequence[Put[Any]]:
         """Give the rows of an event."""
-        match event.message:
-            case NodeGpusReserved() as reserved:
-                return _put_reserved(event, reserved, rows)
-            case NodeGpusReleased() as released:
-                return _put_released(event, released, rows)
-            case RunQueued() as queued:
-                return [Put(RUNS, RunRow(queued.run_id, event.position, queued.project))]
-            case PriceSet() as price_set:
-                return [Put(PRICES, _price_row(event, price_set))]
-            case _:
-                return []
+        message = event.message
+        put = _PUTS.get(type(message))
+        return () if put is None else put(event, message, rows)
 
 
 def milliseconds_of(time: Timestamp) -> int:
@@ -76,9 +69,9 @@ def milliseconds_of(time: Timestamp) -> int:
     return time.seconds * 1_000 + time.nanos // 1_000_000
 
 
-def _price_row(event: RecordedEvent, price_set: PriceSet) -> PriceRow:
+def _put_price(event: RecordedEvent, price_set: PriceSet, _: Rows) -> Sequence[Put[Any]]:
     price = price_set.price
-    return PriceRow(
+    row = PriceRow(
         price_id=price.price_id,
         node_id=price.node_id,
         gpu_model=price.gpu_model,
@@ -89,9 +82,14 @@ def _price_row(event: RecordedEvent, price_set: PriceSet) -> PriceRow:
         event_id=event.envelope.event_id,
         position=event.position,
     )
+    return [Put(PRICES, row)]
 
 
-def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) -> list[Put[Any]]:
+def _put_queued(event: RecordedEvent, queued: RunQueued, _: Rows) -> Sequence[Put[Any]]:
+    return [Put(RUNS, RunRow(queued.run_id, event.position, queued.project))]
+
+
+def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) -> Sequence[Put[Any]]:
     envelope, position = event.envelope, event.position
     reserved_at_ms = milliseconds_of(envelope.occurred_at)
     node_id, lease_id = reserved.node_id, reserved.lease_id
@@ -122,7 +120,7 @@ def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) 
     return puts
 
 
-def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) -> list[Put[Any]]:
+def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) -> Sequence[Put[Any]]:
     lease = rows.get(LEASES, released.node_id, released.lease_id)
     if lease is None or lease.released_at_ms is not None:
         return []
@@ -133,3 +131,11 @@ def _put_released(event: RecordedEvent, released: NodeGpusReleased, rows: Rows) 
         released_event_id=envelope.event_id,
     )
     return [Put(LEASES, ended)]
+
+
+_PUTS: Mapping[type[Message], Callable[[RecordedEvent, Any, Rows], Sequence[Put[Any]]]] = {
+    PriceSet: _put_price,
+    RunQueued: _put_queued,
+    NodeGpusReserved: _put_reserved,
+    NodeGpusReleased: _put_released,
+}
