@@ -17,6 +17,7 @@ from runyard_client.context import SERVICES
 from runyard_core.clock import ManualClock
 from runyard_core.errors import InvalidInput, NotFound, Rejected
 from runyard_embedded import people
+from runyard_embedded.commands import up
 from runyard_embedded.credentials import load_or_create
 from runyard_embedded.home import Home
 from runyard_embedded.plan import make_plan, role_url
@@ -25,6 +26,7 @@ from runyard_embedded.state import Phase, ProcessState, YardState, read_state, w
 from runyard_embedded.yard_ports import WITH_PORT, settle_ports
 from runyard_engines import PortInUse, choose_port
 from runyard_engines.process import started_ticks
+from runyard_replay.imported import FILE as IMPORTED
 from runyard_servicekit.auth import Tokens
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -50,6 +52,18 @@ def mode(path: Path) -> int:
 
 def test_the_home_is_its_owners_alone(home: Home) -> None:
     assert [mode(folder) for folder in (home.folder, home.logs, home.data, home.agent)] == [0o700] * 4
+
+
+def test_a_home_with_the_log_of_another_yard_gets_no_yard(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home.folder / IMPORTED).touch()
+    monkeypatch.setenv("RUNYARD_HOME", str(home.folder))
+    with pytest.raises(SystemExit) as refused:
+        up.command(["--background"])
+    assert refused.value.code == 3
+    assert "[HOME_HAS_IMPORT]" in capsys.readouterr().err
+    assert not home.state_file.exists()
 
 
 def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home) -> None:

@@ -5,133 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from google.protobuf.message import Message
 
-from runyard.cost.v1.events_pb2 import PriceSet
-from runyard.cost.v1.types_pb2 import Price, PriceUnit
-from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Lane
-from runyard.metric.v1.batches_pb2 import AttemptRef, LogChunkRecorded, LogStream
-from runyard.node.v1.events_pb2 import NodeEnrolled, NodeGpusReleased, NodeGpusReserved
-from runyard.node.v1.types_pb2 import GpuDevice, NodeInventory
-from runyard.run.v1.events_pb2 import ProjectRunNumbered, RunFinished, RunLeaseGranted, RunQueued
-from runyard.run.v1.types_pb2 import Outcome, RunSpec
-from runyard_cli import output
 from runyard_cli.commands.history import command
-from runyard_cli.main import main
-from runyard_contracts.envelope import Context, wrap
-from runyard_contracts.ids import EventId, deterministic_id, stream_name
-from runyard_contracts.recorded import RecordedEvent
-from runyard_replay.exports import FORMAT, LaneWriter, Manifest, write_manifest
 
-RUN = "0198aaaa-0000-7000-8000-000000000001"
-START_SECONDS = 1_767_225_600
-ALICE = Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice")
-PRICE = Price(price_id="p", unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=3_600_000_000)
-INVENTORY = NodeInventory(gpus=[GpuDevice(uuid="G", model="H")])
-STORY: tuple[tuple[str, str, Message], ...] = (
-    (
-        "node",
-        "n1",
-        NodeEnrolled(node_id="n1", inventory=NodeInventory(gpus=[GpuDevice(uuid="G", model="H")])),
-    ),
-    ("price", "p", PriceSet(price=PRICE)),
-    ("project", "digits", ProjectRunNumbered(project="digits", run_id=RUN, number=1)),
-    ("run", RUN, RunQueued(run_id=RUN, project="digits", number=1, spec=RunSpec(step="train"))),
-    (
-        "run",
-        RUN,
-        RunLeaseGranted(run_id=RUN, attempt=1, lease_id="l", epoch=1, node_id="n1", gpu_uuids=["G"]),
-    ),
-    (
-        "node",
-        "n1",
-        NodeGpusReserved(
-            node_id="n1",
-            lease_id="l",
-            run_id=RUN,
-            attempt=1,
-            gpu_uuids=["G"],
-            gpu_models=["H"],
-            project="digits",
-        ),
-    ),
-    ("node", "n1", NodeGpusReleased(node_id="n1", lease_id="l", run_id=RUN, attempt=1, gpu_uuids=["G"])),
-    ("run", RUN, RunFinished(run_id=RUN, attempt=1, epoch=1, outcome=Outcome.OUTCOME_SUCCEEDED)),
-)
-LINES = LogChunkRecorded(
-    attempt=AttemptRef(run_id=RUN, attempt=1),
-    first_line_number=1,
-    lines=["hello"],
-    streams=[LogStream.LOG_STREAM_STDOUT],
-)
-
-
-def event_id(position: int) -> EventId:
-    return EventId(deterministic_id("cli", position))
-
-
-def recorded(category: str, name: str, message: Message, position: int, version: int) -> RecordedEvent:
-    group = RUN if RUN in str(message) else ""
-    cause = event_id(position - 1) if position in (5, 6, 7, 8) else ""
-    context = Context(ALICE, group or event_id(position), "/test", causation_id=cause)
-    at = datetime.fromtimestamp(START_SECONDS + position, UTC)
-    envelope = wrap(message, stream_name(category, name), context, at, event_id=event_id(position))
-    envelope.position, envelope.stream_version = position, version
-    envelope.recorded_at.FromDatetime(at)
-    return RecordedEvent(envelope)
-
-
-def export_of(folder: Path) -> Path:
-    folder.mkdir()
-    versions: dict[str, int] = {}
-    with LaneWriter(folder, Lane.LANE_DOMAIN, cloudevents=False) as domain:
-        for position, (category, name, message) in enumerate(STORY, start=1):
-            versions[name] = versions.get(name, 0) + 1
-            domain.write(recorded(category, name, message, position, versions[name]))
-    batch = recorded("telemetry", "n1.s", LINES, 1, 1)
-    batch.envelope.event_id, batch.envelope.after_position = event_id(99), 6
-    with LaneWriter(folder, Lane.LANE_TELEMETRY, cloudevents=False) as telemetry:
-        telemetry.write(batch)
-    write_manifest(folder, Manifest(FORMAT, "log-1", (domain.entry(), telemetry.entry())))
-    return folder
-
-
-class Terminal:
-    """Runs commands in a home of its own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def run(self, *arguments: str, expect: int = 0) -> str:
-        """Give standard output, or standard error of a failure."""
-        output._Mode.is_json = False
-        self._monkeypatch.setattr(sys, "argv", ["runyard", "history", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = self._capsys.readouterr()
-        assert int(ended.value.code or 0) == expect, f"{out}\n{err}"
-        output._Mode.is_json = False
-        return err if expect else out
-
-
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    monkeypatch.setenv("RUNYARD_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("RUNYARD_OUTPUT", raising=False)
-    monkeypatch.delenv("RUNYARD_READER_DATABASE_URL", raising=False)
-    monkeypatch.setenv("TZ", "UTC")
-    return Terminal(monkeypatch, capsys)
-
-
-@pytest.fixture
-def terminal(empty: Terminal, tmp_path: Path) -> Terminal:
-    empty.run("import", str(export_of(tmp_path / "export")))
-    return empty
+from .imported import RUN, Terminal, event_id, export_of
 
 
 def test_a_timeline_has_both_lanes_and_causes(terminal: Terminal) -> None:
@@ -148,12 +28,13 @@ def test_a_timeline_has_both_lanes_and_causes(terminal: Terminal) -> None:
     ("words", "shown"),
     [
         (("4", "queue"), "digits#1"),
-        (("6", "gpus"), f"{RUN} attempt 1"),
-        (("8", "cost", "digits"), "$1.00"),
+        (("6", "gpus"), "digits#1 attempt 1"),
+        (("8", "cost", "digits"), "digits#1  $1.00"),
+        (("5", RUN), "digits#1 train: starting"),
         (("5", RUN), "RUN_STATE_STARTING"),
         (("2026-01-01T00:00:04.5+00:00", RUN), "RUN_STATE_QUEUED"),
         (("now", "n1"), "uuid: G"),
-        (("now", "prices"), "micro_usd_per_hour: 3600000000"),
+        (("now", "prices"), "$3,600.00  GPU-hour"),
         (("6",), "nothing waited"),
     ],
 )
@@ -180,6 +61,10 @@ def test_the_tail_is_filtered(terminal: Terminal) -> None:
     assert len(terminal.run("tail", "--from", "3", "--to", "4").splitlines()) == 2
     assert len(terminal.run("tail", "--to", "2026-01-01T00:00:03+00:00").splitlines()) == 2
     assert len(terminal.run("tail", "--telemetry").splitlines()) == 1
+    # As they are shown, types may be written.
+    assert terminal.run("tail", "--type", "run.") == terminal.run("tail", "--type", "runyard.run.")
+    assert terminal.run("tail", "--type", "run") == terminal.run("tail", "--type", "run.")
+    assert len(terminal.run("tail", "--type", "run.queued", "--type", "price.set").splitlines()) == 2
 
 
 def test_other_prices_give_another_cost(terminal: Terminal, tmp_path: Path) -> None:
@@ -229,7 +114,10 @@ def test_an_export_that_is_not_what_its_manifest_says_is_refused(
 def test_a_home_with_a_log_is_not_imported_into(terminal: Terminal, tmp_path: Path) -> None:
     assert "LOG_NOT_EMPTY" in terminal.run("import", str(tmp_path / "export"), expect=3)
     (tmp_path / "none").mkdir()
-    assert "NOT_AN_EXPORT" in terminal.run("import", str(tmp_path / "none"), expect=2)
+    none = terminal.run("import", str(tmp_path / "none"), expect=2)
+    assert "manifest.json: No such file or directory [NOT_AN_EXPORT]" in none
+    (tmp_path / "none" / "manifest.json").write_text("{")
+    assert "is not the manifest of one" in terminal.run("import", str(tmp_path / "none"), expect=2)
     assert "new folder" in terminal.run("export", str(tmp_path / "export"), expect=2)
 
 
@@ -255,6 +143,12 @@ def test_a_home_with_a_log_is_not_imported_into(terminal: Terminal, tmp_path: Pa
         (("diff", "--from", "8", "--to", "2"), "BAD_SPAN", 3),
         (("tail", "--actor", "alice"), "BAD_FILTER", 3),
         (("tail", "-f", "--to", "3"), "WRONG_USAGE", 2),
+        (("tail", "--type", "run.finishd"), "WRONG_USAGE", 2),
+        (("tail", "--node", "nowhere"), "NODE_NOT_FOUND", 3),
+        (("tail", "--stream", "price-q"), "STREAM_NOT_FOUND", 3),
+        (("as-of", "now", "model://resnet"), "MODEL_NOT_FOUND", 3),
+        (("as-of", "now", "datum://best"), "ALIAS_NOT_FOUND", 3),
+        (("timeline", "dataset://images/v1"), "DATASET_NOT_FOUND", 3),
     ],
 )
 def test_what_cannot_be_shown_is_refused_with_its_reason(

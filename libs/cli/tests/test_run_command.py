@@ -99,6 +99,7 @@ def test_help_comes_even_when_the_file_is_broken(folder: Path) -> None:
     result = CliRunner().invoke(run_command, ["train", "--help"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "--executor" in result.output
+    assert "The parameters of 'train' are not known: valohai.yaml:" in result.output
 
 
 def test_lint_exits_with_1_only_for_errors(folder: Path) -> None:

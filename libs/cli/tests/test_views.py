@@ -30,7 +30,6 @@ from runyard.run.v1.types_pb2 import (
     RunSpec,
     RunState,
 )
-from runyard_cli.commands import datasets, models
 from runyard_cli.commands.gpus import gpu_rows
 from runyard_cli.commands.history import event_line
 from runyard_cli.commands.nodes import node_row
@@ -40,7 +39,13 @@ from runyard_cli.commands.show import record_lines
 from runyard_cli.commands.why import why_lines
 from runyard_cli.graph import impact_lines, trace_lines
 from runyard_cli.output import Style
-from runyard_cli.registry_lines import file_rows
+from runyard_cli.registry_lines import (
+    dataset_rows,
+    dataset_version_rows,
+    file_rows,
+    model_rows,
+    model_version_rows,
+)
 from runyard_cli.table import Cell
 
 NO_NODE = "No node has enrolled yet."
@@ -319,14 +324,14 @@ def test_datasets_and_models_are_listed_with_what_stands_for_them() -> None:
         dataset="images", version="v2", file_count=3, size_bytes=2048, aliases=["newest", "test"],
         origin=origin, from_version="dataset://images/v1",
     )  # fmt: skip
-    [row] = datasets.version_rows([version])
-    assert (row[:4], row[5:]) == (("v2", "newest, test", "3", "2.0 KiB"), ("0199aaaa", "images/v1"))
-    [row] = datasets.dataset_rows([Dataset(name="images", version_count=2, newest_version="v2")])
+    [row] = dataset_version_rows([version])
+    assert (row[:4], row[5:]) == (("v2", "newest, test", "3", "2.0 KiB"), ("0199aaaa-bbbb", "images/v1"))
+    [row] = dataset_rows([Dataset(name="images", version_count=2, newest_version="v2")])
     assert row[:3] == ("images", "2", "v2")
-    [row] = models.model_rows([Model(name="resnet", version_count=4, newest_version=4)])
+    [row] = model_rows([Model(name="resnet", version_count=4, newest_version=4)])
     assert row[:2] == ("resnet", "4")
-    [row] = models.version_rows(
+    [row] = model_version_rows(
         [ModelVersion(version=4, file_count=1, tags=["x"], release_note="n", origin=origin)]
     )
-    assert (row[0], row[1], *row[4:]) == ("4", "1", "0199aaaa", "x", "n")
+    assert (row[0], row[1], *row[4:]) == ("4", "1", "0199aaaa-bbbb", "x", "n")
     assert file_rows([VersionFile(path="a", sha256="f" * 64)])[0][2] == f"datum://{'f' * 64}"

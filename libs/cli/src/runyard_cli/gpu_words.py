@@ -10,7 +10,7 @@ from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner, GpuQuantity
 from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, Statistic
 from runyard.node.v1.types_pb2 import GpuDevice
-from runyard_cli.words import count_words, number_words, size_words, time_words
+from runyard_cli.words import count_words, number_words, short_run_id, size_words, time_words
 
 Figures = Mapping[str, Statistic]
 _NOT_OFFERED = "-"
@@ -40,7 +40,7 @@ def process_words(process: GpuProcess, run_names: Mapping[str, str]) -> str:
     owner = "of no run"
     if process.owner != GpuProcessOwner.GPU_PROCESS_OWNER_FOREIGN:
         run_id = process.attempt.run_id
-        owner = f"of {run_names.get(run_id, run_id[:8])}"
+        owner = f"of {run_names.get(run_id, short_run_id(run_id))}"
         if process.owner == GpuProcessOwner.GPU_PROCESS_OWNER_OTHER_ATTEMPT:
             owner += ", which was not given this GPU"
     name = process.name or "process"

@@ -77,6 +77,12 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def say_cut(next_page_token: str, shown_count: int) -> None:
+    """Note that a list goes on behind what was shown."""
+    if next_page_token:
+        note(f"only the first {shown_count:,} are shown")
+
+
 def say_json(message: Message) -> None:
     """Write a response as protobuf JSON, with the field names of the proto files."""
     from google.protobuf.json_format import MessageToJson

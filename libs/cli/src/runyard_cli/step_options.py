@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from runyard_cli.output import note
+
 if TYPE_CHECKING:
     from runyard_runspec import Parameter, Step, Value
 
@@ -113,9 +115,10 @@ def _read_step(name: str, *, for_help: bool) -> Step | None:
 
     try:
         return read_config(find_config(Path())).step(name)
-    except RunyardError:
+    except RunyardError as error:
         # Help must come even where the file is broken; a run must not.
         if for_help:
+            note(f"The parameters of {name!r} are not known: {error.message}")
             return None
         raise
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Value
     from google.protobuf.timestamp_pb2 import Timestamp
 
+_RUN_ID_CHARACTERS = 13
 _STATE_WORDS: Mapping[int, tuple[str, Style]] = {
     RunState.RUN_STATE_QUEUED: ("queued", Style.PLAIN),
     RunState.RUN_STATE_STARTING: ("starting", Style.BUSY),
@@ -37,6 +38,14 @@ def state_word(run: Run) -> tuple[str, Style]:
 def run_name(run: Run) -> str:
     """Name a run as people do: "digits#3"."""
     return f"{run.project}#{run.number}"
+
+
+def short_run_id(run_id: str) -> str:
+    """Give the beginning of a run id that tells it from others, and that every command takes for it.
+
+    It begins with the time of making: all runs of a minute share 8 digits, those of a millisecond 13.
+    """
+    return run_id[:_RUN_ID_CHARACTERS]
 
 
 def cause_words(cause: Cause) -> str:
@@ -99,9 +108,20 @@ def time_words(time: Timestamp) -> str:
     return moment(time).strftime("%Y-%m-%d %H:%M:%S") if is_set(time) else ""
 
 
+def zoned_words(time: Timestamp) -> str:
+    """Write a time with the name of this machine's zone: "2026-11-22 12:00:01 CET"; empty when unset."""
+    return moment(time).strftime("%Y-%m-%d %H:%M:%S %Z") if is_set(time) else ""
+
+
+def exact_words(time: Timestamp) -> str:
+    """Write a time to the microsecond, as commands take it again: "2026-11-22 20:03:24.438861+00:00"."""
+    return moment(time).isoformat(sep=" ") if is_set(time) else ""
+
+
 def moment(time: Timestamp) -> datetime:
     """Give a time in this machine's zone."""
-    return datetime.fromtimestamp(time.seconds + time.nanos / 1e9).astimezone()
+    # Not by way of a float, which has no exact microseconds.
+    return datetime.fromtimestamp(time.seconds).replace(microsecond=time.nanos // 1000).astimezone()
 
 
 def is_set(time: Timestamp) -> bool:

@@ -115,8 +115,15 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads((folder / MANIFEST).read_bytes())
         files = tuple(FileEntry(**entry) for entry in content["files"])
         manifest = Manifest(str(content["format"]), str(content["log_id"]), files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{folder} is not an export: {error!r}", code="NOT_AN_EXPORT") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"{folder} is not an export: {MANIFEST}: {error.strerror}", code="NOT_AN_EXPORT"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{folder} is not an export: {MANIFEST} is not the manifest of one ({error})",
+            code="NOT_AN_EXPORT",
+        ) from None
     known = {(name, Lane.Name(lane)) for lane, name in FILES.items()}
     named = [(entry.name, entry.lane) for entry in files]
     if manifest.format != FORMAT:
@@ -145,7 +152,7 @@ def read_events(folder: Path, entry: FileEntry) -> Iterator[Envelope]:
                 digest.update(line)
                 yield _envelope_of(line, lane, position, entry)
     except OSError as error:
-        raise _mismatch(entry, f"cannot be read: {error}") from error
+        raise _mismatch(entry, f"cannot be read: {error.strerror}") from error
     if position != entry.event_count:
         raise _mismatch(entry, f"holds {position} events, the manifest says {entry.event_count}")
     if digest.hexdigest() != entry.sha256:

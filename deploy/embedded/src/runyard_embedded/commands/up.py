@@ -32,6 +32,7 @@ def command(background: bool, listen: str | None, restored: bool) -> None:
     """
     home = Home.from_environment()
     began = time.monotonic()
+    _require_no_import(home)
     if restored:
         _require_down(home)
         os.environ[LOG_RESTORED] = "1"  # also for the process in the background
@@ -53,6 +54,19 @@ def _require_down(home: Home) -> None:
             "YARD_ALREADY_UP",
             f"the yard under {home.folder} is up, and has read the log already",
             "Stop it first: runyard down",
+        )
+
+
+def _require_no_import(home: Home) -> None:
+    """Refuse a home with the log of another yard in it: what `runyard history` says would be of that one."""
+    from runyard_replay.imported import FILE
+
+    if (home.folder / FILE).exists():
+        fail(
+            ExitCode.REFUSED,
+            "HOME_HAS_IMPORT",
+            f"{home.folder} holds an imported log, to look into with `runyard history`",
+            "Name another RUNYARD_HOME for a yard.",
         )
 
 
@@ -94,6 +108,7 @@ class Progress:
 
 def bring_up(home: Home) -> None:
     """Start the yard in the background, or find it up; ends the program when it cannot be."""
+    _require_no_import(home)
     _up_in_background(home)
 
 

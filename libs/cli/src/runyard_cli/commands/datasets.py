@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
 from runyard.artifact.v1 import registry_service_pb2 as pb
-from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say, say_json
-from runyard_cli.registry_lines import say_files
+from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.registry_lines import say_dataset_versions, say_datasets, say_files
 from runyard_cli.session import converse
-from runyard_cli.table import Row, say_table
-from runyard_cli.words import size_words, time_words
 from runyard_client import Client
 
 _PAGE_SIZE = 1000
@@ -49,7 +44,8 @@ def _list(project: str) -> None:
     elif not answer.datasets:
         say(f"project {project} has no datasets: outputs with valohai.dataset-versions make them")
     else:
-        say_table(("DATASET", "VERSIONS", "NEWEST", "SINCE"), dataset_rows(answer.datasets), right=(1,))
+        say_datasets(answer.datasets)
+        say_cut(answer.next_page_token, _PAGE_SIZE)
 
 
 def _list_versions(project: str, name: str) -> None:
@@ -63,8 +59,8 @@ def _list_versions(project: str, name: str) -> None:
     elif not answer.versions:
         say(f"project {project} has no dataset {name}: `runyard datasets` lists them")
     else:
-        headings = ("VERSION", "ALIASES", "FILES", "SIZE", "CREATED", "BY RUN", "FROM")
-        say_table(headings, version_rows(answer.versions), right=(2, 3))
+        say_dataset_versions(answer.versions)
+        say_cut(answer.next_page_token, _PAGE_SIZE)
 
 
 def _show(project: str, name: str) -> None:
@@ -78,27 +74,3 @@ def _show(project: str, name: str) -> None:
         say_json(answer)
     else:
         say_files(answer.version.files)
-
-
-def dataset_rows(datasets: Sequence[Dataset]) -> list[Row]:
-    """Give the lines of datasets."""
-    return [
-        (each.name, str(each.version_count), each.newest_version, time_words(each.newest_at))
-        for each in datasets
-    ]
-
-
-def version_rows(versions: Sequence[DatasetVersion]) -> list[Row]:
-    """Give the lines of a dataset's versions."""
-    return [
-        (
-            each.version,
-            ", ".join(each.aliases),
-            str(each.file_count),
-            size_words(each.size_bytes),
-            time_words(each.created_at),
-            each.origin.run_id[:8],
-            each.from_version.removeprefix(_SCHEME),
-        )
-        for each in versions
-    ]

@@ -15,7 +15,7 @@ from runyard_cli.gpu_words import process_words, reading_words
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import Cell, Row, say_table
-from runyard_cli.words import run_name, size_words
+from runyard_cli.words import run_name, short_run_id, size_words
 from runyard_client import Client
 
 _PAGE_SIZE = 1000
@@ -60,7 +60,7 @@ async def _show(client: Client, node_id: str, *, with_processes: bool) -> None:
 def gpu_rows(node: Node, readings: dict[str, GpuReading], run_names: dict[str, str]) -> list[Row]:
     """Give a line for each GPU of a node."""
     holders = {
-        uuid: run_names.get(reservation.run_id, reservation.run_id[:8])
+        uuid: run_names.get(reservation.run_id, short_run_id(reservation.run_id))
         for reservation in node.reservations
         for uuid in reservation.gpu_uuids
     }

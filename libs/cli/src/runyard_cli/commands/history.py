@@ -15,24 +15,33 @@ from runyard.history.v1.history_service_pb2 import (
     ListEventsRequest,
     WatchEventsRequest,
 )
+from runyard_cli.examples import examples
 from runyard_cli.history.dead_letters import dead_letters
 from runyard_cli.history.detaching import detach
 from runyard_cli.history.disputing import dispute
 from runyard_cli.history.erasing import erase
 from runyard_cli.history.exchange import export, import_
-from runyard_cli.history.filters import check_span, whole_correlation, whole_stream
+from runyard_cli.history.filters import (
+    check_span,
+    check_there,
+    whole_correlation,
+    whole_stream,
+    whole_types,
+)
 from runyard_cli.history.lines import actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
 from runyard_cli.history.rebuilding import projections, rebuild
-from runyard_cli.history.source import Source, ask, direct_option
+from runyard_cli.history.source import PAGE_SIZE, Source, ask, direct_option
 from runyard_cli.history.verifying import check_proof, proof, verify
 from runyard_cli.history.whatif import what_if
 from runyard_cli.names import project_option
-from runyard_cli.output import is_json, is_terminal, output_option, safe, say, say_json_line
+from runyard_cli.output import is_json, is_terminal, note, output_option, safe, say, say_json_line
 from runyard_cli.table import cut
 from runyard_cli.words import moment
 
+LISTED_MAX = 100_000
+"""Most events that are shown at once; `runyard history export` has no such bound."""
 # Payloads can be long; --output json has them whole.
 _DATA_COLUMNS = 200
 # On a terminal: the category, and of an id the part that tells it from others.
@@ -44,11 +53,25 @@ def command() -> None:
     """The event log: every change, in order, for ever."""
 
 
-@command.command("tail")
-@click.option("-n", "--limit", type=click.IntRange(0, 1000), default=20, show_default=True, help="How many.")
+@command.command(
+    "tail",
+    epilog=examples(
+        "history tail -f --type run. --node gpu-a",
+        "history tail --correlation digits#12 -n 200",
+        "history tail --from '2026-11-02 14:00' --to '2026-11-02 14:05' -n 10000",
+        "history tail --actor user:alice --type price.set --output json",
+    ),
+)
+@click.option(
+    "-n", "--limit", type=click.IntRange(0, LISTED_MAX), default=20, show_default=True, help="How many."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new events.")
 @click.option(
-    "--type", "types", multiple=True, metavar="TYPE", help="Only this type, or those below it (runyard.run.)."
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only this type (run.finished), or those below it (run.); repeat for more.",
 )
 @click.option("--stream", default="", metavar="STREAM", help="Only this stream (run-0198..., node-n1).")
 @click.option("--node", default="", metavar="NODE", help="Only events of this machine and its agent.")
@@ -80,12 +103,12 @@ def tail(
     project: str | None,
     direct: bool,
 ) -> None:
-    """Show the newest events, oldest first. With --output json: one JSON object a line."""
+    """Show the newest events, oldest first. With --output json: a JSON object a line, with whole payloads."""
     if follow and end is not None:
         raise click.UsageError("--follow and --to do not go together")
     lane = Lane.LANE_TELEMETRY if telemetry else Lane.LANE_DOMAIN
-    wanted = EventFilter(types=types, node_id=node, actor=actor_name)
-    request = ListEventsRequest(lane=lane, filter=wanted, page_size=limit, descending=True)
+    wanted = EventFilter(types=whole_types(types), node_id=node, actor=actor_name)
+    request = ListEventsRequest(lane=lane, filter=wanted, descending=True)
     _bound(request, begin, end)
 
     async def show(source: Source) -> None:
@@ -97,15 +120,36 @@ def tail(
         # What comes between the list and the watch belongs to the watch.
         last = head.telemetry_position if telemetry else head.domain_position
         request.to_position = request.to_position or last
-        if limit and last:
-            for view in reversed((await source.list_events(request)).events):
-                say_event(view)
+        # One more, to know whether it was all.
+        found = await newest(source, request, limit + 1) if limit and last else []
+        for view in reversed(found[:limit]):
+            say_event(view)
+        if not found and not follow:
+            await check_there(source, node, wanted.stream)
+            note("no event matches")
+        if len(found) > limit and begin is not None:
+            note(f"only the newest {limit:,} of that time: -n shows more")
         if follow:
             watch = WatchEventsRequest(lane=lane, after_position=last, filter=wanted)
             async for view in source.watch_events(watch):
                 say_event(view)
 
     ask(show, direct=direct)
+
+
+async def newest(source: Source, request: ListEventsRequest, limit: int) -> list[EventView]:
+    """Give events, newest first, at most so many."""
+    found: list[EventView] = []
+    while True:
+        request.page_size = min(limit - len(found), PAGE_SIZE)
+        page = (await source.list_events(request)).events
+        found += page
+        if len(page) < request.page_size or len(found) == limit:
+            return found
+        before = page[-1].envelope.position - 1
+        if before <= request.after_position:
+            return found
+        request.to_position = before
 
 
 for _question in (timeline, as_of, explain, diff, effects, what_if, export, import_):

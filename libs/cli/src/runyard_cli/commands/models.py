@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
 from runyard.artifact.v1 import registry_service_pb2 as pb
-from runyard.artifact.v1.registry_types_pb2 import Model, ModelVersion
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say, say_json
-from runyard_cli.registry_lines import say_files
+from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.registry_lines import say_files, say_model_versions, say_models
 from runyard_cli.session import converse
-from runyard_cli.table import Row, say_table
-from runyard_cli.words import size_words, time_words
 from runyard_client import Client
 
 _PAGE_SIZE = 1000
@@ -48,7 +43,8 @@ def _list(project: str) -> None:
     elif not answer.models:
         say(f"project {project} has no models: outputs with valohai.model-versions make them")
     else:
-        say_table(("MODEL", "VERSIONS", "SINCE"), model_rows(answer.models), right=(1,))
+        say_models(answer.models)
+        say_cut(answer.next_page_token, _PAGE_SIZE)
 
 
 def _list_versions(project: str, name: str) -> None:
@@ -62,8 +58,8 @@ def _list_versions(project: str, name: str) -> None:
     elif not answer.versions:
         say(f"project {project} has no model {name}: `runyard models` lists them")
     else:
-        headings = ("VERSION", "FILES", "SIZE", "REGISTERED", "BY RUN", "TAGS", "NOTE")
-        say_table(headings, version_rows(answer.versions), right=(0, 1, 2))
+        say_model_versions(answer.versions)
+        say_cut(answer.next_page_token, _PAGE_SIZE)
 
 
 def _show(project: str, name: str) -> None:
@@ -75,24 +71,3 @@ def _show(project: str, name: str) -> None:
         say_json(answer)
     else:
         say_files(answer.version.files)
-
-
-def model_rows(models: Sequence[Model]) -> list[Row]:
-    """Give the lines of models."""
-    return [(each.name, str(each.version_count), time_words(each.newest_at)) for each in models]
-
-
-def version_rows(versions: Sequence[ModelVersion]) -> list[Row]:
-    """Give the lines of a model's versions."""
-    return [
-        (
-            str(each.version),
-            str(each.file_count),
-            size_words(each.size_bytes),
-            time_words(each.registered_at),
-            each.origin.run_id[:8],
-            ", ".join(each.tags),
-            each.release_note,
-        )
-        for each in versions
-    ]

@@ -17,18 +17,14 @@ from runyard.cost.v1.cost_service_pb2 import (
 )
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard_cli.history.moments import time_of
-from runyard_cli.output import is_json, output_option, say, say_json
+from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.session import converse
-from runyard_cli.table import Row, say_table
-from runyard_cli.words import money_words, time_words
+from runyard_cli.table import say_table
 from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 _PAGE_SIZE = 1000
-_UNIT_WORDS = {
-    PriceUnit.PRICE_UNIT_GPU_HOUR: "GPU-hour",
-    PriceUnit.PRICE_UNIT_NODE_HOUR: "node-hour",
-}
 
 
 class TimeType(click.ParamType[Timestamp]):
@@ -113,6 +109,7 @@ def list_prices() -> None:
         say_json(answer)
     elif answer.prices:
         _say_prices(answer.prices)
+        say_cut(answer.next_page_token, _PAGE_SIZE)
     else:
         say("no prices yet: `runyard price set USD --per gpu-hour` sets one")
 
@@ -131,14 +128,4 @@ def micro_usd(text: str) -> int:
 
 
 def _say_prices(prices: Sequence[Price]) -> None:
-    rows: list[Row] = [
-        (
-            f"node {price.node_id}" if price.node_id else price.gpu_model or "all",
-            money_words(price.micro_usd_per_hour),
-            _UNIT_WORDS.get(price.unit, ""),
-            time_words(price.effective_from),
-            price.note,
-        )
-        for price in prices
-    ]
-    say_table(("FOR", "PRICE", "PER", "FROM", "NOTE"), rows, right=(1,))
+    say_table(PRICE_HEADINGS, price_rows(prices), right=(1,))

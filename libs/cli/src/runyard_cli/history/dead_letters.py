@@ -8,6 +8,7 @@ import click
 
 from runyard.projection.v1 import projection_service_pb2 as pb
 from runyard.projection.v1 import types_pb2
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
 from runyard_cli.history.lines import actor
 from runyard_cli.history.rebuilding import TARGET, Target
@@ -30,7 +31,7 @@ def dead_letters() -> None:
     """Events that a read model could not take: they wait, and their stream behind them."""
 
 
-@dead_letters.command("list")
+@dead_letters.command("list", epilog=examples("history dead-letters list", "history dead-letters list cost"))
 @click.argument("target", type=TARGET, required=False, metavar="[SERVICE[/READ-MODEL]]")
 @stream_option
 @click.option(
@@ -65,7 +66,7 @@ def list_(target: Target | None, stream: str, limit: int) -> None:
         say("nothing is parked")
 
 
-@dead_letters.command("show")
+@dead_letters.command("show", epilog=examples("history dead-letters show cost 812"))
 @click.argument("target", type=TARGET, metavar="SERVICE[/READ-MODEL]")
 @click.argument("position", type=click.IntRange(1), metavar="POSITION")
 @output_option
@@ -94,7 +95,12 @@ def show(target: Target, position: int) -> None:
     say(safe(json.dumps(json.loads(answer.data_json), indent=2) if answer.data_json else "(cannot be read)"))
 
 
-@dead_letters.command("requeue")
+@dead_letters.command(
+    "requeue",
+    epilog=examples(
+        "history dead-letters requeue cost", "history dead-letters requeue cost --stream run-0198aaaa"
+    ),
+)
 @click.argument("target", type=TARGET, metavar="SERVICE[/READ-MODEL]")
 @stream_option
 @click.option("--limit", type=click.IntRange(1, 1_000), default=1_000, show_default=True, help="Most events.")

@@ -10,6 +10,7 @@ import click
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
+from runyard_cli.examples import examples
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.verifying import archive_option, lane_option, lanes_of, public_key_option
 from runyard_cli.output import is_json, output_option, say, say_json_object
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from runyard_eventlog.detaching import Partition
 
 
-@click.command("detach")
+@click.command(
+    "detach",
+    epilog=examples(
+        "history detach --before 2026-06-01",
+        "history detach --before 2026-06-01 --yes",
+    ),
+)
 @click.option("--before", type=MOMENT, required=True, metavar="MOMENT", help="Only what is wholly before it.")
 @lane_option
 @click.option("--yes", is_flag=True, help="Do it; without it, only say what would be detached.")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import click
 
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse
 from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 
-@click.command("dispute")
+@click.command(
+    "dispute",
+    epilog=examples(
+        "history dispute 4711 --reason 'set by a broken script'",
+    ),
+)
 @click.argument("event_id", metavar="EVENT")
 @click.option("--reason", required=True, metavar="TEXT", help="Why it should not count; kept with your name.")
 @click.option("--withdraw", is_flag=True, help="Take the dispute back.")

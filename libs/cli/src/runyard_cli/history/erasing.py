@@ -5,13 +5,20 @@ from __future__ import annotations
 import click
 
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse
 from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 
-@click.command("erase")
+@click.command(
+    "erase",
+    epilog=examples(
+        "history erase user:alice",
+        "history erase alice@example.com --yes",
+    ),
+)
 @click.argument("person")
 @click.option("--yes", is_flag=True, help="Do not ask; it cannot be undone.")
 @output_option

@@ -11,6 +11,7 @@ import click
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.output import is_json, output_option, say, say_json_object
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 _PAGE_SIZES = {Lane.LANE_DOMAIN: 500, Lane.LANE_TELEMETRY: 100}
 
 
-@click.command("export")
+@click.command(
+    "export",
+    epilog=examples(
+        "history export ./log-of-november",
+        "history export ./before --to '2026-11-02 14:00' --names",
+        "history export ./events --cloudevents",
+    ),
+)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option(
     "--to", "end", type=MOMENT, default="now", metavar="MOMENT", help="Up to this position or time."
@@ -58,7 +66,12 @@ def export(folder: Path, end: AsOf, names: bool, cloudevents: bool, direct: bool
     _say_done(f"exported to {folder}", sum(entry.event_count for entry in manifest.files), manifest.log_id)
 
 
-@click.command("import")
+@click.command(
+    "import",
+    epilog=examples(
+        "RUNYARD_HOME=./post-mortem runyard history import ./log-of-november",
+    ),
+)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER")
 @output_option
 def import_(folder: Path) -> None:

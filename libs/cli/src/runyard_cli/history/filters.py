@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import click
+
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
-from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest, Subject, SubjectKind
+from runyard.history.v1.history_service_pb2 import (
+    EventFilter,
+    GetStateAsOfRequest,
+    ListEventsRequest,
+    Subject,
+    SubjectKind,
+)
 from runyard_cli.history.source import Source
 from runyard_cli.names import full_run_name, looks_like_run, may_be_id
 from runyard_client.errors import ClientError
 
+_ALL = "runyard."
 _ID_LENGTH = 36
 _KINDS = {"run": SubjectKind.SUBJECT_KIND_RUN, "artifact": SubjectKind.SUBJECT_KIND_FILE}
 
@@ -32,6 +45,49 @@ async def whole_correlation(source: Source, text: str, project: str | None) -> s
         return text
     subject = Subject(kind=SubjectKind.SUBJECT_KIND_RUN, name=name)
     return (await source.state(GetStateAsOfRequest(subject=subject))).run.run_id
+
+
+def whole_types(names: Sequence[str]) -> list[str]:
+    """Give the stored names of event types that are written as they are shown: "run.queued", "run.".
+
+    Raises:
+        click.UsageError: no event has such a type.
+    """
+    return [_whole_type(name) for name in names]
+
+
+def _whole_type(name: str) -> str:
+    from runyard_contracts.registry import BY_NAME
+
+    whole = name if name.startswith(_ALL) else f"{_ALL}{name}"
+    if whole in BY_NAME or (whole.endswith(".") and any(known.startswith(whole) for known in BY_NAME)):
+        return whole
+    below = f"{whole}."
+    if any(known.startswith(below) for known in BY_NAME):
+        return below
+    near = get_close_matches(whole, BY_NAME, n=3, cutoff=0.7)
+    meant = " or ".join(known.removeprefix(_ALL) for known in near)
+    raise click.UsageError(
+        f"--type {name!r}: no event has such a type" + (f"; is {meant} meant?" if meant else "")
+    )
+
+
+async def check_there(source: Source, node: str, stream: str) -> None:
+    """Refuse a machine or stream that the log does not know.
+
+    Raises:
+        ClientError: NODE_NOT_FOUND, STREAM_NOT_FOUND.
+    """
+    if node:
+        subject = Subject(kind=SubjectKind.SUBJECT_KIND_NODE, name=node)
+        await source.state(GetStateAsOfRequest(subject=subject))
+    if not stream:
+        return
+    for lane in (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY):
+        request = ListEventsRequest(lane=lane, filter=EventFilter(stream=stream), page_size=1)
+        if (await source.list_events(request)).events:
+            return
+    raise ClientError("NOT_FOUND", "STREAM_NOT_FOUND", f"the log has no stream {stream!r}")
 
 
 async def whole_stream(source: Source, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
 from runyard_cli.names import full_run_name
+from runyard_cli.output import is_json, note
+from runyard_client.files import hash_file
 
 _KEYWORDS = {
     "queue": SubjectKind.SUBJECT_KIND_QUEUE,
@@ -19,8 +22,13 @@ _KEYWORDS = {
     "run": SubjectKind.SUBJECT_KIND_RUN,
     "node": SubjectKind.SUBJECT_KIND_NODE,
     "file": SubjectKind.SUBJECT_KIND_FILE,
+    "model": SubjectKind.SUBJECT_KIND_MODEL,
+    "dataset": SubjectKind.SUBJECT_KIND_DATASET,
+    "project": SubjectKind.SUBJECT_KIND_PROJECT,
 }
-_NAMED = ("cost", "run", "node", "file")
+_NAMED = ("cost", "run", "node", "file", "model", "dataset", "project")
+THINGS = "[RUN|NODE|FILE|MODEL|DATASET|queue [PROJECT]|gpus|prices|cost PROJECT|project PROJECT]"
+"""What a question may be about, as a usage line says it."""
 
 
 class MomentType(click.ParamType[AsOf]):
@@ -59,7 +67,9 @@ def time_of(text: str) -> AsOf | None:
 
 
 def subject_of(words: tuple[str, ...], project: str | None) -> Subject:
-    """Read what a question is about: "digits#3", "n1", "queue", "cost digits", "node n1", a SHA-256.
+    """Read what a question is about: "digits#3", "n1", "queue", "cost digits", "model://net/2", a file.
+
+    A file is known by its SHA-256, a reference or an alias ("datum://best"); one on disk is hashed.
 
     Raises:
         click.UsageError: too many words, or one too few.
@@ -69,9 +79,21 @@ def subject_of(words: tuple[str, ...], project: str | None) -> Subject:
     kind = _KEYWORDS.get(words[0], SubjectKind.SUBJECT_KIND_UNSPECIFIED)
     rest = words[1:] if kind else words
     if len(rest) > 1 or (words[0] in _NAMED and not rest):
-        want = "RUN, NODE, FILE, queue [PROJECT], gpus, prices or cost PROJECT"
-        raise click.UsageError(f"{' '.join(words)!r}: want {want}")
+        raise click.UsageError(f"{' '.join(words)!r}: want {THINGS.strip('[]')}")
     name = rest[0] if rest else ""
+    if kind in (SubjectKind.SUBJECT_KIND_UNSPECIFIED, SubjectKind.SUBJECT_KIND_FILE):
+        name = _hashed(name)
     if kind in (SubjectKind.SUBJECT_KIND_UNSPECIFIED, SubjectKind.SUBJECT_KIND_RUN):
         name = full_run_name(name, project)
-    return Subject(kind=kind, name=name)
+    return Subject(kind=kind, name=name, project=project or "")
+
+
+def _hashed(name: str) -> str:
+    """Give the SHA-256 of what can only be a file on disk; no run, node or id has a point or a slash."""
+    path = Path(name)
+    if "://" in name or not {".", "/"} & set(name) or not path.is_file():
+        return name
+    sha256 = hash_file(path).sha256
+    if not is_json():
+        note(f"{path} has SHA-256 {sha256}")
+    return sha256

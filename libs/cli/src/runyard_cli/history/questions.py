@@ -6,16 +6,26 @@ import click
 
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.history.lines import diff_lines, effects_lines, explain_lines, timeline_lines
-from runyard_cli.history.moments import MOMENT, subject_of
+from runyard_cli.history.moments import MOMENT, THINGS, subject_of
 from runyard_cli.history.source import Source, ask, direct_option
-from runyard_cli.history.states import say_state
+from runyard_cli.history.states import holding_runs, say_state
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, output_option, say, say_json, say_json_line
+from runyard_cli.words import run_name
 
 
-@click.command("timeline")
-@click.argument("name", metavar="RUN|NODE|FILE")
+@click.command(
+    "timeline",
+    epilog=examples(
+        "history timeline digits#12 --with-causes",
+        "history timeline gpu-a --from '2026-11-02 14:00' --to '2026-11-02 15:00'",
+        "history timeline model://resnet/2 --domain-only",
+        "history timeline ./model.npz",
+    ),
+)
+@click.argument("name", metavar="RUN|NODE|FILE|MODEL|DATASET")
 @click.option("--with-causes", is_flag=True, help="Below each event its chain of causes.")
 @click.option("--from", "begin", type=MOMENT, metavar="MOMENT", help="From this position or time on.")
 @click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Up to this position or time.")
@@ -32,10 +42,14 @@ def timeline(
     project: str | None,
     direct: bool,
 ) -> None:
-    """Show everything that happened to RUN, NODE or FILE (a SHA-256), in one order over both lanes.
+    """Show everything that happened to RUN, NODE, FILE, MODEL or DATASET, in one order over both lanes.
+
+    FILE is one on disk (it is hashed), a SHA-256, or a reference or alias like datum://best; MODEL is
+    model://NAME or model://NAME/NUMBER, DATASET dataset://NAME or dataset://NAME/VERSION.
 
     A place like 41/t7 is batch 7 of the telemetry lane, which came when 41 was the newest event. Times are
-    the log's clock; the next column is how much earlier, by the producer's own clock, it happened.
+    the log's clock, in this machine's zone; the next column is how much earlier, by the producer's own clock,
+    it happened.
     """
     request = pb.ReadTimelineRequest(
         subject=subject_of((name,), project), with_causes=with_causes, domain_only=domain_only
@@ -56,9 +70,18 @@ def timeline(
     ask(show, direct=direct)
 
 
-@click.command("as-of")
+@click.command(
+    "as-of",
+    epilog=examples(
+        "history as-of '2026-11-02 14:00' queue",
+        "history as-of 4711 digits#12",
+        "history as-of 2026-11-02T14:00+00:00 cost digits",
+        "history as-of now project digits",
+        "history as-of 4711 dataset://images/newest",
+    ),
+)
 @click.argument("at", type=MOMENT, metavar="TIME|POSITION")
-@click.argument("words", nargs=-1, metavar="[RUN|NODE|FILE|queue|gpus|prices|cost PROJECT]")
+@click.argument("words", nargs=-1, metavar=THINGS)
 @click.option(
     "-n",
     "--limit",
@@ -72,21 +95,45 @@ def timeline(
 @direct_option
 @output_option
 def as_of(at: AsOf, words: tuple[str, ...], limit: int, skip: int, project: str | None, direct: bool) -> None:
-    """Show RUN, NODE, FILE, queue, gpus, prices or cost PROJECT as they were at TIME or POSITION.
+    """Show anything as it was at TIME or POSITION.
 
-    Nothing named: queue and GPUs. It is what the yard knew at that moment, folded from the log.
+    RUN, NODE, FILE, MODEL and DATASET as for `runyard history timeline`; the queue, of all or of a PROJECT;
+    gpus and who held them; prices; the cost of a PROJECT; what is kept under a project: names of secrets,
+    aliases, datasets, models. Nothing named: queue and GPUs.
+
+    It is what the yard knew at that moment, folded from the log.
     """
     request = pb.GetStateAsOfRequest(
         as_of=at, subject=subject_of(words, project), waiting_max=limit, waiting_skipped=skip
     )
-    answer = ask(lambda source: source.state(request), direct=direct)
+    answer, run_names = ask(lambda source: _state(source, request), direct=direct)
     if is_json():
         say_json(answer)
     else:
-        say_state(answer, skipped=skip)
+        say_state(answer, skipped=skip, run_names=run_names)
 
 
-@click.command("explain")
+async def _state(
+    source: Source, request: pb.GetStateAsOfRequest
+) -> tuple[pb.GetStateAsOfResponse, dict[str, str]]:
+    """Ask for a state, and what the runs are called that hold something in it."""
+    answer = await source.state(request)
+    run_names: dict[str, str] = {}
+    for run_id in [] if is_json() else holding_runs(answer.gpus):
+        subject = pb.Subject(kind=pb.SubjectKind.SUBJECT_KIND_RUN, name=run_id)
+        at = AsOf(position=answer.position)
+        run_names[run_id] = run_name(
+            (await source.state(pb.GetStateAsOfRequest(as_of=at, subject=subject))).run
+        )
+    return answer, run_names
+
+
+@click.command(
+    "explain",
+    epilog=examples(
+        "history explain digits#12 --field state", "history explain latest --field attempts[2].cause"
+    ),
+)
 @click.argument("name", metavar="RUN")
 @click.option(
     "--field", default="", metavar="FIELD", help="state, outcome, cause.code, attempts; default: all."
@@ -106,15 +153,25 @@ def explain(name: str, field: str, at: AsOf | None, project: str | None, direct:
         say(line)
 
 
-@click.command("diff")
+@click.command(
+    "diff",
+    epilog=examples(
+        "history diff --from '2026-11-02 14:00' --to '2026-11-02 15:00'",
+        "history diff --from 40 --to 41 cost digits",
+        "history diff --from 12 digits#12",
+    ),
+)
 @click.option("--from", "begin", type=MOMENT, required=True, metavar="MOMENT", help="Position or time.")
 @click.option("--to", "end", type=MOMENT, default="now", show_default=True, metavar="MOMENT")
-@click.argument("words", nargs=-1, metavar="[RUN|NODE|FILE|queue|gpus|prices|cost PROJECT]")
+@click.argument("words", nargs=-1, metavar=THINGS)
 @project_option
 @direct_option
 @output_option
 def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, direct: bool) -> None:
-    """Show what differs between two moments, field by field, and the events between them by type."""
+    """Show what differs between two moments, field by field, and the events between them by type.
+
+    What may be named is as for `runyard history as-of`.
+    """
     request = pb.DiffStatesRequest(begin=begin, end=end, subject=subject_of(words, project))
     answer = ask(lambda source: source.diff(request), direct=direct)
     if is_json():
@@ -124,7 +181,7 @@ def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, di
         say(line)
 
 
-@click.command("effects")
+@click.command("effects", epilog=examples("history effects 20", "history effects 01a204d9-e09a --limit 50"))
 @click.argument("event_id", metavar="EVENT")
 @click.option(
     "-n", "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="How many."

@@ -9,6 +9,7 @@ import click
 
 from runyard.projection.v1 import projection_service_pb2 as pb
 from runyard.projection.v1 import types_pb2
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.history.rebuild_words import ProgressLine, outcome_lines, target_name
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, say_json_line
@@ -53,7 +54,12 @@ class TargetType(click.ParamType[Target]):
 TARGET = TargetType()
 
 
-@click.command("projections")
+@click.command(
+    "projections",
+    epilog=examples(
+        "history projections --output json",
+    ),
+)
 @output_option
 def projections() -> None:
     """List every read model: how far it is, what is parked, and which tables are kept."""
@@ -75,7 +81,15 @@ def projections() -> None:
     say_table(headings, [_row(each) for each in found], right=(1, 2, 3, 4, 5))
 
 
-@click.command("rebuild")
+@click.command(
+    "rebuild",
+    epilog=examples(
+        "history rebuild cost",
+        "history rebuild metrics/runs --accept-differences",
+        "history rebuild cost --back",
+        "history rebuild cost --drop-old",
+    ),
+)
 @click.argument("targets", type=TARGET, nargs=-1, required=True, metavar="SERVICE[/READ-MODEL]...")
 @click.option(
     "--accept-differences",

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from runyard.cost.v1.types_pb2 import Price
 from runyard.history.v1.history_service_pb2 import (
     GetStateAsOfResponse,
     GpuState,
     PriceAgainResponse,
+    ProjectCostState,
     QueueState,
 )
-from runyard.node.v1.types_pb2 import NodeState
-from runyard.run.v1.types_pb2 import RunState
+from runyard.node.v1.types_pb2 import NodeState, Reservation
+from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_cli.history.kept import say_dataset, say_model, say_project
 from runyard_cli.history.lines import field_lines
 from runyard_cli.output import safe, say
+from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.table import Row, say_table
-from runyard_cli.words import count_words, duration_words, money_words, size_words, time_words
+from runyard_cli.words import (
+    cause_words,
+    count_words,
+    duration_words,
+    money_words,
+    run_name,
+    size_words,
+    state_word,
+    time_words,
+    zoned_words,
+)
 
 
-def say_state(shown: GetStateAsOfResponse, skipped: int = 0) -> None:
-    """Write a state; of a queue, so many waiting runs were left out at its front."""
-    say(f"as of position {shown.position}, recorded {time_words(shown.recorded_at)}")
+def say_state(
+    shown: GetStateAsOfResponse, skipped: int = 0, run_names: Mapping[str, str] | None = None
+) -> None:
+    """Write a state.
+
+    Args:
+        shown: what was answered.
+        skipped: of a queue, so many waiting runs were left out at its front.
+        run_names: run id -> "digits#12", of runs that hold something.
+    """
+    say(f"as of position {shown.position}, recorded {zoned_words(shown.recorded_at)}")
+    if shown.HasField("run"):
+        say(safe(_run_words(shown.run)))
     for name in ("run", "node", "file"):
         if shown.HasField(name):
             for line in field_lines(getattr(shown, name)):
@@ -28,22 +52,22 @@ def say_state(shown: GetStateAsOfResponse, skipped: int = 0) -> None:
     if shown.HasField("queue"):
         _say_queue(shown.queue, skipped)
     if shown.HasField("gpus"):
-        _say_gpus(shown.gpus)
+        _say_gpus(shown.gpus, run_names or {})
     if shown.HasField("cost"):
-        cost = shown.cost
-        say(safe(f"{cost.project} {money_words(cost.micro_usd)}, {count_words(cost.run_count, 'run')}"))
-        rows: list[Row] = [
-            (run.run_id, money_words(run.micro_usd), "running" if run.running else "") for run in cost.runs
-        ]
-        if rows:
-            say_table(("RUN", "COST", ""), rows, right=(1,))
-        if cost.has_unpriced_time:
-            say("some of it has no price")
+        _say_cost(shown.cost)
     if shown.HasField("prices"):
-        for price in shown.prices.prices:
-            for line in field_lines(price):
-                say(line)
-            say()
+        _say_prices(shown.prices.prices)
+    if shown.HasField("model"):
+        say_model(shown.model)
+    if shown.HasField("dataset"):
+        say_dataset(shown.dataset)
+    if shown.HasField("project"):
+        say_project(shown.project)
+
+
+def holding_runs(gpus: GpuState) -> list[str]:
+    """Give the ids of runs that hold a GPU or a slot."""
+    return list(dict.fromkeys(held.run_id for node in gpus.nodes for held in node.reservations))
 
 
 def say_repriced(answer: PriceAgainResponse) -> None:
@@ -51,7 +75,8 @@ def say_repriced(answer: PriceAgainResponse) -> None:
     rows: list[Row] = []
     for run in answer.runs:
         before, after = run.recorded.micro_usd, run.repriced.micro_usd
-        rows.append((run.run_id, money_words(before), money_words(after), _difference(before, after)))
+        name = run.name or run.run_id
+        rows.append((name, money_words(before), money_words(after), _difference(before, after)))
     before, after = answer.recorded_micro_usd, answer.repriced_micro_usd
     rows.append(("all", money_words(before), money_words(after), _difference(before, after)))
     say_table(("RUN", "RECORDED", "WHAT IF", "DIFFERENCE"), rows, right=(1, 2, 3))
@@ -59,6 +84,34 @@ def say_repriced(answer: PriceAgainResponse) -> None:
 
 def _difference(before: int, after: int) -> str:
     return "+" * (after > before) + money_words(after - before)
+
+
+def _run_words(run: Run) -> str:
+    why = cause_words(run.cause)
+    return f"{run_name(run)} {run.spec.step}: {state_word(run)[0]}{f', {why}' if why else ''}"
+
+
+def _say_cost(cost: ProjectCostState) -> None:
+    say(safe(f"{cost.project} {money_words(cost.micro_usd)}, {count_words(cost.run_count, 'run')}"))
+    rows: list[Row] = [
+        (
+            f"{cost.project}#{run.number}" if run.number else run.run_id,
+            money_words(run.micro_usd),
+            "running" if run.running else "",
+        )
+        for run in cost.runs
+    ]
+    if rows:
+        say_table(("RUN", "COST", ""), rows, right=(1,))
+    if cost.has_unpriced_time:
+        say("some of it has no price")
+
+
+def _say_prices(prices: Sequence[Price]) -> None:
+    if prices:
+        say_table(PRICE_HEADINGS, price_rows(prices), right=(1,))
+    else:
+        say("no prices yet")
 
 
 def _say_queue(queue: QueueState, skipped: int) -> None:
@@ -88,22 +141,25 @@ def _say_queue(queue: QueueState, skipped: int) -> None:
         say(f"and {more} more: --skip {skipped + len(rows)} shows them")
 
 
-def _say_gpus(gpus: GpuState) -> None:
-    rows = list(_gpu_rows(gpus))
+def _say_gpus(gpus: GpuState, run_names: Mapping[str, str]) -> None:
+    rows = list(_gpu_rows(gpus, run_names))
     if rows:
         say_table(("NODE", "", "GPU", "MODEL", "HELD BY", "SINCE"), rows)
     else:
         say("no nodes yet")
 
 
-def _gpu_rows(gpus: GpuState) -> Iterator[Row]:
+def _gpu_rows(gpus: GpuState, run_names: Mapping[str, str]) -> Iterator[Row]:
+    def holder_words(held: Reservation) -> str:
+        return f"{run_names.get(held.run_id, held.run_id)} attempt {held.attempt}"
+
     foreign = {process.gpu_uuid: process for process in gpus.foreign_processes}
     for node in gpus.nodes:
         state = "attached" if node.state == NodeState.NODE_STATE_ATTACHED else "not heard from"
         holders = {uuid: held for held in node.reservations for uuid in held.gpu_uuids}
         for gpu in node.inventory.gpus:
             holder, other = holders.get(gpu.uuid), foreign.get(gpu.uuid)
-            held_by = f"{holder.run_id} attempt {holder.attempt}" if holder else ""
+            held_by = holder_words(holder) if holder else ""
             if other is not None:
                 size = size_words(other.memory_bytes)
                 process = f"{other.process_name} ({other.pid}) of no run, {size}"
@@ -117,7 +173,7 @@ def _gpu_rows(gpus: GpuState) -> Iterator[Row]:
         for held in slots:
             yield (
                 *(node.node_id, state, "a slot", ""),
-                f"{held.run_id} attempt {held.attempt}",
+                holder_words(held),
                 time_words(held.reserved_at),
             )
         if not node.inventory.gpus and not slots:

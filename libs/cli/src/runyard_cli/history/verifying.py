@@ -16,6 +16,7 @@ import click
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.rebuilding import TARGET, Target, verify_projections
@@ -53,7 +54,14 @@ def lanes_of(name: str | None) -> Sequence[Lane.ValueType]:
     return list(_LANES.values()) if name is None else [_LANES[name]]
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    epilog=examples(
+        "history verify --public-key segment.key.pub",
+        "history verify --archive ./archive --archive-only --public-key segment.key.pub",
+        "history verify --projections --read-model metrics/runs",
+    ),
+)
 @click.option("--from", "begin", type=MOMENT, metavar="MOMENT", help="Only contents from here on.")
 @click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Only contents up to here.")
 @lane_option
@@ -109,20 +117,22 @@ def verify(
         raise SystemExit(ExitCode.FAILED)
 
 
-@click.command("proof")
+@click.command("proof", epilog=examples("history proof 01a204d9-e09a > proof.json"))
 @click.argument("event_id", metavar="EVENT")
 @archive_option
+@output_option
 def proof(event_id: str, archive_named: str) -> None:
     """Write the proof that EVENT (an id, or its first digits) is in the sealed log to standard output.
 
     Who has the file and the public key can check it with `runyard history check-proof`, and needs no yard.
+    The proof is JSON whatever --output says.
     """
     from runyard_cli.history.sealed import answer
 
     say(answer(_prove(event_id, archive_named)).decode().removesuffix("\n"))
 
 
-@click.command("check-proof")
+@click.command("check-proof", epilog=examples("history check-proof proof.json --public-key segment.key.pub"))
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
 @click.option(
     "--public-key",

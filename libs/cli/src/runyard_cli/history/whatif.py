@@ -11,6 +11,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from runyard.cost.v1.types_pb2 import Price
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import PriceAgainRequest
+from runyard_cli.examples import examples
 from runyard_cli.history.deciding import decide_again, say_decided
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.source import ask, direct_option
@@ -19,7 +20,14 @@ from runyard_cli.names import default_project, full_run_name, looks_like_run, ma
 from runyard_cli.output import is_json, output_option, say_json
 
 
-@click.command("what-if")
+@click.command(
+    "what-if",
+    epilog=examples(
+        "history what-if digits --prices book.json",
+        "history what-if digits#12 --prices one-line.json --keep --at 4711",
+        "history what-if --decide",
+    ),
+)
 @click.argument("name", metavar="[RUN|PROJECT]", required=False)
 @click.option(
     "--prices",
