@@ -36,8 +36,12 @@ from runyard.agent.v1.agent_service_pb2_grpc import AgentServiceServicer, add_Ag
 from runyard.artifact.v1.artifact_service_pb2 import (
     BeginUploadRequest,
     BeginUploadResponse,
+    BeginUploadsRequest,
+    BeginUploadsResponse,
     CommitUploadRequest,
     CommitUploadResponse,
+    CommitUploadsRequest,
+    CommitUploadsResponse,
     FindMissingBlobsRequest,
     FindMissingBlobsResponse,
     ResolveInputsRequest,
@@ -52,6 +56,7 @@ from runyard.artifact.v1.registry_service_pb2_grpc import (
     RegistryServiceServicer,
     add_RegistryServiceServicer_to_server,
 )
+from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
 from runyard.node.v1.types_pb2 import NodeInventory
@@ -210,7 +215,7 @@ class ScriptedArtifacts(ArtifactServiceServicer, RegistryServiceServicer):
     """Says that it has every file's bytes, and keeps what was committed and said of it."""
 
     def __init__(self) -> None:
-        self.committed: list[CommitUploadRequest] = []
+        self.committed: list[Origin] = []
         self.described: list[DescribeOutputsRequest] = []
         self.asked_blobs: list[str] = []
         self.is_slow = False
@@ -232,8 +237,18 @@ class ScriptedArtifacts(ArtifactServiceServicer, RegistryServiceServicer):
         return BeginUploadResponse(already_stored=True)
 
     async def CommitUpload(self, request: CommitUploadRequest, context: object) -> CommitUploadResponse:
-        self.committed.append(request)
+        self.committed.append(request.origin)
         return CommitUploadResponse()
+
+    async def BeginUploads(self, request: BeginUploadsRequest, context: object) -> BeginUploadsResponse:
+        return BeginUploadsResponse(puts=[PresignedRequest() for _ in request.files])
+
+    async def CommitUploads(self, request: CommitUploadsRequest, context: object) -> CommitUploadsResponse:
+        for file in request.files:
+            origin = Origin(path=file.path)
+            origin.MergeFrom(request.origin)
+            self.committed.append(origin)
+        return CommitUploadsResponse(refusals=[""] * len(request.files))
 
     async def DescribeOutputs(
         self, request: DescribeOutputsRequest, context: object

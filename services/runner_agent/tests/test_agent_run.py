@@ -96,7 +96,7 @@ async def test_file_that_is_made_read_only_is_stored_while_the_program_runs(yard
         ("last.bin", hashlib.sha256(b"last").hexdigest()),
         ("step.bin", hashlib.sha256(b"one").hexdigest()),
     ]
-    assert [request.origin.path for request in yard.artifacts.committed] == ["step.bin", "last.bin"]
+    assert [origin.path for origin in yard.artifacts.committed] == ["step.bin", "last.bin"]
 
 
 async def test_failing_program_is_a_user_error_with_its_status(yard: ScriptedYard) -> None:

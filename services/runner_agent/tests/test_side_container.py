@@ -21,7 +21,7 @@ from runyard_agent.side_container import (
 )
 
 from .containers import MakePlan, daemon, image, plan_of, runtime
-from .test_side_process import output_of, read_until
+from .side_commands import check_input_to_its_end, output_of, read_until
 
 __all__ = ["daemon", "image", "plan_of", "runtime"]
 
@@ -72,19 +72,7 @@ async def test_input_goes_in_to_its_end_and_nothing_gets_lost(
 ) -> None:
     data = os.urandom(1_000_000)
     async with running(runtime, plan_of) as handle:
-        command = await started(daemon, handle, "cat")
-
-        async def write() -> None:
-            for start in range(0, len(data), 32_768):
-                await command.write(data[start : start + 32_768])
-            await command.end_input()
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(write())
-            reading = group.create_task(output_of(command))
-        assert reading.result() == (data, b"")
-        assert await command.wait() == CommandExit(0)
-        await command.close()
+        await check_input_to_its_end(await started(daemon, handle, "cat"), data)
 
 
 async def test_a_shell_has_a_terminal_with_its_size(

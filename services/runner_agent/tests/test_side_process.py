@@ -13,8 +13,10 @@ import pytest
 from runyard_agent import process_table
 from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
-from runyard_agent.side_command import CommandExit, CommandPlan, SideCommand
+from runyard_agent.side_command import CommandExit, CommandPlan
 from runyard_agent.side_process import ProcessCommand, start_beside_process
+
+from .side_commands import check_input_to_its_end, output_of, read_until
 
 pytestmark = pytest.mark.system
 
@@ -38,27 +40,6 @@ async def running(make_plan: MakePlan, *lines: str) -> AsyncIterator[tuple[Launc
 async def started(plan: LaunchPlan, *command: str, terminal: bool = False) -> ProcessCommand:
     asked = CommandPlan(command, "xterm" if terminal else "", columns=132, rows=43)
     return await start_beside_process(plan, (), asked)
-
-
-async def output_of(command: SideCommand) -> tuple[bytes, bytes]:
-    out, err = b"", b""
-    async with asyncio.timeout(20):
-        while (piece := await command.read()) is not None:
-            if piece.is_error:
-                err += piece.data
-            else:
-                out += piece.data
-    return out, err
-
-
-async def read_until(command: SideCommand, text: bytes) -> bytes:
-    seen = b""
-    async with asyncio.timeout(20):
-        while text not in seen:
-            piece = await command.read()
-            assert piece is not None, f"it ended after {seen!r}"
-            seen += piece.data
-    return seen
 
 
 async def test_a_command_finds_the_programs_world_and_tells_how_it_ended(make_plan: MakePlan) -> None:
@@ -86,19 +67,7 @@ async def test_a_command_finds_the_programs_world_and_tells_how_it_ended(make_pl
 async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePlan) -> None:
     data = os.urandom(3_000_000)
     async with running(make_plan) as (plan, _):
-        command = await started(plan, "cat")
-
-        async def write() -> None:
-            for start in range(0, len(data), 32_768):
-                await command.write(data[start : start + 32_768])
-            await command.end_input()
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(write())
-            reading = group.create_task(output_of(command))
-        assert reading.result() == (data, b"")
-        assert await command.wait() == CommandExit(0)
-        await command.close()
+        await check_input_to_its_end(await started(plan, "cat"), data)
 
 
 async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: MakePlan) -> None:

@@ -9,8 +9,7 @@ import hashlib
 import http.server
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,11 @@ from runyard.run.v1.types_pb2 import (
     Mount,
     ParameterValue,
 )
-from runyard_testkit import Bus
 
-from .scripted_yard import (
-    AgentProcess,
-    Ledger,
-    ScriptedArtifacts,
-    ScriptedScheduler,
-    ScriptedYard,
-    agent_environment,
-    create_stream,
-    serve,
-)
+from .running_agent import cache, yard
+from .scripted_yard import ScriptedYard
+
+__all__ = ["cache", "yard"]
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("conformance")]
 
@@ -144,27 +136,8 @@ def web() -> Iterator[str]:
 
 
 @pytest.fixture
-async def yard(bus: Bus, tmp_path: Path, packages: Path) -> AsyncIterator[ScriptedYard]:
-    async with AsyncExitStack() as stack:
-        client = await bus.connect("test")
-        stack.push_async_callback(client.close)
-        await create_stream(client)
-        ledger = Ledger()
-        await stack.enter_async_context(ledger.listening(client))
-        scheduler = ScriptedScheduler()
-        artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
-        server, address = await serve(scheduler, artifacts)
-        stack.push_async_callback(server.stop, 0)
-        directory = tmp_path / "agent"
-        directory.mkdir()
-        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
-        environment["RUNYARD_SHARED_FOLDERS"] = str(packages.parent)
-        agent = AgentProcess(directory, environment)
-        agent.start()
-        stack.callback(lambda: print(agent.log))
-        stack.callback(agent.kill)
-        await scheduler.wait_for(lambda: bool(scheduler.hellos))
-        yield ScriptedYard(scheduler, artifacts, ledger, agent)
+def agent_changes(packages: Path) -> dict[str, str]:
+    return {"RUNYARD_SHARED_FOLDERS": str(packages.parent)}
 
 
 def parameters() -> list[ParameterValue]:
