@@ -75,6 +75,7 @@ def test_error_has_its_line_and_the_fix(text: str, line: int, message: str) -> N
         (STEP + "    image: y\n", 5, "DUPLICATE_KEY"),
         (STEP.replace("train.py", "train.py {parameter:epochs}"), 4, "UNKNOWN_PLACEHOLDER"),
         (STEP + "    inputs:\n      - name: a\n      - name: a\n", 7, "DUPLICATE_NAME"),
+        (STEP + "    inputs:\n      - name: a\n        default: gs://bucket/a\n", 6, "BAD_INPUT_URI"),
         (
             STEP + "    parameters:\n      - name: n\n        type: integer\n        default: abc\n",
             8,
@@ -87,10 +88,16 @@ def test_warning_has_its_line(text: str, line: int, code: str) -> None:
     assert (finding.severity, finding.line, finding.code) == (Severity.WARNING, line, code)
 
 
-def test_expression_that_is_none_is_an_error_with_its_line() -> None:
-    finding = only(STEP + "    stop-condition: __import__('os').remove('x')\n")
+@pytest.mark.parametrize("condition", ["__import__('os').remove('x')", "abs(loss) < 1", "loss <", "a.b"])
+def test_expression_that_is_none_is_an_error_with_its_line(condition: str) -> None:
+    finding = only(STEP + f"    stop-condition: {condition}\n")
     assert (finding.severity, finding.line) == (Severity.ERROR, 5)
     assert "stop-condition" in finding.message
+
+
+def test_a_default_with_a_placeholder_is_judged_when_it_is_filled() -> None:
+    inputs = "    parameters:\n      - name: n\n    inputs:\n      - name: a\n"
+    assert lint_text(STEP + inputs + '        default: "{parameter:n}/a"\n') == []
 
 
 def test_approval_action_of_the_vendors_documentation_is_fine() -> None:

@@ -231,6 +231,23 @@ def test_unknown_step_names_the_closest(config: Config) -> None:
     assert caught.value.code == "UNKNOWN_STEP"
 
 
+def test_a_task_is_not_run_as_a_step() -> None:
+    text = (
+        "- step: {name: s, image: x, command: x, parameters: [{name: n}]}\n"
+        "- task: {name: many, step: s, parameters: [{name: n, style: multiple, rules: {items: [1, 2]}}]}\n"
+    )
+    with pytest.raises(NotFound, match="'many' is a task") as caught:
+        build(parse_config(text), step="many")
+    assert caught.value.code == "NOT_A_STEP"
+
+
+def test_a_stop_condition_that_no_agent_reads_is_refused_before_it_is_queued() -> None:
+    text = "- step:\n    name: s\n    image: x\n    command: x\n    stop-condition: exit() or loss < 1\n"
+    with pytest.raises(InvalidInput, match=r"^valohai.yaml:1: step s: its stop-condition") as caught:
+        build(parse_config(text), step="s")
+    assert caught.value.code == "STOP_CONDITION_INVALID"
+
+
 def test_default_that_breaks_its_own_rules_is_refused_with_its_line() -> None:
     text = (
         "- step:\n    name: s\n    image: x\n    command: x\n    parameters:\n"

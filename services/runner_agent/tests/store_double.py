@@ -54,6 +54,8 @@ class ObjectStore:
     cuts: list[int] = field(default_factory=list)
     """The next answers with a body end after so many bytes of it."""
     redirects: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, bytes] = field(default_factory=dict)
+    """What a path says when there is no such object."""
     bodies: dict[str, list[bytes]] = field(default_factory=dict)
     """What a path answers, one after the other."""
     is_racing: bool = False
@@ -81,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.store.bodies.get(path):
             self._answer(200, self.store.bodies[path].pop(0))
         elif path not in self.store.objects:
-            self._answer(404, b"no such key")
+            self._answer(404, self.store.refusals.get(path, b"no such key"))
         else:
             self._send(self.store.objects[path])
 

@@ -203,6 +203,18 @@ async def test_an_optional_input_without_files_is_an_empty_folder(yard: Yard, tm
     assert list((tmp_path / "inputs/maybe").iterdir()) == []
 
 
+async def test_a_web_page_that_says_no_is_not_quoted_and_its_address_said_once(
+    yard: Yard, tmp_path: Path
+) -> None:
+    uri = f"{yard.store.address}/none.csv"
+    yard.store.refusals["/none.csv"] = b"<!DOCTYPE HTML><html><body>Not found</body></html>"
+
+    with pytest.raises(Unavailable) as error:
+        await fetch(yard, tmp_path, Input(name="set", uris=[uri]))
+
+    assert error.value.message == f"input 'set' ({uri}) cannot be had: answered 404 Not Found"
+
+
 async def test_files_of_the_node_need_the_permission_of_its_operator(yard: Yard, tmp_path: Path) -> None:
     (tmp_path / "big.bin").write_bytes(b"local")
     wanted = Input(name="local", uris=[f"file://{tmp_path}/big.bin"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,16 +65,24 @@ class Config:
     """As messages name it."""
     steps: Mapping[str, Step]
     """By name, in the order of the file."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Names of tasks, pipelines, endpoints and deployments, with what each is."""
 
     def step(self, name: str) -> Step:
         """Give a step.
 
         Raises:
-            NotFound: ``UNKNOWN_STEP``, with the names there are.
+            NotFound: ``UNKNOWN_STEP``, with the names there are; ``NOT_A_STEP`` for a task or a pipeline.
         """
         found = self.steps.get(name)
         if found is not None:
             return found
+        if name in self.others:
+            raise NotFound(
+                f"{self.file_name}: {name!r} is a {self.others[name]}, and only steps can be run yet",
+                code="NOT_A_STEP",
+                metadata={"step": name},
+            )
         close = get_close_matches(name, self.steps, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
         has = f"steps: {', '.join(self.steps)}" if self.steps else "it has no steps"
@@ -138,7 +146,14 @@ def config_of(document: Document) -> Config:
         name: _step_of(parsed.steps[name], body, document, (index, "step"))
         for name, (index, body) in bodies.items()
     }
-    return Config(file_name=document.file_name, steps=steps)
+    groups: Mapping[str, Iterable[str]] = {
+        "task": parsed.tasks,
+        "pipeline": parsed.pipelines,
+        "endpoint": parsed.endpoints,
+        "deployment": parsed.deployments,
+    }
+    others = {name: kind for kind, group in groups.items() for name in group}
+    return Config(file_name=document.file_name, steps=steps, others=others)
 
 
 def step_bodies(document: Document) -> Iterator[tuple[int, Mapping[str, Any]]]:

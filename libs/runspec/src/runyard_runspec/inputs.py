@@ -71,7 +71,7 @@ def choose_inputs(
     for definition in definitions:
         where = f"{file_name}:{definition.line}"
         uris = given.get(definition.name, definition.default_uris)
-        filled = [_checked(_fill(uri, values), definition.name, where) for uri in uris]
+        filled = [check_reference(_fill(uri, values), definition.name, where) for uri in uris]
         if not filled and not definition.is_optional:
             raise InvalidInput(
                 f"{where}: input {definition.name} of step {step} has no default: "
@@ -99,7 +99,17 @@ def _fill(uri: str, values: Mapping[str, Value]) -> str:
     return _PLACEHOLDER.sub(value_of, uri)
 
 
-def _checked(uri: str, name: str, where: str) -> str:
+def check_reference(uri: str, name: str, where: str) -> str:
+    """Give a reference back when it is one that this platform knows.
+
+    Args:
+        uri: the reference, its placeholders filled.
+        name: the input's.
+        where: for the message: file and line.
+
+    Raises:
+        InvalidInput: ``BAD_INPUT_URI``.
+    """
     scheme, separator, rest = uri.partition("://")
     if not separator or not rest:
         raise InvalidInput(

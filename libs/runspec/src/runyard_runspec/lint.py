@@ -12,9 +12,11 @@ from typing import Any
 from valohai_yaml.lint import LintResult
 
 from runyard_contracts.agent_controls import not_heeded
+from runyard_contracts.stop_condition import parse_stop_condition
 from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step, config_of, parse_objects, problems_of, step_bodies
 from runyard_runspec.document import Document, parse_document
+from runyard_runspec.inputs import check_reference
 
 _PLACEHOLDER = re.compile(r"\{parameter(?:-value)?:([^{}]+)\}")
 _ITEM = re.compile(r'(?:^|\b)(step|task|pipeline|endpoint|deployment)\b[ "]+([^",:]+)', re.IGNORECASE)
@@ -75,7 +77,9 @@ def lint_text(text: str | bytes, file_name: str = "valohai.yaml") -> list[Findin
     if not problems:
         try:
             findings += _vendor_findings(document)
-            findings += _own_findings(config_of(document), document)
+            config, blamed = config_of(document), {each.line for each in findings}
+            findings += _own_findings(config, document)
+            findings += [each for each in _stop_conditions(document) if each.line not in blamed]
         except InvalidInput as error:
             findings.append(_finding_of(error, file_name))
     return sorted(set(findings), key=lambda each: (each.line, each.severity, each.message))
@@ -141,6 +145,7 @@ def _own_findings(config: Config, document: Document) -> Iterator[Finding]:
         step = config.steps[str(body["name"])]
         yield from _unknown_placeholders(step, body, document, (index, "step"))
         yield from _controls_not_heeded(step)
+        yield from _unknown_references(step, config.file_name)
         yield from _keys_not_heeded(body, document, (index, "step"))
 
 
@@ -186,6 +191,29 @@ def _controls_not_heeded(step: Step) -> Iterator[Finding]:
     lines = {variable.name: variable.line for variable in step.variables}
     for name, sentence in not_heeded({each.name: each.default for each in step.variables}):
         yield Finding(lines[name], Severity.WARNING, "CONTROL_NOT_HEEDED", f"step {step.name}: {sentence}")
+
+
+def _stop_conditions(document: Document) -> Iterator[Finding]:
+    """Find conditions that the agent will not read: the parser lets calls and attributes pass."""
+    for index, body in step_bodies(document):
+        try:
+            parse_stop_condition(str(body.get("stop-condition") or "0"))
+        except ValueError as error:
+            line = document.line_of((index, "step", "stop-condition"))
+            message = f"step {body.get('name')}: stop-condition cannot be read: {error}"
+            yield Finding(line, Severity.ERROR, "STOP_CONDITION_INVALID", message)
+
+
+def _unknown_references(step: Step, file_name: str) -> Iterator[Finding]:
+    """Find defaults of inputs that no run could use; what a placeholder stands for is known only then."""
+    for each in step.inputs:
+        for uri in each.default_uris:
+            try:
+                if _PLACEHOLDER.search(uri) is None:
+                    check_reference(uri, each.name, file_name)
+            except InvalidInput as error:
+                message = f"step {step.name}: {error.message.removeprefix(f'{file_name}: ')}"
+                yield Finding(each.line, Severity.WARNING, error.code, message)
 
 
 def _keys_not_heeded(

@@ -20,6 +20,7 @@ from runyard.run.v1.types_pb2 import (
     RunSpec,
 )
 from runyard_contracts import agent_controls
+from runyard_contracts.stop_condition import parse_stop_condition
 from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step
 from runyard_runspec.inputs import choose_inputs
@@ -81,7 +82,8 @@ def build_run_spec(
         NotFound: ``UNKNOWN_STEP``.
         InvalidInput: ``UNKNOWN_PARAMETER``, ``MISSING_PARAMETER``, ``PARAMETER_WRONG_TYPE``,
             ``PARAMETER_NOT_ALLOWED``, ``UNKNOWN_INPUT``, ``MISSING_INPUT``, ``BAD_INPUT_URI``,
-            ``BAD_ENVIRONMENT_VARIABLE``, ``MISSING_ENVIRONMENT_VARIABLE`` or ``BAD_RESOURCES``.
+            ``BAD_ENVIRONMENT_VARIABLE``, ``MISSING_ENVIRONMENT_VARIABLE``, ``BAD_RESOURCES`` or
+            ``STOP_CONDITION_INVALID``.
     """
     asked = options or RunOptions()
     step = config.step(step_name)
@@ -100,7 +102,7 @@ def build_run_spec(
             EnvironmentVariable(name=name, value=value) for name, value in variables.items()
         ],
         requirements_path=variables.get(REQUIREMENTS_VARIABLE, asked.default_requirements_path),
-        stop_condition=step.parsed.stop_condition or "",
+        stop_condition=_stop_condition(config, step),
         on_lost=_on_lost(step) if asked.on_lost is None else asked.on_lost,
         priority=asked.priority,
         mounts=[
@@ -120,6 +122,19 @@ def build_run_spec(
         spec.time_limit_seconds = asked.time_limit_seconds
     spec.no_output_timeout_seconds = int(silence.total_seconds()) if silence else 0
     return spec
+
+
+def _stop_condition(config: Config, step: Step) -> str:
+    condition = step.parsed.stop_condition or ""
+    try:
+        if condition:
+            parse_stop_condition(condition)
+    except ValueError as error:
+        raise InvalidInput(
+            f"{config.file_name}:{step.line}: step {step.name}: its stop-condition cannot be read: {error}",
+            code="STOP_CONDITION_INVALID",
+        ) from error
+    return condition
 
 
 def _on_lost(step: Step) -> OnLost.ValueType:

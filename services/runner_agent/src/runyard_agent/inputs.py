@@ -127,7 +127,7 @@ async def _files_of(of: InputsOf, one: Input) -> list[_Wanted]:
 
 def unavailable(name: str, uri: str, error: Exception) -> Unavailable:
     """Say that a file of an input cannot be had, and why."""
-    reason = error.strerror if isinstance(error, OSError) else str(error)
+    reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{uri}: ")
     return Unavailable(
         f"input {name!r} ({uri}) cannot be had: {reason}",
         code="INPUT_UNAVAILABLE",

@@ -218,7 +218,9 @@ def _strong_validator(answer: http.client.HTTPResponse) -> str:
 
 def _refusal(request: Request, status: int, body: bytes) -> RequestRefused | Unavailable:
     reason = " ".join(body[:300].decode("utf-8", "replace").split())
-    sentence = f"{request.shown}: answered {status} {http.client.responses.get(status, '')}: {reason}"
+    # A page for people's browsers says no more than its status.
+    said = "" if reason.lower().startswith(("<!doctype", "<html")) or not reason else f": {reason}"
+    sentence = f"{request.shown}: answered {status} {http.client.responses.get(status, '')}{said}"
     # 416: what was resumed is not there any more; the next try starts anew.
     if status in _PASSING_STATUSES or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return Unavailable(sentence)
