@@ -161,7 +161,13 @@ async def test_what_was_decided_of_nodes_can_be_decided_again(yard: MemoryYard) 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"node_id": "Not A Name"}, {"token_secret": "short"}, {"valid_seconds": -1}, {"valid_seconds": 30 * 86_400 + 1}, {"address": "no-port"}],
+    [
+        {"node_id": "Not A Name"},
+        {"token_secret": "short"},
+        {"valid_seconds": -1},
+        {"valid_seconds": 30 * 86_400 + 1},
+        {"address": "no-port"},
+    ],
 )
 async def test_a_wrong_invitation_is_refused(yard: MemoryYard, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):

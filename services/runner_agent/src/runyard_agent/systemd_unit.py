@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 UNIT_PATH = Path("/etc/systemd/system/runyard-agent.service")
+SETTINGS_PATH = Path("/etc/runyard-agent.env")
 USER = "runyard-agent"
 
 # What is set here holds for the programs of runs, too: they are children of the unit, and stay when the agent
@@ -21,7 +22,7 @@ After=network-online.target docker.service
 User={user}
 ExecStart={program} run
 # Settings beside those of the enrolment: RUNYARD_SLOT_COUNT, RUNYARD_SHARED_FOLDERS, ...
-EnvironmentFile=-/etc/runyard-agent.env
+EnvironmentFile=-{settings}
 Environment=RUNYARD_AGENT_DIR=/var/lib/runyard-agent
 StateDirectory=runyard-agent
 StateDirectoryMode=0700
@@ -56,4 +57,4 @@ WantedBy=multi-user.target
 def unit_text(*, user: str = USER) -> str:
     """Give the unit for the program that runs now."""
     program = Path(sys.executable).with_name("runyard-agent")
-    return _UNIT.format(user=user, program=program)
+    return _UNIT.format(user=user, program=program, settings=SETTINGS_PATH)

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from runyard.run.v1.types_pb2 import Executor
 from runyard_agent import process_table
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.below import remove_tree
 from runyard_agent.container_config import LABEL_NODE
 from runyard_agent.docker_daemon import DockerDaemon, open_docker
-from runyard_agent.folder_lock import locked
+from runyard_agent.domain.attempt import Phase
+from runyard_agent.enrolled import NODE_FILE
+from runyard_agent.folder_lock import LOCK_FILE, is_locked, locked
 from runyard_agent.limits import MachineLimits, look_at_machine
 from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime
+from runyard_agent.systemd_removal import is_unit_installed, remove_unit, stop_unit
 from runyard_agent.systemd_unit import UNIT_PATH
-from runyard_core.errors import Conflict, RunyardError
+from runyard_core.errors import Conflict, InvalidInput, RunyardError, Unavailable
 
-_SYSTEMCTL_SECONDS_MAX = 60.0
+_WATCH_SECONDS_MAX = 5.0
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """A process of an attempt that runs, as its shim knows it."""
-
-    plan: LaunchPlan
-    handle: Handle
 
 
 def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None:
@@ -42,32 +37,45 @@ def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None
     Args:
         directory: the agent's folder; it goes, too.
         node_id: whose containers go; empty when the machine never was a node.
-        force: end attempts that run.
+        force: stop the unit, end attempts that run, and lose what they have not delivered.
         tell: gets a line for each thing that was removed.
 
     Raises:
-        Conflict: AGENT_RUNNING, or ATTEMPTS_RUNNING without ``force``; nothing was removed.
+        InvalidInput: NOT_AN_AGENTS_FOLDER, no agent ever used the folder; nothing was removed.
+        Conflict: AGENT_RUNNING, or without ``force`` ATTEMPTS_RUNNING or OUTPUTS_WAITING; nothing was
+            removed.
+        Unavailable: DOCKER_UNREACHABLE, without ``force``; attempts were in containers. Nothing was removed.
         RunyardError: UNINSTALL_INCOMPLETE, something cannot be removed; the rest is gone.
     """
     left: list[str] = []
     if directory.exists():
+        _require_agents(directory)
+        if is_unit_installed() and is_locked(directory):
+            _stop_service(directory, force=force)
         with locked(directory):
             limits = look_at_machine(directory)
             try:
-                records = _records(directory / "attempts")
-                asyncio.run(_end_attempts(records, node_id, limits, force=force, tell=tell))
+                left += asyncio.run(_end_attempts(directory, node_id, limits, force=force, tell=tell))
             finally:
                 limits.close()
             # With the lock held: nobody may begin anything in what is being removed.
             if not remove_tree(directory):
                 left.append(str(directory))
         tell(f"removed {directory}: credential, spool, caches, environments, attempts")
-    if UNIT_PATH.exists():
-        left += _remove_unit(tell)
+    if is_unit_installed():
+        left += remove_unit(tell)
     if left:
         raise RunyardError(
             f"cannot be removed whole: {', '.join(left)}; try again as root", code="UNINSTALL_INCOMPLETE"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A process of an attempt that runs, as its shim knows it."""
+
+    plan: LaunchPlan
+    handle: Handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +91,81 @@ class _Container:
         await self.daemon.call(self.daemon.api.remove_container, self.container_id, force=True, v=True)
 
 
-def _records(attempts: Path) -> list[AttemptRecord]:
-    return AttemptStore(attempts).load() if attempts.exists() else []
+def _require_agents(directory: Path) -> None:
+    """Refuse what no agent ever held or enrolled with: a slip of ``--directory`` must not empty a home."""
+    if not any((directory / name).is_file() for name in (LOCK_FILE, NODE_FILE)):
+        raise InvalidInput(
+            f"{directory} is no folder of an agent: nothing in it was touched", code="NOT_AN_AGENTS_FOLDER"
+        )
+
+
+def _stop_service(directory: Path, *, force: bool) -> None:
+    if not force:
+        raise Conflict(
+            f"an agent runs in {directory}; stop it first: systemctl stop {UNIT_PATH.stem}, or --force",
+            code="AGENT_RUNNING",
+        )
+    stop_unit()
 
 
 async def _end_attempts(
-    records: Sequence[AttemptRecord], node_id: str, limits: MachineLimits, *, force: bool, tell: Tell
-) -> None:
+    directory: Path, node_id: str, limits: MachineLimits, *, force: bool, tell: Tell
+) -> list[str]:
+    """End what runs, if that is wanted; give what could not be."""
+    records = _records(directory / "attempts")
     programs = await _running_programs(records, limits)
     async with _containers(node_id) as containers:
-        running = [program.plan.name for program in programs]
-        running += [each.name for each in containers if each.is_running]
-        if running and not force:
-            raise Conflict(
-                f"attempts run on this machine: {', '.join(sorted(running))}. Stop their runs, "
-                "or end them with --force: what they have not stored yet is lost",
-                code="ATTEMPTS_RUNNING",
-            )
+        unreachable = _in_containers(records) if isinstance(containers, str) else []
+        if not force:
+            _require_nothing_lost(records, programs, containers, unreachable)
         runtime = ProcessRuntime(limits)
         for program in programs:
             await runtime.remove(program.handle, program.plan)
             tell(f"ended {program.plan.name}")
-        for container in containers:
+        for container in () if isinstance(containers, str) else containers:
             await container.remove()
             tell(f"removed container {container.name}")
+    await _watches_ended(directory)
+    return [f"container {name}" for name in unreachable]
+
+
+def _require_nothing_lost(
+    records: Sequence[AttemptRecord],
+    programs: Sequence[_Program],
+    containers: Sequence[_Container] | str,
+    unreachable: Sequence[str],
+) -> None:
+    if isinstance(containers, str) and unreachable:
+        raise Unavailable(
+            f"attempts of this machine were in containers: {', '.join(unreachable)}. {containers} "
+            "Start it, or leave them with --force",
+            code="DOCKER_UNREACHABLE",
+        )
+    running = [program.plan.name for program in programs]
+    running += [each.name for each in containers if isinstance(each, _Container) and each.is_running]
+    if running:
+        raise Conflict(
+            f"attempts run on this machine: {', '.join(sorted(running))}. Stop their runs, "
+            "or end them with --force: what they have not stored yet is lost",
+            code="ATTEMPTS_RUNNING",
+        )
+    waiting = [
+        _plan(each).name for each in records if each.state.phase in {Phase.COLLECTING, Phase.REPORTING}
+    ]
+    if waiting:
+        raise Conflict(
+            f"outputs or reports of attempts are not at the yard yet: {', '.join(sorted(waiting))}. "
+            "Start the agent until they are, or lose them with --force",
+            code="OUTPUTS_WAITING",
+        )
+
+
+def _records(attempts: Path) -> list[AttemptRecord]:
+    return AttemptStore(attempts).load() if attempts.exists() else []
+
+
+def _in_containers(records: Sequence[AttemptRecord]) -> list[str]:
+    return sorted(_plan(each).name for each in records if each.state.executor == Executor.EXECUTOR_DOCKER)
 
 
 async def _running_programs(records: Sequence[AttemptRecord], limits: MachineLimits) -> list[_Program]:
@@ -134,11 +193,11 @@ def _plan(record: AttemptRecord) -> LaunchPlan:
 
 
 @asynccontextmanager
-async def _containers(node_id: str) -> AsyncIterator[Sequence[_Container]]:
-    """Give the node's containers while the block runs; none where no daemon answers."""
+async def _containers(node_id: str) -> AsyncIterator[Sequence[_Container] | str]:
+    """Give the node's containers while the block runs; where no daemon answers, why."""
     daemon = await open_docker() if node_id else ""
     if isinstance(daemon, str):
-        yield ()
+        yield daemon
         return
     try:
         label = {"label": f"{LABEL_NODE}={node_id}"}
@@ -151,19 +210,15 @@ async def _containers(node_id: str) -> AsyncIterator[Sequence[_Container]]:
         daemon.close()
 
 
-def _remove_unit(tell: Tell) -> list[str]:
-    if not os.access(UNIT_PATH.parent, os.W_OK):
-        return [str(UNIT_PATH)]
-    systemctl = shutil.which("systemctl")
-    if systemctl is not None:
-        _systemctl(systemctl, "disable", "--now", UNIT_PATH.name)
-    UNIT_PATH.unlink()
-    if systemctl is not None:
-        _systemctl(systemctl, "daemon-reload")
-    tell(f"removed {UNIT_PATH}")
-    return []
+async def _watches_ended(directory: Path) -> None:
+    """Give what looked after the containers a moment to end: it does so by itself when they have."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_WATCH_SECONDS_MAX):
+            while _working_on(directory):  # noqa: ASYNC110 - they are nobody's children
+                await asyncio.sleep(0.05)
 
 
-def _systemctl(program: str, *words: str) -> None:
-    # Where systemd is installed but does not run, as in containers, it says so and there is nothing to stop.
-    subprocess.run([program, *words], check=False, capture_output=True, timeout=_SYSTEMCTL_SECONDS_MAX)
+def _working_on(directory: Path) -> bool:
+    below = f"{directory}/"
+    commands = (process_table.command_line(pid) for pid in process_table.all_pids() if pid != os.getpid())
+    return any(word.startswith(below) for words in commands for word in words)
