@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from runyard_core.projection import Projection
 from runyard_cost.projections.leases import CostProjection
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.filling import fill
+from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.readmodel import Build
@@ -36,7 +36,6 @@ from runyard_lineage.projections.edges import EdgesProjection
 PAGE_EVENTS = 2_000
 COMPARED_EVENTS = 2_000
 TURNS = 50
-_POLITE = 19
 _RAW = "select position, payload from log.domain_event where position > $1 order by position limit $2"
 _PROJECTIONS: dict[str, type[Projection[Any]]] = {"lineage": EdgesProjection, "cost": CostProjection}
 
@@ -69,7 +68,7 @@ class Took:
 
 async def _work(job: Job) -> Took:
     if job.mode == "beside":
-        os.nice(_POLITE)
+        give_way()
     if job.mode != "rebuild":
         return await _replay(job)
     clock = _Clock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -24,12 +25,11 @@ from runyard_eventlog.archive_store import ArchiveStore
 from runyard_eventlog.chain import Finding
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.copies import Copies, compare
+from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.manifest import Manifest
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
 
 CompareCopies = Callable[[Lane.ValueType, Manifest], Coroutine[None, None, "Compared"]]
-NICENESS = 10
-"""Lower priority of the processes, as of those that rebuild."""
 _PRELOADED = ["__main__", "asyncpg", "pyarrow.compute", "pyarrow.parquet", __name__]
 
 
@@ -123,7 +123,13 @@ class _Share:
     async def _fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
         if self._database_url and self._pool is None:
             try:
-                self._pool = await asyncpg.create_pool(self._database_url, min_size=1, max_size=1)
+                self._pool = await asyncpg.create_pool(
+                    # Compiling the statement takes longer than what it does for a segment.
+                    self._database_url,
+                    min_size=1,
+                    max_size=1,
+                    server_settings={"jit": "off"},
+                )
             except AWAY as error:
                 raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
         stored = None if self._pool is None else PostgresStoredLog(self._pool)
@@ -136,8 +142,16 @@ class _Share:
 
 def _begin(store: ArchiveStore, database_url: str) -> None:
     # The yard goes on beside it.
-    os.nice(NICENESS)
+    give_way()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _Share.mine = _Share(store, database_url)
+
+
+def _end_with_parent() -> None:
+    """End when the process is gone that wants the results: who waits for its work would wait for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _compared_in_share(lane: Lane.ValueType, manifest: Manifest) -> Compared:
