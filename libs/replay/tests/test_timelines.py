@@ -132,6 +132,18 @@ async def test_clocks_that_disagree_and_lines_that_are_missing_are_flagged() -> 
     assert "the log has batches up to 9 of spool s1" in details
 
 
+async def test_in_the_timeline_of_a_node_every_event_says_whose_it_is() -> None:
+    yard = await yard_with_a_finished_run()
+    entries = await timeline(yard, NODE)
+    named = {entry.event.envelope.type.removeprefix("runyard."): entry.run for entry in entries}
+    assert named["run.started"] == named["node.gpus_reserved"] == "digits#1"
+    assert named["log.chunk_recorded"] == "digits#1"
+    assert named["node.enrolled"] == ""
+    # Of a run's own timeline everybody knows.
+    assert {entry.run for entry in await timeline(yard, RUN)} == {""}
+    assert {entry.run for entry in await timeline(yard, MODEL, domain_only=True)} == {"digits#1"}
+
+
 async def test_a_span_cuts_both_lanes() -> None:
     yard = await yard_with_a_finished_run()
     whole = await timeline(yard, RUN)

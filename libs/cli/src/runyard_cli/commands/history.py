@@ -28,7 +28,7 @@ from runyard_cli.history.filters import (
     whole_stream,
     whole_types,
 )
-from runyard_cli.history.lines import actor, short_type
+from runyard_cli.history.lines import KIND_WIDTH, actor, short_type
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.questions import as_of, diff, effects, explain, timeline
 from runyard_cli.history.rebuilding import projections, rebuild
@@ -189,4 +189,6 @@ def event_line(view: EventView, *, stream_columns: int = _DATA_COLUMNS) -> str:
     kind = short_type(envelope.type)
     time = moment(envelope.recorded_at)
     data = cut(view.data_json, _DATA_COLUMNS)
-    return safe(f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<22} {stream} {actor(envelope)} {data}")
+    return safe(
+        f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<{KIND_WIDTH}} {stream} {actor(envelope)} {data}"
+    )

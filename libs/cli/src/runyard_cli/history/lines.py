@@ -24,7 +24,8 @@ from runyard_cli.words import count_words, duration_words, moment
 
 _ACTOR_KINDS = {1: "user", 2: "service", 3: "agent"}
 _TELEMETRY = Lane.LANE_TELEMETRY
-_KIND_WIDTH = 24
+KIND_WIDTH = 25
+"""Of the longest type, as it is shown."""
 
 
 def timeline_lines(entry: TimelineEntry) -> Iterator[str]:
@@ -34,8 +35,8 @@ def timeline_lines(entry: TimelineEntry) -> Iterator[str]:
     clock = f"{recorded:%m-%d %H:%M:%S}.{recorded.microsecond // 1000:03}"
     kind = short_type(envelope.type)
     yield safe(
-        f"{place(envelope):>12} {clock} {delay_words(entry.skew_milliseconds):>9} "
-        f"{kind:<{_KIND_WIDTH}} {entry.sentence}"
+        f"{place(envelope):>12} {clock} {delay_words(entry.skew_milliseconds):>11} "
+        f"{kind:<{KIND_WIDTH}} {_about(entry.run)}{entry.sentence}"
     )
     for flag in entry.flags:
         word = TimelineFlagKind.Name(flag.kind).removeprefix("TIMELINE_FLAG_KIND_").lower().replace("_", " ")
@@ -85,27 +86,35 @@ def diff_lines(answer: DiffStatesResponse) -> Iterator[str]:
 def effects_lines(answer: ListEffectsResponse) -> Iterator[str]:
     """Give an event, what it caused as a tree, then what else its request did."""
     envelope = answer.event.envelope
-    yield safe(f"{place(envelope)} {short_type(envelope.type)} by {actor(envelope)}: {answer.sentence}")
+    said = f"{_about(answer.run)}{answer.sentence}"
+    yield safe(f"{place(envelope)} {short_type(envelope.type)} by {actor(envelope)}: {said}")
     if not answer.effects:
         yield "it caused nothing"
     below: dict[str, list[Effect]] = defaultdict(list)
     for effect in answer.effects:
         below[effect.event.envelope.causation_id].append(effect)
-    yield from _effect_tree(envelope.event_id, below)
+    yield from _effect_tree(envelope.event_id, below, answer.run)
     if answer.followers:
         yield "of the same request, later:"
         for follower in answer.followers:
             at = follower.event.envelope
-            yield safe(f"   {place(at)} {short_type(at.type)}: {follower.sentence}")
+            said = f"{_about(follower.run, answer.run)}{follower.sentence}"
+            yield safe(f"   {place(at)} {short_type(at.type)}: {said}")
     if answer.truncated:
         yield "there is more: --limit shows it"
 
 
-def _effect_tree(cause_id: str, below: Mapping[str, Sequence[Effect]]) -> Iterator[str]:
+def _effect_tree(cause_id: str, below: Mapping[str, Sequence[Effect]], run: str) -> Iterator[str]:
     for effect in below.get(cause_id, ()):
         at = effect.event.envelope
-        yield safe(f"{'  ' * effect.depth}-> {place(at)} {short_type(at.type)}: {effect.sentence}")
-        yield from _effect_tree(at.event_id, below)
+        said = f"{_about(effect.run, run)}{effect.sentence}"
+        yield safe(f"{'  ' * effect.depth}-> {place(at)} {short_type(at.type)}: {said}")
+        yield from _effect_tree(at.event_id, below, effect.run)
+
+
+def _about(run: str, said_before: str = "") -> str:
+    """Name the run that an event is about, where the line above has not."""
+    return f"{run}: " if run and run != said_before else ""
 
 
 def change_words(change: FieldChange) -> str:

@@ -25,7 +25,9 @@ from runyard_replay.folding.hands_on import end_text, what_text
 from runyard_replay.pricing.explanation import duration_text, money_text
 
 ID_CHARACTERS = 8
-"""Of a run id or a checksum, as people see it."""
+"""Of a checksum, as people see it."""
+RUN_ID_CHARACTERS = 13
+"""Of a run id. It begins with its time: runs of one minute share 8 characters, those of a millisecond 13."""
 LINE_CHARACTERS_MAX = 80
 _OTHER_CHARACTERS_MAX = 120
 
@@ -81,7 +83,7 @@ def _of_run(message: Message) -> str:
         case run_events.ProjectCreated():
             return f"project {message.project} created"
         case run_events.ProjectRunNumbered():
-            return f"run {_short(message.run_id)} is {message.project}#{message.number}"
+            return f"run {_short_run(message.run_id)} is {message.project}#{message.number}"
         case _:
             return ""
 
@@ -160,10 +162,10 @@ def _of_node(message: Message) -> str:
             return f"inventory changed: {len(gpus)} GPUs{why}"
         case node_events.NodeGpusReserved():
             what = ", ".join(message.gpu_uuids) or "a slot"
-            return f"reserved {what} for run {_short(message.run_id)} attempt {message.attempt}"
+            return f"reserved {what} for run {_short_run(message.run_id)} attempt {message.attempt}"
         case node_events.NodeGpusReleased():
             what = ", ".join(message.gpu_uuids) or "a slot"
-            return f"released {what} of run {_short(message.run_id)} attempt {message.attempt}"
+            return f"released {what} of run {_short_run(message.run_id)} attempt {message.attempt}"
         case node_events.NodeForeignProcessSeen():
             what = f"foreign process {message.process_name} ({message.pid}) on {message.gpu_uuid}"
             held = f"holds {message.memory_bytes / 2**30:.1f} GiB"
@@ -190,7 +192,7 @@ def _of_files_and_prices(message: Message) -> str:
             return f"upload of {message.origin.path} ({_short(message.sha256)}) begun"
         case artifact_events.ArtifactWritten():
             origin = message.origin
-            source = f" by run {_short(origin.run_id)}" if origin.run_id else ""
+            source = f" by run {_short_run(origin.run_id)}" if origin.run_id else ""
             return f"{origin.path} ({_short(message.sha256)}, {message.size_bytes} B) stored{source}"
         case artifact_events.CodeSnapshotRecorded():
             code = message.code
@@ -282,6 +284,10 @@ def _had(inputs: Iterable[Input]) -> str:
         return ""
     files = f"{len(moved)} input file{'s' * (len(moved) != 1)}"
     return f" with {files}, {sum(moved)} bytes moved" if any(moved) else f" with {files} of its cache"
+
+
+def _short_run(run_id: str) -> str:
+    return run_id[:RUN_ID_CHARACTERS]
 
 
 def _short(identity: str) -> str:

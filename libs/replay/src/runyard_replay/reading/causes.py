@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
@@ -18,6 +18,7 @@ from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.event_ids import find_event
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.pages import read_lane
+from runyard_replay.reading.run_names import RunNames
 from runyard_replay.views import event_view
 
 CHAIN_EVENTS_MAX = 64
@@ -79,7 +80,10 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest, clock: Cl
             f"event {request.event_id} was not there yet at position {ends[Lane.LANE_DOMAIN]}",
             code="EVENT_NOT_FOUND",
         )
-    answer = ListEffectsResponse(event=event_view(event), sentence=sentence_of(event))
+    names = RunNames(event_log)
+    answer = ListEffectsResponse(
+        event=event_view(event), sentence=sentence_of(event), run=await names.of(event)
+    )
     reached = {event.envelope.event_id}
     level = deque([(event, 0)])
     while level and not answer.truncated:
@@ -93,9 +97,13 @@ async def effects_of(event_log: EventLog, request: ListEffectsRequest, clock: Cl
                     answer.truncated = True
                     break
                 reached.add(effect.envelope.event_id)
-                answer.effects.append(_effect(effect, depth + 1))
+                answer.effects.append(await _effect(effect, depth + 1, names))
                 level.append((effect, depth + 1))
-    await _add_followers(event_log, event, reached, count_max, ends[Lane.LANE_DOMAIN], answer)
+    async for follower in _followers(event_log, event, reached, ends[Lane.LANE_DOMAIN]):
+        if len(answer.followers) == count_max:
+            answer.truncated = True
+            break
+        answer.followers.append(await _effect(follower, 0, names))
     return answer
 
 
@@ -107,26 +115,19 @@ async def _ends(event_log: EventLog, as_of: AsOf, clock: Clock) -> Mapping[Lane.
     return {Lane.LANE_DOMAIN: position, Lane.LANE_TELEMETRY: telemetry}
 
 
-async def _add_followers(
-    event_log: EventLog,
-    event: RecordedEvent,
-    reached: set[str],
-    count_max: int,
-    head: int,
-    answer: ListEffectsResponse,
-) -> None:
+async def _followers(
+    event_log: EventLog, event: RecordedEvent, reached: set[str], head: int
+) -> AsyncGenerator[RecordedEvent, None]:
     after: int = event.position
     if event.envelope.lane == Lane.LANE_TELEMETRY:
         after = event.envelope.after_position
     wanted = EventFilter(correlation_id=event.envelope.correlation_id)
     async for follower in read_lane(event_log, Lane.LANE_DOMAIN, after=after, to=head, wanted=wanted):
-        if follower.envelope.event_id in reached:
-            continue
-        if len(answer.followers) == count_max:
-            answer.truncated = True
-            return
-        answer.followers.append(_effect(follower, 0))
+        if follower.envelope.event_id not in reached:
+            yield follower
 
 
-def _effect(event: RecordedEvent, depth: int) -> Effect:
-    return Effect(event=event_view(event), sentence=sentence_of(event), depth=depth)
+async def _effect(event: RecordedEvent, depth: int, names: RunNames) -> Effect:
+    return Effect(
+        event=event_view(event), sentence=sentence_of(event), depth=depth, run=await names.of(event)
+    )

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import (
     ReadTimelineRequest,
+    SubjectKind,
     TimelineEntry,
     TimelineFlag,
     TimelineFlagKind,
@@ -22,6 +23,7 @@ from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.merging import in_order
 from runyard_replay.reading.moments import moment_of
+from runyard_replay.reading.run_names import RunNames
 from runyard_replay.reading.scope import Scope, Span
 from runyard_replay.reading.scopes import committed_sequence, scope_of
 from runyard_replay.reading.subjects import find_thing
@@ -57,9 +59,12 @@ async def read_timeline(
     for event in scope.domain.values():
         causes.remember(event)
     watch = GapWatch()
+    names = None if thing.kind == SubjectKind.SUBJECT_KIND_RUN else RunNames(event_log)
     async for event in in_order(scope.sources(span, domain_only=request.domain_only)):
         entry = _entry(event, watch)
         entry.flags.extend(await _missing_at_end(event_log, scope, event))
+        if names is not None:
+            entry.run = await names.of(event)
         if request.with_causes:
             await _add_causes(entry, event, causes)
         yield entry

@@ -458,10 +458,13 @@ class TimelineEntry(_message.Message):
     CAUSES_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     SKEW_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     sentence: _builtins.str
     """For people: "leased to n1 until renewed no more (attempt 1, epoch 1)"."""
     skew_milliseconds: _builtins.int
     """recorded_at - occurred_at: how far the producer's clock, or its telling, was behind the log's."""
+    run: _builtins.str
+    """The run that it is about, "digits#12", in the timeline of anything else than a run."""
     @_builtins.property
     def event(self) -> Global___EventView:
         """data_json is empty in the telemetry lane, where payloads are large: ListEvents has them."""
@@ -482,10 +485,11 @@ class TimelineEntry(_message.Message):
         causes: _abc.Iterable[Global___CauseLink] | None = ...,
         flags: _abc.Iterable[Global___TimelineFlag] | None = ...,
         skew_milliseconds: _builtins.int = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "event", b"event", "flags", b"flags", "sentence", b"sentence", "skew_milliseconds", b"skew_milliseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "event", b"event", "flags", b"flags", "run", b"run", "sentence", b"sentence", "skew_milliseconds", b"skew_milliseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1236,8 +1240,11 @@ class ListEffectsResponse(_message.Message):
     EFFECTS_FIELD_NUMBER: _builtins.int
     FOLLOWERS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     sentence: _builtins.str
     truncated: _builtins.bool
+    run: _builtins.str
+    """The run that the event itself is about."""
     @_builtins.property
     def event(self) -> Global___EventView: ...
     @_builtins.property
@@ -1256,10 +1263,11 @@ class ListEffectsResponse(_message.Message):
         effects: _abc.Iterable[Global___Effect] | None = ...,
         followers: _abc.Iterable[Global___Effect] | None = ...,
         truncated: _builtins.bool = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "event", b"event", "followers", b"followers", "sentence", b"sentence", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "event", b"event", "followers", b"followers", "run", b"run", "sentence", b"sentence", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1272,9 +1280,12 @@ class Effect(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     sentence: _builtins.str
     depth: _builtins.int
     """1 for a direct effect; 0 for a follower."""
+    run: _builtins.str
+    """The run that it is about: "digits#12"."""
     @_builtins.property
     def event(self) -> Global___EventView: ...
     def __init__(
@@ -1283,10 +1294,11 @@ class Effect(_message.Message):
         event: Global___EventView | None = ...,
         sentence: _builtins.str = ...,
         depth: _builtins.int = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "event", b"event", "sentence", b"sentence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "event", b"event", "run", b"run", "sentence", b"sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
