@@ -15,6 +15,8 @@ from runyard_scheduler.projections.scheduler import SchedulerProjection
 
 from .yard import MemoryYard, a_report, a_spec, held, started
 
+WEB = "https://example.com/data.csv"
+
 
 class Newest:
     """The newest rows, as ``Rows``."""
@@ -53,12 +55,42 @@ async def test_the_next_attempt_is_granted_the_image_of_the_first(yard: MemoryYa
     await agent.close()
 
 
+async def test_the_next_attempt_is_granted_the_files_that_the_first_found_outside(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    stored = f"datum://{'a' * 64}"
+    spec = a_spec(gpu_count=1, on_lost=OnLost.ON_LOST_REQUEUE)
+    spec.inputs.add(name="set", uris=[stored, WEB]).files.add(uri=stored, path="a", sha256="a" * 64)
+    spec.inputs.add(name="late", uris=[WEB], on_demand=True)
+    await yard.submit(spec)
+    grant = await agent.grant()
+    assert grant.spec.inputs == spec.inputs
+    report = started(grant)
+    report.started.inputs.extend(spec.inputs)
+    found = report.started.inputs[0].files.add(uri=WEB, path="data.csv", sha256="b" * 64, moved_bytes=7)
+    await agent.report(report)
+    lost = a_report(grant, "exited")
+    lost.exited.cause.code = CauseCode.CAUSE_CODE_NODE_REBOOT
+    await agent.report(lost)
+
+    second = await agent.grant()
+
+    found.ClearField("moved_bytes")
+    spec.inputs[0].files.append(found)
+    assert second.attempt == 2
+    assert second.spec.inputs == spec.inputs
+    await agent.close()
+
+
 async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: MemoryYard) -> None:
     agent = await yard.attach()
-    await yard.submit(a_spec(gpu_count=1))
+    spec = a_spec(gpu_count=1)
+    spec.inputs.add(name="set", uris=[WEB])
+    await yard.submit(spec)
     grant = await agent.grant()
     await agent.report(captured(grant))
-    await agent.report(started(grant))
+    report = started(grant)
+    report.started.inputs.add(name="set").files.add(uri=WEB, path="data.csv", sha256="b" * 64, moved_bytes=7)
+    await agent.report(report)
     await yard.pass_time(61)
     await agent.renew(held(grant))
     await yard.until(lambda: any(lease.reachable for _, lease in yard.ledger.world.leases()))

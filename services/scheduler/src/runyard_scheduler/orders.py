@@ -5,8 +5,8 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant, StopOrder
-from runyard.run.v1.types_pb2 import CauseCode
-from runyard_scheduler.domain.run_state import Lease
+from runyard.run.v1.types_pb2 import CauseCode, RunSpec
+from runyard_scheduler.domain.run_state import Lease, Run
 from runyard_scheduler.process.world import RunEntry
 
 
@@ -24,7 +24,7 @@ def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
         lease_id=lease.lease_id,
         gpu_uuids=lease.gpu_uuids,
         lease_milliseconds=lease.milliseconds,
-        spec=run.spec,
+        spec=_pinned(run),
         correlation_id=entry.correlation_id,
         traceparent=entry.traceparent,
         submitted_by=entry.submitted_by,
@@ -33,6 +33,18 @@ def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
         image_pin=run.image_pin,
         queued_at=queued_at,
     )
+
+
+def _pinned(run: Run) -> RunSpec | None:
+    """Give the specification, with the files of its inputs that earlier attempts have found."""
+    if run.spec is None or not run.input_pins:
+        return run.spec
+    pins = {pin.name: pin.files for pin in run.input_pins}
+    spec = RunSpec()
+    spec.CopyFrom(run.spec)
+    for each in spec.inputs:
+        each.files.extend(pins.get(each.name, ()))
+    return spec
 
 
 def stop_message(entry: RunEntry, lease: Lease) -> StopOrder:

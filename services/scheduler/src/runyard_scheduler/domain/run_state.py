@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
 from runyard.run.v1 import events_pb2 as ev
-from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, OnLost, RunSpec, RunState
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Input, OnLost, RunSpec, RunState
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_contracts.images import pin_of
 from runyard_replay.folding.runs import state_after
@@ -68,6 +69,8 @@ class Run:
     """Hands-on sessions that are not known to have ended."""
     image_pin: str = ""
     """What the first attempt in a container found the image to be; every later one gets the same."""
+    input_pins: tuple[Input, ...] = ()
+    """Files from outside the yard as the first attempt found them; every later one gets the same bytes."""
 
     @property
     def live_lease(self) -> Lease | None:
@@ -110,6 +113,10 @@ def evolve(run: Run, event: Message) -> Run:
             return replace(run, status_detail=event.status_detail)
         case ev.EnvironmentCaptured():
             return replace(run, image_pin=run.image_pin or image_pin_of(event.environment))
+        case ev.RunStarted():
+            pins = run.input_pins or input_pins_of(run.spec, event.inputs)
+            lease_after = None if run.lease is None else _lease_after(run.lease, event)
+            return replace(run, input_pins=pins, lease=lease_after)
         case ev.RunRequeued():
             return replace(run, lease=None)
         case ev.RunHandsOnOpened():
@@ -123,6 +130,25 @@ def evolve(run: Run, event: Message) -> Run:
 def image_pin_of(environment: Environment) -> str:
     """Give the pin of an environment's image; empty for a process."""
     return pin_of(environment.image, environment.image_id, environment.image_repo_digests)
+
+
+def input_pins_of(spec: RunSpec | None, found: Iterable[Input]) -> tuple[Input, ...]:
+    """Give the files that an attempt found at addresses outside the yard, by input.
+
+    What such an address stands for may change at any time; of the yard's own files the spec has the hashes.
+    """
+    asked = {} if spec is None else {each.name: each for each in spec.inputs if not each.on_demand}
+    pins = []
+    for each in found:
+        if each.name not in asked:
+            continue
+        known = {file.uri for file in asked[each.name].files}
+        pin = Input(name=each.name, files=[file for file in each.files if file.uri not in known])
+        for file in pin.files:
+            file.ClearField("moved_bytes")
+        if pin.files:
+            pins.append(pin)
+    return tuple(pins)
 
 
 def _lease_after(lease: Lease, event: Message) -> Lease | None:

@@ -7,14 +7,14 @@ from datetime import UTC
 
 from runyard.node.v1.types_pb2 import Node as NodeDocument
 from runyard.node.v1.types_pb2 import NodeAccess, NodeState
-from runyard.run.v1.types_pb2 import CauseCode, RunState
+from runyard.run.v1.types_pb2 import CauseCode, Input, RunState
 from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
 from runyard_scheduler.domain.causation import Mark
 from runyard_scheduler.domain.node import Node, Reservation
 from runyard_scheduler.domain.node_access import Access
 from runyard_scheduler.domain.project import Project
-from runyard_scheduler.domain.run_state import Lease, Run, Stop, image_pin_of
+from runyard_scheduler.domain.run_state import Lease, Run, Stop, image_pin_of, input_pins_of
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
@@ -49,6 +49,7 @@ def run_entry(row: RunRow) -> RunEntry:
             each.session_id for each in document.hands_on_sessions if not each.HasField("ended_at")
         ),
         image_pin=_image_pin(document),
+        input_pins=_input_pins(document),
     )
     return RunEntry(
         run=run,
@@ -89,6 +90,11 @@ def project_entry(row: ProjectRow) -> ProjectEntry:
 def _image_pin(document: RunDocument) -> str:
     pins = (image_pin_of(attempt.environment) for attempt in document.attempts)
     return next(filter(None, pins), "")
+
+
+def _input_pins(document: RunDocument) -> tuple[Input, ...]:
+    pins = (input_pins_of(document.spec, attempt.inputs) for attempt in document.attempts)
+    return next(filter(None, pins), ())
 
 
 def _access(access: NodeAccess) -> Access:
