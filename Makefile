@@ -7,10 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 UNIT := not system and not engines and not docker and not faults
 WORKERS ?= 2
 
-.PHONY: help setup demo down test test-unit test-engines bench sim faults proto proto-check lint types imports docs format lock
+.PHONY: help setup demo down test test-unit test-engines bench sim faults kernel-check agent-image agent-image-check gpu-check proto proto-check lint types imports docs format lock
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install everything for development
 	@deploy/bootstrap dev
@@ -40,6 +40,20 @@ sim: setup ## Whole-system simulation; SEED=n, SEEDS=n
 
 faults: setup ## Kill and cut tests against real processes, whole doses; SECONDS=n of the log under attack
 	@RUNYARD_FAULT_DOSE=whole RUNYARD_FAULT_SECONDS=$(or $(SECONDS),60) $(PYTEST) -m faults tests services
+
+kernel-check: setup ## The agent's tests on a kernel of their own, in QEMU: cgroup 2, NFS, systemd; takes minutes
+	@tests/tools/kernel-check/run
+
+agent-image: setup ## Build the agent's container image; BASE=image with Python >= 3.11
+	@rm -rf build/agent
+	@deploy/agent/wheelhouse build/agent/wheels
+	@docker build $(if $(BASE),--build-arg BASE=$(BASE)) -t runyard-agent -f deploy/agent/Dockerfile build/agent
+
+agent-image-check: agent-image ## Build the agent's image and replace a running agent of it; BASE=image
+	@RUNYARD_AGENT_IMAGE=runyard-agent RUNYARD_REQUIRE_DOCKER=1 $(PYTEST) tests/e2e/test_agent_in_container.py
+
+gpu-check: setup ## The agent's GPU tests on this machine's own GPUs; fails where there is none
+	@RUNYARD_REQUIRE_GPU=1 $(PYTEST) services/runner_agent/tests/test_gpus_real.py
 
 proto: setup ## Write the generated code of the contracts
 	@PYTHON=$(BIN)/python proto/generate

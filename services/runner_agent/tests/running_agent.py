@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,37 @@ async def running_agent(
 ) -> AsyncIterator[ScriptedYard]:
     """Run the agent in an empty folder while the block runs."""
     async with AsyncExitStack() as stack:
+        surroundings = await stack.enter_async_context(without_agent(bus))
+        (directory / "cache").symlink_to(cache)
+        environment = surroundings.environment(directory)
+        agent = AgentProcess(directory, {**environment, **changes})
+        agent.start()
+        stack.callback(lambda: print(agent.log))
+        # What an agent that ends in order removes itself.
+        stack.callback(lambda: look_at_machine(directory).close())
+        stack.callback(agent.kill)
+        await surroundings.scheduler.wait_for(lambda: bool(surroundings.scheduler.hellos))
+        yield ScriptedYard(surroundings.scheduler, surroundings.artifacts, surroundings.ledger, agent)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """All that an agent needs around it."""
+
+    scheduler: ScriptedScheduler
+    artifacts: ScriptedArtifacts
+    ledger: Ledger
+    address: str
+    bus: Bus
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        return agent_environment(directory, self.address, self.bus.url, self.bus.password("agent-node-1"))
+
+
+@asynccontextmanager
+async def without_agent(bus: Bus) -> AsyncIterator[Surroundings]:
+    """Wait for an agent that somebody else starts, while the block runs."""
+    async with AsyncExitStack() as stack:
         client = await bus.connect("test")
         stack.push_async_callback(client.close)
         await create_stream(client)
@@ -69,13 +101,4 @@ async def running_agent(
         artifacts = ScriptedArtifacts()  # type: ignore[abstract] # only what outputs need
         server, address = await serve(scheduler, artifacts)
         stack.push_async_callback(server.stop, 0)
-        (directory / "cache").symlink_to(cache)
-        environment = agent_environment(directory, address, bus.url, bus.password("agent-node-1"))
-        agent = AgentProcess(directory, {**environment, **changes})
-        agent.start()
-        stack.callback(lambda: print(agent.log))
-        # What an agent that ends in order removes itself.
-        stack.callback(lambda: look_at_machine(directory).close())
-        stack.callback(agent.kill)
-        await scheduler.wait_for(lambda: bool(scheduler.hellos))
-        yield ScriptedYard(scheduler, artifacts, ledger, agent)
+        yield Surroundings(scheduler, artifacts, ledger, address, bus)

@@ -1,8 +1,9 @@
 """Holds the limits of one container while the agent may be dead: its times, and its lease.
 
-Run as ``python -I -S container_watch.py STATE_DIRECTORY`` by ``runtime_docker``, in a session of its own.
-Like the shim it imports little, and of ours one small module. It waits for the container's first
-process without polling, kills through the daemon's socket, and writes ``watch-end.json`` before it does.
+Run as ``python -I -S container_watch.py STATE_DIRECTORY [--stay]`` by ``watch_start``, in a session of its
+own, or as the first process of a container of its own. Like the shim it imports little, and of ours one small
+module. It waits for the container's first process without polling, kills through the daemon's socket, and
+writes ``watch-end.json`` before it does.
 An exclusive lock on ``watch.lock``, held for life, makes sure that there is one for a container.
 """
 
@@ -25,6 +26,7 @@ from runyard_agent.disk_use import DiskWatch
 LOCK_FILE = "watch.lock"
 PLAN_FILE = "watch.json"
 END_FILE = "watch-end.json"
+STAY = "--stay"
 
 _TICK_SECONDS = 1.0
 _IDLE_SECONDS = 60.0
@@ -32,8 +34,8 @@ _START_SECONDS_MAX = 300.0
 _DAEMON_SECONDS_MAX = 30.0
 
 
-def main(state_directory: str) -> int:
-    """Watch the container of this folder until its end, in the background; the starter returns at once."""
+def main(state_directory: str, *, stays: bool = False) -> int:
+    """Watch the container of this folder until its end; in the background, unless it ``stays``."""
     os.chdir(state_directory)
     lock = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -42,9 +44,10 @@ def main(state_directory: str) -> int:
         return 0
     with open(PLAN_FILE, encoding="utf-8") as file:
         watch = Watch(json.load(file))
-    if os.fork() != 0:
-        return 0
-    os.setsid()
+    if not stays:
+        if os.fork() != 0:
+            return 0
+        os.setsid()
     pid = watch.wait_for_start()
     if pid:
         watch.run(pid)
@@ -208,4 +211,4 @@ def _write_atomically(name: str, content: dict) -> None:  # type: ignore[type-ar
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], stays=STAY in sys.argv[2:]))

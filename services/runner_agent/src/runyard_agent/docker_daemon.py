@@ -18,6 +18,7 @@ from runyard.agent.v1.agent_service_pb2 import RegistryLogin
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.registry import pull_refused
+from runyard_agent.own_container import OwnContainer, own_container, own_id
 from runyard_contracts.images import registry_of
 from runyard_core.errors import NotFound, RunyardError, Unavailable
 
@@ -80,6 +81,8 @@ class DockerDaemon:
         self._pulls = BlockingPool("docker-pull", thread_count=_PULL_THREADS)
         self.version = ""
         self.warnings: tuple[str, ...] = ()
+        self.own: OwnContainer | None = None
+        """Our own container, where we are in one of this daemon."""
 
     async def look(self) -> None:
         """Learn the daemon's version and what it cannot do here."""
@@ -93,6 +96,11 @@ class DockerDaemon:
             warnings.append(
                 "The agent is not root: outputs that a container keeps to its own user cannot be collected."
             )
+        if own := own_id():
+            # Not known here: another daemon's, and this one was only handed to it.
+            with contextlib.suppress(NotFound):
+                self.own = own_container(await self.call(self.api.inspect_container, own))
+                warnings += self.own.warnings
         self.warnings = tuple(warnings)
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

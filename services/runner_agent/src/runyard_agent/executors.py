@@ -239,6 +239,13 @@ class DockerOnDemand:
             daemon = await open_docker()
             if isinstance(daemon, str):
                 return daemon
+            if daemon.own is not None and not daemon.own.shows(self._cache_dir):
+                daemon.close()
+                folder = self._cache_dir.parent
+                return (
+                    f"Docker is not used: the agent runs in a container that has not the machine's {folder}, "
+                    f"which runs share with it. Start it with -v {folder}:{folder}."
+                )
             self._found = DockerExecutor(daemon, self._node_id, self._cache_dir, self._rules)
         return self._found
 

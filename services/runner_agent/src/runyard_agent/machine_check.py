@@ -16,6 +16,7 @@ from runyard_agent import gpus, host
 from runyard_agent.container_rules import ContainerRules
 from runyard_agent.executors import DockerOnDemand, ProcessExecutor
 from runyard_agent.limits import look_at_machine
+from runyard_agent.own_container import PROCESSES_WARNING, own_id
 
 DISK_FREE_BYTES_MIN = 20 * 1024**3
 _GIB = 1024**3
@@ -45,6 +46,8 @@ async def take_inventory(
     inventory.warnings.extend(process.warnings)
     inventory.docker_version, warnings = await docker.look()
     inventory.warnings.extend(warnings)
+    if own_id():
+        inventory.warnings.append(PROCESSES_WARNING)
     if inventory.disk_free_bytes < DISK_FREE_BYTES_MIN:
         inventory.warnings.append(
             f"Only {inventory.disk_free_bytes / _GIB:.0f} GiB are free below {directory}: "

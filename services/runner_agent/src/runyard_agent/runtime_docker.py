@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -23,9 +21,10 @@ from runyard_agent.container_config import (
     open_folders,
 )
 from runyard_agent.container_rules import ContainerRules
-from runyard_agent.docker_daemon import DEFAULT_ADDRESS, DockerDaemon
+from runyard_agent.docker_daemon import DockerDaemon
 from runyard_agent.durable_files import write_atomically
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
+from runyard_agent.watch_start import Holds, begin_watch
 from runyard_core.errors import Conflict, NotFound, RunyardError, Unavailable
 from runyard_core.retry import Backoff, Retries
 
@@ -61,9 +60,9 @@ class DockerRuntime:
         try:
             # Under way before the start: if the agent dies right after it, the limits are held all the same.
             # Not waited for until then: to start an interpreter takes a third of what Docker takes.
-            starter = await _start_watch(plan, container_id)
+            holds = await begin_watch(self._daemon, plan, container_id)
             await self._daemon.call(self._daemon.api.start, container_id)
-            await _require_watch(starter, plan)
+            await _require(holds, plan)
         except Unavailable:
             raise
         except RunyardError as error:
@@ -94,7 +93,7 @@ class DockerRuntime:
             try:
                 state = (await self._inspect(handle.id))["State"]
                 if state["Running"] or state["Status"] == "created":
-                    await _require_watch(await _start_watch(plan, handle.id), plan)
+                    await _require(await begin_watch(self._daemon, plan, handle.id), plan)
                     await self._wait_a_while(handle, int(state["Pid"]))
                 else:
                     write_atomically(plan.exit_file, json.dumps(_exit_of(state, plan).to_json()).encode())
@@ -182,54 +181,14 @@ class DockerRuntime:
         return str(created["Id"])
 
 
-async def _start_watch(plan: LaunchPlan, container_id: str) -> asyncio.subprocess.Process | None:
-    """Begin to start the container's watch when the plan has limits for it and it has none."""
-    times = (plan.time_limit_seconds, plan.no_output_timeout_seconds)
-    if not any((*times, plan.ends_on_lease_expiry, plan.disk_bytes_max)) or _is_watched(plan):
-        return None
-    address = os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
-    content = {
-        "container_id": container_id,
-        "docker_socket": address.removeprefix("unix://"),
-        "time_limit_seconds": plan.time_limit_seconds,
-        "no_output_timeout_seconds": plan.no_output_timeout_seconds,
-        "stop_grace_seconds": plan.stop_grace_seconds,
-        "ends_on_lease_expiry": plan.ends_on_lease_expiry,
-        "disk_bytes_max": plan.disk_bytes_max,
-        "disk_folders": [str(folder) for folder in plan.written_folders],
-        "given_folders": [str(plan.inputs), str(plan.repository)],
-    }
-    write_atomically(plan.state / container_watch.PLAN_FILE, json.dumps(content).encode())
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", container_watch.__file__, str(plan.state),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL, env={},
-    )  # fmt: skip
-
-
-async def _require_watch(starter: asyncio.subprocess.Process | None, plan: LaunchPlan) -> None:
-    """Wait until the watch holds the limits.
+async def _require(holds: Holds, plan: LaunchPlan) -> None:
+    """Wait until a watch holds the limits.
 
     Raises:
         RunyardError: ENVIRONMENT_UNAVAILABLE, it could not be started: nobody would hold them.
     """
-    if starter is not None and await starter.wait() != 0:
+    if not await holds():
         raise _cannot_start(plan, "its watch could not be started")
-
-
-def _is_watched(plan: LaunchPlan) -> bool:
-    """Say whether the watch lives: it holds its lock for life."""
-    try:
-        lock = os.open(plan.state / container_watch.LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 @contextlib.asynccontextmanager
