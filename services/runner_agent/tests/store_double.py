@@ -115,6 +115,9 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, data: bytes) -> None:
         etag = f'"{sha256_of(data)[:16]}"'
         headers = {"ETag": etag} if self.store.has_etags else {}
+        if etag in headers.values() and self.headers.get("If-None-Match") == etag:
+            self._answer(304, b"", headers)
+            return
         asked = self.headers.get("Range")
         if asked and self.headers.get("If-Range") == etag:
             start = int(asked.removeprefix("bytes=").rstrip("-"))

@@ -12,6 +12,7 @@ from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent import inputs
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.inputs import InputsOf
+from runyard_agent.known_addresses import Known, KnownAddresses
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
 
@@ -31,10 +32,11 @@ async def fetch(
     shared_folders: tuple[Path, ...] = (),
     told: list[str] | None = None,
     variables: dict[str, str] | None = None,
+    addresses: KnownAddresses | None = None,
 ) -> list[Input]:
     said = told if told is not None else []
     rules = InputRules(shared_folders=shared_folders)
-    sources = InputSources(yard.client, yard.cache, rules, SystemClock(), variables or {})
+    sources = InputSources(yard.client, yard.cache, rules, SystemClock(), variables or {}, addresses)
     try:
         of = InputsOf("vision", yard.client, yard.cache, sources, said.append)
         return await inputs.fetch(of, wanted, tmp_path / "inputs")
@@ -201,6 +203,51 @@ async def test_an_optional_input_without_files_is_an_empty_folder(yard: Yard, tm
 
     assert list(found.files) == []
     assert list((tmp_path / "inputs/maybe").iterdir()) == []
+
+
+async def test_a_web_file_that_is_still_the_same_is_not_moved_again(yard: Yard, tmp_path: Path) -> None:
+    yard.store.objects["/data.csv"] = b"first"
+    wanted, addresses = Input(name="set", uris=[f"{yard.store.address}/data.csv"]), KnownAddresses()
+    moved = []
+    for run in range(4):
+        if run == 2:
+            yard.store.objects["/data.csv"] = b"second!"
+        [found] = await fetch(yard, tmp_path / str(run), wanted, addresses=addresses)
+        moved.append((found.files[0].moved_bytes, found.files[0].sha256))
+        assert (tmp_path / str(run) / "inputs/set/data.csv").read_bytes() == yard.store.objects["/data.csv"]
+
+    first, second = sha256_of(b"first"), sha256_of(b"second!")
+    assert moved == [(5, first), (0, first), (7, second), (0, second)]
+
+
+async def test_a_web_file_whose_bytes_left_the_cache_is_fetched_whole(yard: Yard, tmp_path: Path) -> None:
+    yard.store.objects["/data.csv"] = b"first"
+    wanted, addresses = Input(name="set", uris=[f"{yard.store.address}/data.csv"]), KnownAddresses()
+    await fetch(yard, tmp_path / "1", wanted, addresses=addresses)
+    (tmp_path / "cache" / sha256_of(b"first")[:2] / sha256_of(b"first")).unlink()
+
+    [found] = await fetch(yard, tmp_path / "2", wanted, addresses=addresses)
+
+    assert found.files[0].moved_bytes == 5
+
+
+async def test_a_run_that_wants_its_files_fetched_asks_without_a_condition(
+    yard: Yard, tmp_path: Path
+) -> None:
+    yard.store.objects["/data.csv"] = b"first"
+    wanted, addresses = Input(name="set", uris=[f"{yard.store.address}/data.csv"]), KnownAddresses()
+    for run in "12":
+        [found] = await fetch(
+            yard, tmp_path / run, wanted, addresses=addresses, variables={"VH_NO_DATA_CACHE": "1"}
+        )
+        assert found.files[0].moved_bytes == 5
+
+
+def test_only_so_many_addresses_are_known() -> None:
+    addresses = KnownAddresses()
+    for number in range(10_001):
+        addresses.put(str(number), Known('"e"', "0"))
+    assert (addresses.get("0"), addresses.get("1")) == (None, Known('"e"', "0"))
 
 
 async def test_a_web_page_that_says_no_is_not_quoted_and_its_address_said_once(

@@ -105,6 +105,8 @@ async def test_objects_of_a_real_store_are_listed_fetched_and_recorded(
     assert many.files[1].resolved_uri == f"s3://{bucket.name}/images/x/c#1.jpg"
     assert many.files[1].sha256 == sha256_of(b"images/x/c#1.jpg")
     assert (tmp_path / "inputs/set" / keeps[2]).read_bytes() == b"images/x/c#1.jpg"
+    again = await inputs.fetch(of, wanted, tmp_path / "later")
+    assert [file.moved_bytes for each in again for file in each.files] == [0, 0, 0]
     wrong = InputSources(
         yard.client, yard.cache, InputRules(), SystemClock(), {**variables, "AWS_SECRET_ACCESS_KEY": "wrong"}
     )

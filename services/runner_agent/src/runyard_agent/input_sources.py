@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runyard.run.v1.types_pb2 import Input, InputFile
@@ -23,7 +24,8 @@ from runyard_agent.domain.references import (
     scheme_of,
 )
 from runyard_agent.domain.safe_paths import is_inside
-from runyard_agent.http_connections import Request
+from runyard_agent.http_connections import Request, RequestRefused
+from runyard_agent.known_addresses import Known, KnownAddresses
 from runyard_agent.s3_inputs import bucket_access, find_objects
 from runyard_contracts import agent_controls
 from runyard_core.clock import Clock
@@ -64,8 +66,10 @@ class InputSources:
         rules: InputRules,
         clock: Clock,
         variables: Mapping[str, str],
+        addresses: KnownAddresses | None = None,
     ) -> None:
         """Fetch through these; ``variables`` are what the run brings along, its credentials among them."""
+        self._addresses = addresses or KnownAddresses()
         self._artifact_client = artifact_client
         self._cache = cache
         self._rules = rules
@@ -168,7 +172,17 @@ class InputSources:
             )
         # Beside the destination: the bytes say what they are only when all are here.
         arrived = destination.parent / f".{secrets.token_hex(8)}"
-        fetched = await transfers.get(request, arrived)
+        known = self._addresses.get(request.url) if self._uses_cache else None
+        if known is not None and await self._cache.lacking([known.sha256]):
+            known = None
+        try:
+            fetched = await transfers.get(_unless_same(request, known), arrived)
+        except RequestRefused as refused:
+            if known is None or refused.status != http.HTTPStatus.NOT_MODIFIED:
+                raise
+            return await self._fetch_web(request, known.sha256, destination)
+        if fetched.etag:
+            self._addresses.put(request.url, Known(fetched.etag, fetched.sha256))
 
         async def move(path: Path) -> None:
             arrived.replace(path)
@@ -229,6 +243,12 @@ def _files_below(real_root: str, shown_root: str) -> list[str]:
         prefix = shown_root if below == "." else f"{shown_root}{below}/"
         found += [f"{prefix}{name}" for name in names if os.path.isfile(os.path.join(directory, name))]
     return sorted(found)
+
+
+def _unless_same(request: Request, known: Known | None) -> Request:
+    if known is None:
+        return request
+    return replace(request, headers={**request.headers, "If-None-Match": known.etag})
 
 
 def _bucket_of(uri: str) -> str:

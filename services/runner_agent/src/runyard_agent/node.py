@@ -13,6 +13,7 @@ from runyard_agent.call_server import CallServer
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.executors import Executors
 from runyard_agent.input_sources import InputRules, InputSources
+from runyard_agent.known_addresses import KnownAddresses
 from runyard_agent.limits import AttemptRules
 from runyard_agent.package_lists import PackageLists
 from runyard_agent.sampling import Sampling
@@ -34,6 +35,7 @@ class Node:
     sampling: Sampling
     clock: Clock
     package_lists: PackageLists
+    known_addresses: KnownAddresses = field(default_factory=KnownAddresses)
     input_rules: InputRules = field(default_factory=InputRules)
     attempt_rules: AttemptRules = field(default_factory=AttemptRules)
     calls: CallServer | None = None
@@ -41,7 +43,9 @@ class Node:
 
     def input_sources(self, variables: Mapping[str, str]) -> InputSources:
         """Give the ways to the input files of an attempt with these variables; the caller closes them."""
-        return InputSources(self.artifact_client, self.cache, self.input_rules, self.clock, variables)
+        return InputSources(
+            self.artifact_client, self.cache, self.input_rules, self.clock, variables, self.known_addresses
+        )
 
     async def hardware(self, gpu_uuids: Sequence[str]) -> Hardware:
         """Say what an attempt with these GPUs was given."""

@@ -36,6 +36,8 @@ class Fetched:
 
     sha256: str
     size_bytes: int
+    etag: str = ""
+    """What the address calls these bytes; empty unless it has a strong name for them."""
 
 
 class Transfers:
@@ -140,7 +142,9 @@ class _Download:
                 answer = connection.answer()
                 if answer.status not in _REDIRECT_STATUSES:
                     self._take(request, answer)
-                    return Fetched(self._hash.hexdigest(), self._size_bytes)
+                    # Of another address it would not help: who asks again asks the first.
+                    etag = self._validator if request is self._request and '"' in self._validator else ""
+                    return Fetched(self._hash.hexdigest(), self._size_bytes, etag)
                 answer.read()
                 location = answer.getheader("Location") or ""
                 # Headers were meant for the first address only: they may hold a credential.
