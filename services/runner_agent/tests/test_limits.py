@@ -304,4 +304,4 @@ def test_group_that_is_gone_is_empty(tmp_path: Path) -> None:
     assert control_group.members(gone) == []
     assert control_group.remove(gone)
     control_group.kill(gone)
-    assert (control_group.memory_kills(gone), control_group.refused_forks(gone)) == (0, 0)
+    assert (control_group.memory_kills(gone), control_group.refused_forks(gone)) == (None, 0)

@@ -64,10 +64,13 @@ def remove(folders: list[str]) -> bool:
     return removed
 
 
-def memory_kills(folders: list[str]) -> int:
-    """Give how many processes of a group the kernel has killed for the group's memory limit."""
-    names = ("memory.events", "memory.oom_control")
-    return max((_number(f"{folder}/{name}", "oom_kill") for folder in folders for name in names), default=0)
+def memory_kills(folders: list[str]) -> int | None:
+    """Give how many processes of a group the kernel has killed for memory: its limit, or the machine's.
+
+    None where nobody counts them.
+    """
+    places = [f"{folder}/{name}" for folder in folders for name in ("memory.events", "memory.oom_control")]
+    return max((_number(place, "oom_kill") for place in places if os.path.exists(place)), default=None)
 
 
 def refused_forks(folders: list[str]) -> int:

@@ -296,17 +296,20 @@ class Shim:
         """Say what memory had to do with the end; ``killed`` says that nobody else ended it."""
         limit = self.plan["memory_bytes_max"]
         in_group = control_group.memory_kills(self.groups)
-        on_machine = oom_kill_count() - self.oom_kills_at_start
+        # Of the machine only where nobody counts ours: in days some other program may have run out of memory.
+        on_machine = oom_kill_count() - self.oom_kills_at_start if in_group is None else 0
         if killed and in_group and limit:
             self.ended_by, self.detail = (
                 "memory_limit",
                 f"used more memory than its limit of {limit} bytes",
             )
-        self.oom_killed = self.ended_by == "memory_limit" or (killed and on_machine > 0)
+        self.oom_killed = self.ended_by == "memory_limit" or (killed and bool(in_group or on_machine))
         if self.detail:
             return
         if in_group and limit:
             self.detail = f"{in_group} of its processes were killed: limit of {limit} bytes of memory"
+        elif in_group:
+            self.detail = f"the kernel killed {in_group} of its processes: the machine's memory ran out"
         elif on_machine > 0:
             self.detail = (
                 f"the kernel killed {on_machine} process(es) of this machine meanwhile: out of memory"
