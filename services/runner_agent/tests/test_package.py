@@ -115,7 +115,7 @@ def test_the_installed_program_needs_nothing_else(environment: Path, tmp_path: P
     assert lines["python"].endswith(f"({environment}/bin/python)")
     assert lines["node"] == "none: this machine has not enrolled"
     started = run(program, "--directory", tmp_path / "agent", "run", expect=2, environment=bare)
-    assert "has this machine been enrolled?" in started.stderr
+    assert "this machine has not enrolled: runyard-agent enroll" in started.stderr
 
 
 def test_the_unit_starts_the_installed_program(environment: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "context": "Which yard to talk to.",
     },
 }
+_OF_A_YARD = frozenset({"up", "down", "status", "demo", "people"})
 _BUILT_IN = {name: text for section in COMMANDS.values() for name, text in section.items()}
 
 
@@ -62,9 +63,12 @@ class YardGroup(click.Group):
             # Looking for other packages costs 40 ms, which built-in commands need not pay.
             from runyard_cli.plugins import load_plugin
 
-            return load_plugin(cmd_name)
-        command: click.Command = importlib.import_module(f"runyard_cli.commands.{cmd_name}").command
-        return command
+            command = load_plugin(cmd_name)
+            if command is None and cmd_name in _OF_A_YARD:
+                raise click.UsageError(f"`runyard {cmd_name}` comes with runyard-embedded, where a yard runs")
+            return command
+        built_in: click.Command = importlib.import_module(f"runyard_cli.commands.{cmd_name}").command
+        return built_in
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by section."""

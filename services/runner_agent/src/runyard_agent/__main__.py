@@ -47,7 +47,13 @@ def _run(environment: Mapping[str, str]) -> int:
     from runyard_agent.settings import read_settings
     from runyard_agent.tracing import configure_tracing
 
-    settings = read_settings(completed(environment))
+    environment = completed(environment)
+    if not environment.get("RUNYARD_AGENT_TOKEN"):
+        raise InvalidInput(
+            "this machine has not enrolled: runyard-agent enroll, with a token of `runyard nodes invite`",
+            code="NOT_ENROLLED",
+        )
+    settings = read_settings(environment)
     configure_logging(settings.node_id, settings.log_level)
     configure_tracing(settings.node_id, settings.otlp_endpoint)
     asyncio.run(run_agent(settings))

@@ -73,6 +73,7 @@ def _enroll(directory: Path, token_text: str, server: str | None, *, again: bool
     token = read_token(token_text)
     if server and not is_address(server):
         raise InvalidInput(f"--server is {server!r}; want HOST:PORT", code="BAD_SERVER")
+    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     known = Enrolled.load(directory)
     if known is not None and not again:
@@ -83,10 +84,15 @@ def _enroll(directory: Path, token_text: str, server: str | None, *, again: bool
         )
     if is_locked(directory):
         raise Conflict(f"an agent runs in {directory}; stop it first", code="AGENT_RUNNING")
-    # First the certificate: nothing is told to anybody else.
-    gate = fetch_gate(server or token.address, token.certificate_sha256)
-    report = _look(directory, token.node_id)
-    enrolled = asyncio.run(enroll(directory, token, gate, report.inventory))
+    try:
+        # First the certificate: nothing is told to anybody else.
+        gate = fetch_gate(server or token.address, token.certificate_sha256)
+        report = _look(directory, token.node_id)
+        enrolled = asyncio.run(enroll(directory, token, gate, report.inventory))
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # unless something came of it
     for line in describe(report):
         _say(line)
     _say(f"node      {enrolled.node_id} of the yard at {enrolled.address}")

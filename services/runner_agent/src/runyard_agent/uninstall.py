@@ -18,6 +18,7 @@ from runyard_agent.container_config import LABEL_NODE
 from runyard_agent.docker_daemon import DockerDaemon, open_docker
 from runyard_agent.domain.attempt import Phase
 from runyard_agent.enrolled import NODE_FILE
+from runyard_agent.enrolment import PENDING_FILE
 from runyard_agent.folder_lock import LOCK_FILE, is_locked, locked
 from runyard_agent.limits import MachineLimits, look_at_machine
 from runyard_agent.runtime import Handle, LaunchPlan
@@ -50,8 +51,8 @@ def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None
     left: list[str] = []
     if directory.exists():
         _require_agents(directory)
-        if is_unit_installed() and is_locked(directory):
-            _stop_service(directory, force=force)
+        if is_locked(directory):
+            _stop_agent(directory, force=force)
         with locked(directory):
             limits = look_at_machine(directory)
             try:
@@ -59,7 +60,7 @@ def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None
             finally:
                 limits.close()
             # With the lock held: nobody may begin anything in what is being removed.
-            if not remove_tree(directory):
+            if not remove_tree(directory) and not _is_empty_mount(directory):
                 left.append(str(directory))
         tell(f"removed {directory}: credential, spool, caches, environments, attempts")
     if is_unit_installed():
@@ -91,15 +92,23 @@ class _Container:
         await self.daemon.call(self.daemon.api.remove_container, self.container_id, force=True, v=True)
 
 
+def _is_empty_mount(directory: Path) -> bool:
+    """Say whether only the folder itself is left, which in a container is the machine's to remove."""
+    return directory.is_mount() and not any(directory.iterdir())
+
+
 def _require_agents(directory: Path) -> None:
     """Refuse what no agent ever held or enrolled with: a slip of ``--directory`` must not empty a home."""
-    if not any((directory / name).is_file() for name in (LOCK_FILE, NODE_FILE)):
+    is_agents = any((directory / name).is_file() for name in (LOCK_FILE, NODE_FILE, PENDING_FILE))
+    if not is_agents and any(directory.iterdir()):
         raise InvalidInput(
             f"{directory} is no folder of an agent: nothing in it was touched", code="NOT_AN_AGENTS_FOLDER"
         )
 
 
-def _stop_service(directory: Path, *, force: bool) -> None:
+def _stop_agent(directory: Path, *, force: bool) -> None:
+    if not is_unit_installed():
+        raise Conflict(f"an agent runs in {directory}; stop it first", code="AGENT_RUNNING")
     if not force:
         raise Conflict(
             f"an agent runs in {directory}; stop it first: systemctl stop {UNIT_PATH.stem}, or --force",
