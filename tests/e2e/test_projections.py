@@ -47,7 +47,8 @@ async def test_a_disputed_price_goes_from_the_price_book_with_a_rebuild(yard: Ya
     position = json.loads(set_.stdout)["position"]
     tail = yard.cli("history", "tail", "--from", str(position), "--to", str(position), "--output", "json")
     event_id = json.loads(tail.stdout)["envelope"]["event_id"]
-    yard.cli("history", "dispute", event_id, "--reason", "a slip of the hand")
+    # An event is named by its position as well.
+    yard.cli("history", "dispute", str(position), "--reason", "a slip of the hand")
     assert "977" in yard.cli("price", "list").stdout
     differs = yard.cli("history", "rebuild", "cost", expect=1).stdout
     assert "from the log: no such row" in differs
@@ -63,8 +64,9 @@ async def test_a_disputed_price_goes_from_the_price_book_with_a_rebuild(yard: Ya
 async def test_wrong_names_are_refused_with_a_code(yard: Yard) -> None:
     assert "is not a service" in yard.cli("history", "rebuild", "costs", expect=2).stderr
     assert "PROJECTION_NOT_FOUND" in yard.cli("history", "rebuild", "cost/costs", expect=3).stderr
-    unknown = yard.cli("history", "dispute", "nothing", "--reason", "why", expect=3)
-    assert "EVENT_NOT_FOUND" in unknown.stderr
+    for event, code in (("nothing", "BAD_EVENT_ID"), ("9999999", "EVENT_NOT_FOUND")):
+        unknown = yard.cli("history", "dispute", event, "--reason", "why", expect=3)
+        assert code in unknown.stderr
     assert yard.cli("history", "dead-letters", "list").stdout == "nothing is parked\n"
     shown = yard.cli("history", "dead-letters", "show", "cost", "7", expect=3)
     assert "DEAD_LETTER_NOT_FOUND" in shown.stderr

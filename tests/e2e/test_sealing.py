@@ -66,7 +66,9 @@ async def test_a_yards_log_is_sealed_verified_proven_and_queried(
     request = ListEventsRequest(filter=EventFilter(stream=f"run-{run.run_id}"), page_size=1_000)
     answer = await clients.history.ListEvents(request, timeout=20)
     events = [view.envelope for view in answer.events]
-    (tmp_path / "proof.json").write_text(yard.cli("history", "proof", events[0].event_id).stdout)
+    proof = yard.cli("history", "proof", events[0].event_id).stdout
+    assert proof == yard.cli("history", "proof", str(events[0].position)).stdout
+    (tmp_path / "proof.json").write_text(proof)
     key = str(yard.home / "segment.key.pub")
     nowhere = Yard(tmp_path / "home")
     proven = nowhere.cli("history", "check-proof", str(tmp_path / "proof.json"), "--public-key", key)

@@ -72,6 +72,8 @@ def explain_client_error(error: ClientError) -> NoReturn:
         advice = (
             "On the yard's machine, `runyard people invite` makes another; `runyard context join` takes it."
         )
+    elif error.reason == "RUN_NOT_FOUND":
+        advice = "A number or `latest` is of this folder's project; --project NAME or NAME#12 of another."
     elif error.field_violations:
         new = {field: what for field, what in error.field_violations.items() if what not in error.message}
         advice = "; ".join(f"{field}: {what}" for field, what in new.items())

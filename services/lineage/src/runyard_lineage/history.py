@@ -18,6 +18,7 @@ from runyard_eventlog.port import EventLog
 from runyard_eventlog.subscriber import follow
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
+from runyard_replay.reading.event_ids import find_event
 from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.queues import Queues
@@ -162,10 +163,15 @@ class HistoryHandlers:
         return await price_again(self._event_log, request, self._clock)
 
     async def dispute(self, request: pb.DisputeEventRequest) -> pb.DisputeEventResponse:
-        """Say that an event should not count, or take that back; raises as ``dispute`` of the library."""
+        """Say that an event should not count, or take that back.
+
+        Raises:
+            RunyardError: as ``find_event`` and ``dispute`` of the libraries.
+        """
+        meant = await find_event(self._event_log, request.event_id)
         executed, event = await dispute(
             self._event_log,
-            request.event_id,
+            meant.envelope.event_id,
             request.reason,
             request_context("lineage"),
             withdraw=request.withdraw,

@@ -25,6 +25,8 @@ from runyard_contracts.ids import uuid7
 def dispute(event_id: str, reason: str, withdraw: bool) -> None:
     """Say that EVENT should not count. It stays in the log; read models that are rebuilt leave it out.
 
+    EVENT is the id of an event, its first 8 digits or more, or its position.
+
     Live read models show it until then: `runyard history rebuild SERVICE --accept-differences`.
     """
     request = pb.DisputeEventRequest(event_id=event_id, reason=reason, withdraw=withdraw, request_id=uuid7())

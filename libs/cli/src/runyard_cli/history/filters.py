@@ -65,8 +65,8 @@ def _whole_type(name: str) -> str:
     below = f"{whole}."
     if any(known.startswith(below) for known in BY_NAME):
         return below
-    near = get_close_matches(whole, BY_NAME, n=3, cutoff=0.7)
-    meant = " or ".join(known.removeprefix(_ALL) for known in near)
+    shown = [known.removeprefix(_ALL) for known in BY_NAME]
+    meant = " or ".join(get_close_matches(whole.removeprefix(_ALL), shown, n=3, cutoff=0.7))
     raise click.UsageError(
         f"--type {name!r}: no event has such a type" + (f"; is {meant} meant?" if meant else "")
     )

@@ -122,7 +122,9 @@ def verify(
 @archive_option
 @output_option
 def proof(event_id: str, archive_named: str) -> None:
-    """Write the proof that EVENT (an id, or its first digits) is in the sealed log to standard output.
+    """Write the proof that EVENT is in the sealed log to standard output.
+
+    EVENT is the id of an event, its first 8 digits or more, or its position.
 
     Who has the file and the public key can check it with `runyard history check-proof`, and needs no yard.
     The proof is JSON whatever --output says.
@@ -187,8 +189,11 @@ async def _verify(
 async def _prove(event_id: str, archive_named: str) -> bytes:
     from runyard_cli.history.sealed import open_archive, open_rows
     from runyard_eventlog.verification import prove_event
+    from runyard_replay.reading.event_ids import find_event, is_position
 
     async with open_archive(archive_named) as archive, open_rows(archive) as rows:
+        if is_position(event_id):
+            event_id = (await find_event(rows.log, event_id)).envelope.event_id
         return await prove_event(archive, rows.stored, event_id)
 
 

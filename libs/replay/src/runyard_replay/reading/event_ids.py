@@ -23,6 +23,11 @@ _POSITION = re.compile(r"[0-9]{1,7}")
 _PREFIX = re.compile(r"[0-9a-f][0-9a-f-]*")
 
 
+def is_position(text: str) -> bool:
+    """Say whether an event is named by its position in the domain lane."""
+    return _POSITION.fullmatch(text) is not None
+
+
 async def find_event(event_log: EventLog, text: str) -> RecordedEvent:
     """Find the one event that is meant; prefixes and positions are of the domain lane.
 
@@ -33,7 +38,7 @@ async def find_event(event_log: EventLog, text: str) -> RecordedEvent:
         Unavailable: the log did not answer in time.
     """
     event: RecordedEvent | None
-    if _POSITION.fullmatch(text):
+    if is_position(text):
         event = await event_at(event_log, Lane.LANE_DOMAIN, int(text)) if int(text) else None
     elif (event_id := _whole(text)) is not None:
         event = await event_log.find(event_id)
