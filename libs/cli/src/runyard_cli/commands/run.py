@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runyard_cli.failures import ExitCode
+from runyard_cli.local_inputs import LocalInput, Uploaded, find_local, place, upload, uri_of
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
@@ -18,6 +19,7 @@ from runyard_cli.step_options import StepCommand, given_values
 from runyard_cli.words import count_words, run_name, size_words
 
 if TYPE_CHECKING:
+    from runyard.artifact.v1.types_pb2 import Artifact
     from runyard.run.v1.scheduler_service_pb2 import SubmitRunResponse
     from runyard.run.v1.types_pb2 import CodeRef, Run, RunSpec
     from runyard_client import Client
@@ -36,7 +38,7 @@ class Asked:
     config: Config
     step: str
     parameters: Mapping[str, Value]
-    inputs: Mapping[str, Sequence[str | Path]]
+    inputs: Mapping[str, Sequence[str | LocalInput]]
     options: RunOptions
     project: str
     title: str
@@ -47,7 +49,7 @@ class Asked:
         from runyard_runspec import build_run_spec
 
         inputs = {
-            name: [uris.get(each, _PENDING_URI) if isinstance(each, Path) else each for each in sources]
+            name: list(dict.fromkeys(uri for each in sources for uri in _uris(each, uris)))
             for name, sources in self.inputs.items()
         }
         return build_run_spec(
@@ -68,7 +70,8 @@ class Asked:
     "inputs",
     multiple=True,
     metavar="NAME=URI",
-    help="An input: datum://, https://, s3://, or a local file, which is uploaded; repeat for more.",
+    help="An input: datum://, https://, s3://, or a local file, folder or pattern ('*.csv'), which is "
+    "uploaded; repeat for more.",
 )
 @click.option("--image", default="", metavar="IMAGE", help="Another container image.")
 @click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs; by default what the step says.")
@@ -170,17 +173,19 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
     await upload_snapshot(client, snapshot)
     if not is_json():
         note(_code_words(snapshot))
-    uris = await _upload_inputs(client, asked)
+    uploaded = await _upload_inputs(client, asked)
     if snapshot.has_file(_REQUIREMENTS):
         options = replace(asked.options, default_requirements_path=_REQUIREMENTS)
         asked = replace(asked, options=options)
-    spec = asked.spec(snapshot.code, uris)
+    spec = asked.spec(snapshot.code, {path: uri_of(artifact) for path, artifact in uploaded.items()})
     # A reference that names nothing is refused here, not after a wait in the queue.
     resolved = await client.artifacts.ResolveInputs(
         ResolveInputsRequest(inputs=spec.inputs, project=asked.project)
     )
     del spec.inputs[:]
     spec.inputs.extend(resolved.inputs)
+    for each in spec.inputs:
+        place(each, asked.inputs.get(each.name, ()), uploaded)
     return await client.scheduler.SubmitRun(
         SubmitRunRequest(
             request_id=uuid7(),
@@ -192,18 +197,17 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
     )
 
 
-async def _upload_inputs(client: Client, asked: Asked) -> dict[Path, str]:
-    from runyard_client.files import upload_file
+async def _upload_inputs(client: Client, asked: Asked) -> dict[Path, Artifact]:
+    def tell(local: LocalInput, uploaded: Uploaded) -> None:
+        if is_json():
+            return
+        artifacts = [uploaded[path] for path, _ in local.files]
+        size = size_words(sum(each.size_bytes for each in artifacts))
+        what = uri_of(artifacts[0]) if len(artifacts) == 1 else count_words(len(artifacts), "file")
+        note(f"{local.source} is {what} ({size})")
 
-    uris = {}
-    for sources in asked.inputs.values():
-        for path in sources:
-            if isinstance(path, Path):
-                answer = await upload_file(client, path, project=asked.project)
-                uris[path] = f"datum://{answer.artifact.sha256}"
-                if not is_json():
-                    note(f"{path} is {uris[path]} ({size_words(answer.artifact.size_bytes)})")
-    return uris
+    wanted = [each for sources in asked.inputs.values() for each in sources if isinstance(each, LocalInput)]
+    return await upload(client, wanted, asked.project, tell)
 
 
 async def _follow(client: Client, run: Run) -> ExitCode:
@@ -237,20 +241,24 @@ def _parameters(
     return {**given, **lists}
 
 
-def _inputs(inputs: Sequence[str]) -> dict[str, list[str | Path]]:
-    chosen: dict[str, list[str | Path]] = {}
+def _inputs(inputs: Sequence[str]) -> dict[str, list[str | LocalInput]]:
+    chosen: dict[str, list[str | LocalInput]] = {}
     for text in inputs:
         name, source = _pair(text, "--input")
         sources = chosen.setdefault(name, [])
         if not source:
             continue
-        if "://" in source:
-            sources.append(source)
-        elif Path(source).is_file():
-            sources.append(Path(source))
-        else:
-            raise click.BadParameter(f"{source!r} is neither a file here nor a URI", param_hint="--input")
+        try:
+            sources.append(source if "://" in source else find_local(source))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--input") from None
     return chosen
+
+
+def _uris(source: str | LocalInput, uris: Mapping[Path, str]) -> Sequence[str]:
+    if isinstance(source, str):
+        return (source,)
+    return [uris.get(path, _PENDING_URI) for path, _ in source.files]
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
