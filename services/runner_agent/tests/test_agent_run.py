@@ -250,6 +250,7 @@ async def test_stop_before_the_program_ran_is_reported_as_such(yard: ScriptedYar
     assert finished.cause == failed
     assert yard.ledger.lines(grant, STDOUT) == []
     assert finished.telemetry.log_line_count == len(yard.ledger.lines(grant, STATUS)) > 0
+    assert yard.ledger.lines(grant, STATUS)[-1] == "not started: it was stopped before"
 
 
 async def test_missing_input_is_its_own_cause(yard: ScriptedYard) -> None:

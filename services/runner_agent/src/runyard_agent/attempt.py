@@ -281,7 +281,7 @@ class Attempt:
         await self._finish(cause, stored)
 
     async def _fail(self, cause: Cause) -> None:
-        self._tell(f"not started: {cause.detail}")
+        self._tell(f"not started: {cause.detail or 'it was stopped before'}")
         self._report(cause)
         await self._finish(cause, [])
 
