@@ -86,6 +86,7 @@ async def test_a_program_whose_folder_is_gone_is_told_then_killed(
             while process_table.start_ticks(int(shims[0].id)):  # noqa: ASYNC110 - the kernel takes it away
                 await asyncio.sleep(0.01)
         assert program(shims[0]) == []
+        assert look_at_machine(attempts.parent).group_named("lost-1") == []
         for plan, shim in ((kept, shims[1]), (other, shims[2])):
             assert program(shim)
             assert "told" not in plan.stdout.read_text()

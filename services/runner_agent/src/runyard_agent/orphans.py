@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
 """Between two looks. What was seen twice is told to end, and killed with the third look."""
 _SHIM = "/shim.py"
+_REMOVE_TRIES, _REMOVE_AGAIN_SECONDS = 40, 0.05
 
 
 class Orphan(Protocol):
@@ -144,7 +145,11 @@ class _Shim:
         await asyncio.to_thread(process_table.end_all, self._program)
         # Last: without its folder it would try to write down the end for ever.
         process_table.kill_all([*self.pids], signal.SIGKILL)
-        control_group.remove(groups)
+        for _ in range(_REMOVE_TRIES):
+            # What was killed is in its group until the kernel is through with it.
+            if control_group.remove(groups):
+                break
+            await asyncio.sleep(_REMOVE_AGAIN_SECONDS)
 
     def _program(self) -> list[int]:
         below = [pid for shim in self.pids for pid in process_table.descendants(shim)]
