@@ -29,6 +29,7 @@ from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.ids import stream_name
 from runyard_core.clock import SystemClock
 from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.connections import leave_as_it_is
 from runyard_eventlog.port import EventLog
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.states import state_as_of
@@ -147,7 +148,8 @@ async def _questions(database: Database, history: History) -> list[Result]:
     finished = (AS_OF_EVENTS - WAITING_RUNS) // EVENTS_A_RUN
     runs, raws, firsts, queues = [], [], [], []
     async with (
-        asyncpg.create_pool(database.url("lineage"), min_size=4, max_size=4) as pool,
+        # As the service opens it.
+        asyncpg.create_pool(database.url("lineage"), min_size=4, max_size=4, reset=leave_as_it_is) as pool,
         open_event_log(pool) as log,
     ):
         for _ in range(RUN_QUESTIONS):

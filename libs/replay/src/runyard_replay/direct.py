@@ -12,7 +12,7 @@ import asyncpg
 
 from runyard_core.errors import Rejected, Unavailable
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, leave_as_it_is
 from runyard_eventlog.personal.edge import PersonalEdge, edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.postgres import READ_SECONDS_MAX
@@ -93,6 +93,7 @@ async def open_pool(database_url: str, *, is_read_only: bool = True) -> AsyncIte
             timeout=10.0,
             command_timeout=READ_SECONDS_MAX,
             server_settings={"default_transaction_read_only": "on" if is_read_only else "off"},
+            reset=leave_as_it_is,
         )
     except (*AWAY, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise Unavailable(

@@ -18,6 +18,7 @@ from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
 from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.connections import leave_as_it_is
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
@@ -59,6 +60,7 @@ async def main(settings: LineageSettings) -> None:
             max_size=CONNECTIONS_MAX,
             timeout=10.0,
             command_timeout=30.0,
+            reset=leave_as_it_is,
         ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         _peers(settings) as peers,

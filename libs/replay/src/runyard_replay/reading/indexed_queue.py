@@ -8,6 +8,7 @@ folded.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -62,7 +63,7 @@ class IndexedQueue:
         streams = await index.open_streams(QUEUED_TYPE, PLACED_TYPES, FINISHED_TYPE, moment.position)
         moved = await self._fold(streams.moved, moment.position)
         resting = set(streams.begun).difference(run.queued_position for run in moved.asked())
-        places = await self._places(index, resting)
+        places = await self._places(index, resting, None if limit is None else skipped + limit)
         again = moved.waiting()
         front = front_of([*places, *again], skipped, limit)
         runs = await _read(index, [position for _, position in front if position in resting])
@@ -91,7 +92,8 @@ class IndexedQueue:
                 after = page.scanned_to
         return fold
 
-    async def _places(self, index: StreamIndex, resting: Iterable[int]) -> list[Place]:
+    async def _places(self, index: StreamIndex, resting: Iterable[int], count: int | None) -> list[Place]:
+        """Give the places of runs; only the first so many of each priority, as no other can be in front."""
         known = self._priorities
         resting = sorted(resting)
         new = [position for position in resting if position not in known]
@@ -102,9 +104,9 @@ class IndexedQueue:
 
         async def look(positions: Sequence[int]) -> None:
             async with gate:
-                glances = QueuedGlances.FromString(await index.payloads(positions)).data
-            if len(glances) == len(positions):
-                known.update(zip(positions, [glance.spec.priority for glance in glances], strict=True))
+                specs = QueuedGlances.FromString(await index.payloads(positions)).data.spec
+            if len(specs) == len(positions):
+                known.update(zip(positions, [spec.priority for spec in specs], strict=True))
                 return
             # The payload of one is not in its envelope, as it is large.
             read = await _read(index, positions)
@@ -113,7 +115,14 @@ class IndexedQueue:
         async with asyncio.TaskGroup() as group:
             for start in range(0, len(new), PAYLOADS_EACH):
                 group.create_task(look(new[start : start + PAYLOADS_EACH]))
-        return [(-known[position], position) for position in resting]
+        left = defaultdict[int, int](lambda: len(resting) if count is None else count)
+        places: list[Place] = []
+        for position in resting:
+            priority = known[position]
+            if left[priority]:
+                left[priority] -= 1
+                places.append((-priority, position))
+        return places
 
 
 async def _read(index: StreamIndex, positions: Sequence[int]) -> dict[Place, QueuedRun]:

@@ -32,7 +32,7 @@ from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.pages import read_lane, read_stream
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.registered import dataset_as_of, model_as_of, project_as_of
-from runyard_replay.reading.subjects import Thing, find_thing, or_yard
+from runyard_replay.reading.subjects import Thing, find_thing, or_yard, run_of_id
 from runyard_replay.views import readable
 
 State = TypeVar("State", bound=Message)
@@ -59,7 +59,9 @@ async def state_as_of(
         Unavailable: the log did not answer in time.
     """
     moment = await moment_of(event_log, request.as_of, clock)
-    thing = await find_thing(event_log, or_yard(request.subject), moment.position)
+    subject = or_yard(request.subject)
+    # Who folds a run sees whether it is there.
+    thing = run_of_id(subject) or await find_thing(event_log, subject, moment.position)
     return await thing_as_of(event_log, thing, moment, queues, part_of(request))
 
 

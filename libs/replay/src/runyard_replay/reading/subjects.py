@@ -98,6 +98,12 @@ async def find_thing(event_log: EventLog, subject: Subject, position: int) -> Th
     return await _run_or_file(event_log, kind, name, subject.project, position)
 
 
+def run_of_id(subject: Subject) -> Thing | None:
+    """Give the run that a subject names by its whole id, without looking whether it is there."""
+    is_whole = subject.kind == _RUN and _UUID.fullmatch(subject.name)
+    return Thing(_RUN, subject.name) if is_whole else None
+
+
 def or_yard(subject: Subject) -> Subject:
     """Give the subject of a question; a question about nothing in particular is about the whole yard."""
     nothing = not subject.kind and not subject.name

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%runyard/history/v1/queue_glance.proto\x12\x12runyard.history.v1\"]\n\x0cQueuedGlance\x12\x33\n\x04spec\x18\x04 \x01(\x0b\x32%.runyard.history.v1.QueuedGlance.Spec\x1a\x18\n\x04Spec\x12\x10\n\x08priority\x18\x0f \x01(\x05\"?\n\rQueuedGlances\x12.\n\x04\x64\x61ta\x18\x10 \x03(\x0b\x32 .runyard.history.v1.QueuedGlanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%runyard/history/v1/queue_glance.proto\x12\x12runyard.history.v1\"\xa1\x01\n\rQueuedGlances\x12\x36\n\x04\x64\x61ta\x18\x10 \x01(\x0b\x32(.runyard.history.v1.QueuedGlances.Queued\x1a>\n\x06Queued\x12\x34\n\x04spec\x18\x04 \x03(\x0b\x32&.runyard.history.v1.QueuedGlances.Spec\x1a\x18\n\x04Spec\x12\x10\n\x08priority\x18\x0f \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runyard.history.v1.queue_glance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUEUEDGLANCE']._serialized_start=61
-  _globals['_QUEUEDGLANCE']._serialized_end=154
-  _globals['_QUEUEDGLANCE_SPEC']._serialized_start=130
-  _globals['_QUEUEDGLANCE_SPEC']._serialized_end=154
-  _globals['_QUEUEDGLANCES']._serialized_start=156
-  _globals['_QUEUEDGLANCES']._serialized_end=219
+  _globals['_QUEUEDGLANCES']._serialized_start=62
+  _globals['_QUEUEDGLANCES']._serialized_end=223
+  _globals['_QUEUEDGLANCES_QUEUED']._serialized_start=135
+  _globals['_QUEUEDGLANCES_QUEUED']._serialized_end=197
+  _globals['_QUEUEDGLANCES_SPEC']._serialized_start=199
+  _globals['_QUEUEDGLANCES_SPEC']._serialized_end=223
 # @@protoc_insertion_point(module_scope)

@@ -19,10 +19,33 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class QueuedGlance(_message.Message):
-    """QueuedGlance is what of a RunQueued decides its place in the queue, by the same field numbers."""
+class QueuedGlances(_message.Message):
+    """QueuedGlances is what the stored envelopes of several RunQueued parse as, one after the other, by the same field
+    numbers: of each what decides its place in the queue. A reader of the log looks at a hundred thousand in the time
+    that decoding a few thousand takes. Neither stored nor sent.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Queued(_message.Message):
+        """Queued is several RunQueued, which parse as their merge: repeated is there what each of them has once."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SPEC_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def spec(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedGlances.Spec]: ...
+        def __init__(
+            self,
+            *,
+            spec: _abc.Iterable[Global___QueuedGlances.Spec] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class Spec(_message.Message):
@@ -43,41 +66,17 @@ class QueuedGlance(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    SPEC_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def spec(self) -> Global___QueuedGlance.Spec: ...
-    def __init__(
-        self,
-        *,
-        spec: Global___QueuedGlance.Spec | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___QueuedGlance: _TypeAlias = QueuedGlance  # noqa: Y015
-
-@_typing.final
-class QueuedGlances(_message.Message):
-    """QueuedGlances is what the stored envelopes of several RunQueued parse as, one after the other: a reader of the
-    log looks at a hundred thousand in the time that decoding a few thousand takes. Neither stored nor sent.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
     DATA_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedGlance]:
+    def data(self) -> Global___QueuedGlances.Queued:
         """As Envelope.data."""
 
     def __init__(
         self,
         *,
-        data: _abc.Iterable[Global___QueuedGlance] | None = ...,
+        data: Global___QueuedGlances.Queued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
