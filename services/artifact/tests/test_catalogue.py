@@ -11,7 +11,7 @@ from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard_artifact.projections.catalogue import CatalogueProjection
-from runyard_artifact.read_connection import SCHEMA
+from runyard_artifact.queries import SCHEMA
 from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import CommandId, Position, stream_name, uuid7
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend

@@ -18,8 +18,7 @@ from runyard_artifact.many_files import ManyFiles
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.projections.catalogue import CatalogueProjection
 from runyard_artifact.projections.registry import RegistryProjection
-from runyard_artifact.queries import CatalogueQueries
-from runyard_artifact.read_connection import SCHEMA
+from runyard_artifact.queries import SCHEMA, CatalogueQueries
 from runyard_artifact.registry_handlers import RegistryHandlers
 from runyard_artifact.registry_queries import RegistryQueries
 from runyard_artifact.registry_servicer import RegistryServicer
@@ -34,13 +33,13 @@ from runyard_core.presign import SigningKey
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_servicekit.node_credentials import NodeCredentials
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
@@ -50,7 +49,6 @@ SERVICE_NAME = "runyard.artifact.v1.ArtifactService"
 REGISTRY_SERVICE_NAME = "runyard.artifact.v1.RegistryService"
 
 _CONNECTIONS_MAX = 8
-_CONNECT_SECONDS_MAX = 10.0
 # A connection that broke with the database is replaced before a query meets it.
 _QUERY_POOL: Mapping[str, Any] = {"pool_size": 2, "max_overflow": 4, "pool_timeout": 5, "pool_pre_ping": True}
 _STORE_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
@@ -68,7 +66,7 @@ async def main(settings: ArtifactSettings) -> None:
     doorbell = Doorbell()
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(await _connect(url))
+        pool = await stack.enter_async_context(open_pool(url, _CONNECTIONS_MAX))
         event_log = await stack.enter_async_context(
             open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell)
         )
@@ -140,15 +138,3 @@ def _store_settings(settings: ArtifactSettings) -> StoreSettings:
 async def _make_bucket(objects: ObjectStore) -> None:
     """Make the bucket; a store that is still starting is waited for, about a minute."""
     await retried(objects.ensure_bucket, (Unavailable,), Retries("making the bucket", _STORE_BACKOFF, log))
-
-
-async def _connect(url: str) -> asyncpg.Pool:
-    try:
-        return await asyncpg.create_pool(
-            url, min_size=1, max_size=_CONNECTIONS_MAX, timeout=_CONNECT_SECONDS_MAX
-        )
-    except AWAY as error:
-        raise Unavailable(
-            f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
-            code="DATABASE_UNREACHABLE",
-        ) from error

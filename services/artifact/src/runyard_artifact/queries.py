@@ -10,10 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard_artifact.projections.catalogue import CATALOGUE_VERSION
-from runyard_artifact.read_connection import SCHEMA, connected
 from runyard_artifact.tables import ARTIFACTS, ORIGINS, RUN_ARTIFACTS
 from runyard_contracts.ids import Position
 from runyard_eventlog import readmodel
+from runyard_eventlog.querying import query_connection
+
+SCHEMA = "artifact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class CatalogueQueries:
 
     async def _read(self, wanted: Select[tuple[object, ...]], at: Position) -> Sequence[Artifact]:
         origins = readmodel.as_of(self._origins, at)
-        async with connected(self._engine) as connection:
+        async with query_connection(self._engine) as connection:
             rows = (await connection.execute(wanted)).all()
             found = {
                 row.sha256: Artifact(

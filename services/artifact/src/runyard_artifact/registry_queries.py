@@ -15,10 +15,11 @@ from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion, Mode
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard_artifact import tables
 from runyard_artifact.projections.registry import REGISTRY_VERSION
-from runyard_artifact.read_connection import SCHEMA, connected
+from runyard_artifact.queries import SCHEMA
 from runyard_contracts.ids import Position
 from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
+from runyard_eventlog.querying import query_connection
 
 _FILES_AT_ONCE = 5_000
 
@@ -43,7 +44,7 @@ class RegistryQueries:
         asked = list(dict.fromkeys(sha256s))
         labels = _as_of(tables.LABELS, at)
         found: dict[str, Labels] = {}
-        async with connected(self._engine) as connection:
+        async with query_connection(self._engine) as connection:
             for start in range(0, len(asked), _FILES_AT_ONCE):
                 some = select(labels).where(labels.c.sha256.in_(asked[start : start + _FILES_AT_ONCE]))
                 for row in await connection.execute(some):
@@ -91,7 +92,7 @@ class RegistryQueries:
         if version:
             wanted = wanted.where(versions.c.version == version)
         names = select(aliases).where(aliases.c.project == project, aliases.c.dataset == dataset)
-        async with connected(self._engine) as connection:
+        async with query_connection(self._engine) as connection:
             rows = (await connection.execute(wanted.order_by(versions.c.position.desc()).limit(limit))).all()
             standing: dict[str, list[str]] = {}
             for row in await connection.execute(names.order_by(aliases.c.alias)):
@@ -106,7 +107,7 @@ class RegistryQueries:
         wanted = select(versions).where(versions.c.project == project, versions.c.model == model)
         if before is not None:
             wanted = wanted.where(versions.c.version < before)
-        async with connected(self._engine) as connection:
+        async with query_connection(self._engine) as connection:
             rows = await connection.execute(wanted.order_by(versions.c.version.desc()).limit(limit))
             return [_model_version(row) for row in rows]
 
@@ -115,7 +116,7 @@ class RegistryQueries:
     ) -> Sequence[Row[Any]]:
         rows = _as_of(spec, at)
         wanted = select(rows).where(rows.c.project == project, rows.c.name > after)
-        async with connected(self._engine) as connection:
+        async with query_connection(self._engine) as connection:
             return (await connection.execute(wanted.order_by(rows.c.name).limit(limit))).all()
 
 

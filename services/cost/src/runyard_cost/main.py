@@ -7,13 +7,11 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-import asyncpg
 import grpc
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.cost.v1 import cost_service_pb2_grpc
 from runyard_core.clock import SystemClock
-from runyard_core.errors import Unavailable
 from runyard_cost.costs import Costs
 from runyard_cost.handlers import Handlers
 from runyard_cost.moment import PricedMoments
@@ -22,11 +20,11 @@ from runyard_cost.queries import SCHEMA, CostQueries
 from runyard_cost.servicer import CostServicer
 from runyard_cost.settings import CostSettings
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
@@ -34,7 +32,6 @@ from runyard_servicekit.server import serving
 SERVICE_NAME = "runyard.cost.v1.CostService"
 
 _CONNECTIONS_MAX = 8
-_CONNECT_SECONDS_MAX = 10.0
 # A connection that broke with the database is replaced before a query meets it.
 _QUERY_POOL: Mapping[str, Any] = {"pool_size": 2, "max_overflow": 4, "pool_timeout": 5, "pool_pre_ping": True}
 
@@ -49,7 +46,7 @@ async def main(settings: CostSettings) -> None:
     doorbell = Doorbell()
     url = settings.database_url.get_secret_value()
     async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(await _connect(url))
+        pool = await stack.enter_async_context(open_pool(url, _CONNECTIONS_MAX))
         event_log = await stack.enter_async_context(
             open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell)
         )
@@ -84,15 +81,3 @@ async def main(settings: CostSettings) -> None:
             edge = edge_of_service(pool, settings.yard_key_file)
             async with serving(settings, [SERVICE_NAME, PROJECTION_SERVICE], register, edge):
                 await asyncio.Event().wait()
-
-
-async def _connect(url: str) -> asyncpg.Pool:
-    try:
-        return await asyncpg.create_pool(
-            url, min_size=1, max_size=_CONNECTIONS_MAX, timeout=_CONNECT_SECONDS_MAX
-        )
-    except AWAY as error:
-        raise Unavailable(
-            f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
-            code="DATABASE_UNREACHABLE",
-        ) from error

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ARRAY, ColumnElement, Row, Select, Subquery, Text, any_, cast, or_, select, tuple_
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard_contracts.ids import Position
-from runyard_core.errors import Unavailable
 from runyard_core.projection import TableSpec
 from runyard_cost.projections.leases import COST_VERSION
 from runyard_cost.tables import LEASES, PRICES, PROJECT_RUNS, RUN_LEASES, RUNS
 from runyard_eventlog import readmodel
+from runyard_eventlog.querying import query_connection
 from runyard_replay.pricing.leases import HeldGpu, Lease
 from runyard_replay.pricing.price_book import PriceLine
 
 SCHEMA = "cost"
-QUERY_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +101,9 @@ class CostQueries:
         return [_lease(row) for row in await self._read(wanted)]
 
     async def _read(self, wanted: Select[Any]) -> Sequence[Row[Any]]:
-        async with self._connection() as connection:
+        async with query_connection(self._engine) as connection:
             rows: Sequence[Row[Any]] = (await connection.execute(wanted)).all()
             return rows
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(QUERY_SECONDS_MAX), self._engine.connect() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                f"the read model's database does not answer: {type(error).__name__}",
-                code="READ_MODEL_UNREACHABLE",
-            ) from error
 
 
 def _as_of(spec: TableSpec[Any], at: Position) -> Subquery:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import asyncpg
 
-from runyard_core.errors import Unavailable
 from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.querying import queried
 from runyard_lineage.projections.edges import EdgesProjection
 from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX
 from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow
 
 SCHEMA = "lineage"
-QUERY_SECONDS_MAX = 10.0
 
 RowT = TypeVar("RowT")
 
@@ -110,19 +106,7 @@ class GraphQueries:
         return [_row(EDGE, row) for row in await self._fetch(statement, kinds, ids, position, limit)]
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        async with self._reading() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            return rows
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Connection]:
-        try:
-            async with asyncio.timeout(QUERY_SECONDS_MAX), self._pool.acquire() as connection:
-                yield connection
-        except AWAY as error:
-            raise Unavailable(
-                f"the read model's database does not answer: {error!r}", code="READ_MODEL_UNREACHABLE"
-            ) from error
+        return await queried(self._pool, statement, *arguments)
 
 
 def _row(spec: TableSpec[RowT], record: asyncpg.Record) -> RowT:

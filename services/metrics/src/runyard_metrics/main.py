@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
 import grpc
 import structlog
 from nats.aio.client import Client
@@ -20,6 +19,7 @@ from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_metrics.handlers import MetricHandlers
 from runyard_metrics.ingest import Ingest
 from runyard_metrics.projections.runs import RunsProjection
@@ -41,7 +41,9 @@ async def main(settings: MetricsSettings) -> None:
     """Run until cancelled."""
     doorbell = Doorbell()
     async with (
-        _pool(settings) as pool,
+        open_pool(
+            settings.database_url.get_secret_value(), CONNECTIONS_MAX, command_seconds_max=30.0
+        ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         asyncio.TaskGroup() as tasks,
     ):
@@ -78,18 +80,6 @@ async def _take_in(settings: MetricsSettings, event_log: EventLog, doorbell: Doo
     async with _bus(settings) as bus:
         await doorbell.listen(bus)
         await Ingest(event_log, bus).run()
-
-
-@asynccontextmanager
-async def _pool(settings: MetricsSettings) -> AsyncIterator[asyncpg.Pool]:
-    async with asyncpg.create_pool(
-        settings.database_url.get_secret_value(),
-        min_size=1,
-        max_size=CONNECTIONS_MAX,
-        timeout=10.0,
-        command_timeout=30.0,
-    ) as pool:
-        yield pool
 
 
 @asynccontextmanager

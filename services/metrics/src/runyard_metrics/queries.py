@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded
-from runyard_core.errors import Unavailable
 from runyard_core.projection import KeyValue, TableSpec
 from runyard_eventlog import readmodel
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.querying import queried
 from runyard_metrics.projections.runs import RunsProjection
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import (
@@ -40,7 +37,6 @@ from runyard_metrics.tables import (
 )
 
 SCHEMA = "metrics"
-QUERY_SECONDS_MAX = 10.0
 GPU_INCIDENTS_MAX = 100
 """Of one answer; a card that goes on failing adds nothing new."""
 
@@ -224,19 +220,7 @@ class MetricQueries:
         return [_row(spec, row) for row in await self._fetch(statement, position, *prefix)]
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        async with self._reading() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            return rows
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Connection]:
-        try:
-            async with asyncio.timeout(QUERY_SECONDS_MAX), self._pool.acquire() as connection:
-                yield connection
-        except AWAY as error:
-            raise Unavailable(
-                f"the read model's database does not answer: {error!r}", code="READ_MODEL_UNREACHABLE"
-            ) from error
+        return await queried(self._pool, statement, *arguments)
 
 
 def _row(spec: TableSpec[RowT], record: asyncpg.Record) -> RowT:

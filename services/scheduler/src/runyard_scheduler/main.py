@@ -18,13 +18,13 @@ from runyard.run.v1 import (
 )
 from runyard_contracts.ids import NodeId
 from runyard_core.clock import SystemClock
-from runyard_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
+from runyard_core.errors import DeadlineExceeded, Unauthenticated
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_scheduler import tables
 from runyard_scheduler.agents import AgentServicer
 from runyard_scheduler.clock_watcher import ClockWatcher
@@ -63,7 +63,6 @@ SERVICE_NAMES = (
 )
 
 CONNECTIONS_MAX = 12
-CONNECT_SECONDS_MAX = 10.0
 CATCH_UP_SECONDS_MAX = 20.0
 """How long the start waits for the read model; a rebuild takes longer, and runs need not wait for it."""
 
@@ -76,15 +75,12 @@ async def main(settings: SchedulerSettings) -> None:
     Raises:
         Unavailable: the database does not answer, or the address cannot be listened on.
     """
-    try:
-        pool = await asyncpg.create_pool(
-            settings.database_url.get_secret_value(), max_size=CONNECTIONS_MAX, timeout=CONNECT_SECONDS_MAX
-        )
-    except AWAY as error:
-        raise Unavailable(f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL") from error
     doorbell = Doorbell()
     archive_url = settings.archive_url.get_secret_value()
-    async with pool, open_event_log(pool, archive_url, doorbell=doorbell) as event_log:
+    async with (
+        open_pool(settings.database_url.get_secret_value(), CONNECTIONS_MAX) as pool,
+        open_event_log(pool, archive_url, doorbell=doorbell) as event_log,
+    ):
         await tables.prepare(pool)
         ledger = Ledger(event_log, await tables.read_world(pool), doorbell)
         await ledger.catch_up()

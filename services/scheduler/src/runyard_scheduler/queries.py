@@ -14,11 +14,11 @@ from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run, RunState
 from runyard_contracts.ids import Position, RunId
-from runyard_core.errors import Ambiguous, InvalidInput, NotFound, Unavailable
-from runyard_eventlog.connections import AWAY
+from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import queried
 from runyard_scheduler.run_filter import RunFilter
 from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
 
@@ -172,13 +172,7 @@ class Queries:
         return [row["run_id"] for row in rows]
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
-        try:
-            async with self._pool.acquire(timeout=WAIT_SECONDS_MAX) as connection:
-                return list(await connection.fetch(statement, *arguments, timeout=WAIT_SECONDS_MAX))
-        except AWAY as error:
-            raise Unavailable(
-                f"the read model's database does not answer: {error!r}", code="READ_MODEL_UNREACHABLE"
-            ) from error
+        return await queried(self._pool, statement, *arguments)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,80 @@
+"""How services ask their databases: pools, and queries on read models with a deadline and our errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from runyard_core.errors import Unavailable
+from runyard_eventlog.connections import AWAY
+
+CONNECT_SECONDS_MAX = 10.0
+QUERY_SECONDS_MAX = 10.0
+"""How long a query on a read model may take, waiting for a connection included."""
+
+
+@asynccontextmanager
+async def open_pool(
+    database_url: str, connections_max: int, *, command_seconds_max: float | None = None
+) -> AsyncIterator[asyncpg.Pool]:
+    """Open a service's connections for as long as the block runs.
+
+    Raises:
+        Unavailable: the database does not answer (DATABASE_UNREACHABLE).
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            database_url,
+            min_size=1,
+            max_size=connections_max,
+            timeout=CONNECT_SECONDS_MAX,
+            command_timeout=command_seconds_max,
+        )
+    except AWAY as error:
+        raise Unavailable(
+            f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
+            code="DATABASE_UNREACHABLE",
+        ) from error
+    async with pool:
+        yield pool
+
+
+async def queried(pool: asyncpg.Pool, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    """Give what a query on a read model finds.
+
+    Raises:
+        Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
+    """
+    try:
+        async with asyncio.timeout(QUERY_SECONDS_MAX), pool.acquire() as connection:
+            found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            return found
+    except AWAY as error:
+        raise _unreachable(error) from error
+
+
+@asynccontextmanager
+async def query_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection for queries on a read model.
+
+    Raises:
+        Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
+    """
+    try:
+        async with asyncio.timeout(QUERY_SECONDS_MAX), engine.connect() as connection:
+            yield connection
+    except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+        # Its own words would name the statement and its arguments.
+        raise _unreachable(type(error).__name__) from error
+
+
+def _unreachable(reason: object) -> Unavailable:
+    return Unavailable(
+        f"the read model's database does not answer: {reason!r}", code="READ_MODEL_UNREACHABLE"
+    )
