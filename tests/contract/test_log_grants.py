@@ -134,6 +134,9 @@ async def attempts(admin: asyncpg.Connection) -> list[str]:
 async def test_no_role_can_change_the_log_but_through_append(
     log: PostgresEventLog, database: Database, admin: asyncpg.Connection
 ) -> None:
+    # A role that is added belongs to those that are tried.
+    there = await admin.fetch("select rolname from pg_roles where rolcanlogin and rolname ~ '^runyard_'")
+    assert {row["rolname"] for row in there} == set(ROLES)
     tried = await attempts(admin)
     before = await _everything(admin)
     for role in ROLES:

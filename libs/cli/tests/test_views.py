@@ -304,6 +304,7 @@ def test_event_is_a_line() -> None:
     line = event_line(EventView(envelope=envelope, data_json='{"a":1}'))
     assert line.startswith("      7 ")
     assert line.split()[3:] == ["run.queued", "run-0198", "user:alice", '{"a":1}']
+    assert event_line(EventView(envelope=envelope)).endswith("user:alice (cannot be read here)")
 
 
 def test_output_has_the_path_that_its_own_run_gave_it() -> None:

@@ -188,7 +188,7 @@ def event_line(view: EventView, *, stream_columns: int = _DATA_COLUMNS) -> str:
     stream = cut(envelope.stream, stream_columns)
     kind = short_type(envelope.type)
     time = moment(envelope.recorded_at)
-    data = cut(view.data_json, _DATA_COLUMNS)
+    data = cut(view.data_json or "(cannot be read here)", _DATA_COLUMNS)
     return safe(
         f"{envelope.position:>7} {time:%m-%d %H:%M:%S} {kind:<{KIND_WIDTH}} {stream} {actor(envelope)} {data}"
     )

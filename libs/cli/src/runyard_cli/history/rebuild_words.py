@@ -29,9 +29,9 @@ def target_name(progress: pb.RebuildProgress) -> str:
 def progress_line(progress: pb.RebuildProgress) -> str:
     """Say how far it is: "cost/cost: folding the log, 400 of 1,000 (40%), 61,000 events/s, 10 ms left"."""
     words = f"{target_name(progress)}: {_PHASES.get(progress.phase, 'done')}"
-    if progress.phase != pb.REBUILD_PHASE_FILLING:
+    if progress.phase != pb.REBUILD_PHASE_FILLING or not progress.target_position:
         return words
-    share = progress.position / progress.target_position if progress.target_position else 1.0
+    share = progress.position / progress.target_position
     words += f", {progress.position:,} of {progress.target_position:,} ({share:.0%})"
     if progress.events_per_second:
         left = duration_words(progress.eta_seconds)
