@@ -225,6 +225,13 @@ def test_messages_say_where_what_and_what_next(config: Config) -> None:
     )
 
 
+def test_a_float_is_told_from_an_integer_also_when_it_is_whole() -> None:
+    parameters = "[{name: n, type: integer, default: 1}, {name: x, type: float, default: 1}]"
+    text = f"- step: {{name: s, image: x, command: x, parameters: {parameters}}}\n"
+    spec = build(parse_config(text), step="s")
+    assert [(each.name, each.is_float) for each in spec.parameters] == [("n", False), ("x", True)]
+
+
 def test_unknown_step_names_the_closest(config: Config) -> None:
     with pytest.raises(NotFound, match="did you mean 'train'") as caught:
         build(config, step="trian")

@@ -15,6 +15,7 @@ from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.run.v1.types_pb2 import Hardware, Input
 from runyard_agent import config_files
 from runyard_agent.config_files import Directories
+from runyard_agent.domain.block_yaml import block_yaml
 
 yaml = pytest.importorskip("yaml")
 
@@ -37,6 +38,9 @@ GRANT = ParseDict(
             "parameters": [
                 {"name": "epochs", "value": 3},
                 {"name": "rate", "value": 1e-5},
+                {"name": "weight", "value": 1, "is_float": True},
+                {"name": "steps", "value": [1, 0.5], "is_float": True},
+                {"name": "unset", "value": None, "is_float": True},
                 {"name": "name", "value": "yes"},
                 {"name": "empty", "value": ""},
                 {"name": "shuffle", "value": False},
@@ -63,9 +67,15 @@ def fetched() -> Input:
 def test_parameters_keep_explicit_values(tmp_path: Path) -> None:
     config_files.write(tmp_path, GRANT, [])
 
-    assert json.loads((tmp_path / "parameters.json").read_text()) == {
+    written = (tmp_path / "parameters.json").read_text()
+    assert '"epochs": 3,' in written
+    assert '"weight": 1.0,' in written
+    assert json.loads(written) == {
         "epochs": 3,
         "rate": 1e-5,
+        "weight": 1.0,
+        "steps": [1.0, 0.5],
+        "unset": None,
         "name": "yes",
         "empty": "",
         "shuffle": False,
@@ -143,6 +153,13 @@ def test_code_that_differs_from_its_commit_is_named_by_its_tree(tmp_path: Path) 
         grant.spec.code.dirty = dirty
         config_files.write(tmp_path, grant, [])
         assert json.loads((tmp_path / "execution.json").read_text())["valohai.commit-identifier"] == named
+
+
+def test_a_person_that_is_sealed_is_a_pseudonym_without_a_name(tmp_path: Path) -> None:
+    grant = LeaseGrant(run_id="r", submitted_by=f"user:~{'a' * 16}.{'b' * 30}~")
+    config_files.write(tmp_path, grant, [])
+    execution = json.loads((tmp_path / "execution.json").read_text())
+    assert (execution["valohai.creator-id"], execution["valohai.creator-name"]) == ("a" * 16, None)
 
 
 def test_execution_invents_nothing(tmp_path: Path) -> None:
@@ -235,8 +252,8 @@ values = st.recursive(
 @settings(max_examples=max(30, settings.default.max_examples // 4) if settings.default else 30)
 @given(st.dictionaries(st.text(), values, max_size=4))
 def test_block_yaml_is_read_back_as_what_was_written(value: dict[str, object]) -> None:
-    assert yaml.safe_load(config_files.block_yaml(value)) == value  # type: ignore[arg-type]
+    assert yaml.safe_load(block_yaml(value)) == value  # type: ignore[arg-type]
 
 
 def test_block_yaml_of_not_a_number() -> None:
-    assert math.isnan(yaml.safe_load(config_files.block_yaml({"loss": math.nan}))["loss"])
+    assert math.isnan(yaml.safe_load(block_yaml({"loss": math.nan}))["loss"])

@@ -94,7 +94,10 @@ def build_run_spec(
         command_lines=_fill_commands(step, values),
         image=asked.image or step.image,
         executor=asked.executor,
-        parameters=[ParameterValue(name=name, value=_json(value)) for name, value in values.items()],
+        parameters=[
+            ParameterValue(name=name, value=_json(value), is_float=_is_float(step, name))
+            for name, value in values.items()
+        ],
         inputs=choose_inputs(step.inputs, inputs, values, file_name=config.file_name, step=step.name),
         code=code,
         resources=_resources(config, step, asked, variables),
@@ -240,6 +243,11 @@ def _cpu_millicores_max(config: Config, step: Step, variables: Mapping[str, str]
             f"{limit!r}: want a number of CPUs, or a list of them",
             code="BAD_RESOURCES",
         ) from None
+
+
+def _is_float(step: Step, name: str) -> bool:
+    parameter = find_parameter(step.parameters, name)
+    return parameter is not None and parameter.type is ParameterType.FLOAT
 
 
 def _json(value: Value) -> JsonValue:

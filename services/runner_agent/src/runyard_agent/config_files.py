@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -13,11 +13,12 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.run.v1.types_pb2 import CodeRef, Hardware, Input, InputFile
+from runyard_agent.domain.block_yaml import block_yaml
 from runyard_agent.domain.distributed import distributed_config, distributed_variables
 from runyard_contracts.ids import deterministic_id
 
-# YAML reads no longer key without being told that it is one.
-_SIMPLE_KEY_LENGTH_MAX = 1000
+# How persons are named outside the services that have their keys: who, and what only a key opens.
+_SEALED = re.compile(r"~([A-Za-z0-9_-]{16})\.[A-Za-z0-9_-]+~")
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -110,24 +111,23 @@ def secret_variables(grant: LeaseGrant) -> dict[str, str]:
 
 
 def parameters(grant: LeaseGrant) -> dict[str, Json]:
-    """Give the parameters with their values; whole numbers as integers: the wire does not tell them apart."""
-    return {parameter.name: _plain(parameter.value) for parameter in grant.spec.parameters}
-
-
-def block_yaml(value: Json) -> str:
-    """Write a JSON value as YAML in block style, so that every YAML reader gives the same value."""
-    return "\n".join(_yaml_lines(value)) + "\n"
+    """Give the parameters with their values; the wire does not tell 1 from 1.0, but the step's type does."""
+    return {
+        each.name: _with_point(_plain(each.value)) if each.is_float else _plain(each.value)
+        for each in grant.spec.parameters
+    }
 
 
 def _execution(grant: LeaseGrant, hardware: Hardware) -> dict[str, Json]:
     """Give what is known; null is said where the contract has a name for what nobody knows."""
     spec = grant.spec
+    creator_id, creator_name = _creator_of(grant.submitted_by)
     queued_at = grant.queued_at.ToDatetime(UTC).isoformat() if grant.HasField("queued_at") else None
     return {
         "valohai.commit-identifier": _commit_of(spec.code),
         "valohai.creator-email": None,
-        "valohai.creator-id": grant.submitted_by or None,
-        "valohai.creator-name": grant.submitted_by.partition(":")[2] or grant.submitted_by or None,
+        "valohai.creator-id": creator_id,
+        "valohai.creator-name": creator_name,
         # What the contract calls an environment is a kind of machine; here it is the node itself.
         "valohai.environment-id": hardware.node_id or None,
         "valohai.environment-name": hardware.hostname or hardware.node_id or None,
@@ -146,6 +146,14 @@ def _execution(grant: LeaseGrant, hardware: Hardware) -> dict[str, Json]:
         "valohai.project-id": grant.project,
         "valohai.project-name": grant.project,
     }
+
+
+def _creator_of(submitted_by: str) -> tuple[str | None, str | None]:
+    """Give id and name of who asked. Of a sealed person a node knows a pseudonym, and no name."""
+    who = submitted_by.partition(":")[2] or submitted_by
+    if (sealed := _SEALED.fullmatch(who)) is not None:
+        return sealed[1], None
+    return submitted_by or None, who or None
 
 
 def _commit_of(code: CodeRef) -> str | None:
@@ -219,56 +227,17 @@ def _plain(value: Value) -> Json:
             return None
 
 
+def _with_point(value: Json) -> Json:
+    match value:
+        case bool() | str():
+            return value
+        case int():
+            return float(value)
+        case list():
+            return [_with_point(item) for item in value]
+        case _:
+            return value
+
+
 def _plain_struct(struct: Struct) -> dict[str, Json]:
     return {name: _plain(item) for name, item in struct.fields.items()}
-
-
-def _yaml_lines(value: Json) -> list[str]:
-    match value:
-        case Mapping() if value:
-            lines: list[str] = []
-            for key, item in value.items():
-                lines += _yaml_pair(_scalar(key), item)
-            return lines
-        case str() | Mapping():
-            return [_scalar(value)]
-        case Sequence() if value:
-            return [line for item in value for line in _yaml_entry("-", item)]
-        case _:
-            return [_scalar(value)]
-
-
-def _yaml_pair(key: str, item: Json) -> list[str]:
-    if len(key) < _SIMPLE_KEY_LENGTH_MAX:
-        return _yaml_entry(f"{key}:", item)
-    return [f"? {key}", *_yaml_entry(":", item)]
-
-
-def _yaml_entry(head: str, item: Json) -> list[str]:
-    if isinstance(item, str) or not isinstance(item, Mapping | Sequence) or not item:
-        return [f"{head} {_scalar(item)}"]
-    return [head, *(f"  {line}" for line in _yaml_lines(item))]
-
-
-def _scalar(value: Json) -> str:
-    match value:
-        case str():
-            return f'"{"".join(map(_yaml_character, value))}"'
-        case float() if not math.isfinite(value):
-            return ".nan" if math.isnan(value) else (".inf" if value > 0 else "-.inf")
-        case float():
-            # YAML 1.1 takes 1e-05 for a text: its floats need a point.
-            mantissa, exponent_mark, exponent = repr(value).partition("e")
-            return mantissa + (".0" if "." not in mantissa else "") + exponent_mark + exponent
-        case _:
-            return json.dumps(value)
-
-
-def _yaml_character(character: str) -> str:
-    if character in {'"', "\\"}:
-        return "\\" + character
-    # ASCII only: YAML does not allow all characters that JSON does, but it has escapes for all.
-    if " " <= character <= "~":
-        return character
-    code = ord(character)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

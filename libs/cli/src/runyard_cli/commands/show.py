@@ -202,6 +202,8 @@ def _environment(environment: Environment, whole: bool, system_packages: Sequenc
         yield f"container {environment.image}{', there already' * environment.cached}"
         yield f"image {environment.image_id}"
         yield from environment.image_repo_digests
+        if environment.interpreter:
+            yield environment.interpreter
     elif environment.executor == Executor.EXECUTOR_PROCESS:
         cached = " (cached)" if environment.cached else ""
         yield f"process, {environment.interpreter}{cached}"

@@ -226,7 +226,10 @@ class ParameterValue(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    IS_FLOAT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    is_float: _builtins.bool
+    """The step declares it a float: the program gets a whole number with a point, 1.0."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """Integer, float, string, boolean (flag) or a list of them; null when left out."""
@@ -236,10 +239,11 @@ class ParameterValue(_message.Message):
         *,
         name: _builtins.str = ...,
         value: _struct_pb2.Value | None = ...,
+        is_float: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_float", b"is_float", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
