@@ -23,8 +23,9 @@ from runyard_metrics.ingest import Ingest
 from runyard_metrics.marks import mark_in_log
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import LOG_CHUNK, LOG_PROGRESS, METRIC_SERIES
+from runyard_testkit.projecting import fold
 
-from .folding import envelope_of, fold
+from .sent_events import envelope_of
 
 RUN = AttemptRef(run_id="r1", attempt=1)
 SPOOLS = (SpoolKey("node-1", "a"), SpoolKey("node-1", "b"), SpoolKey("node-2", "c"))

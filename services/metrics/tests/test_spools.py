@@ -17,7 +17,7 @@ from runyard_metrics.domain.spools import (
     without,
 )
 
-from .folding import envelope_of
+from .sent_events import envelope_of
 
 SUBJECT = telemetry_subject("node-1", "log")
 

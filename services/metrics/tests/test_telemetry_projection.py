@@ -45,8 +45,9 @@ from runyard_metrics.tables import (
     RUN_PROGRESS,
     RunProgressRow,
 )
+from runyard_testkit.projecting import Folded, fold
 
-from .folding import Folded, fold, recorded
+from .sent_events import recorded
 
 RUN = AttemptRef(run_id="r1", attempt=1)
 

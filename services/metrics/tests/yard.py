@@ -35,7 +35,7 @@ from runyard_metrics.domain.spools import SpoolKey
 from runyard_servicekit.channels import service_channel
 from runyard_testkit import Bus, Database
 
-from .folding import AT, envelope_of
+from .sent_events import AT, envelope_of
 
 TOKEN = "a-token-of-tests"
 DEADLINE_SECONDS = 20

@@ -1,0 +1,39 @@
+"""The events that an agent sends, as envelopes and as the log gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from google.protobuf.message import Message
+
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
+from runyard_contracts.envelope import Context, wrap
+from runyard_contracts.ids import EventId, deterministic_id
+from runyard_contracts.recorded import RecordedEvent
+from runyard_metrics.domain.spools import SpoolKey
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def envelope_of(message: Message, sequence: int, spool: SpoolKey = SpoolKey("node-1", "s1")) -> Envelope:
+    """Make the envelope that an agent sends."""
+    context = Context(
+        actor=Actor(kind=ActorKind.ACTOR_KIND_AGENT, id=spool.node_id),
+        correlation_id="c",
+        source=f"/agents/{spool.node_id}",
+    )
+    event_id = EventId(deterministic_id(spool.node_id, spool.spool_id, sequence))
+    envelope = wrap(message, spool.stream, context, AT, event_id=event_id)
+    envelope.stream_version = sequence
+    return envelope
+
+
+def recorded(messages: Sequence[Message]) -> list[RecordedEvent]:
+    """Give messages the positions that a log with nothing else in it would."""
+    events = []
+    for position, message in enumerate(messages, start=1):
+        envelope = envelope_of(message, position)
+        envelope.position = position
+        events.append(RecordedEvent(envelope))
+    return events
