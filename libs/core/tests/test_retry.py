@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard_core import retry
 from runyard_core.retry import Backoff, Retries, Telling, retried
 
 HASTE = Backoff(first_seconds=0.0, seconds_max=0.0)
@@ -100,11 +101,16 @@ async def test_no_pause_reaches_beyond_the_time_that_is_left() -> None:
         await retried(flaky.ask, (OSError,), retries)
 
 
-async def test_a_success_gives_the_whole_time_again() -> None:
-    retries = Retries("the log", HASTE, Said(), seconds_max=0.05)
+async def test_a_success_gives_the_whole_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(retry, "_now", lambda: now)
+    retries = Retries("the log", HASTE, Said(), seconds_max=5.0)
 
     for _ in range(10):
-        await asyncio.sleep(0.01)
+        now += 4.0
+        await retried(Flaky(OSError("away")).ask, (OSError,), retries)
+    now += 6.0
+    with pytest.raises(OSError, match="away"):
         await retried(Flaky(OSError("away")).ask, (OSError,), retries)
 
 
