@@ -70,10 +70,10 @@ class Box:
 
     def remove(self) -> None:
         print(docker("logs", self.name, expect=None)[-20_000:])
-        docker("rm", "--force", "--volumes", self.name)
+        docker("rm", "--force", "--volumes", self.name, expect=None)
 
     def close(self) -> None:
-        docker("rm", "--force", "--volumes", self.name, expect=None)
+        self.remove()
         docker("run", "--rm", *self.shared, IMAGE, "uninstall", "--force")
         self.directory.rmdir()
 
@@ -117,7 +117,7 @@ async def holds(clients: Clients, state: NodeState.ValueType) -> bool:
     return (await node_of(clients))[0] == state
 
 
-async def until(is_so: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
+async def until(is_so: Callable[[], Awaitable[bool]], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not await is_so():  # noqa: ASYNC110 - neither nodes nor containers can be watched here
             await asyncio.sleep(0.1)
