@@ -90,7 +90,8 @@ def _rounds(size: int) -> int:
 
 
 async def _replay(database: Database, size: int) -> Took:
-    return await _in_a_process(Job("replay", _urls(database), size))
+    lives_to = size - WAITING_RUNS if size == AS_OF_EVENTS else size
+    return await _in_a_process(Job("replay", _urls(database), size, lives_to_position=lives_to))
 
 
 def _replayed(replays: dict[int, list[Took]]) -> list[Result]:

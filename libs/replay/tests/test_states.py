@@ -53,9 +53,12 @@ async def test_a_run_is_shown_as_it_was_after_each_of_its_events() -> None:
         RunState.RUN_STATE_FINISHING,
         RunState.RUN_STATE_FINISHED,
     ]
-    with pytest.raises(NotFound) as early:
-        await shown(yard, 3, RUN)
-    assert early.value.code == "NOT_FOUND"
+    run = SubjectKind.SUBJECT_KIND_RUN
+    assert await shown(yard, 9, RUN, run) == await shown(yard, 9, RUN)
+    for kind, code in ((ANY, "NOT_FOUND"), (run, "RUN_NOT_FOUND")):
+        with pytest.raises(NotFound) as early:
+            await shown(yard, 3, RUN, kind)
+        assert early.value.code == code
 
 
 async def test_the_queue_stands_in_the_order_of_placement() -> None:
