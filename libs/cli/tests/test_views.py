@@ -10,7 +10,7 @@ from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard.history.v1.history_service_pb2 import EventView, ExplainRunResponse, Explanation
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
-from runyard.metric.v1.metric_service_pb2 import GpuReading, LogLine, MetricLatest, Statistic
+from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, LogLine, MetricLatest, Statistic
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory, NodeState, Reservation
 from runyard.record.v1.record_service_pb2 import LogSummary, Record
 from runyard.run.v1.types_pb2 import (
@@ -282,6 +282,8 @@ def test_gpu_shows_its_holder_and_its_last_reading() -> None:
     held, free = gpu_rows(node, {"GPU-1": reading}, {"0198": "digits#3"})
     assert held[3:9] == (Cell("digits#3", Style.BUSY), "93 %", "40.0 GiB of 80.0 GiB", "350 W", "61 C", "-")
     assert free[3:9] == (Cell("free", Style.FAINT), "", "", "", "", "")
+    foreign = GpuReading(gpu_uuid="GPU-2", processes=[GpuProcess(pid=1, memory_bytes=1 << 30)])
+    assert gpu_rows(node, {"GPU-2": foreign}, {})[1][3] == Cell("others", Style.BAD)
 
 
 def test_node_shows_what_is_in_use() -> None:

@@ -75,6 +75,9 @@ def gpu_rows(node: Node, readings: dict[str, GpuReading], run_names: dict[str, s
             held = Cell(f"{holder}, failed" if holder else "unusable", Style.BAD)
         elif holder:
             held = Cell(holder, Style.BUSY)
+        elif is_attached and reading is not None and reading.processes:
+            # Nothing is placed there: the notes below say whose processes they are.
+            held = Cell("others", Style.BAD)
         rows.append((node.node_id, str(gpu.index), gpu.model, held, *measured, gpu.uuid))
     return rows
 
