@@ -12,7 +12,7 @@ from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
 from runyard_cli.history.lines import actor
 from runyard_cli.history.rebuilding import TARGET, Target
-from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, say_json_line
+from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json, say_json_line
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, say_table
 from runyard_cli.words import count_words, time_words
@@ -47,8 +47,9 @@ def list_(target: Target | None, stream: str, limit: int) -> None:
             request = pb.ListDeadLettersRequest(
                 projection=target.projection if target is not None else "", stream=stream
             )
-            while len(found) < limit:
-                request.page_size = min(PAGE_SIZE, limit - len(found))
+            # One more, to know whether it was all.
+            while len(found) <= limit:
+                request.page_size = min(PAGE_SIZE, limit + 1 - len(found))
                 answer = await client.projections(service).ListDeadLetters(request)
                 found += [(service, letter) for letter in answer.dead_letters]
                 request.page_token = answer.next_page_token
@@ -57,6 +58,9 @@ def list_(target: Target | None, stream: str, limit: int) -> None:
         return found
 
     found = converse(ask)
+    if len(found) > limit:
+        del found[limit:]
+        note(f"only the first {limit:,} are shown: -n shows more")
     if is_json():
         say_json(pb.ListDeadLettersResponse(dead_letters=[letter for _, letter in found]))
     elif found:

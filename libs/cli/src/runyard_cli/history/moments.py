@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,18 @@ _KEYWORDS = {
     "dataset": SubjectKind.SUBJECT_KIND_DATASET,
     "project": SubjectKind.SUBJECT_KIND_PROJECT,
 }
+_AGO = re.compile(r"(?P<count>[0-9]{1,6}) ?(?P<unit>s|sec|m|min|h|hours?|d|days?) ago")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NAMED = ("cost", "run", "node", "file", "model", "dataset", "project")
 THINGS = "[RUN|NODE|FILE|MODEL|DATASET|queue [PROJECT]|gpus|prices|cost PROJECT|project PROJECT]"
 """What a question may be about, as a usage line says it."""
 
 
 class MomentType(click.ParamType[AsOf]):
-    """A position of the domain lane, a time in ISO 8601 (this machine's zone unless it says), or "now"."""
+    """A position of the domain lane, a time, "now", "14:05" (when it last was that), or "2h ago".
+
+    Times are ISO 8601, of this machine's zone unless they say.
+    """
 
     name = "moment"
 
@@ -45,10 +52,15 @@ class MomentType(click.ParamType[AsOf]):
             return AsOf()
         if text.isdecimal() and len(text) <= 18:
             return AsOf(position=int(text))
-        return time_of(text) or self.fail(
-            f'{value!r}: want a position, a time like 2026-11-22T13:50:00 (or with +00:00) or "now"',
-            param,
-            ctx,
+        return (
+            time_of(text)
+            or recent_time(text, datetime.now().astimezone())
+            or self.fail(
+                f"{value!r}: want a position, a time like 2026-11-22T13:50:00 (or with +00:00), 13:50, "
+                '"2h ago" or "now"',
+                param,
+                ctx,
+            )
         )
 
 
@@ -58,11 +70,29 @@ MOMENT = MomentType()
 def time_of(text: str) -> AsOf | None:
     """Read a time; None when it is none."""
     try:
-        time = datetime.fromisoformat(text).astimezone()
-        moment = AsOf()
-        moment.time.FromDatetime(time)
+        return _as_of(datetime.fromisoformat(text).astimezone())
     except (ValueError, OverflowError):
         return None
+
+
+def recent_time(text: str, now: datetime) -> AsOf | None:
+    """Read a time of the last day, or one so long ago; None when it is none."""
+    try:
+        if ago := _AGO.fullmatch(text):
+            return _as_of(now - timedelta(seconds=int(ago["count"]) * _SECONDS[ago["unit"][0]]))
+        # A date alone is not a time of day, and was read before.
+        time = datetime.combine(now.date(), time_of_day.fromisoformat(text)) if ":" in text else None
+    except (ValueError, OverflowError):
+        return None
+    if time is None:
+        return None
+    local = time.astimezone()
+    return _as_of(local if local <= now else (time - timedelta(days=1)).astimezone())
+
+
+def _as_of(time: datetime) -> AsOf:
+    moment = AsOf()
+    moment.time.FromDatetime(time)
     return moment
 
 

@@ -75,6 +75,7 @@ def timeline(
     epilog=examples(
         "history as-of '2026-11-02 14:00' queue",
         "history as-of 4711 digits#12",
+        "history as-of '20 min ago' gpus",
         "history as-of 2026-11-02T14:00+00:00 cost digits",
         "history as-of now project digits",
         "history as-of 4711 dataset://images/newest",
@@ -101,7 +102,8 @@ def as_of(at: AsOf, words: tuple[str, ...], limit: int, skip: int, project: str 
     gpus and who held them; prices; the cost of a PROJECT; what is kept under a project: names of secrets,
     aliases, datasets, models. Nothing named: queue and GPUs.
 
-    It is what the yard knew at that moment, folded from the log.
+    It is what the yard knew at that moment, folded from the log. TIME is ISO 8601, of this machine's zone
+    unless it says; 14:05 is when it last was that, "2h ago" and "now" are understood, too.
     """
     request = pb.GetStateAsOfRequest(
         as_of=at, subject=subject_of(words, project), waiting_max=limit, waiting_skipped=skip

@@ -31,6 +31,12 @@ from runyard_cli.words import (
     zoned_words,
 )
 
+_NODE_STATES: Mapping[int, str] = {
+    NodeState.NODE_STATE_ATTACHED: "attached",
+    NodeState.NODE_STATE_INVITED: "invited",
+    NodeState.NODE_STATE_REVOKED: "revoked",
+}
+
 
 def say_state(
     shown: GetStateAsOfResponse, skipped: int = 0, run_names: Mapping[str, str] | None = None
@@ -155,7 +161,7 @@ def _gpu_rows(gpus: GpuState, run_names: Mapping[str, str]) -> Iterator[Row]:
 
     foreign = {process.gpu_uuid: process for process in gpus.foreign_processes}
     for node in gpus.nodes:
-        state = "attached" if node.state == NodeState.NODE_STATE_ATTACHED else "not heard from"
+        state = _NODE_STATES.get(node.state, "not heard from")
         holders = {uuid: held for held in node.reservations for uuid in held.gpu_uuids}
         for gpu in node.inventory.gpus:
             holder, other = holders.get(gpu.uuid), foreign.get(gpu.uuid)
