@@ -6,6 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 UNIT := not system and not engines and not docker and not faults
 WORKERS ?= 2
+ENGINE_WORKERS ?= 3
 
 .PHONY: help setup demo down test test-unit test-engines bench sim faults kernel-check agent-image agent-image-check gpu-check proto proto-check lint types imports docs format lock
 
@@ -29,7 +30,7 @@ test-unit: setup ## The quick tests: no engines, no programs of the machine
 	@tests/tools/unit-tests
 
 test-engines: setup ## All other tests: real programs and engines, with Docker where there is a daemon
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not ($(UNIT))"
+	@$(PYTEST) -n $(ENGINE_WORKERS) --dist loadgroup -m "not ($(UNIT))"
 
 bench: setup ## Benchmarks; ONLY=name for one. Writes build/bench
 	@$(BIN)/python -m tests.bench $(ONLY)
@@ -53,7 +54,7 @@ agent-image-check: agent-image ## Build the agent's image and replace a running 
 	@RUNYARD_AGENT_IMAGE=runyard-agent RUNYARD_REQUIRE_DOCKER=1 $(PYTEST) tests/e2e/test_agent_in_container.py
 
 gpu-check: setup ## The agent's GPU tests on this machine's own GPUs; fails where there is none
-	@RUNYARD_REQUIRE_GPU=1 $(PYTEST) services/runner_agent/tests/test_gpus_real.py
+	@RUNYARD_REQUIRE_GPU=1 $(PYTEST) services/runner_agent/tests -k gpus_real
 
 proto: setup ## Write the generated code of the contracts
 	@PYTHON=$(BIN)/python proto/generate

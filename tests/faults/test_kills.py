@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.xdist_group("faults"),
 ]
 
-STEPS = 60
+STEPS = 40
 EXIT_CODE = 7
 VICTIMS = (
     "scheduler", "artifact", "metrics", "cost", "lineage", "relay", "agent", "nats", "postgres", "store",
