@@ -210,6 +210,18 @@ def test_pointer_of_git_lfs_is_recorded_as_it_is_and_said(repository: Path) -> N
     )
 
 
+def test_link_out_of_the_tree_is_recorded_as_it_is_and_said(repository: Path) -> None:
+    (repository / "data").symlink_to("/mnt/data")
+    (repository / "lib/up").symlink_to("../../elsewhere")
+    (repository / "lib/in").symlink_to("../train.py")
+    taken = take_snapshot(repository)
+    assert content_of(taken, "data") == sha256_of(b"/mnt/data")
+    assert [warning.split(":")[0] for warning in taken.warnings] == [
+        "data points out of the tree",
+        "lib/up points out of the tree",
+    ]
+
+
 def test_file_that_changes_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def take_snapshot(root: Path) -> Snapshot:
     ]
     entries = _read(root, found, contents)
     warnings += _pointer_warnings(root, entries)
+    warnings += _link_warnings(entries, contents)
     patch = _patch(root, listing, warnings)
     if patch:
         contents[sha256_of(patch)] = patch
@@ -227,6 +228,15 @@ def _pointer_warnings(root: Path, entries: Iterable[Entry]) -> Iterator[str]:
         with contextlib.suppress(OSError), (root / entry.path).open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 yield f"{entry.path} is a pointer of Git LFS, not its content: fetch it with `git lfs pull`"
+
+
+def _link_warnings(entries: Iterable[Entry], contents: Mapping[str, bytes]) -> Iterator[str]:
+    for entry in entries:
+        if entry.mode is Mode.SYMLINK:
+            target = os.fsdecode(contents[entry.sha256])
+            end = os.path.normpath(os.path.join(os.path.dirname(entry.path), target))
+            if end.startswith("/") or end.split("/")[0] == "..":
+                yield f"{entry.path} points out of the tree: in a run it leads to what is there at {target}"
 
 
 def _patch(root: Path, listing: Listing, warnings: list[str]) -> bytes:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
-from runyard_agent.domain.safe_paths import is_inside
 from runyard_agent.fan_out import fan_out
 from runyard_contracts.manifest import Entry, ManifestError, Mode, parse_manifest
 from runyard_core.errors import RunyardError, Unavailable
@@ -66,10 +65,9 @@ async def _checkout(
         _write_symlink(entry.path, target, destination)
 
     await fan_out(_FILES_AT_ONCE, write_file, [entry for entry in entries if entry.mode in _MODES])
-    # Last, so that no file is ever written through one.
+    # Last, so that no file is ever written through one: where they lead is the program's own business.
     symlinks = [entry for entry in entries if entry.mode is Mode.SYMLINK]
     await fan_out(_FILES_AT_ONCE, write_symlink, symlinks)
-    _check_symlinks(symlinks, destination)
 
 
 def _make_empty(directory: Path) -> None:
@@ -86,26 +84,4 @@ def _make_directories(destination: Path, entries: Sequence[Entry]) -> None:
 def _write_symlink(path: str, target: bytes, destination: Path) -> None:
     if not target or b"\0" in target or len(target) > _SYMLINK_BYTES_MAX:
         raise ManifestError(f"symlink {path!r}: its target is not a path")
-    if target.startswith(b"/"):
-        raise _points_out(path, target)
     os.symlink(target, os.fsencode(destination / path))
-
-
-def _check_symlinks(entries: Sequence[Entry], destination: Path) -> None:
-    """Hold that every symlink, followed to its end, stays in the tree; what it points to need not exist.
-
-    Only the finished tree tells: links may lead through other links.
-
-    Raises:
-        ManifestError: one does not.
-    """
-    root = os.path.realpath(destination)
-    for entry in entries:
-        link = destination / entry.path
-        end = os.path.realpath(link)
-        if end != root and not is_inside(end, root):
-            raise _points_out(entry.path, os.fsencode(os.readlink(link)))
-
-
-def _points_out(path: str, target: bytes) -> ManifestError:
-    return ManifestError(f"symlink {path!r}: points out of the tree, to {os.fsdecode(target)!r}")
