@@ -138,9 +138,10 @@ def test_everything_listens_on_loopback(yard: Yard) -> None:
 
 def listening(pid: int) -> list[str]:
     inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    with contextlib.suppress(FileNotFoundError):  # a program that ends meanwhile listens no more
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
     tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
     return [row[1].partition(":")[0] for row in rows if row[3] == LISTEN and row[9] in inodes]
