@@ -19,11 +19,15 @@ import pytest
 from runyard.access.v1.access_token_pb2 import AccessToken
 from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard.history.v1.history_service_pb2 import GetLogHeadRequest, GetLogHeadResponse
+from runyard_agent import connection_check
+from runyard_agent.connection_check import check_connections
+from runyard_agent.enrolled import Enrolled
 from runyard_client import Client, ClientError, Context, Unreachable, load_context, save_context
 from runyard_client.joining import join
 from runyard_client.store import Store
 from runyard_contracts import gate as names
 from runyard_contracts.access_token import format_access_token
+from runyard_contracts.pinned_gate import Gate as PinnedGate
 from runyard_embedded.certificate import make_authority, renew
 from runyard_embedded.gate import Gate
 from runyard_engines import choose_port
@@ -105,10 +109,8 @@ async def a_yard(
     server.add_generic_rpc_handlers((history.handler(),))
     service_port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    gate = Gate(
-        {names.LINEAGE: ("127.0.0.1", service_port), names.STORE: ("127.0.0.1", store_port)}
-        | {names.SCHEDULER: ("127.0.0.1", 1)}
-    )
+    services = dict.fromkeys(names.NAMES, ("127.0.0.1", service_port))
+    gate = Gate(services | {names.STORE: ("127.0.0.1", store_port)})
     loop, tls = asyncio.get_running_loop(), gate.tls(certificate)
     async with await loop.create_server(gate.accept, "127.0.0.1", port, ssl=tls) as listening:
         yield listening.sockets[0].getsockname()[1]
@@ -171,6 +173,23 @@ async def test_an_impostor_in_the_yards_place_is_told_nothing(tmp_path: Path) ->
     with pytest.raises(Unreachable) as nobody:
         await joined(port, sha256)
     assert nobody.value.is_elsewhere
+
+
+async def test_an_enrolled_machine_believes_no_impostor_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_certificate(tmp_path / "own")
+    a_certificate(tmp_path / "other")
+    authority = (tmp_path / "own" / "authority.crt").read_text()
+    async with a_yard(tmp_path / "other" / "gate.pem", History()) as port:
+        gate = PinnedGate(f"127.0.0.1:{port}", authority)
+        enrolled = Enrolled("gpu-1", gate.address, "agent-gpu-1", "c" * 43, "b" * 43)
+        found = await check_connections(enrolled, gate)
+    assert [problem.partition(":")[0] for problem in found.values()] == ["WRONG_CERTIFICATE"] * 2
+    # A problem without words is one all the same.
+    monkeypatch.setattr(connection_check, "_CALL_SECONDS_MAX", 0.3)
+    found = await check_connections(enrolled, PinnedGate("127.0.0.1:1", authority))
+    assert all(found.values())
 
 
 async def test_bytes_of_the_yards_own_store_go_through_the_gate(tmp_path: Path, store_port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 
 import grpc
@@ -17,6 +18,12 @@ from runyard_contracts import gate as names
 from runyard_contracts.subjects import inbox_prefix
 
 _CALL_SECONDS_MAX = 10.0
+_NOT_BELIEVED = "CERTIFICATE_VERIFY_FAILED"
+"""In gRPC's words when TLS came to nothing."""
+_WRONG_CERTIFICATE = (
+    "WRONG_CERTIFICATE: what is shown there the yard's authority did not sign for this time; it is another "
+    "yard, or somebody stands between, or the clock here is wrong"
+)
 
 
 async def check_connections(enrolled: Enrolled, gate: Gate) -> Mapping[str, str]:
@@ -34,6 +41,8 @@ async def _services_problem(gate: Gate, enrolled: Enrolled) -> str:
         try:
             await stub.ResolveInputs(ResolveInputsRequest(), metadata=metadata, timeout=_CALL_SECONDS_MAX)
         except grpc.aio.AioRpcError as error:
+            if _NOT_BELIEVED in (error.details() or ""):
+                return _WRONG_CERTIFICATE
             return f"{error.code().name}: {error.details()}"
     return ""
 
@@ -58,6 +67,8 @@ async def _bus_problem(gate: Gate, enrolled: Enrolled) -> str:
                 error_cb=on_error,
             )
             await client.close()
+    except ssl.SSLCertVerificationError:
+        return _WRONG_CERTIFICATE
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        return (heard or [str(error)])[0]
+        return next((text for text in (*heard, str(error)) if text), type(error).__name__)
     return ""
