@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+REQUIRE_VARIABLE = "RUNYARD_REQUIRE_GPU"
+"""When 1, a test that asks a real GPU fails where there is none instead of being skipped."""
+
 BUILD = Path(__file__).parents[3] / "tests/tools/fake-nvml/build"
 
 PROGRAM = """
@@ -112,6 +115,15 @@ def gpu_machine(**variables: str) -> Iterator[GpuMachine]:
         machine.end()
     finally:
         machine.kill()
+
+
+def needs_gpu(machine: GpuMachine) -> None:
+    """Skip or fail where a machine has no GPU, with what its driver says of that."""
+    if not machine.inventory["devices"]:
+        reason = f"there is no real GPU to ask: {machine.inventory['warnings'][0]}"
+        if os.environ.get(REQUIRE_VARIABLE) == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 def build_library(folder: Path) -> Path:

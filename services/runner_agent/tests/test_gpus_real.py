@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
-from typing import NoReturn
 
 import pytest
 
-from .gpu_machine import GpuMachine, build_library, gpu_machine
+from .gpu_machine import GpuMachine, build_library, gpu_machine, needs_gpu
 
 pytestmark = pytest.mark.system
-
-REQUIRE_VARIABLE = "RUNYARD_REQUIRE_GPU"
-"""When 1, the questions to real GPUs fail without one instead of being skipped."""
 
 SCRIPT = """
 device 0 name=Fake-H100 uuid=GPU-01234567-89ab-cdef-0123-456789abcdef mem_total=85899345920
@@ -32,15 +27,8 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         library = build_library(folder / "library")
         variables = {"LD_LIBRARY_PATH": str(library), "FAKE_NVML_FILE": str(folder / "gpus")}
     with gpu_machine(**variables) as found:
-        if not found.inventory["devices"]:
-            missing(f"there is no real GPU to ask: {found.inventory['warnings'][0]}")
+        needs_gpu(found)
         yield found
-
-
-def missing(reason: str) -> NoReturn:
-    if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def test_a_driver_names_its_gpus(machine: GpuMachine) -> None:
