@@ -145,6 +145,15 @@ def test_a_value_that_is_not_a_number_is_kept_as_json_until_a_number_comes() -> 
     assert (row.last_json, row.last_value) == ("", 1.0)
 
 
+def test_a_value_that_is_not_a_number_has_its_time_where_the_batch_says_it() -> None:
+    timed, untimed = _points(note='"a"'), _points(note='"b"')
+    timed.json_times_unix_milliseconds["note"] = 5_000
+    for batches, time in (([timed], 5_000), ([untimed], 0), ([timed, untimed], 5_000)):
+        row = fold(TelemetryProjection(), recorded(batches)).get(METRIC_SERIES, "r1", 1, "note")
+        assert row is not None
+        assert row.last_time_unix_milliseconds == time
+
+
 def test_a_name_that_postgres_cannot_store_is_made_storable() -> None:
     folded = fold(TelemetryProjection(), recorded([_points(("a\x00b", 1, 1.0), ("x" * 5000, 1, 2.0))]))
     names = sorted(row.name for row in folded.rows(METRIC_SERIES))

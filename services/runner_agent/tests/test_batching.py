@@ -76,6 +76,7 @@ def test_points_carry_name_time_line_and_value() -> None:
     )
     assert list(points) == [(0, 100, 5, 1.0), (1, 100, 5, 2.0), (1, 200, 6, 3.0)]
     assert dict(batch.json_values) == {"note": '"x"'}
+    assert dict(batch.json_times_unix_milliseconds) == {"note": 200}
 
 
 @settings(max_examples=25)

@@ -21,6 +21,7 @@ class _Column:
     lines: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     json_value: str = ""
+    json_time: int = 0
 
 
 def points_reads(points: MetricPointsRecorded) -> Iterator[RowKey]:
@@ -70,7 +71,9 @@ def _columns(points: MetricPointsRecorded) -> dict[str, _Column]:
         column.lines.append(line)
         column.values.append(value)
     for name, text in points.json_values.items():
-        columns.setdefault(key_text(name), _Column()).json_value = text.replace("\x00", "\ufffd")
+        column = columns.setdefault(key_text(name), _Column())
+        column.json_value = text.replace("\x00", "\ufffd")
+        column.json_time = points.json_times_unix_milliseconds.get(name, 0)
     return columns
 
 
@@ -84,7 +87,7 @@ def _continued(before: MetricSeriesRow, column: _Column, position: int) -> Metri
         if line >= last_line:
             last_value, last_line, last_time, last_json = value, line, time, ""
     if column.json_value and not column.values:
-        last_json = column.json_value
+        last_json, last_time = column.json_value, column.json_time or last_time
     return MetricSeriesRow(
         run_id=before.run_id,
         attempt=before.attempt,

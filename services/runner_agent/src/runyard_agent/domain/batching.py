@@ -87,6 +87,7 @@ def metric_batches(
         batch.names.extend(list(indices)[len(batch.names) :])
         for name, encoded in numbered.reading.json_values.items():
             batch.json_values[name] = encoded
+            batch.json_times_unix_milliseconds[name] = numbered.time_unix_milliseconds
     if batch.values or batch.json_values:
         yield batch
 

@@ -26,7 +26,7 @@ from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options
 from runyard.metric.v1 import gpus_pb2 as runyard_dot_metric_dot_v1_dot_gpus__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/metric/v1/batches.proto\x12\x11runyard.metric.v1\x1a\x1erunyard/event/v1/options.proto\x1a\x1crunyard/metric/v1/gpus.proto\"-\n\nAttemptRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xe2\x01\n\x10LogChunkRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x19\n\x11\x66irst_line_number\x18\x02 \x01(\x03\x12\r\n\x05lines\x18\x03 \x03(\t\x12-\n\x07streams\x18\x04 \x03(\x0e\x32\x1c.runyard.metric.v1.LogStream\x12\x1f\n\x17times_unix_milliseconds\x18\x05 \x03(\x03:$\x8a\xb5\x18 \n\x1arunyard.log.chunk_recorded\x10\x01\x18\x02\"\xdd\x02\n\x14MetricPointsRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0cname_indices\x18\x03 \x03(\r\x12\x1f\n\x17times_unix_milliseconds\x18\x04 \x03(\x03\x12\x14\n\x0cline_numbers\x18\x05 \x03(\x03\x12\x0e\n\x06values\x18\x06 \x03(\x01\x12L\n\x0bjson_values\x18\x07 \x03(\x0b\x32\x37.runyard.metric.v1.MetricPointsRecorded.JsonValuesEntry\x1a\x31\n\x0fJsonValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:(\x8a\xb5\x18$\n\x1erunyard.metric.points_recorded\x10\x01\x18\x02\"\xbe\x03\n\x12GpuSamplesRecorded\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tgpu_uuids\x18\x02 \x03(\t\x12.\n\x07holders\x18\x03 \x03(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x1f\n\x17times_unix_milliseconds\x18\x04 \x03(\x03\x12\x1c\n\x14utilization_percents\x18\x05 \x03(\r\x12\x19\n\x11memory_used_bytes\x18\x06 \x03(\x03\x12\x18\n\x10power_milliwatts\x18\x07 \x03(\r\x12\x1b\n\x13temperature_celsius\x18\x08 \x03(\r\x12\x1a\n\x12\x65nergy_millijoules\x18\t \x03(\x03\x12\x18\n\x10not_offered_bits\x18\n \x03(\r\x12-\n\x07\x63olumns\x18\x0b \x03(\x0b\x32\x1c.runyard.metric.v1.GpuColumn\x12\x36\n\tprocesses\x18\x0c \x03(\x0b\x32#.runyard.metric.v1.GpuProcessColumn:&\x8a\xb5\x18\"\n\x1crunyard.gpu.samples_recorded\x10\x01\x18\x02\"\xfa\x01\n\x0fGpuIncidentSeen\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12-\n\x06holder\x18\x03 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x1e\n\x16time_unix_milliseconds\x18\x04 \x01(\x03\x12\x30\n\x04kind\x18\x05 \x01(\x0e\x32\".runyard.metric.v1.GpuIncidentKind\x12\x0e\n\x06number\x18\x06 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t:#\x8a\xb5\x18\x1f\n\x19runyard.gpu.incident_seen\x10\x01\x18\x02\"\xdd\x02\n\x13HostSamplesRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x1f\n\x17times_unix_milliseconds\x18\x03 \x03(\x03\x12\x16\n\x0e\x63pu_millicores\x18\x04 \x03(\x03\x12\x19\n\x11memory_used_bytes\x18\x05 \x03(\x03\x12\x17\n\x0f\x64isk_read_bytes\x18\x06 \x03(\x03\x12\x1a\n\x12\x64isk_written_bytes\x18\x07 \x03(\x03\x12\x1e\n\x16network_received_bytes\x18\x08 \x03(\x03\x12\x1a\n\x12network_sent_bytes\x18\t \x03(\x03\x12\x17\n\x0fnetwork_is_host\x18\n \x01(\x08:\'\x8a\xb5\x18#\n\x1drunyard.host.samples_recorded\x10\x01\x18\x02\"\xe6\x01\n\x0eSamplesMissing\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x1e\n\x16\x66rom_unix_milliseconds\x18\x04 \x01(\x03\x12\x1c\n\x14to_unix_milliseconds\x18\x05 \x01(\x03\x12\x14\n\x0csample_count\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.samples.missing\x10\x01\x18\x02*l\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x15\n\x11LOG_STREAM_STATUS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frunyard/metric/v1/batches.proto\x12\x11runyard.metric.v1\x1a\x1erunyard/event/v1/options.proto\x1a\x1crunyard/metric/v1/gpus.proto\"-\n\nAttemptRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xe2\x01\n\x10LogChunkRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x19\n\x11\x66irst_line_number\x18\x02 \x01(\x03\x12\r\n\x05lines\x18\x03 \x03(\t\x12-\n\x07streams\x18\x04 \x03(\x0e\x32\x1c.runyard.metric.v1.LogStream\x12\x1f\n\x17times_unix_milliseconds\x18\x05 \x03(\x03:$\x8a\xb5\x18 \n\x1arunyard.log.chunk_recorded\x10\x01\x18\x02\"\x8d\x04\n\x14MetricPointsRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0cname_indices\x18\x03 \x03(\r\x12\x1f\n\x17times_unix_milliseconds\x18\x04 \x03(\x03\x12\x14\n\x0cline_numbers\x18\x05 \x03(\x03\x12\x0e\n\x06values\x18\x06 \x03(\x01\x12L\n\x0bjson_values\x18\x07 \x03(\x0b\x32\x37.runyard.metric.v1.MetricPointsRecorded.JsonValuesEntry\x12l\n\x1cjson_times_unix_milliseconds\x18\x08 \x03(\x0b\x32\x46.runyard.metric.v1.MetricPointsRecorded.JsonTimesUnixMillisecondsEntry\x1a\x31\n\x0fJsonValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a@\n\x1eJsonTimesUnixMillisecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01:(\x8a\xb5\x18$\n\x1erunyard.metric.points_recorded\x10\x01\x18\x02\"\xbe\x03\n\x12GpuSamplesRecorded\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tgpu_uuids\x18\x02 \x03(\t\x12.\n\x07holders\x18\x03 \x03(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x1f\n\x17times_unix_milliseconds\x18\x04 \x03(\x03\x12\x1c\n\x14utilization_percents\x18\x05 \x03(\r\x12\x19\n\x11memory_used_bytes\x18\x06 \x03(\x03\x12\x18\n\x10power_milliwatts\x18\x07 \x03(\r\x12\x1b\n\x13temperature_celsius\x18\x08 \x03(\r\x12\x1a\n\x12\x65nergy_millijoules\x18\t \x03(\x03\x12\x18\n\x10not_offered_bits\x18\n \x03(\r\x12-\n\x07\x63olumns\x18\x0b \x03(\x0b\x32\x1c.runyard.metric.v1.GpuColumn\x12\x36\n\tprocesses\x18\x0c \x03(\x0b\x32#.runyard.metric.v1.GpuProcessColumn:&\x8a\xb5\x18\"\n\x1crunyard.gpu.samples_recorded\x10\x01\x18\x02\"\xfa\x01\n\x0fGpuIncidentSeen\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12-\n\x06holder\x18\x03 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x1e\n\x16time_unix_milliseconds\x18\x04 \x01(\x03\x12\x30\n\x04kind\x18\x05 \x01(\x0e\x32\".runyard.metric.v1.GpuIncidentKind\x12\x0e\n\x06number\x18\x06 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t:#\x8a\xb5\x18\x1f\n\x19runyard.gpu.incident_seen\x10\x01\x18\x02\"\xdd\x02\n\x13HostSamplesRecorded\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x1f\n\x17times_unix_milliseconds\x18\x03 \x03(\x03\x12\x16\n\x0e\x63pu_millicores\x18\x04 \x03(\x03\x12\x19\n\x11memory_used_bytes\x18\x05 \x03(\x03\x12\x17\n\x0f\x64isk_read_bytes\x18\x06 \x03(\x03\x12\x1a\n\x12\x64isk_written_bytes\x18\x07 \x03(\x03\x12\x1e\n\x16network_received_bytes\x18\x08 \x03(\x03\x12\x1a\n\x12network_sent_bytes\x18\t \x03(\x03\x12\x17\n\x0fnetwork_is_host\x18\n \x01(\x08:\'\x8a\xb5\x18#\n\x1drunyard.host.samples_recorded\x10\x01\x18\x02\"\xe6\x01\n\x0eSamplesMissing\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.runyard.metric.v1.AttemptRef\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x1e\n\x16\x66rom_unix_milliseconds\x18\x04 \x01(\x03\x12\x1c\n\x14to_unix_milliseconds\x18\x05 \x01(\x03\x12\x14\n\x0csample_count\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t:!\x8a\xb5\x18\x1d\n\x17runyard.samples.missing\x10\x01\x18\x02*l\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x15\n\x11LOG_STREAM_STATUS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGCHUNKRECORDED']._serialized_options = b'\212\265\030 \n\032runyard.log.chunk_recorded\020\001\030\002'
   _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._loaded_options = None
   _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._serialized_options = b'8\001'
+  _globals['_METRICPOINTSRECORDED_JSONTIMESUNIXMILLISECONDSENTRY']._loaded_options = None
+  _globals['_METRICPOINTSRECORDED_JSONTIMESUNIXMILLISECONDSENTRY']._serialized_options = b'8\001'
   _globals['_METRICPOINTSRECORDED']._loaded_options = None
   _globals['_METRICPOINTSRECORDED']._serialized_options = b'\212\265\030$\n\036runyard.metric.points_recorded\020\001\030\002'
   _globals['_GPUSAMPLESRECORDED']._loaded_options = None
@@ -47,22 +49,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTSAMPLESRECORDED']._serialized_options = b'\212\265\030#\n\035runyard.host.samples_recorded\020\001\030\002'
   _globals['_SAMPLESMISSING']._loaded_options = None
   _globals['_SAMPLESMISSING']._serialized_options = b'\212\265\030\035\n\027runyard.samples.missing\020\001\030\002'
-  _globals['_LOGSTREAM']._serialized_start=2031
-  _globals['_LOGSTREAM']._serialized_end=2139
+  _globals['_LOGSTREAM']._serialized_start=2207
+  _globals['_LOGSTREAM']._serialized_end=2315
   _globals['_ATTEMPTREF']._serialized_start=116
   _globals['_ATTEMPTREF']._serialized_end=161
   _globals['_LOGCHUNKRECORDED']._serialized_start=164
   _globals['_LOGCHUNKRECORDED']._serialized_end=390
   _globals['_METRICPOINTSRECORDED']._serialized_start=393
-  _globals['_METRICPOINTSRECORDED']._serialized_end=742
-  _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._serialized_start=651
-  _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._serialized_end=700
-  _globals['_GPUSAMPLESRECORDED']._serialized_start=745
-  _globals['_GPUSAMPLESRECORDED']._serialized_end=1191
-  _globals['_GPUINCIDENTSEEN']._serialized_start=1194
-  _globals['_GPUINCIDENTSEEN']._serialized_end=1444
-  _globals['_HOSTSAMPLESRECORDED']._serialized_start=1447
-  _globals['_HOSTSAMPLESRECORDED']._serialized_end=1796
-  _globals['_SAMPLESMISSING']._serialized_start=1799
-  _globals['_SAMPLESMISSING']._serialized_end=2029
+  _globals['_METRICPOINTSRECORDED']._serialized_end=918
+  _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._serialized_start=761
+  _globals['_METRICPOINTSRECORDED_JSONVALUESENTRY']._serialized_end=810
+  _globals['_METRICPOINTSRECORDED_JSONTIMESUNIXMILLISECONDSENTRY']._serialized_start=812
+  _globals['_METRICPOINTSRECORDED_JSONTIMESUNIXMILLISECONDSENTRY']._serialized_end=876
+  _globals['_GPUSAMPLESRECORDED']._serialized_start=921
+  _globals['_GPUSAMPLESRECORDED']._serialized_end=1367
+  _globals['_GPUINCIDENTSEEN']._serialized_start=1370
+  _globals['_GPUINCIDENTSEEN']._serialized_end=1620
+  _globals['_HOSTSAMPLESRECORDED']._serialized_start=1623
+  _globals['_HOSTSAMPLESRECORDED']._serialized_end=1972
+  _globals['_SAMPLESMISSING']._serialized_start=1975
+  _globals['_SAMPLESMISSING']._serialized_end=2205
 # @@protoc_insertion_point(module_scope)

@@ -134,6 +134,26 @@ class MetricPointsRecorded(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class JsonTimesUnixMillisecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     NAME_INDICES_FIELD_NUMBER: _builtins.int
@@ -141,6 +161,7 @@ class MetricPointsRecorded(_message.Message):
     LINE_NUMBERS_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     JSON_VALUES_FIELD_NUMBER: _builtins.int
+    JSON_TIMES_UNIX_MILLISECONDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attempt(self) -> Global___AttemptRef: ...
     @_builtins.property
@@ -163,6 +184,10 @@ class MetricPointsRecorded(_message.Message):
     def json_values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """JSON values that are not numbers (strings, nested lists), as the last seen of each name."""
 
+    @_builtins.property
+    def json_times_unix_milliseconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The time of each of these; absent in batches from before this field."""
+
     def __init__(
         self,
         *,
@@ -173,10 +198,11 @@ class MetricPointsRecorded(_message.Message):
         line_numbers: _abc.Iterable[_builtins.int] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
         json_values: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        json_times_unix_milliseconds: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "json_values", b"json_values", "line_numbers", b"line_numbers", "name_indices", b"name_indices", "names", b"names", "times_unix_milliseconds", b"times_unix_milliseconds", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "json_times_unix_milliseconds", b"json_times_unix_milliseconds", "json_values", b"json_values", "line_numbers", b"line_numbers", "name_indices", b"name_indices", "names", b"names", "times_unix_milliseconds", b"times_unix_milliseconds", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
