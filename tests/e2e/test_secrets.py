@@ -57,6 +57,11 @@ async def test_a_secret_reaches_its_run_and_nothing_that_is_kept(
         step="x", command_lines=[f"python3 - <<'EOF'\n{PROGRAM}\nEOF"], executor=Executor.EXECUTOR_PROCESS
     )
     spec.environment_variables.add(name="URL", value="https://example.com")
+    typed = RunSpec(step="x", command_lines=["true"])
+    typed.inputs.add(name="data", uris=[f"https://user:{VALUE}@example.com/"])
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await clients.submit(typed, PROJECT)
+    assert f"the value of secret {NAME}" in str(refused.value.details())
     record = await clients.complete_record((await clients.submit(spec, PROJECT)).run_id)
     assert record.run.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
     lines = await clients.lines(record.run.run_id)

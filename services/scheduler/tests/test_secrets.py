@@ -44,6 +44,20 @@ async def variables(secrets: Secrets, project: str) -> dict[str, str]:
     return {each.name: each.value for each in (await filled(secrets, project)).secrets}
 
 
+async def test_a_request_that_holds_a_value_is_refused_and_not_repeated(secrets: Secrets) -> None:
+    await secrets.put("guarded", "A", VALUE, "user:x")
+    await secrets.put("guarded", "SHORT", "short", "user:x")
+    await secrets.put("guarded", "registry:ghcr.io", "nobody:hunter2-hunter2", "user:x")
+    for content in (f"http://u:{VALUE}@host/", f"{VALUE} and hunter2-hunter2"):
+        with pytest.raises(Rejected) as refused:
+            await secrets.refuse_within("guarded", content.encode())
+        assert refused.value.code == "SECRET_IN_REQUEST"
+        assert VALUE not in refused.value.message
+    assert "A, registry:ghcr.io" in refused.value.message
+    await secrets.refuse_within("guarded", b"short, and the name of nobody")
+    await secrets.refuse_within("another", VALUE.encode())
+
+
 async def test_a_lease_gets_the_newest_values_of_its_own_project(secrets: Secrets) -> None:
     await secrets.put("digits", "A", "first-value", "user:x")
     await secrets.put("digits", "A", VALUE, "user:y")

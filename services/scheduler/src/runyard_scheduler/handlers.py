@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -27,6 +27,9 @@ from runyard_scheduler.domain.spec import check_request, with_defaults
 from runyard_scheduler.ledger import Committed, Ledger
 from runyard_servicekit.context import command_id, request_context
 
+RefuseSecrets = Callable[[str, bytes], Awaitable[None]]
+"""Raises Rejected when a text, for a run of a project, holds the value of one of its secrets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -39,10 +42,11 @@ class Shown:
 class Handlers:
     """Runs the commands of clients. Call within an RPC: the caller is part of each command."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        """Decide on this ledger's world."""
+    def __init__(self, ledger: Ledger, clock: Clock, refuse_secrets: RefuseSecrets | None = None) -> None:
+        """Decide on this ledger's world; ``refuse_secrets`` sees what is about to become an event."""
         self._ledger = ledger
         self._clock = clock
+        self._refuse_secrets = refuse_secrets
         # One submit of a project at a time: they all take its next number.
         self._numbering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -51,7 +55,8 @@ class Handlers:
 
         Raises:
             InvalidInput: the request is wrong.
-            Rejected: no enrolled node can ever run it (IMPOSSIBLE_RESOURCES).
+            Rejected: no enrolled node can ever run it (IMPOSSIBLE_RESOURCES), or it holds the value of a
+                secret of the project (SECRET_IN_REQUEST).
             IdReused: the request_id came with another request before.
             Unavailable: the log did not answer; the same request may be tried again.
         """
@@ -62,6 +67,8 @@ class Handlers:
         spec = with_defaults(request.spec)
         try:
             check_possible(Requirement.of(spec), self._supplies())
+            if self._refuse_secrets is not None:
+                await self._refuse_secrets(request.project, _kept_of(request))
         except Rejected:
             # It may have been possible when it was asked for the first time.
             known = await self._ledger.committed(command, digest)
@@ -119,6 +126,12 @@ class Handlers:
 
     def _supplies(self) -> list[Supply]:
         return [Supply.of(entry.node, attached=True) for entry in self._ledger.world.nodes()]
+
+
+def _kept_of(request: SubmitRunRequest) -> bytes:
+    """Give what of a request becomes an event; in protobuf every text stands as it is."""
+    words = "\n".join((request.title, *request.tags)).encode()
+    return request.spec.SerializeToString() + b"\n" + words
 
 
 def _digest(request: SubmitRunRequest | StopRunRequest) -> bytes:

@@ -102,9 +102,10 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     projector = Projector(pool, ledger.log, SchedulerProjection(), schema=tables.SCHEMA, doorbell=doorbell)
     watches = Watches(ledger, clock, doorbell)
     queries = Queries(pool, projector, ledger.log)
-    scheduler = SchedulerServicer(ledger, Handlers(ledger, clock), queries, watches, planner, sessions)
-    operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     secrets = Secrets.of_service(pool, settings.yard_key_file)
+    handlers = Handlers(ledger, clock, secrets.refuse_within)
+    scheduler = SchedulerServicer(ledger, handlers, queries, watches, planner, sessions)
+    operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     secret_servicer = SecretServicer(SecretHandlers(ledger, secrets, clock), secrets, queries, ledger.log)
     async with asyncio.TaskGroup() as tasks:
         agents = AgentServicer(

@@ -21,6 +21,7 @@ from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.personal.yard_key import YardKey, read_yard_key
 
 VALUE_BYTES_MIN, VALUE_BYTES_MAX = 4, 32_768
+GUARDED_BYTES_MIN = 8
 NAME_LENGTH_MAX = 200
 SECRETS_MAX = 100
 """Most secrets of a project."""
@@ -129,6 +130,32 @@ class Secrets:
         _check_project(project)
         async with self._connected() as connection:
             return bool(await connection.fetchval(_REMOVE, project, name))
+
+    async def refuse_within(self, project: str, content: bytes) -> None:
+        """Hold that what is about to become an event holds no value of the project's secrets.
+
+        Values under ``GUARDED_BYTES_MIN`` bytes may well stand for something else, and are let through.
+
+        Raises:
+            Rejected: it does (SECRET_IN_REQUEST); the message names the secrets.
+            Corrupt: the key is another one.
+            Unavailable: the database does not answer.
+        """
+        async with self._connected() as connection:
+            rows = await connection.fetch(_VALUES, project)
+        found = []
+        for name, sealed in ((row["name"], row["sealed_value"]) for row in rows):
+            value = self._key.open_secret(_place(project, name), sealed)
+            if name.startswith(REGISTRY_SECRET):
+                value = value.partition(":")[2]
+            if len(value.encode()) >= GUARDED_BYTES_MIN and value.encode() in content:
+                found.append(name)
+        if found:
+            raise Rejected(
+                f"the request holds the value of secret {', '.join(found)}, and what a run asks for is kept "
+                "for ever: leave it out, programs get secrets as variables",
+                code="SECRET_IN_REQUEST",
+            )
 
     async def fill(self, grant: LeaseGrant) -> None:
         """Add to a lease what its run gets: variables, and the login for the registry of its image.
