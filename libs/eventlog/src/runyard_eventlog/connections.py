@@ -25,7 +25,7 @@ AWAY = (
 
 
 async def leave_as_it_is(_: Connection) -> None:
-    """Do nothing to a connection that goes back to its pool: the ``reset`` of a pool of the log.
+    """Do nothing to a connection that goes back to its pool: the ``reset`` of pools here and in services.
 
-    The log leaves nothing behind in a session, and asyncpg's own reset is a round trip after every read.
+    They leave nothing behind in a session, and asyncpg's own reset is a round trip after every read.
     """

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import asyncpg
+
+from runyard_core.retry import Backoff, Retries, retried
 
 NEWEST_REVISION = "0004"
 """Last revision in ``migrations/versions``; known here so that a warm run need not load Alembic."""
@@ -33,6 +36,9 @@ ROLES = (*SERVICE_ROLES, "runyard_relay", "runyard_reader")
 _OWNER = "runyard_log_owner"
 # Any two numbers that nobody else uses: one migration of a database at a time.
 _MIGRATION_LOCK = 0x52554E59
+_BACKOFF = Backoff(first_seconds=0.05, seconds_max=0.5, tries_max=10)
+
+_log = logging.getLogger(__name__)
 
 
 async def migrate(admin_url: str, role_passwords: Mapping[str, str]) -> None:
@@ -134,15 +140,10 @@ async def _set_passwords(connection: asyncpg.Connection, role_passwords: Mapping
 
 async def _as_often_as_needed(connection: asyncpg.Connection, statement: str) -> None:
     """Run a statement on roles again when another database's migration changed the same role meanwhile."""
-    for attempt in range(10):
-        try:
-            await connection.execute(statement)
-        except (asyncpg.InternalServerError, asyncpg.UniqueViolationError):  # "tuple concurrently updated"
-            if attempt == 9:
-                raise
-            await asyncio.sleep(0.05 * (attempt + 1))
-        else:
-            return
+    retries = Retries("changing roles", _BACKOFF, _log)
+    # "tuple concurrently updated"
+    passing = (asyncpg.InternalServerError, asyncpg.UniqueViolationError)
+    await retried(lambda: connection.execute(statement), passing, retries)
 
 
 def main() -> None:

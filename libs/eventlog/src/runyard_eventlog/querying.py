@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from runyard_core.errors import Unavailable
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, leave_as_it_is
 
 CONNECT_SECONDS_MAX = 10.0
 QUERY_SECONDS_MAX = 10.0
@@ -23,7 +23,7 @@ QUERY_SECONDS_MAX = 10.0
 async def open_pool(
     database_url: str, connections_max: int, *, command_seconds_max: float | None = None
 ) -> AsyncIterator[asyncpg.Pool]:
-    """Open a service's connections for as long as the block runs.
+    """Open a service's connections for as long as the block runs; what uses one leaves nothing behind in it.
 
     Raises:
         Unavailable: the database does not answer (DATABASE_UNREACHABLE).
@@ -35,6 +35,7 @@ async def open_pool(
             max_size=connections_max,
             timeout=CONNECT_SECONDS_MAX,
             command_timeout=command_seconds_max,
+            reset=leave_as_it_is,
         )
     except AWAY as error:
         raise Unavailable(

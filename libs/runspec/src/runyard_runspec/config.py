@@ -207,42 +207,13 @@ def _step_of(
             if isinstance(item, dict)
         }
 
-    parameter_lines = lines("parameters")
-    input_lines = lines("inputs")
     variable_lines = lines("environment-variables")
     return Step(
         name=parsed.name,
         image=parsed.image,
         description=(parsed.description or "").strip(),
-        parameters=tuple(
-            Parameter(
-                name=each.name,
-                type=ParameterType(each.type),
-                # The parser makes an empty list of no default at all.
-                default=None if each.default == [] else each.default,
-                is_optional=each.optional,
-                is_multiple=each.multiple is not None,
-                minimum=_number(each.min),
-                maximum=_number(each.max),
-                choices=tuple(each.choices or ()),
-                description=(each.description or "").strip(),
-                line=parameter_lines.get(each.name, 1),
-            )
-            for each in parsed.parameters.values()
-        ),
-        inputs=tuple(
-            InputDefinition(
-                name=each.name,
-                default_uris=_listed(each.default),
-                is_optional=each.optional,
-                filename=each.filename or "",
-                keep_directories=each.keep_directories.value,
-                is_on_demand=each.download is DownloadIntent.ON_DEMAND,
-                description=(each.description or "").strip(),
-                line=input_lines.get(each.name, 1),
-            )
-            for each in parsed.inputs.values()
-        ),
+        parameters=_parameters_of(parsed, lines("parameters")),
+        inputs=_inputs_of(parsed, lines("inputs")),
         variables=tuple(
             VariableDefinition(
                 name=each.name,
@@ -254,6 +225,41 @@ def _step_of(
         ),
         line=document.line_of(path),
         parsed=parsed,
+    )
+
+
+def _parameters_of(parsed: ParsedStep, lines: Mapping[str, int]) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(
+            name=each.name,
+            type=ParameterType(each.type),
+            # The parser makes an empty list of no default at all.
+            default=None if each.default == [] else each.default,
+            is_optional=each.optional,
+            is_multiple=each.multiple is not None,
+            minimum=_number(each.min),
+            maximum=_number(each.max),
+            choices=tuple(each.choices or ()),
+            description=(each.description or "").strip(),
+            line=lines.get(each.name, 1),
+        )
+        for each in parsed.parameters.values()
+    )
+
+
+def _inputs_of(parsed: ParsedStep, lines: Mapping[str, int]) -> tuple[InputDefinition, ...]:
+    return tuple(
+        InputDefinition(
+            name=each.name,
+            default_uris=_listed(each.default),
+            is_optional=each.optional,
+            filename=each.filename or "",
+            keep_directories=each.keep_directories.value,
+            is_on_demand=each.download is DownloadIntent.ON_DEMAND,
+            description=(each.description or "").strip(),
+            line=lines.get(each.name, 1),
+        )
+        for each in parsed.inputs.values()
     )
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import asyncpg
 import grpc
 
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
@@ -18,11 +17,11 @@ from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.connections import leave_as_it_is
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.stored_log import PostgresStoredLog
 from runyard_lineage.erasures import Erasures
@@ -54,13 +53,8 @@ async def main(settings: LineageSettings) -> None:
     """Run until cancelled."""
     doorbell = Doorbell()
     async with (
-        asyncpg.create_pool(
-            settings.database_url.get_secret_value(),
-            min_size=1,
-            max_size=CONNECTIONS_MAX,
-            timeout=10.0,
-            command_timeout=30.0,
-            reset=leave_as_it_is,
+        open_pool(
+            settings.database_url.get_secret_value(), CONNECTIONS_MAX, command_seconds_max=30.0
         ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         _peers(settings) as peers,

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 
 from runyard.metric.v1.batches_pb2 import SamplesMissing
+from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent import gpus, host
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.attempt_store import AttemptStore
@@ -58,21 +59,12 @@ async def run_agent(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(settings.directory))
         clock = SystemClock()
-        make_filler = functools.partial(_filler, settings.node_id, clock)
-        spool = Spool(
-            settings.directory / "spool",
-            make_filler,
-            bytes_max=settings.spool_bytes_max,
-            node_id=settings.node_id,
-        )
-        stack.callback(spool.close)
+        spool = _spool(settings, stack, clock)
         gpu_reader = gpus.open_gpus()
         stack.callback(gpu_reader.close)
         cache_dir = settings.directory / "cache"
         docker = DockerOnDemand(settings.node_id, cache_dir, settings.container_rules)
         stack.callback(docker.close)
-        calls = CallServer(settings.directory / "calls.port")
-        stack.push_async_callback(calls.close)
         telemetry = Telemetry(spool, settings.node_id, clock)
         sampling = Sampling(telemetry, gpu_reader)
         limits = look_at_machine(settings.directory)
@@ -82,24 +74,7 @@ async def run_agent(settings: Settings) -> None:
         inventory = functools.partial(
             take_inventory, settings.directory, settings.slot_count, gpu_reader, process, docker
         )
-        artifact_client = _artifact_client(settings, stack)
-        node = Node(
-            node_id=settings.node_id,
-            boot_id=host.boot_id(),
-            booted_at=clock.now() - timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
-            inventory=await inventory(),
-            executors=Executors(process, docker),
-            artifact_client=artifact_client,
-            cache=ContentCache(cache_dir / "content", size_bytes_max=settings.input_cache_bytes_max),
-            sampling=sampling,
-            clock=clock,
-            package_lists=PackageLists(artifact_client),
-            input_rules=InputRules(
-                settings.shared_folders, input_credentials(os.environ), settings.nfs_exports
-            ),
-            attempt_rules=settings.attempt_rules,
-            calls=calls,
-        )
+        node = _node(settings, stack, clock, await inventory(), Executors(process, docker), sampling)
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)
         uplink = Uplink(
             settings.scheduler_address, settings.token, settings.node_id, inventory, attempts, settings.gate
@@ -122,6 +97,46 @@ async def run_agent(settings: Settings) -> None:
         ready = asyncio.Event()
         others = [spool.keep_synced(), publisher.run(), sampling.run(), foreign_watch.run()]
         await _run_until_stopped(attempts, uplink, ready, [*others, hands_on.run(ready), orphans.run(ready)])
+
+
+def _spool(settings: Settings, stack: contextlib.AsyncExitStack, clock: Clock) -> Spool:
+    spool = Spool(
+        settings.directory / "spool",
+        functools.partial(_filler, settings.node_id, clock),
+        bytes_max=settings.spool_bytes_max,
+        node_id=settings.node_id,
+    )
+    stack.callback(spool.close)
+    return spool
+
+
+def _node(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    clock: Clock,
+    inventory: NodeInventory,
+    executors: Executors,
+    sampling: Sampling,
+) -> Node:
+    calls = CallServer(settings.directory / "calls.port")
+    stack.push_async_callback(calls.close)
+    artifact_client = _artifact_client(settings, stack)
+    contents = settings.directory / "cache" / "content"
+    return Node(
+        node_id=settings.node_id,
+        boot_id=host.boot_id(),
+        booted_at=clock.now() - timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
+        inventory=inventory,
+        executors=executors,
+        artifact_client=artifact_client,
+        cache=ContentCache(contents, size_bytes_max=settings.input_cache_bytes_max),
+        sampling=sampling,
+        clock=clock,
+        package_lists=PackageLists(artifact_client),
+        input_rules=InputRules(settings.shared_folders, input_credentials(os.environ), settings.nfs_exports),
+        attempt_rules=settings.attempt_rules,
+        calls=calls,
+    )
 
 
 def _artifact_client(settings: Settings, stack: contextlib.AsyncExitStack) -> ArtifactClient:

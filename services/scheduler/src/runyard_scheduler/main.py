@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import asyncpg
 import grpc
@@ -133,14 +134,11 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
         edge = edge_of_service(pool, settings.yard_key_file)
-        async with serving(settings, SERVICE_NAMES, register, edge, credentials):
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await hands_on.end_all()
-                sessions.end_all()
-                enrolment.end_all()
-                watches.end_all()
+        async with serving(settings, SERVICE_NAMES, register, edge, credentials), AsyncExitStack() as ending:
+            for end_all in (watches.end_all, enrolment.end_all, sessions.end_all):
+                ending.callback(end_all)
+            ending.push_async_callback(hands_on.end_all)
+            await asyncio.Event().wait()
 
 
 async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
