@@ -148,7 +148,7 @@ async def test_a_batch_of_another_node_is_refused_and_never_delivered_again() ->
     await ingest.handle([message(wire, SPOOLS[0], 1, node_id="node-2")])
     assert wire.answers() == {"ack.a.1.0": b"+TERM"}
     assert (await event_log.head()).telemetry_position == 0
-    assert ingest.counts.refused == 1
+    assert ingest.refused_count == 1
 
 
 async def test_garbage_is_refused() -> None:

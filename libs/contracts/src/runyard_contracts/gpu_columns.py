@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from runyard.metric.v1.gpus_pb2 import GpuColumn, GpuQuantity
 
-NOT_OFFERED_FIRST_FIELD = 5
-"""Number of the batch's field that bit 0 of ``not_offered_bits`` is about."""
 UTILIZATION_BIT, MEMORY_BIT, POWER_BIT, TEMPERATURE_BIT, ENERGY_BIT = (1 << bit for bit in range(5))
 
 

@@ -53,17 +53,6 @@ class Delivery:
     envelope: Envelope
 
 
-@dataclass(slots=True)
-class IngestCounts:
-    """What has happened since the start, for logs and tests."""
-
-    appended: int = 0
-    duplicates: int = 0
-    refused: int = 0
-    given_back: int = 0
-    binds: int = 0
-
-
 class Ingest:
     """Consumes the TELEMETRY stream until cancelled."""
 
@@ -81,7 +70,8 @@ class Ingest:
         self._clock = clock
         self._spools: dict[SpoolKey, Spool[Delivery]] = {}
         self._waiting_since: dict[SpoolKey, float] = {}
-        self.counts = IngestCounts()
+        self.refused_count = 0
+        """Messages that can never be appended."""
 
     async def run(self) -> None:
         """Bind to the consumer and take batches, again and again; returns only by cancellation."""
@@ -89,7 +79,6 @@ class Ingest:
         while True:
             try:
                 await bind(self._bus)
-                self.counts.binds += 1
                 async with ContinuousPull(
                     self._bus, subjects.TELEMETRY_STREAM, CONSUMER, self._limits
                 ) as pull:
@@ -124,7 +113,6 @@ class Ingest:
         delivered = [(each.envelope.stream_version, each) for each in deliveries]
         while True:
             taken = take(spool, delivered, run_length_max=RUN_LENGTH_MAX, waiting_max=WAITING_MAX)
-            self.counts.duplicates += len(taken.duplicates)
             await self._acknowledge(taken.duplicates)
             spool, delivered = taken.spool, []
             if not spool.waiting:
@@ -166,7 +154,6 @@ class Ingest:
                 mark=spool.committed,
                 given_back=len(spool.waiting),
             )
-            self.counts.given_back += len(spool.waiting)
             await self._acknowledge(list(spool.waiting.values()))
             return Spool(committed=spool.committed)
         return spool
@@ -193,7 +180,6 @@ class Ingest:
             if len(run) > 1:
                 return await self._append(key, mark, run[: len(run) // 2])
             raise RefusedBatchError(error.message) from error
-        self.counts.appended += len(run)
         return last
 
     async def _mark_in_log(self, key: SpoolKey, known: int) -> int:
@@ -214,7 +200,7 @@ class Ingest:
             await self._bus.publish(subjects.committed_subject(key.node_id), mark)
 
     async def _refuse(self, message: Msg, reason: str) -> None:
-        self.counts.refused += 1
+        self.refused_count += 1
         log.error("refused a telemetry message", subject=message.subject, reason=reason)
         with suppress(NatsError):
             await message.term()

@@ -245,10 +245,9 @@ class Runtime(Protocol):
         ...
 
 
-LEASE_CLOCK = "CLOCK_BOOTTIME"
-"""The clock of the lease file: it counts suspended time too and /proc/uptime shows it."""
-
-
 def lease_text(expires_at_boottime_seconds: float) -> str:
-    """Write the content of the lease file: seconds of CLOCK_BOOTTIME, as decimal text with a newline."""
+    """Write the content of the lease file: seconds of CLOCK_BOOTTIME, as decimal text with a newline.
+
+    That clock counts suspended time, too, and /proc/uptime shows it.
+    """
     return f"{expires_at_boottime_seconds:.3f}\n"

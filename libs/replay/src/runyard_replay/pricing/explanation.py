@@ -92,12 +92,6 @@ def at(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _priced_thing(term: Term) -> str:
-    if term.gpu is None:
-        return term.lease.node_id
-    return f"GPU {term.gpu.model or term.gpu.uuid} on {term.lease.node_id}"
-
-
 def _sharing_text(term: Term) -> str:
     percent = f"{term.share_ppm * 100 / WHOLE_PPM:.4f}".rstrip("0").rstrip(".")
     holders = [term.lease, *term.shared_with]

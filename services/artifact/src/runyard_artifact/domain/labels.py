@@ -40,9 +40,6 @@ class MoveAlias:
     origin: Origin
 
 
-LabelEvent = ArtifactTagged | ArtifactPropertiesSet
-
-
 @dataclass(frozen=True, slots=True)
 class LabelState:
     """What a file is called."""
