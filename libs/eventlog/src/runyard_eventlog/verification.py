@@ -125,6 +125,9 @@ async def verify(
     )
     if event_count < EVENTS_FOR_PROCESSES or (stored is not None and not database_url):
         process_count = 1
+    elif stored is not None and process_count > 1:
+        # One of them waits for the database, as a rule.
+        process_count += 1
     with comparing(Places(archive, stored), database_url, process_count) as compared_copies:
         for lane, chain in chains.items():
             report.findings.extend(chain.findings)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import util
 
 import asyncpg
@@ -23,7 +23,7 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import ArchiveStore
 from runyard_eventlog.chain import Finding
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, leave_as_it_is
 from runyard_eventlog.copies import Copies, compare
 from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.manifest import Manifest
@@ -49,6 +49,8 @@ class Places:
     archive: Archive
     stored: StoredLog | None
     """None leaves the database out."""
+    _boundaries: dict[Lane.ValueType, int] = field(default_factory=dict)
+    """Lowest positions of the database, as of the last look."""
 
     async def fetch(self, lane: Lane.ValueType, manifest: Manifest) -> Copies:
         """Fetch the copies of a segment.
@@ -63,14 +65,16 @@ class Places:
         )
         if stored is None:
             return Copies(manifest, parquet, leaves, None, last + 1)
-        start = max(first, await stored.first_position(lane))
+        if lane not in self._boundaries:
+            self._boundaries[lane] = await stored.first_position(lane)
         while True:
+            boundary = self._boundaries[lane]
+            start = max(first, boundary)
             rows = await stored.columns(lane, start, last)
-            boundary = max(first, await stored.first_position(lane))
-            if boundary == start:
+            self._boundaries[lane] = await stored.first_position(lane)
+            if self._boundaries[lane] == boundary:
                 return Copies(manifest, parquet, leaves, rows, min(start, last + 1))
-            # A partition was detached meanwhile.
-            start = boundary
+            # A partition was detached since the last look.
 
 
 @contextmanager
@@ -109,7 +113,7 @@ class _Share:
     mine: _Share
 
     def __init__(self, store: ArchiveStore, database_url: str) -> None:
-        self._archive = Archive(store)
+        self._places = Places(Archive(store), None)
         self._database_url = database_url
         self._loop = asyncio.new_event_loop()
         self._pool: asyncpg.Pool | None = None
@@ -129,11 +133,12 @@ class _Share:
                     min_size=1,
                     max_size=1,
                     server_settings={"jit": "off"},
+                    reset=leave_as_it_is,
                 )
             except AWAY as error:
                 raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
-        stored = None if self._pool is None else PostgresStoredLog(self._pool)
-        return await Places(self._archive, stored).fetch(lane, manifest)
+            self._places = Places(self._places.archive, PostgresStoredLog(self._pool))
+        return await self._places.fetch(lane, manifest)
 
     def _close(self) -> None:
         if self._pool is not None:
