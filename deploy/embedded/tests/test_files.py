@@ -23,7 +23,7 @@ from runyard_embedded.home import Home
 from runyard_embedded.plan import make_plan, role_url
 from runyard_embedded.settings import ExternalStore, YardSettings, forget_secrets
 from runyard_embedded.state import Phase, ProcessState, YardState, read_state, write_state
-from runyard_embedded.yard_ports import WITH_PORT, settle_ports
+from runyard_embedded.yard_ports import WITH_PORT, had_gate, settle_ports
 from runyard_engines import PortInUse, choose_port
 from runyard_engines.process import started_ticks
 from runyard_replay.imported import FILE as IMPORTED
@@ -74,6 +74,16 @@ def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home)
     secrets += [*first.role_passwords.values(), *first.nats_passwords.values(), first.s3_secret_key]
     assert len(set(secrets)) == len(secrets)
     assert min(len(secret) for secret in secrets) >= 43
+
+
+def test_a_yard_remembers_that_others_know_its_gate(home: Home) -> None:
+    assert not had_gate(home)
+    settle_ports(home, {})
+    assert not had_gate(home)
+    with_gate = settle_ports(home, {}, with_gate=True)["gate"]
+    settle_ports(home, {})
+    assert had_gate(home)
+    assert settle_ports(home, {}, with_gate=True)["gate"] == with_gate
 
 
 def test_tokens_of_persons_outlast_a_start_and_the_secret_is_kept_nowhere(home: Home) -> None:

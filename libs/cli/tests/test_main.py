@@ -41,7 +41,8 @@ def runyard(
     """Run the command line in a folder of its own."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("RUNYARD_HOME", str(folder / "home"))
-    monkeypatch.delenv("RUNYARD_OUTPUT", raising=False)
+    for variable in ("RUNYARD_OUTPUT", "RUNYARD_TOKEN", "RUNYARD_SERVER"):
+        monkeypatch.delenv(variable, raising=False)
 
     def run(*args: str, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["runyard", *args])
@@ -134,11 +135,37 @@ def test_help_lists_every_command_and_its_place(runyard: Runner) -> None:
 def test_context_is_set_from_standard_input_and_shown_without_its_token(
     folder: Path, runyard: Runner
 ) -> None:
-    assert runyard("context", "set", "yard.example.org:443", stdin="s3cret\n").exit_code == 0
+    done = runyard("context", "set", "yard.example.org:443", stdin="s3cret\n")
+    assert (done.exit_code, "without TLS: yard.example.org:443" in done.stderr) == (0, True)
     shown = runyard("context")
     assert "yard.example.org:443" in shown.stdout
     assert "s3cret" not in shown.stdout + shown.stderr
     assert json.loads((folder / "home" / "context.json").read_text())["token"] == "s3cret"
+
+
+def test_joining_with_no_access_token_changes_nothing(folder: Path, runyard: Runner) -> None:
+    for stdin, reason in (("", "WRONG_USAGE"), ("hunter2\n", "BAD_TOKEN"), ("rya1.AAAA\n", "BAD_TOKEN")):
+        done = runyard("context", "join", stdin=stdin)
+        assert (done.exit_code, reason in done.stderr) == (2, True)
+    assert not (folder / "home").exists()
+
+
+def test_the_context_of_a_yard_here_is_not_replaced(folder: Path, runyard: Runner) -> None:
+    with_context(folder, "127.0.0.1:1")
+    (folder / "home" / "credentials.json").touch()
+    before = (folder / "home" / "context.json").read_bytes()
+    done = runyard("context", "join", stdin="rya1.AAAA\n")
+    assert (done.exit_code, "YARD_OF_ITS_OWN" in done.stderr) == (3, True)
+    assert (folder / "home" / "context.json").read_bytes() == before
+
+
+def test_a_token_of_the_environment_wins_over_the_file(
+    folder: Path, runyard: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_context(folder, "127.0.0.1:1")
+    monkeypatch.setenv("RUNYARD_TOKEN", "hunter2")
+    done = runyard("ps")
+    assert (done.exit_code, "BAD_TOKEN" in done.stderr) == (2, True)
 
 
 @pytest.mark.system

@@ -44,6 +44,11 @@ def settle_ports(home: Home, fixed: Mapping[str, int], *, with_gate: bool = Fals
     return ports
 
 
+def had_gate(home: Home) -> bool:
+    """Say whether the yard ever had a gate: others may know it."""
+    return GATE in _read(home)
+
+
 def _read(home: Home) -> dict[str, int]:
     try:
         content = json.loads(home.ports_file.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from runyard_core.errors import RunyardError
 from runyard_embedded.home import Home
 from runyard_embedded.settings import GATE_LISTEN, LOG_RESTORED
 from runyard_embedded.state import Phase, YardState, read_state
-from runyard_embedded.yard_ports import GATE
+from runyard_embedded.yard_ports import GATE, had_gate
 
 ATTACH_SECONDS_MAX = 90.0
 LOOK_SECONDS = 0.1
@@ -187,3 +187,5 @@ def _say_up(home: Home, began: float) -> None:
         say_json_object({"home": str(home.folder), "ports": ports})
     else:
         say(f"The yard is up under {home.folder} after {time.monotonic() - began:.1f} s.")
+    if state is not None and GATE not in state.processes and had_gate(home):
+        note("It had a gate before and has none now: no other machine reaches it. --listen opens it again.")
