@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+RowT = TypeVar("RowT")
 
 
 class Style(StrEnum):
@@ -77,10 +78,23 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def say_cut(next_page_token: str, shown_count: int) -> None:
-    """Note that a list goes on behind what was shown."""
-    if next_page_token:
-        note(f"only the first {shown_count:,} are shown")
+def say_page(
+    answer: Message,
+    rows: Sequence[RowT],
+    say_rows: Callable[[Sequence[RowT]], None],
+    *,
+    nothing: str,
+    next_page_token: str,
+) -> None:
+    """Write the first page of a list: as a table, as JSON, or that there is nothing."""
+    if is_json():
+        say_json(answer)
+    elif not rows:
+        say(nothing)
+    else:
+        say_rows(rows)
+        if next_page_token:
+            note(f"only the first {len(rows):,} are shown")
 
 
 def say_json(message: Message) -> None:

@@ -6,7 +6,7 @@ import click
 
 from runyard.artifact.v1 import registry_service_pb2 as pb
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.registry_lines import say_dataset_versions, say_datasets, say_files
 from runyard_cli.session import converse
 from runyard_client import Client
@@ -39,13 +39,8 @@ def _list(project: str) -> None:
         return await client.registry.ListDatasets(request)
 
     answer = converse(ask)
-    if is_json():
-        say_json(answer)
-    elif not answer.datasets:
-        say(f"project {project} has no datasets: outputs with valohai.dataset-versions make them")
-    else:
-        say_datasets(answer.datasets)
-        say_cut(answer.next_page_token, _PAGE_SIZE)
+    nothing = f"project {project} has no datasets: outputs with valohai.dataset-versions make them"
+    say_page(answer, answer.datasets, say_datasets, nothing=nothing, next_page_token=answer.next_page_token)
 
 
 def _list_versions(project: str, name: str) -> None:
@@ -54,13 +49,10 @@ def _list_versions(project: str, name: str) -> None:
         return await client.registry.ListDatasetVersions(request)
 
     answer = converse(ask)
-    if is_json():
-        say_json(answer)
-    elif not answer.versions:
-        say(f"project {project} has no dataset {name}: `runyard datasets` lists them")
-    else:
-        say_dataset_versions(answer.versions)
-        say_cut(answer.next_page_token, _PAGE_SIZE)
+    nothing = f"project {project} has no dataset {name}: `runyard datasets` lists them"
+    say_page(
+        answer, answer.versions, say_dataset_versions, nothing=nothing, next_page_token=answer.next_page_token
+    )
 
 
 def _show(project: str, name: str) -> None:

@@ -6,7 +6,7 @@ import click
 
 from runyard.artifact.v1 import registry_service_pb2 as pb
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.registry_lines import say_files, say_model_versions, say_models
 from runyard_cli.session import converse
 from runyard_client import Client
@@ -38,13 +38,8 @@ def _list(project: str) -> None:
         return await client.registry.ListModels(pb.ListModelsRequest(project=project, page_size=_PAGE_SIZE))
 
     answer = converse(ask)
-    if is_json():
-        say_json(answer)
-    elif not answer.models:
-        say(f"project {project} has no models: outputs with valohai.model-versions make them")
-    else:
-        say_models(answer.models)
-        say_cut(answer.next_page_token, _PAGE_SIZE)
+    nothing = f"project {project} has no models: outputs with valohai.model-versions make them"
+    say_page(answer, answer.models, say_models, nothing=nothing, next_page_token=answer.next_page_token)
 
 
 def _list_versions(project: str, name: str) -> None:
@@ -53,13 +48,10 @@ def _list_versions(project: str, name: str) -> None:
         return await client.registry.ListModelVersions(request)
 
     answer = converse(ask)
-    if is_json():
-        say_json(answer)
-    elif not answer.versions:
-        say(f"project {project} has no model {name}: `runyard models` lists them")
-    else:
-        say_model_versions(answer.versions)
-        say_cut(answer.next_page_token, _PAGE_SIZE)
+    nothing = f"project {project} has no model {name}: `runyard models` lists them"
+    say_page(
+        answer, answer.versions, say_model_versions, nothing=nothing, next_page_token=answer.next_page_token
+    )
 
 
 def _show(project: str, name: str) -> None:

@@ -17,7 +17,7 @@ from runyard.cost.v1.cost_service_pb2 import (
 )
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard_cli.history.moments import time_of
-from runyard_cli.output import is_json, output_option, say, say_cut, say_json
+from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.session import converse
 from runyard_cli.table import say_table
@@ -105,13 +105,8 @@ def list_prices() -> None:
         return await client.costs.ListPrices(ListPricesRequest(page_size=_PAGE_SIZE))
 
     answer = converse(ask)
-    if is_json():
-        say_json(answer)
-    elif answer.prices:
-        _say_prices(answer.prices)
-        say_cut(answer.next_page_token, _PAGE_SIZE)
-    else:
-        say("no prices yet: `runyard price set USD --per gpu-hour` sets one")
+    nothing = "no prices yet: `runyard price set USD --per gpu-hour` sets one"
+    say_page(answer, answer.prices, _say_prices, nothing=nothing, next_page_token=answer.next_page_token)
 
 
 def micro_usd(text: str) -> int:
