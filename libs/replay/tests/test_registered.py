@@ -93,7 +93,7 @@ async def test_a_model_is_shown_with_its_versions_and_one_version_with_its_files
     assert not model.versions[0].files
     one = (await shown(yard, Subject(kind=SubjectKind.SUBJECT_KIND_MODEL, name="resnet/1"))).model
     assert [file.sha256 for file in one.versions[0].files] == [MODEL]
-    assert (await refusal(yard, Subject(name="model://resnet/2"))).code == "VERSION_NOT_FOUND"
+    assert (await refusal(yard, Subject(name="model://resnet/2"))).code == "MODEL_VERSION_NOT_FOUND"
 
 
 async def test_an_alias_of_a_dataset_stands_for_the_version_of_that_moment() -> None:

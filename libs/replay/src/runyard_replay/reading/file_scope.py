@@ -51,7 +51,7 @@ async def add_versions(event_log: EventLog, scope: Scope, thing: Thing, span: Sp
     Of one version that is named everything that its run did; of all versions the events of their runs.
 
     Raises:
-        NotFound: there is no such version (VERSION_NOT_FOUND).
+        NotFound: there is no such version (MODEL_VERSION_NOT_FOUND, DATASET_VERSION_NOT_FOUND).
         Unavailable: the log did not answer in time.
     """
     found: Sequence[ModelVersion | DatasetVersion]

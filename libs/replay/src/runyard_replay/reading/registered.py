@@ -13,6 +13,7 @@ from runyard_core.errors import NotFound
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_replay.folding.projects import NAME_TYPES, ProjectFold
 from runyard_replay.folding.registry import DatasetFold, ModelFold
+from runyard_replay.reading.naming import CATEGORIES
 from runyard_replay.reading.pages import read_lane, read_stream
 from runyard_replay.reading.subjects import Thing
 from runyard_replay.views import readable
@@ -24,7 +25,7 @@ async def model_as_of(event_log: EventLog, thing: Thing, position: int) -> Model
     """Give a model: its versions, or the one that is named, with its files.
 
     Raises:
-        NotFound: it has no such version (VERSION_NOT_FOUND).
+        NotFound: it has no such version (MODEL_VERSION_NOT_FOUND, DATASET_VERSION_NOT_FOUND).
         Unavailable: the log did not answer in time.
     """
     project, _, name = thing.id.partition(".")
@@ -102,7 +103,7 @@ def _chosen(
     if named is None:
         raise NotFound(
             f"{thing.id.partition('.')[2]} has no version {thing.version!r} at position {position}",
-            code="VERSION_NOT_FOUND",
+            code=f"{CATEGORIES[thing.kind].upper()}_VERSION_NOT_FOUND",
         )
     return [named]
 

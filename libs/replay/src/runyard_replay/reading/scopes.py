@@ -24,7 +24,7 @@ async def scope_of(event_log: EventLog, thing: Thing, span: Span) -> Scope:
 
     Raises:
         InvalidInput: it has no timeline of its own (NO_TIMELINE).
-        NotFound: a model or dataset has no such version (VERSION_NOT_FOUND).
+        NotFound: a model or dataset has no such version (MODEL_VERSION_NOT_FOUND, DATASET_VERSION_NOT_FOUND).
         Unavailable: the log did not answer in time.
     """
     scope = Scope()
