@@ -88,7 +88,7 @@ def test_warning_has_its_line(text: str, line: int, code: str) -> None:
     assert (finding.severity, finding.line, finding.code) == (Severity.WARNING, line, code)
 
 
-@pytest.mark.parametrize("condition", ["__import__('os').remove('x')", "abs(loss) < 1", "loss <", "a.b"])
+@pytest.mark.parametrize("condition", ["__import__('os').remove('x')", "abs(loss) < 1", "loss <"])
 def test_expression_that_is_none_is_an_error_with_its_line(condition: str) -> None:
     finding = only(STEP + f"    stop-condition: {condition}\n")
     assert (finding.severity, finding.line) == (Severity.ERROR, 5)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from leval.rewriter_evaluator import RewriterEvaluator
+from leval.universe.simple import SimpleUniverse
 
 from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import CauseCode, RunSpec
@@ -61,15 +64,25 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("__import__('os')", "a.b", "a[0]", "[a]", "lambda: a", "a ** 9 ** 9", "(a := 1)", "a if a else a"),
         *(
-            "a is a",
-            "a in 'x'",
+            "__import__('os')",
+            "a().b",
+            "a[0]",
+            "[a]",
+            "lambda: a",
+            "a ** 9 ** 9",
+            "(a := 1)",
+            "a if a else a",
+        ),
+        *(
+            "(a, 1) == a",
+            "{1}",
+            "abs(a) < 1",
+            "{b for b in a}",
             "1 << 9",
             "~a",
             "f'{a}'",
             "b'x'",
-            "None",
             "a; a",
             "",
             "a <",
@@ -82,6 +95,54 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_everything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         StopCondition(text)
+
+
+class TheirEvaluator(RewriterEvaluator):
+    """As the parser sets it up: metrics may have names that Python keeps for itself."""
+
+    def rewrite_keyword(self, kw: str) -> str:
+        return f"_{kw}"
+
+
+VALUES: Mapping[str, object] = {
+    "loss": 0.5,
+    "epoch": 3.0,
+    "state": "done",
+    "lambda": 0.1,
+    "good": True,
+    "class": "cat",
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("loss < 1 and epoch >= 3", "loss * 2 == 1", "not good", "epoch // 2 == 1", "-loss < 0"),
+        *(
+            "state in ('done', 'over')",
+            "state not in ('done', 'over')",
+            "epoch in {1, 2, 3}",
+            "'on' in state",
+        ),
+        *("missing is None", "missing is not None", "loss is None", "loss is not None and loss < 1"),
+        *("lambda < 0.2", "class == 'cat'", "None", "good is None or lambda > 1"),
+    ],
+)
+def test_it_says_what_the_evaluator_of_the_files_parser_says(text: str) -> None:
+    values: dict[str | tuple[str, ...], object] = {"_lambda": 0.1, "_class": "cat"}
+    values.update((name, value) for name, value in VALUES.items())
+    known = TheirEvaluator(SimpleUniverse(functions={}, values=values))
+    numbers = {name: value for name, value in VALUES.items() if isinstance(value, float)}
+    others = {name: json.dumps(value) for name, value in VALUES.items() if name not in numbers}
+
+    holds = StopCondition(text).holds_after(MetricReading(numbers, others))
+
+    assert holds is bool(known.evaluate_expression(text))
+
+
+def test_a_dot_is_part_of_the_name_of_a_metric() -> None:
+    reading = MetricReading({"val.loss": 0.1, "a.class": 2.0}, {})
+    assert StopCondition("val.loss < 0.2 and a.class == 2").holds_after(reading)
 
 
 def test_latest_value_of_each_metric_counts() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from runyard_agent.domain.metric_lines import MetricReading
-from runyard_contracts.stop_condition import parse_stop_condition
+from runyard_contracts.stop_condition import name_of, parse_stop_condition
 from runyard_core.errors import InvalidInput
 
-Value = bool | float | str
+Value = bool | float | str | None
 
 _SHOWN_MAX = 200
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
@@ -75,14 +75,12 @@ class StopCondition:
 
     def _evaluate(self, node: ast.expr) -> Value:
         match node:
-            case ast.Constant(value=bool() | str() as value):
+            case ast.Constant(value=None | bool() | str() as value):
                 return value
             case ast.Constant(value=int() | float() as value):
                 return float(value)
-            case ast.Name(id=name):
-                if name not in self._values:
-                    raise _Unknown
-                return self._values[name]
+            case ast.Name() | ast.Attribute():
+                return self._value_of(node)
             case ast.BoolOp(op=op, values=[*firsts, last]):
                 # What decides is the answer, as in Python: "a and b" may be a number.
                 for each in firsts:
@@ -103,20 +101,50 @@ class StopCondition:
                 raise AssertionError(f"{ast.dump(node)} was let in")
 
     def _compare(self, node: ast.Compare) -> bool:
-        left = self._evaluate(node.left)
-        for comparison, operand in zip(node.ops, node.comparators, strict=True):
-            right = self._evaluate(operand)
-            if not _COMPARISONS[type(comparison)](left, right):
+        operand = node.left
+        for comparison, following in zip(node.ops, node.comparators, strict=True):
+            if not self._compare_two(operand, comparison, following):
                 return False
-            left = right
+            operand = following
         return True
+
+    def _compare_two(self, first: ast.expr, comparison: ast.cmpop, second: ast.expr) -> bool:
+        match comparison:
+            case ast.Is() | ast.IsNot():
+                # A name without a value is None here, and only here.
+                is_same = self._value_or_none(first) is self._value_or_none(second)
+                return is_same is isinstance(comparison, ast.Is)
+            case ast.In() | ast.NotIn():
+                return self._is_in(self._evaluate(first), second) is isinstance(comparison, ast.In)
+            case _:
+                return _COMPARISONS[type(comparison)](self._evaluate(first), self._evaluate(second))
+
+    def _is_in(self, value: Value, container: ast.expr) -> bool:
+        if isinstance(container, ast.Tuple | ast.Set):
+            return value in [self._evaluate(each) for each in container.elts]
+        text = self._evaluate(container)
+        if not isinstance(text, str) or not isinstance(value, str):
+            raise _Unknown
+        return value in text
+
+    def _value_of(self, node: ast.expr) -> Value:
+        name = name_of(node)
+        if name not in self._values:
+            raise _Unknown
+        return self._values[name]
+
+    def _value_or_none(self, node: ast.expr) -> Value:
+        try:
+            return self._evaluate(node)
+        except _Unknown:
+            return None
 
 
 def _number(value: Value) -> float:
     match value:
         case bool() | float():
             return float(value)
-        case str():
+        case str() | None:
             raise _Unknown
         case _:
             assert_never(value)
