@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import click
 
@@ -39,9 +39,12 @@ from runyard_cli.names import project_option
 from runyard_cli.output import is_json, is_terminal, note, output_option, safe, say, say_json_line
 from runyard_cli.table import cut
 from runyard_cli.words import moment
+from runyard_client.errors import Unreachable
+from runyard_core.retry import Backoff, Retries, Telling
 
 LISTED_MAX = 100_000
 """Most events that are shown at once; `runyard history export` has no such bound."""
+_BACKOFF = Backoff(first_seconds=0.5, seconds_max=5.0)
 # Payloads can be long; --output json has them whole.
 _DATA_COLUMNS = 200
 # On a terminal: the category, and of an id the part that tells it from others.
@@ -131,10 +134,25 @@ def tail(
             note(f"only the newest {limit:,} of that time: -n shows more")
         if follow:
             watch = WatchEventsRequest(lane=lane, after_position=last, filter=wanted)
-            async for view in source.watch_events(watch):
+            async for view in followed(source, watch):
                 say_event(view)
 
     ask(show, direct=direct)
+
+
+async def followed(source: Source, watch: WatchEventsRequest) -> AsyncIterator[EventView]:
+    """Give events as they come; a service that goes away is asked until it answers, from the last one on."""
+    retries = Retries("following the log", _BACKOFF, Telling(note))
+    while True:
+        try:
+            async for view in source.watch_events(watch):
+                retries.succeeded()
+                watch.after_position = view.envelope.position
+                yield view
+        except Unreachable as error:
+            await retries.pause(error)
+        else:
+            return
 
 
 async def newest(source: Source, request: ListEventsRequest, limit: int) -> list[EventView]:
