@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runyard_core.errors import InvalidInput
+from runyard_eventlog.key_file import create_key_file, read_key_file, read_public_key_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _CONTEXT = b"runyard segment root v1\n"
-_KEY_FILE_BYTES_MAX = 10_000
 
 
 class PublicKey:
@@ -61,7 +59,7 @@ class PublicKey:
         Raises:
             InvalidInput: the file cannot be read, or is not such a key.
         """
-        return cls.of_pem(_read(path), str(path))
+        return cls.of_pem(read_public_key_file(path), str(path))
 
     def has_signed(self, segment_root: bytes, signature: bytes) -> bool:
         """Say whether this key signed a segment root."""
@@ -119,24 +117,10 @@ def public_key_path(path: Path) -> Path:
 
 
 def _create(path: Path, key: Ed25519PrivateKey) -> None:
-    """Write a new key so that it is there whole or not at all; whoever is first wins."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            return
-    finally:
-        partial.unlink()
+    create_key_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
@@ -144,13 +128,7 @@ def _load(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    pem = _read(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise InvalidInput(
-            f"{path} has mode {mode:04o}: others may read the signing key. chmod 600 it, or make a new one",
-            code="KEY_FILE_OPEN",
-        )
+    pem = read_key_file(path)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -158,16 +136,6 @@ def _load(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise InvalidInput(f"{path} is a private key, but not of Ed25519", code="BAD_KEY_FILE")
     return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_KEY_FILE_BYTES_MAX)
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot read the key file {path}: {error.strerror}", code="BAD_KEY_FILE"
-        ) from error
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -16,11 +15,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from runyard_core.errors import Corrupt, InvalidInput
+from runyard_eventlog.key_file import create_key_file, read_key_file
 
 YARD_KEY_BYTES = 32
 
 _NONCE_BYTES = 12
-_FILE_BYTES_MAX = 1_000
 
 
 class YardKey:
@@ -67,21 +66,8 @@ def create_yard_key(path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if path.exists():
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(YARD_KEY_BYTES).hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            return
-    finally:
-        partial.unlink()
+    if not path.exists():
+        create_key_file(path, os.urandom(YARD_KEY_BYTES).hex().encode() + b"\n")
 
 
 def read_yard_key(path: Path) -> YardKey:
@@ -91,19 +77,7 @@ def read_yard_key(path: Path) -> YardKey:
         InvalidInput: it cannot be read (BAD_KEY_FILE), or others may read it (KEY_FILE_OPEN).
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_BYTES_MAX)
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot read the key file {path}: {error.strerror}", code="BAD_KEY_FILE"
-        ) from error
-    if mode & 0o077:
-        raise InvalidInput(
-            f"{path} has mode {mode:04o}: others may read the yard's key. chmod 600 it", code="KEY_FILE_OPEN"
-        )
-    try:
-        key = bytes.fromhex(content.decode("ascii").strip())
+        key = bytes.fromhex(read_key_file(path).decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != YARD_KEY_BYTES:
