@@ -275,7 +275,8 @@ class Attempt:
                 if cause.code == CauseCode.CAUSE_CODE_SUCCEEDED:
                     cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail=error.message)
         if stored:
-            self._tell(f"outputs: {len(stored)} files, {sum(file.size_bytes for file in stored)} bytes")
+            count, size = len(stored), sum(file.size_bytes for file in stored)
+            self._tell(f"outputs: {count} file{'s' * (count != 1)}, {size} bytes")
         executor = await self._node.executors.get(state.executor)
         await executor.runtime.remove(state.handle, plan)
         await self._finish(cause, stored)

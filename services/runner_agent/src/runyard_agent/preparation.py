@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
-from runyard.run.v1.types_pb2 import Environment, Executor, Input, OnLost
+from runyard.run.v1.types_pb2 import Environment, Executor, Input, InputFile, OnLost
 from runyard_agent import code, config_files, inputs
 from runyard_agent.attempt_store import AttemptRecord
 from runyard_agent.domain.checkpoints import checkpoints_of
@@ -158,12 +158,7 @@ class Preparation:
             fetched = await inputs.fetch(of, asked, self._plan.inputs)
         finally:
             sources.close()
-        files = [file for one in fetched if not one.on_demand for file in one.files]
-        self._tell(
-            f"inputs: {len(files)} files, {sum(file.size_bytes for file in files)} bytes; "
-            f"{sum(not file.moved_bytes for file in files)} of the files were here already, "
-            f"{sum(file.moved_bytes for file in files)} bytes moved"
-        )
+        self._tell(_inputs_sentence([file for one in fetched if not one.on_demand for file in one.files]))
         return fetched
 
     async def _checkpoints(self) -> list[Input]:
@@ -191,3 +186,11 @@ class Preparation:
         await self._node.package_lists.share(record, self._tell)
         self._tell(f"environment: {record.image or record.interpreter}{', cached' * record.cached}")
         return surroundings
+
+
+def _inputs_sentence(files: Sequence[InputFile]) -> str:
+    size, moved = sum(file.size_bytes for file in files), sum(file.moved_bytes for file in files)
+    what = f"inputs: {len(files)} file{'s' * (len(files) != 1)}, {size} bytes"
+    if moved == size:
+        return f"{what} moved"
+    return f"{what}, {moved} of them moved" if moved else f"{what}, all here already"
