@@ -192,8 +192,11 @@ async def test_a_flipped_bit_of_a_file_names_the_segment(yard: Yard, place: tupl
 async def test_a_truncated_file_names_the_segment(yard: Yard, length: int) -> None:
     with changed_file(yard, SECOND.parquet, lambda content: content[: length % len(content)]):
         found = await findings(yard, lanes=[DOMAIN])
+        report = await verify(yard.archive(), [yard.key.public], lanes=[DOMAIN])
     assert [(one.kind, one.segment) for one in found] == [(Kind.CORRUPT_FILE, 2)]
     assert SECOND.parquet in found[0].detail
+    # Of a file that cannot be opened nothing was recomputed.
+    assert report.lanes[0].archived_count == report.lanes[0].sealed_to - SIZE
 
 
 @given(place=flips)

@@ -39,6 +39,18 @@ class Copies:
         return 0 if self.database is None else self.manifest.last_position + 1 - self.database_first
 
 
+def archived_count(copies: Copies, findings: Sequence[Finding]) -> int:
+    """Count the events of the segment's file that were compared: none when it cannot be opened."""
+    if copies.parquet is None:
+        return 0
+    if any(one.kind is Kind.CORRUPT_FILE for one in findings):
+        try:
+            SegmentColumns.of_parquet(copies.parquet)
+        except Corrupt:
+            return 0
+    return copies.manifest.event_count
+
+
 def compare(copies: Copies) -> list[Finding]:
     """Compare the copies of a segment with its root, and name the events that differ."""
     manifest, findings = copies.manifest, list[Finding]()

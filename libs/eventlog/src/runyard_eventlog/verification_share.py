@@ -24,7 +24,7 @@ from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import ArchiveStore
 from runyard_eventlog.chain import Finding
 from runyard_eventlog.connections import AWAY, leave_as_it_is
-from runyard_eventlog.copies import Copies, compare
+from runyard_eventlog.copies import Copies, archived_count, compare
 from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.manifest import Manifest
 from runyard_eventlog.stored_log import PostgresStoredLog, StoredLog
@@ -164,5 +164,4 @@ def _compared_in_share(lane: Lane.ValueType, manifest: Manifest) -> Compared:
 
 
 def _compared(copies: Copies, findings: list[Finding]) -> Compared:
-    archived = 0 if copies.parquet is None else copies.manifest.event_count
-    return Compared(findings, archived, copies.database_count)
+    return Compared(findings, archived_count(copies, findings), copies.database_count)
