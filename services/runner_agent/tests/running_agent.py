@@ -13,14 +13,13 @@ from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard_agent.limits import look_at_machine
 from runyard_testkit import Bus
 
+from .scripted_ledger import Ledger, create_stream
 from .scripted_yard import (
     AgentProcess,
-    Ledger,
     ScriptedArtifacts,
     ScriptedScheduler,
     ScriptedYard,
     agent_environment,
-    create_stream,
     serve,
 )
 

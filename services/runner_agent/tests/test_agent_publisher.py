@@ -23,7 +23,8 @@ from runyard_engines import NatsServer
 from runyard_engines.nats import agent_user_name
 from runyard_testkit import Bus
 
-from .scripted_yard import NODE_ID, Ledger, create_stream
+from .scripted_ledger import Ledger, create_stream
+from .scripted_yard import NODE_ID
 
 
 def open_spool(directory: Path) -> tuple[Spool, Telemetry]:
