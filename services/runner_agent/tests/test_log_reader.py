@@ -19,6 +19,7 @@ from runyard_agent.telemetry_envelope import Cause
 from runyard_contracts.envelope import unwrap
 from runyard_contracts.ids import deterministic_id
 from runyard_core.clock import ManualClock
+from runyard_core.retry import Backoff
 
 STDOUT, STDERR = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR
 
@@ -152,7 +153,7 @@ async def test_full_spool_makes_lines_wait_in_their_file(
 
 
 async def test_full_disk_makes_lines_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_reader, "_NO_ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(log_reader, "_BACKOFF", Backoff(0.01, 0.01))
     (tmp_path / "stdout").write_bytes(b"waits\n")
     life = Life(tmp_path)
     append = life.spool.append

@@ -19,6 +19,7 @@ from runyard_agent.domain.batching import LogLine
 from runyard_agent.domain.line_assembler import Line, LineAssembler
 from runyard_agent.file_watch import FileWatch
 from runyard_agent.telemetry import AttemptTelemetry
+from runyard_core.retry import Backoff, Retries, retried
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _REST_SECONDS = 0.1
 _READ_BYTES = 256 * 1024
 _PROGRESS_SECONDS = 10.0
 _NO_ROOM_SECONDS = 1.0
+_BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 
 
 @dataclass(slots=True)
@@ -122,16 +124,15 @@ class LogReader:
             for source, assembled in found
             for line in assembled
         ]
-        while lines:
-            try:
-                self._telemetry.write_lines(lines, self._positions())
-            except OSError:
-                # Most likely a full disk: the lines stay here, the program goes on.
-                logger.exception("cannot spool %d log lines; trying again", len(lines))
-                await asyncio.sleep(_NO_ROOM_SECONDS)
-            else:
-                self.on_lines(lines)
-                return
+        if not lines:
+            return
+
+        async def write() -> None:
+            self._telemetry.write_lines(lines, self._positions())
+
+        # Most likely a full disk: the lines stay here, the program goes on.
+        await retried(write, (OSError,), Retries(f"spooling {len(lines)} log lines", _BACKOFF, logger))
+        self.on_lines(lines)
 
     def _positions(self) -> dict[str, int]:
         positions = {}
