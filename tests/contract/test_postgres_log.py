@@ -13,7 +13,7 @@ from runyard_contracts.ids import Position, stream_name, uuid7
 from runyard_core.errors import Conflict, IdReused, PermissionDenied
 from runyard_eventlog.admission import admit
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
-from runyard_eventlog.port import Appended, StreamAppend
+from runyard_eventlog.port import Appended, EventLog, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
@@ -143,24 +143,25 @@ async def test_writers_that_stall_and_roll_back_leave_no_hole(
             await asyncio.sleep(dice.random() * 0.002)
 
     is_done = asyncio.Event()
-
-    async def tail() -> list[str]:
-        seen: list[str] = []
-        while True:
-            was_done = is_done.is_set()
-            page = await log.read(DOMAIN, after_position=Position(len(seen)), limit=50)
-            assert [event.position for event in page.events] == list(
-                range(len(seen) + 1, len(seen) + 1 + len(page.events))
-            )
-            seen.extend(event.envelope.event_id for event in page.events)
-            if was_done and not page.events:
-                return seen
-            await asyncio.sleep(0)
-
-    reader = asyncio.ensure_future(tail())
+    reader = asyncio.ensure_future(ids_without_hole(log, is_done))
     await asyncio.gather(*(raw_writer(n) for n in range(4)), *(writer(n) for n in range(4)))
     is_done.set()
     assert sorted(await reader) == sorted(committed)
+
+
+async def ids_without_hole(log: EventLog, is_done: asyncio.Event) -> list[str]:
+    """Follow the log from its beginning until it is done."""
+    seen: list[str] = []
+    while True:
+        was_done = is_done.is_set()
+        page = await log.read(DOMAIN, after_position=Position(len(seen)), limit=50)
+        assert [event.position for event in page.events] == list(
+            range(len(seen) + 1, len(seen) + 1 + len(page.events))
+        )
+        seen.extend(event.envelope.event_id for event in page.events)
+        if was_done and not page.events:
+            return seen
+        await asyncio.sleep(0)
 
 
 async def test_one_faulty_command_does_not_fail_its_batch(log: PostgresEventLog, database: Database) -> None:

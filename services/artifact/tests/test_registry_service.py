@@ -86,6 +86,11 @@ async def test_what_a_run_says_of_its_outputs_becomes_names_for_them(
     second = await describe(yard, registry, {"c.jpg": {"valohai.dataset-versions": [base]}}, again)
     assert second.made == ["dataset://images/v2", "dataset://images/newest"]
 
+    await check_what_names_stand_for(yard, then=first.position)
+    await check_what_is_listed(yard, registry, then=first.position, now=second.position)
+
+
+async def check_what_names_stand_for(yard: Yard, then: int) -> None:
     by_alias = await resolve(yard, "dataset://images/newest", keep_directories="full")
     assert [(file.path, file.resolved_uri) for file in by_alias.files] == [
         (path, "dataset://images/v2") for path in ("b.jpg", "c.jpg", "x/a.jpg")
@@ -99,13 +104,15 @@ async def test_what_a_run_says_of_its_outputs_becomes_names_for_them(
     assert (model.path, model.sha256) == ("model.pt", sha256_of(b"model.pt"))
 
     # What a name stood for then.
-    earlier = await resolve(yard, "dataset://images/newest", at=first.position)
+    earlier = await resolve(yard, "dataset://images/newest", at=then)
     assert {file.resolved_uri for file in earlier.files} == {"dataset://images/v1"}
     with pytest.raises(grpc.aio.AioRpcError) as early:
         await resolve(yard, "datum://best", at=1)
     assert reason(early.value) == "BAD_DATUM"
 
-    read = ReadOptions(min_position=second.position)
+
+async def check_what_is_listed(yard: Yard, registry: RegistryServiceStub, then: int, now: int) -> None:
+    read = ReadOptions(min_position=now)
     whole = files_pb.GetArtifactRequest(name=sha256_of(b"model.pt"), read=read)
     assert list((await yard.artifact.GetArtifact(whole)).artifact.tags) == ["good"]
     whole.name = sha256_of(b"x/a.jpg")
@@ -128,7 +135,7 @@ async def test_what_a_run_says_of_its_outputs_becomes_names_for_them(
         "user:alice",
     )
     assert [file.path for file in shown.files] == ["b.jpg", "c.jpg", "x/a.jpg"]
-    before = ReadOptions(as_of=AsOf(position=first.position))
+    before = ReadOptions(as_of=AsOf(position=then))
     asked = pb.GetDatasetVersionRequest(project="vision", name="images/newest", read=before)
     assert (await registry.GetDatasetVersion(asked)).version.version == "v1"
 

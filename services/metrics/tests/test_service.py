@@ -95,6 +95,11 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
     statistics = {each.name: (each.min, each.mean, each.max) for each in summary.statistics}
     expected = {"cpu_millicores": (500.0, 1000.0, 1500.0), "gpu_utilization_percent": (80.0, 80.0, 80.0)}
     assert {name: statistics[name] for name in expected} == expected
+    await check_lines_and_series(metrics)
+    await check_readings(metrics, AsOf(position=position))
+
+
+async def check_lines_and_series(metrics: MetricServiceStub) -> None:
     lines = await _all_lines(metrics, page_size=7)
     assert [line.text for line in lines] == [f"line {number}" for number in range(1, 43)]
     tail = await _all_lines(metrics, tail_line_count=3)
@@ -107,7 +112,9 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
         ("gpu_power_milliwatts", [300_000.0]),
         ("gpu_sm_clock_megahertz", [1980.0]),
     ]
-    as_of = AsOf(position=position)
+
+
+async def check_readings(metrics: MetricServiceStub, as_of: AsOf) -> None:
     (reading,) = (
         await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(read=ReadOptions(as_of=as_of)))
     ).readings
