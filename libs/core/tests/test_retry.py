@@ -114,23 +114,33 @@ async def test_a_success_gives_the_whole_time_again(monkeypatch: pytest.MonkeyPa
         await retried(Flaky(OSError("away")).ask, (OSError,), retries)
 
 
-async def test_the_log_is_told_once_that_it_begins_and_once_that_it_is_over() -> None:
+async def test_reasons_that_are_never_the_same_are_told_five_times_at_most() -> None:
     said = Said()
-    flaky = Flaky(OSError("away"), OSError("still away"), OSError())
+    retries = Retries("the store", HASTE, said)
+
+    for number in range(9):
+        await retries.pause(OSError(f"port {number}"))
+
+    assert [line.split()[0] for line in said.lines] == ["warning"] * 5 + ["debug"] * 4
+
+
+async def test_the_log_is_told_each_reason_once_and_that_it_is_over() -> None:
+    said = Said()
+    flaky = Flaky(OSError("away"), OSError("away"), OSError())
 
     await retried(flaky.ask, (OSError,), Retries("the store", HASTE, said))
 
     assert said.lines == [
         "warning the store: away; again in 0.0 s, and until it works",
-        "debug the store: still away; again in 0.0 s, and until it works",
-        "debug the store: OSError(); again in 0.0 s, and until it works",
+        "debug the store: away; again in 0.0 s, and until it works",
+        "warning the store: OSError(); again in 0.0 s, and until it works",
         "info the store: works again after 3 failures",
     ]
 
 
 async def test_a_person_is_told_the_beginning_and_the_end() -> None:
     told: list[str] = []
-    flaky = Flaky(OSError("away"), OSError("still away"))
+    flaky = Flaky(OSError("away"), OSError("away"))
 
     await retried(flaky.ask, (OSError,), Retries("the store", HASTE, Telling(told.append)))
 

@@ -10,6 +10,9 @@ from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 
+_TOLD_MAX = 5
+"""Most reasons of one row of failures that are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -73,7 +76,7 @@ class Telling:
 
 
 class Retries:
-    """Counts failures in a row and waits after each; says once when they begin and once when they end."""
+    """Counts failures in a row and waits after each; says each reason once, and when they end."""
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class Retries:
         Args:
             what: what is tried, as the beginning of a sentence for the log.
             backoff: how long to wait.
-            log: is told a warning at the first failure, and an information at the end.
+            log: is warned of each reason once, and told when it is over.
             seconds_max: no pause reaches further beyond the last success, or now when there was none; needs a
                 running loop. None for no such bound.
             chance: draws the numbers that spread the pauses; the machine's when left out.
@@ -100,6 +103,7 @@ class Retries:
         self._seconds_max = seconds_max
         self._worked_at = _now() if seconds_max is not None else 0.0
         self._chance = chance or random.random
+        self._told: set[str] = set()
         self.failure_count = 0
         """Failures since it last worked."""
 
@@ -114,8 +118,12 @@ class Retries:
         seconds = self._backoff.pause_seconds(self.failure_count, self._chance())
         if seconds is None or not self._is_in_time(seconds):
             raise error
-        say = self._log.warning if self.failure_count == 1 else self._log.debug
-        say(f"{self._what}: {reason or _words(error)}; again in {seconds:.1f} s, and until it works")
+        words = reason or _words(error)
+        is_news = words not in self._told and len(self._told) < _TOLD_MAX
+        if is_news:
+            self._told.add(words)
+        say = self._log.warning if is_news else self._log.debug
+        say(f"{self._what}: {words}; again in {seconds:.1f} s, and until it works")
         await asyncio.sleep(seconds)
 
     def succeeded(self) -> None:
@@ -125,6 +133,7 @@ class Retries:
         if self.failure_count:
             self._log.info(f"{self._what}: works again after {self.failure_count} failures")
             self.failure_count = 0
+            self._told.clear()
 
     def _is_in_time(self, seconds: float) -> bool:
         return self._seconds_max is None or _now() + seconds - self._worked_at <= self._seconds_max

@@ -165,6 +165,8 @@ class Uplink:
                     )
                     await session.run(call, hello)
                 except* _BREAKS as errors:
+                    if session.has_lasted:
+                        retries.succeeded()
                     await retries.pause(errors, _reason(errors))
 
 
@@ -201,6 +203,11 @@ class _Session:
         self._writing = asyncio.Lock()
         self._welcome_at = math.inf
 
+    @property
+    def has_lasted(self) -> bool:
+        """Whether the scheduler has heard us for a while."""
+        return time.monotonic() - self._welcome_at > _LASTING_SECONDS
+
     async def run(self, call: AttachCall, hello: Hello) -> None:
         """Speak until the stream breaks; always ends by an error."""
         try:
@@ -229,7 +236,7 @@ class _Session:
         while True:
             response = await _read(call)
             self._heard_at = time.monotonic()
-            if self._heard_at - self._welcome_at > _LASTING_SECONDS:
+            if self.has_lasted:
                 self._lasts()
             match response.WhichOneof("message"):
                 case "lease_grant":
