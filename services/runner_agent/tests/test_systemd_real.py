@@ -90,7 +90,7 @@ def uninstall() -> None:
     if UNIT_PATH.exists():
         run("systemctl", "stop", SERVICE)
         run(PROGRAM, "--directory", str(DIRECTORY), "uninstall", "--force")
-    SETTINGS.unlink()
+    SETTINGS.unlink(missing_ok=True)
     run("userdel", USER)
     assert not UNIT_PATH.exists()
     assert not DIRECTORY.exists()
