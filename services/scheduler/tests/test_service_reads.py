@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -132,7 +132,7 @@ async def test_the_past_is_shown_as_it_was(client: Client) -> None:
     assert [run.state for run in listed] == [RunState.RUN_STATE_QUEUED]
     assert (await client.runs(filter="state=FINISHED", read=then)).runs == []
     at_the_end = AsOf()
-    at_the_end.time.FromDatetime(datetime.now(UTC) + timedelta(minutes=1))
+    at_the_end.time.FromDatetime(datetime.now(UTC))
     assert (await client.get(run_id, ReadOptions(as_of=at_the_end))).state == RunState.RUN_STATE_FINISHED
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.get(run_id, ReadOptions(as_of=AsOf(position=submitted.position - 1)))

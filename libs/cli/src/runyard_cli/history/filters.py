@@ -94,7 +94,7 @@ async def whole_stream(source: Source, text: str) -> str:
     """Give the stream that is meant by a name like "run-0198" or "artifact-5474"."""
     category, _, begin = text.partition("-")
     kind = _KINDS.get(category)
-    if kind is None or not may_be_id(begin):
+    if kind is None or not may_be_id(begin) or len(begin) >= _ID_LENGTH:
         return text
     shown = await source.state(GetStateAsOfRequest(subject=Subject(kind=kind, name=begin)))
     return f"{category}-{shown.run.run_id or shown.file.sha256}"
