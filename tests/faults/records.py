@@ -28,6 +28,8 @@ _OF_ITS_TIME = frozenset(
     }
 )  # fmt: skip
 _TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0\d")
+_OF_OTHERS = re.compile(r"; the kernel killed \d+ process\(es\) of this machine meanwhile: out of memory")
+"""Said of any end where nobody counts a run's own: other tests run out of memory on purpose."""
 _ONCE = (
     "runyard.run.queued", "runyard.run.lease_granted", "runyard.run.started", "runyard.environment.captured",
     "runyard.run.attempt_exited", "runyard.run.finished",
@@ -47,8 +49,9 @@ async def everything(clients: Clients, run_id: str, timeout_seconds: float) -> d
         artifact["origins"] = [each for each in artifact["origins"] if each["origin"]["runId"] == run_id]
     for outputs in (shown.get("outputs", []), shown["run"]["attempts"][0].get("outputs", [])):
         outputs.sort(key=lambda output: str(output.get("name") or output.get("path")))
+    text = _OF_OTHERS.sub("", json.dumps(_timeless(shown)).replace(run_id, "RUN"))
     return {
-        "record": json.loads(_TRACE.sub("TRACE", json.dumps(_timeless(shown)).replace(run_id, "RUN"))),
+        "record": json.loads(_TRACE.sub("TRACE", text)),
         "outputs": sorted((output.name, output.sha256, output.size_bytes) for output in record.outputs),
         "stdout": await clients.lines(run_id, LogStream.LOG_STREAM_STDOUT),
         "stderr": await clients.lines(run_id, LogStream.LOG_STREAM_STDERR),

@@ -27,9 +27,9 @@ VARIABLES = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "VH_JOB_ID": "exec-1
 
 @asynccontextmanager
 async def running(make_plan: MakePlan, *lines: str) -> AsyncIterator[tuple[LaunchPlan, Handle]]:
-    """Give a program that runs in its private view, where the machine allows one."""
+    """Give a program of one process that runs in its private view, where the machine allows one."""
     has_view = not await private_view_problem()
-    plan = make_plan(*(lines or ("sleep 60",)), environment=VARIABLES, has_private_view=has_view)
+    plan = make_plan(*(lines or ("exec sleep 60",)), environment=VARIABLES, has_private_view=has_view)
     handle = await RUNTIME.launch(plan)
     try:
         yield plan, handle
