@@ -224,7 +224,8 @@ async def test_a_client_may_leave_while_an_answer_is_sent(
     call.cancel()
     async with asyncio.timeout(10):
         await left.wait()
-    assert caplog.messages == []
+    # gRPC itself may say that the message it was sending came to nothing.
+    assert [each.message for each in caplog.records if not each.name.startswith("grpc.")] == []
 
 
 async def test_names_are_sealed_on_the_way_in_and_opened_for_clients_alone(tmp_path: Path) -> None:
