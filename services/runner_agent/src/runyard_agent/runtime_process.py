@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from runyard_agent import control_group, private_view, process_table, shim
 from runyard_agent.domain.command_script import is_executable
+from runyard_agent.life_lock import is_held
 from runyard_agent.limits import MachineLimits, user_processes_max
 from runyard_agent.runtime import Exit, Handle, LaunchPlan
 from runyard_core.errors import RunyardError
@@ -148,17 +148,7 @@ class ProcessRuntime:
 
     def _is_running(self, plan: LaunchPlan) -> bool:
         """Say whether the shim lives: it holds its lock for life, which no recycled pid can fake."""
-        try:
-            lock = os.open(plan.state / shim.LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return is_held(plan.state / shim.LOCK_FILE)
 
 
 def _children_below(root: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from functools import partial
 from runyard_agent import container_watch
 from runyard_agent.docker_daemon import DEFAULT_ADDRESS, DockerDaemon
 from runyard_agent.durable_files import write_atomically
+from runyard_agent.life_lock import is_held
 from runyard_agent.own_container import OwnContainer
 from runyard_agent.runtime import LaunchPlan
 from runyard_core.errors import NotFound, RunyardError
@@ -119,14 +119,4 @@ async def _runs(daemon: DockerDaemon, container_id: str) -> bool:
 
 def _is_watched(plan: LaunchPlan) -> bool:
     """Say whether the watch lives: it holds its lock for life."""
-    try:
-        lock = os.open(plan.state / container_watch.LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return is_held(plan.state / container_watch.LOCK_FILE)
