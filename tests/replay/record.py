@@ -1,7 +1,8 @@
 """Record the incidents again: ``python -m tests.replay.record NAME...`` writes ``histories/NAME``.
 
-Every event comes from a real process of a real yard. Nothing is edited afterwards; only the waiting is
-shorter than it would be in real life, and the timestamps are those of the recording.
+Every event comes from a real process of a real yard. Nothing is edited afterwards. The
+hours of ``foreign-gpu`` are real hours; other waits are shorter than in real life. The timestamps are those
+of the recording.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from tests.replay.recorded_yard import NODE, RecordedYard, finished, recorded_ya
 HISTORIES = Path(__file__).parent / "histories"
 FOLDER = Path("/srv/runyard")
 """A usual place, as every record holds the paths of its machine."""
-FOREIGN_SECONDS = 720.0
-"""How long the foreign process holds its GPU: beyond the ten minutes after which a node is kept for a run."""
+FOREIGN_SECONDS = 2 * 3600.0 + 300.0
+"""How long the foreign process holds its GPU: hours, in real time."""
 
 GOOD_ROWS = "x,y\n" + "".join(f"{n / 50},{3 * n / 50 + 1}\n" for n in range(50))
 # Every second label was lost on the way, and came out as 0.
