@@ -14,7 +14,7 @@ from runyard.node.v1.enrolment_service_pb2 import EnrollNodeRequest
 from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_contracts import gate as names
-from runyard_contracts.enrolment_token import parse_token
+from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import uuid7
 from runyard_contracts.pinned_gate import Gate, fetch_gate
 from runyard_contracts.subjects import bus_user, inbox_prefix
@@ -31,7 +31,7 @@ class Enrolled:
 
 async def enrolled(token_text: str) -> Enrolled:
     """Hand a token in."""
-    token = parse_token(token_text)
+    token = parse_enrolment_token(token_text)
     gate = await asyncio.to_thread(fetch_gate, token.address, token.certificate_sha256)
     made = Enrolled(gate, secrets.token_urlsafe(32), secrets.token_urlsafe(32))
     request = EnrollNodeRequest(

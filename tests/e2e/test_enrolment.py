@@ -17,7 +17,7 @@ import pytest
 from runyard.node.v1.types_pb2 import NodeState
 from runyard.run.v1.types_pb2 import Executor, Outcome, RunSpec, RunState
 from runyard_contracts import gate as names
-from runyard_contracts.enrolment_token import format_token, parse_token
+from runyard_contracts.enrolment_token import format_enrolment_token, parse_enrolment_token
 from runyard_contracts.pinned_gate import fetch_gate
 from runyard_embedded.certificate import renew
 from tests.e2e.enrolled_node import enrolled
@@ -133,9 +133,9 @@ async def _refused_everywhere(machine: Machine) -> None:
 
 
 async def test_a_server_with_another_certificate_is_told_nothing(yard: Yard, machine: Machine) -> None:
-    token = parse_token(await invite(yard, "gpu-2"))
+    token = parse_enrolment_token(await invite(yard, "gpu-2"))
     token.certificate_sha256 = bytes(32)
-    refused = await asyncio.to_thread(machine.command, "enroll", "--token", format_token(token))
+    refused = await asyncio.to_thread(machine.command, "enroll", "--token", format_enrolment_token(token))
     _refused(refused, "WRONG_CERTIFICATE", "somebody stands between")
     assert not (machine.directory / "agent").exists()
 

@@ -25,7 +25,7 @@ from runyard.run.v1.scheduler_service_pb2 import GetNodeRequest, ListRunsRequest
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_client import Client, load_context
 from runyard_contracts import gate as names
-from runyard_contracts.enrolment_token import parse_token
+from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import uuid7
 from runyard_contracts.subjects import telemetry_subject
 from tests.e2e.enrolled_node import Enrolled, bearer, connect, enrolled, on_the_bus
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(90), pytest.mark.xdist_gr
 
 async def test_each_secret_is_good_for_its_own_use_only(yard: Yard) -> None:
     node = await enrolled(await invite(yard, "gpu-4"))
-    token = parse_token(await invite(yard, "gpu-5"))
+    token = parse_enrolment_token(await invite(yard, "gpu-5"))
     client = str(yard.context["token"])
     enrolling = EnrollNodeRequest(request_id=uuid7(), credential="c" * 43, bus_password="b" * 43)
     async with node.gate.channel(names.SCHEDULER, ()) as channel:

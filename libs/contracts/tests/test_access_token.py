@@ -8,8 +8,9 @@ import pytest
 
 from runyard.access.v1.access_token_pb2 import AccessToken
 from runyard.node.v1.enrolment_service_pb2 import EnrolmentToken
-from runyard_contracts.access_token import AccessTokenError, format_access_token, parse_access_token
-from runyard_contracts.enrolment_token import EnrolmentTokenError, format_token, parse_token
+from runyard_contracts.access_token import format_access_token, parse_access_token
+from runyard_contracts.enrolment_token import format_enrolment_token, parse_enrolment_token
+from runyard_contracts.token_text import TokenError
 
 TOKEN = AccessToken(
     address="yard.example:7443",
@@ -24,7 +25,7 @@ def test_a_token_says_what_was_put_into_it() -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 40, 120])
 def test_a_token_that_lost_its_end_is_damaged(cut: int) -> None:
-    with pytest.raises(AccessTokenError, match="damaged"):
+    with pytest.raises(TokenError, match="damaged"):
         parse_access_token(format_access_token(TOKEN)[:-cut])
 
 
@@ -33,7 +34,7 @@ def test_a_token_that_lacks_something_is_refused(field: str) -> None:
     token = AccessToken()
     token.CopyFrom(TOKEN)
     token.ClearField(field)  # type: ignore[arg-type]
-    with pytest.raises(AccessTokenError, match="damaged"):
+    with pytest.raises(TokenError, match="damaged"):
         parse_access_token(format_access_token(token))
 
 
@@ -41,9 +42,9 @@ def test_a_token_for_somebody_else_says_for_whom() -> None:
     machine = EnrolmentToken(
         node_id="gpu-1", address=TOKEN.address, certificate_sha256=bytes(32), secret=TOKEN.secret
     )
-    with pytest.raises(AccessTokenError, match="runyard-agent enroll"):
-        parse_access_token(format_token(machine))
-    with pytest.raises(EnrolmentTokenError, match="runyard context join"):
-        parse_token(format_access_token(TOKEN))
-    with pytest.raises(AccessTokenError, match=r"begins with rya1\."):
+    with pytest.raises(TokenError, match="runyard-agent enroll"):
+        parse_access_token(format_enrolment_token(machine))
+    with pytest.raises(TokenError, match="runyard context join"):
+        parse_enrolment_token(format_access_token(TOKEN))
+    with pytest.raises(TokenError, match=r"begins with rya1\."):
         parse_access_token("hunter2")

@@ -8,12 +8,10 @@ import pytest
 
 from runyard.node.v1.enrolment_service_pb2 import EnrolmentToken
 from runyard_contracts.enrolment_token import (
-    EnrolmentTokenError,
-    format_token,
-    is_address,
-    is_secret,
-    parse_token,
+    format_enrolment_token,
+    parse_enrolment_token,
 )
+from runyard_contracts.token_text import TokenError, is_address, is_secret
 
 TOKEN = EnrolmentToken(
     node_id="gpu-1",
@@ -24,25 +22,25 @@ TOKEN = EnrolmentToken(
 
 
 def test_a_token_says_what_was_put_into_it() -> None:
-    text = format_token(TOKEN)
+    text = format_enrolment_token(TOKEN)
     assert text.isascii()
     assert "\n" not in text
-    assert parse_token(f"  {text}\n") == TOKEN
+    assert parse_enrolment_token(f"  {text}\n") == TOKEN
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_token_that_lost_its_end_is_damaged(cut: int) -> None:
-    with pytest.raises(EnrolmentTokenError, match="damaged"):
-        parse_token(format_token(TOKEN)[:-cut])
+    with pytest.raises(TokenError, match="damaged"):
+        parse_enrolment_token(format_enrolment_token(TOKEN)[:-cut])
 
 
 def test_a_token_with_one_wrong_character_is_damaged() -> None:
-    text = format_token(TOKEN)
+    text = format_enrolment_token(TOKEN)
     for place in range(len("rye1."), len(text)):
         changed = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
         if changed[:-1] != text[:-1]:  # the bits that fill up the last character mean nothing
-            with pytest.raises(EnrolmentTokenError, match="damaged"):
-                parse_token(changed)
+            with pytest.raises(TokenError, match="damaged"):
+                parse_enrolment_token(changed)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +56,13 @@ def test_a_token_that_holds_nonsense_is_refused(wrong: EnrolmentToken) -> None:
     token = EnrolmentToken()
     token.CopyFrom(TOKEN)
     token.MergeFrom(wrong)
-    with pytest.raises(EnrolmentTokenError):
-        parse_token(format_token(token))
+    with pytest.raises(TokenError):
+        parse_enrolment_token(format_enrolment_token(token))
 
 
 def test_other_texts_are_no_tokens() -> None:
-    with pytest.raises(EnrolmentTokenError, match=r"begins with rye1\."):
-        parse_token("hunter2")
+    with pytest.raises(TokenError, match=r"begins with rye1\."):
+        parse_enrolment_token("hunter2")
 
 
 def test_addresses_have_a_host_and_a_port() -> None:

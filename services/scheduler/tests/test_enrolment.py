@@ -15,8 +15,9 @@ from google.protobuf.json_format import MessageToJson
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.node.v1 import enrolment_service_pb2 as pb
 from runyard.node.v1.types_pb2 import NodeState
-from runyard_contracts.enrolment_token import parse_token, secret_sha256
+from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import NodeId, uuid7
+from runyard_contracts.token_text import secret_sha256
 from runyard_core.clock import SystemClock
 from runyard_core.errors import IdReused, InvalidInput, Rejected, Unauthenticated
 from runyard_scheduler.domain.node import NODE as NODE_DECIDER
@@ -47,7 +48,7 @@ class Enrolment:
         request.MergeFrom(pb.InviteNodeRequest(**fields))  # type: ignore[arg-type]
         first, again = await self.handlers.invite(request), await self.handlers.invite(request)
         assert first == again
-        return parse_token(first.token)
+        return parse_enrolment_token(first.token)
 
     async def enroll(self, token: pb.EnrolmentToken, request: pb.EnrollNodeRequest | None = None) -> None:
         await self.handlers.enroll(NODE, secret_sha256(token.secret), request or enrolling())

@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from runyard_contracts.token_text import secret_sha256
+from runyard_contracts.token_text import SECRET_BYTES, secret_sha256
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_embedded.home import Home, write_private
 
-SECRET_BYTES = 32
 ID_DIGITS = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _USER = "user:"

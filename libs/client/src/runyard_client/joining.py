@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from runyard_client.context import SERVICES, Context
 from runyard_client.errors import ClientError, LocalError, Unreachable
-from runyard_contracts.access_token import AccessTokenError, parse_access_token
+from runyard_contracts.access_token import parse_access_token
 from runyard_contracts.pinned_gate import WrongCertificateError, fetch_gate
-from runyard_contracts.token_text import is_address
+from runyard_contracts.token_text import TokenError, is_address
 
 
 def join(token_text: str, server: str = "") -> Context:
@@ -23,7 +23,7 @@ def join(token_text: str, server: str = "") -> Context:
     """
     try:
         token = parse_access_token(token_text)
-    except AccessTokenError as error:
+    except TokenError as error:
         raise LocalError("BAD_TOKEN", str(error)) from None
     if server and not is_address(server):
         raise LocalError("BAD_SERVER", f"{server!r} is no server; want HOST:PORT")

@@ -18,7 +18,7 @@ from runyard_agent.folder_lock import is_locked
 from runyard_agent.gate import fetch_gate
 from runyard_agent.json_logging import is_news
 from runyard_agent.machine_check import MachineReport, check_machine, describe
-from runyard_contracts.enrolment_token import is_address
+from runyard_contracts.token_text import is_address
 from runyard_core.errors import Conflict, InvalidInput, NotFound
 
 _TOKEN_VARIABLE = "RUNYARD_ENROLMENT_TOKEN"  # noqa: S105 - the name of a variable

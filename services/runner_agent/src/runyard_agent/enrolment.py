@@ -17,13 +17,13 @@ from runyard_agent.durable_files import write_atomically
 from runyard_agent.enrolled import Enrolled
 from runyard_agent.gate import Gate, open_channel
 from runyard_contracts import gate as names
-from runyard_contracts.enrolment_token import EnrolmentTokenError, parse_token, secret_sha256
+from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import uuid7
+from runyard_contracts.token_text import SECRET_BYTES, TokenError, secret_sha256
 from runyard_core.errors import InvalidInput, Rejected, RunyardError, Unavailable
 
 PENDING_FILE = "enrolling.json"
 _CALL_SECONDS_MAX = 20.0
-_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def read_token(text: str) -> EnrolmentToken:
         InvalidInput: BAD_TOKEN, with what is wrong with it.
     """
     try:
-        return parse_token(text)
-    except EnrolmentTokenError as error:
+        return parse_enrolment_token(text)
+    except TokenError as error:
         raise InvalidInput(str(error), code="BAD_TOKEN") from error
 
 
@@ -100,7 +100,7 @@ def _pending(directory: Path, token: EnrolmentToken) -> _Pending:
     except (FileNotFoundError, ValueError, TypeError):
         pass
     drawn = _Pending(
-        token_sha256, uuid7(), secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+        token_sha256, uuid7(), secrets.token_urlsafe(SECRET_BYTES), secrets.token_urlsafe(SECRET_BYTES)
     )
     content = {name: getattr(drawn, name) for name in _Pending.__slots__}
     write_atomically(path, json.dumps(content).encode())

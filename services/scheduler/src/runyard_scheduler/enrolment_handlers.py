@@ -14,8 +14,9 @@ from google.protobuf.message import Message
 
 from runyard.node.v1 import enrolment_service_pb2 as pb
 from runyard.node.v1.types_pb2 import Node
-from runyard_contracts.enrolment_token import format_token, is_address, is_secret, secret_sha256
+from runyard_contracts.enrolment_token import format_enrolment_token
 from runyard_contracts.ids import NodeId, Position, is_name, stream_name
+from runyard_contracts.token_text import is_address, is_secret, secret_sha256
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, Rejected
 from runyard_eventlog.handler import load
@@ -106,7 +107,7 @@ class EnrolmentHandlers:
             secret=request.token_secret,
         )
         response = pb.InviteNodeResponse(
-            token=format_token(token), address=token.address, position=committed.position
+            token=format_enrolment_token(token), address=token.address, position=committed.position
         )
         response.expires_at.CopyFrom(committed.events[0].message.expires_at)  # type: ignore[attr-defined]
         return response

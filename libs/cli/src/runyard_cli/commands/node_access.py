@@ -13,8 +13,7 @@ from runyard_cli.session import converse
 from runyard_cli.words import time_words
 from runyard_client import Client
 from runyard_contracts.ids import uuid7
-
-_SECRET_BYTES = 32
+from runyard_contracts.token_text import SECRET_BYTES
 
 
 @click.command("invite")
@@ -39,7 +38,7 @@ def invite(node: str, valid: int, server: str) -> None:
     request = pb.InviteNodeRequest(
         request_id=uuid7(),
         node_id=node,
-        token_secret=secrets.token_urlsafe(_SECRET_BYTES),
+        token_secret=secrets.token_urlsafe(SECRET_BYTES),
         valid_seconds=valid,
         address=server,
     )
