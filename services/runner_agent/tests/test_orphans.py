@@ -113,6 +113,8 @@ async def test_a_container_that_nobody_holds_is_removed_and_others_are_left_alon
     for _ in range(3):
         await held.look()
     assert [each.is_running for each in await containers_below(daemon, attempts)] == [True]
+    (linked := attempts.parent / "linked").symlink_to(attempts)
+    assert len(await containers_below(daemon, linked)) == 1
     await orphans.look()
     await orphans.look()
     await until_printed(lost, "told")

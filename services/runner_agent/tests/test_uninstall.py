@@ -18,6 +18,7 @@ from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.docker_daemon import DockerDaemon
 from runyard_agent.domain.attempt import AttemptState, Phase
 from runyard_agent.folder_lock import locked
+from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_docker import DockerRuntime
 from runyard_agent.uninstall import uninstall
 from runyard_core.errors import Conflict, InvalidInput, NotFound, RunyardError, Unavailable
@@ -75,7 +76,7 @@ def test_unit_links_and_settings_go_with_the_folder(tmp_path: Path) -> None:
 def test_a_folder_that_no_agent_used_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InvalidInput, match="no folder of an agent") as refused:
-        uninstall(tmp_path, "", force=True, tell=print)
+        uninstall(tmp_path, force=True, tell=print)
     assert refused.value.code == "NOT_AN_AGENTS_FOLDER"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -89,10 +90,10 @@ def test_what_is_not_at_the_yard_yet_is_not_thrown_away(tmp_path: Path, phase: P
         grant, AttemptState(phase=phase, executor=Executor.EXECUTOR_PROCESS)
     )
     with pytest.raises(Conflict, match="runyard-r1-1") as refused:
-        uninstall(folder, "", force=False, tell=print)
+        uninstall(folder, force=False, tell=print)
     assert refused.value.code == "OUTPUTS_WAITING"
     assert (folder / "attempts").exists()
-    uninstall(folder, "", force=True, tell=print)
+    uninstall(folder, force=True, tell=print)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,37 +107,61 @@ def test_containers_that_cannot_be_looked_for_are_named(
     state = AttemptState(phase=Phase.RUNNING, executor=Executor.EXECUTOR_DOCKER)
     AttemptStore(folder / "attempts").create(grant, state)
     with pytest.raises(Unavailable, match=r"runyard-r1-1\. Docker is not used") as refused:
-        uninstall(folder, "n1", force=False, tell=print)
+        uninstall(folder, force=False, tell=print)
     assert refused.value.code == "DOCKER_UNREACHABLE"
     assert folder.exists()
     with pytest.raises(RunyardError, match="container runyard-r1-1") as incomplete:
-        uninstall(folder, "n1", force=True, tell=print)
+        uninstall(folder, force=True, tell=print)
     assert incomplete.value.code == "UNINSTALL_INCOMPLETE"
     assert not folder.exists()
 
 
 @pytest.mark.docker
-async def test_containers_of_the_node_are_ended_with_force_alone(
+async def test_containers_of_the_folder_are_ended_with_force_alone(
     tmp_path: Path, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
+    folder, said = an_agents_folder(tmp_path), list[str]()
+    plan, handle = await begun(folder, daemon, plan_of, f"node-{uuid.uuid4().hex[:12]}")
 
-    node_id, folder, said = f"node-{uuid.uuid4().hex[:12]}", an_agents_folder(tmp_path), list[str]()
+    with pytest.raises(Conflict, match=f"{plan.run_id}-1") as refused:
+        await asyncio.to_thread(uninstall, folder, force=False, tell=said.append)
+    assert (refused.value.code, said) == ("ATTEMPTS_RUNNING", [])
+    assert (await daemon.call(daemon.api.inspect_container, handle.id))["State"]["Running"]
+
+    await asyncio.to_thread(uninstall, folder, force=True, tell=said.append)
+    assert said[0] == f"removed container {handle.id[:12]} of attempt {plan.run_id}-1"
+    with pytest.raises(NotFound):
+        await daemon.call(daemon.api.inspect_container, handle.id)
+    assert not folder.exists()
+    commands = [process_table.command_line(pid) for pid in process_table.all_pids()]
+    assert not [words for words in commands if any(str(folder) in word for word in words)]
+
+
+@pytest.mark.docker
+async def test_containers_of_a_node_of_the_same_name_in_another_yard_are_left_alone(
+    tmp_path: Path, daemon: DockerDaemon, plan_of: MakePlan
+) -> None:
+    node_id, said = f"node-{uuid.uuid4().hex[:12]}", list[str]()
+    for yard in ("ours", "theirs"):
+        (tmp_path / yard).mkdir()
+    ours, theirs = an_agents_folder(tmp_path / "ours"), an_agents_folder(tmp_path / "theirs")
+    (ours / "attempts").mkdir()
+    _, handle = await begun(theirs, daemon, plan_of, node_id)
+
+    await asyncio.to_thread(uninstall, ours, force=False, tell=said.append)
+    assert [line for line in said if "container " in line] == []
+    assert (await daemon.call(daemon.api.inspect_container, handle.id))["State"]["Running"]
+    await asyncio.to_thread(uninstall, theirs, force=True, tell=said.append)
+
+
+async def begun(
+    folder: Path, daemon: DockerDaemon, plan_of: MakePlan, node_id: str
+) -> tuple[LaunchPlan, Handle]:
+    """Begin an attempt of an agent's in a container."""
     grant = LeaseGrant(run_id=f"test-{os.getpid()}-{uuid.uuid4()}", attempt=1, epoch=1)
     state = AttemptState(phase=Phase.RUNNING, executor=Executor.EXECUTOR_DOCKER)
     record = AttemptStore(folder / "attempts").create(grant, state)
     plan = plan_of("echo in; exec sleep 300", run_id=grant.run_id, directory=record.directory)
     handle = await DockerRuntime(daemon, node_id).launch(plan)
     await until_printed(plan, "in")
-
-    with pytest.raises(Conflict, match=plan.name) as refused:
-        await asyncio.to_thread(uninstall, folder, node_id, force=False, tell=said.append)
-    assert (refused.value.code, said) == ("ATTEMPTS_RUNNING", [])
-    assert (await daemon.call(daemon.api.inspect_container, handle.id))["State"]["Running"]
-
-    await asyncio.to_thread(uninstall, folder, node_id, force=True, tell=said.append)
-    assert said[0] == f"removed container {plan.name}"
-    with pytest.raises(NotFound):
-        await daemon.call(daemon.api.inspect_container, handle.id)
-    assert not folder.exists()
-    commands = [process_table.command_line(pid) for pid in process_table.all_pids()]
-    assert not [words for words in commands if any(str(folder) in word for word in words)]
+    return plan, handle

@@ -127,10 +127,9 @@ def _uninstall(directory: Path, *, force: bool) -> None:
     if not directory.exists() and not UNIT_PATH.exists():
         raise NotFound(f"no agent is installed here: {directory} does not exist", code="NOT_INSTALLED")
     enrolled = Enrolled.load(directory)
-    node_id = enrolled.node_id if enrolled else ""
-    uninstall(directory, node_id, force=force, tell=_say)
-    if node_id:
-        _say(f"At the yard, `runyard nodes revoke {node_id}` takes its credential away.")
+    uninstall(directory, force=force, tell=_say)
+    if enrolled is not None:
+        _say(f"At the yard, `runyard nodes revoke {enrolled.node_id}` takes its credential away.")
 
 
 def _look(directory: Path, node_id: str) -> MachineReport:

@@ -40,7 +40,7 @@ class AttemptContainer:
 
 
 async def containers_below(daemon: DockerDaemon, attempts: Path) -> Sequence[AttemptContainer]:
-    """Give the containers that have a folder of an attempt below this one, which is no symlink.
+    """Give the containers that have a folder of an attempt below this one, however it is spelled.
 
     Raises:
         Unavailable: the daemon does not answer.
@@ -54,5 +54,14 @@ async def containers_below(daemon: DockerDaemon, attempts: Path) -> Sequence[Att
             each["State"] == "running",
         )
         for each in found
-        if any(str(mount.get("Source", "")).startswith(f"{attempts}/") for mount in each["Mounts"])
+        if any(_is_below(str(mount.get("Source", "")), attempts) for mount in each["Mounts"])
     ]
+
+
+def _is_below(path: str, folder: Path) -> bool:
+    # The daemon spells a path as it was told; what lay there may be gone, or not for us to see.
+    for parent in Path(path).parents:
+        with contextlib.suppress(OSError):
+            if parent.samefile(folder):
+                return True
+    return False

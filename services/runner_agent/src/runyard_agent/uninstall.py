@@ -14,13 +14,13 @@ from runyard.run.v1.types_pb2 import Executor
 from runyard_agent import process_table
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.below import remove_tree
-from runyard_agent.container_config import LABEL_NODE
-from runyard_agent.docker_daemon import DockerDaemon, open_docker
+from runyard_agent.docker_daemon import open_docker
 from runyard_agent.domain.attempt import Phase
 from runyard_agent.enrolled import NODE_FILE
 from runyard_agent.enrolment import PENDING_FILE
 from runyard_agent.folder_lock import LOCK_FILE, is_locked, locked
 from runyard_agent.limits import MachineLimits, look_at_machine
+from runyard_agent.orphan_containers import AttemptContainer, containers_below
 from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime
 from runyard_agent.systemd_removal import is_unit_installed, remove_unit, stop_unit
@@ -32,12 +32,11 @@ _WATCH_SECONDS_MAX = 5.0
 Tell = Callable[[str], None]
 
 
-def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None:
+def uninstall(directory: Path, *, force: bool, tell: Tell) -> None:
     """Remove everything that the agent ever wrote here. What the yard recorded stays there.
 
     Args:
-        directory: the agent's folder; it goes, too.
-        node_id: whose containers go; empty when the machine never was a node.
+        directory: the agent's folder; it goes, with the containers and programs of the attempts in it.
         force: stop the unit, end attempts that run, and lose what they have not delivered.
         tell: gets a line for each thing that was removed.
 
@@ -56,7 +55,7 @@ def uninstall(directory: Path, node_id: str, *, force: bool, tell: Tell) -> None
         with locked(directory):
             limits = look_at_machine(directory)
             try:
-                left += asyncio.run(_end_attempts(directory, node_id, limits, force=force, tell=tell))
+                left += asyncio.run(_end_attempts(directory, limits, force=force, tell=tell))
             finally:
                 limits.close()
             # With the lock held: nobody may begin anything in what is being removed.
@@ -77,19 +76,6 @@ class _Program:
 
     plan: LaunchPlan
     handle: Handle
-
-
-@dataclass(frozen=True, slots=True)
-class _Container:
-    """A container of the node, running or not."""
-
-    daemon: DockerDaemon
-    container_id: str
-    name: str
-    is_running: bool
-
-    async def remove(self) -> None:
-        await self.daemon.call(self.daemon.api.remove_container, self.container_id, force=True, v=True)
 
 
 def _is_empty_mount(directory: Path) -> bool:
@@ -117,13 +103,12 @@ def _stop_agent(directory: Path, *, force: bool) -> None:
     stop_unit()
 
 
-async def _end_attempts(
-    directory: Path, node_id: str, limits: MachineLimits, *, force: bool, tell: Tell
-) -> list[str]:
+async def _end_attempts(directory: Path, limits: MachineLimits, *, force: bool, tell: Tell) -> list[str]:
     """End what runs, if that is wanted; give what could not be."""
-    records = _records(directory / "attempts")
+    attempts = directory / "attempts"
+    records = _records(attempts)
     programs = await _running_programs(records, limits)
-    async with _containers(node_id) as containers:
+    async with _containers(attempts) as containers:
         unreachable = _in_containers(records) if isinstance(containers, str) else []
         if not force:
             _require_nothing_lost(records, programs, containers, unreachable)
@@ -132,8 +117,8 @@ async def _end_attempts(
             await runtime.remove(program.handle, program.plan)
             tell(f"ended {program.plan.name}")
         for container in () if isinstance(containers, str) else containers:
-            await container.remove()
-            tell(f"removed container {container.name}")
+            await container.kill()
+            tell(f"removed {container.words}")
     await _watches_ended(directory)
     return [f"container {name}" for name in unreachable]
 
@@ -141,7 +126,7 @@ async def _end_attempts(
 def _require_nothing_lost(
     records: Sequence[AttemptRecord],
     programs: Sequence[_Program],
-    containers: Sequence[_Container] | str,
+    containers: Sequence[AttemptContainer] | str,
     unreachable: Sequence[str],
 ) -> None:
     if isinstance(containers, str) and unreachable:
@@ -151,7 +136,7 @@ def _require_nothing_lost(
             code="DOCKER_UNREACHABLE",
         )
     running = [program.plan.name for program in programs]
-    running += [each.name for each in containers if isinstance(each, _Container) and each.is_running]
+    running += [each.words for each in containers if isinstance(each, AttemptContainer) and each.is_running]
     if running:
         raise Conflict(
             f"attempts run on this machine: {', '.join(sorted(running))}. Stop their runs, "
@@ -202,19 +187,15 @@ def _plan(record: AttemptRecord) -> LaunchPlan:
 
 
 @asynccontextmanager
-async def _containers(node_id: str) -> AsyncIterator[Sequence[_Container] | str]:
-    """Give the node's containers while the block runs; where no daemon answers, why."""
-    daemon = await open_docker() if node_id else ""
+async def _containers(attempts: Path) -> AsyncIterator[Sequence[AttemptContainer] | str]:
+    """Give the attempts' containers while the block runs; where no daemon answers, why."""
+    daemon = await open_docker()
     if isinstance(daemon, str):
         yield daemon
         return
     try:
-        label = {"label": f"{LABEL_NODE}={node_id}"}
-        found = await daemon.call(daemon.api.containers, all=True, filters=label)
-        yield [
-            _Container(daemon, each["Id"], each["Names"][0].strip("/"), each["State"] == "running")
-            for each in found
-        ]
+        # By folder: another yard may have a node of the same name on this machine.
+        yield await containers_below(daemon, attempts)
     finally:
         daemon.close()
 
