@@ -12,6 +12,7 @@ import click
 from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest
 from runyard.cost.v1.cost_service_pb2 import ListPricesRequest
 from runyard_cli.commands.outputs import path_in_run
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, note, say, styled
 from runyard_cli.session import converse, get_run
@@ -25,7 +26,7 @@ PRICE_USD = "0.90"
 PRICE_NOTE = "made-up price of the demo"
 
 
-@click.command("demo")
+@click.command("demo", epilog=examples("demo"))
 def command() -> None:
     """Start the yard and run the example: digits from raw data to a measured model. The yard stays up."""
     if not EXAMPLE.is_dir():

@@ -6,12 +6,13 @@ import sys
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import is_json, note, output_option, say, say_json_object
 from runyard_embedded.home import Home
 
 
-@click.command("down")
+@click.command("down", epilog=examples("down", "down --keep-runs", "down --force"))
 @click.option("--force", is_flag=True, help="Stop runs that are training, too, without asking.")
 @click.option("--keep-runs", is_flag=True, help="Let them train on; the next `runyard up` takes them back.")
 @output_option

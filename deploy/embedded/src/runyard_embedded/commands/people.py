@@ -11,6 +11,7 @@ import click
 
 from runyard.access.v1.access_token_pb2 import AccessToken
 from runyard_cli.durations import Duration
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json_object
 from runyard_cli.table import Cell, say_table
@@ -23,7 +24,11 @@ from runyard_embedded.people import PersonToken
 from runyard_embedded.sightings import read_sightings
 
 
-@click.group("people", invoke_without_command=True)
+@click.group(
+    "people",
+    epilog=examples("people", "people invite alice", "people revoke alice"),
+    invoke_without_command=True,
+)
 @output_option
 @click.pass_context
 def command(context: click.Context) -> None:
@@ -41,7 +46,12 @@ def command(context: click.Context) -> None:
         say_table(("PERSON", "TOKEN", "INVITED", "STATE"), rows)
 
 
-@command.command("invite")
+@command.command(
+    "invite",
+    epilog=examples(
+        "people invite alice > token", "people invite build-server --valid 365d --server yard.example:7443"
+    ),
+)
 @click.argument("person")
 @click.option(
     "--valid", type=Duration(), default="90d", show_default=True, metavar="TIME", help="8h, 30d, 365d."
@@ -75,7 +85,12 @@ def invite(person: str, valid: int, server: str) -> None:
     say(text)
 
 
-@command.command("revoke")
+@command.command(
+    "revoke",
+    epilog=examples(
+        "people revoke alice", "people revoke alice --token 5a1c189e", "people revoke alice --forget"
+    ),
+)
 @click.argument("person")
 @click.option("--token", "token_id", default="", metavar="ID", help="One token of `runyard people`, not all.")
 @click.option("--forget", is_flag=True, help="Forget that there was one, too.")

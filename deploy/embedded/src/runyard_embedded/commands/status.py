@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, is_json, output_option, say, say_json_object
 from runyard_cli.table import Cell, Row, say_table
@@ -21,7 +22,7 @@ HEADINGS = ("PROCESS", "STATE", "VERSION", "PID", "PORT", "RESTARTS", "LAG", "WH
 STYLES = {Phase.UP: Style.GOOD, Phase.FAILED: Style.BAD}
 
 
-@click.command("status")
+@click.command("status", epilog=examples("status", "status --output json"))
 @output_option
 def command() -> None:
     """Show each process: state, version, pid, port, and how far its read models are behind the log."""

@@ -7,6 +7,7 @@ import time
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, is_json, note, output_option, say, say_json_object, styled
 from runyard_core.errors import RunyardError
@@ -19,7 +20,7 @@ ATTACH_SECONDS_MAX = 90.0
 LOOK_SECONDS = 0.1
 
 
-@click.command("up")
+@click.command("up", epilog=examples("up", "up --background", "up --background --listen 0.0.0.0:7443"))
 @click.option("--background", is_flag=True, help="Return when everything is up; `runyard down` stops it.")
 @click.option("--listen", metavar="ADDRESS[:PORT]", help="Let agents of other machines in here, by TLS.")
 @click.option("--restored", is_flag=True, help="The database was put back: give the log a new identity.")

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import is_json, note, output_option, say, say_json_object
 from runyard_cli.session import converse_with
@@ -22,7 +23,11 @@ from runyard_client.context import (
 )
 
 
-@click.group("context", invoke_without_command=True)
+@click.group(
+    "context",
+    epilog=examples("context", "context join", "context set 127.0.0.1:7001"),
+    invoke_without_command=True,
+)
 @output_option
 @click.pass_context
 def command(context: click.Context) -> None:
@@ -43,7 +48,7 @@ def command(context: click.Context) -> None:
         say(f"by TLS, signed by the authority with SHA-256 {_fingerprint(known)}")
 
 
-@command.command("join")
+@command.command("join", epilog=examples("context join", "context join --server yard.example:7443 < token"))
 @click.option("--server", metavar="HOST:PORT", default="", help="The yard's gate, if not as the token says.")
 @output_option
 def join_yard(server: str) -> None:
@@ -65,7 +70,12 @@ def join_yard(server: str) -> None:
         say(f"{path}: the yard at {joined.addresses['scheduler']}")
 
 
-@command.command("set")
+@command.command(
+    "set",
+    epilog=examples(
+        "context set yard.example:7001", "context set scheduler=127.0.0.1:7001 artifact=127.0.0.1:7002"
+    ),
+)
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS | SERVICE=ADDRESS ...]", required=True)
 @output_option
 def set_context(addresses: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from runyard.cost.v1.cost_service_pb2 import (
     GetRunCostRequest,
     GetRunCostResponse,
 )
+from runyard_cli.examples import examples
 from runyard_cli.names import default_project, full_run_name, looks_like_run, may_be_id, project_option
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
@@ -17,7 +18,7 @@ from runyard_cli.words import count_words, duration_words, money_words, run_name
 from runyard_client import Client, ClientError
 
 
-@click.command("cost")
+@click.command("cost", epilog=examples("cost", "cost digits", "cost latest", "cost digits#3 --output json"))
 @click.argument("name", metavar="[RUN|PROJECT]", required=False)
 @project_option
 @output_option

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import output_option
 from runyard_cli.session import converse
@@ -14,7 +15,10 @@ from runyard_cli.terminal import Terminal
 from runyard_client import Client
 
 
-@click.command("exec")
+@click.command(
+    "exec",
+    epilog=examples("exec latest", "exec 12 -- nvidia-smi", "exec latest -- sh -c 'ls $VH_OUTPUTS_DIR'"),
+)
 @click.argument("run")
 @click.argument("command_words", nargs=-1, metavar="[-- COMMAND...]", type=click.UNPROCESSED)
 @project_option

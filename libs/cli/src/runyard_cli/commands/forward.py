@@ -7,6 +7,7 @@ import signal
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import output_option
 from runyard_cli.session import converse
@@ -33,7 +34,9 @@ class PortPair(click.ParamType[tuple[int, int]]):
         return int(texts[0]), int(texts[1])
 
 
-@click.command("forward")
+@click.command(
+    "forward", epilog=examples("forward latest 6006", "forward digits#12 8888:18888", "forward latest 5678:0")
+)
 @click.argument("run")
 @click.argument("ports", type=PortPair(), metavar="PORT[:LOCAL]")
 @project_option

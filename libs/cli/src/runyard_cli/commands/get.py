@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from runyard.artifact.v1.types_pb2 import Artifact
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse
@@ -20,7 +21,9 @@ from runyard_client import Client
 from runyard_client.files import download_file, find_artifact
 
 
-@click.command("get")
+@click.command(
+    "get", epilog=examples("get datum://5d0266a9 -o model.npz", "get 5d0266a993df -o - | sha256sum")
+)
 @click.argument("uri")
 @click.option(
     "-o", "--to", metavar="FILE", help="Where to; a folder keeps the file's name, - is standard output."

@@ -11,6 +11,7 @@ from runyard.metric.v1.gpus_pb2 import GpuProcessOwner
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
+from runyard_cli.examples import examples
 from runyard_cli.gpu_words import process_words, reading_words
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
@@ -21,7 +22,7 @@ from runyard_client import Client
 _PAGE_SIZE = 1000
 
 
-@click.command("gpus")
+@click.command("gpus", epilog=examples("gpus", "gpus --node gpu-1 --processes"))
 @click.option("--node", default="", metavar="NODE", help="Only of this machine.")
 @click.option("--processes", is_flag=True, help="Name every process that holds memory.")
 @output_option

@@ -6,6 +6,7 @@ import click
 
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.lineage.v1.lineage_service_pb2 import ImpactRequest
+from runyard_cli.examples import examples
 from runyard_cli.graph import asked_about, impact_lines
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.source import ask, direct_option
@@ -13,7 +14,12 @@ from runyard_cli.names import project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 
 
-@click.command("impact")
+@click.command(
+    "impact",
+    epilog=examples(
+        "impact ./train.npz", "impact digits#1", "impact dataset://images/v3 --project digits --at '2h ago'"
+    ),
+)
 @click.argument("name")
 @project_option
 @click.option("--depth", type=click.IntRange(1, 100), default=None, help="Steps to walk; 32 by default.")

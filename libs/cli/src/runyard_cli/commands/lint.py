@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
 from runyard_cli.output import Style, is_json, output_option, say, say_json_object, styled
 
 
-@click.command("lint")
+@click.command("lint", epilog=examples("lint", "lint valohai.yaml --output json"))
 @click.argument("file", required=False, type=click.Path(exists=True, path_type=Path))
 @output_option
 def command(file: Path | None) -> None:

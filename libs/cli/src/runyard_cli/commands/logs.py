@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runyard.metric.v1.metric_service_pb2 import ListLogLinesRequest
+from runyard_cli.examples import examples
 from runyard_cli.follow import Follower
 from runyard_cli.loglines import say_line
 from runyard_cli.names import full_run_name, project_option
@@ -16,7 +17,9 @@ from runyard_client import Client
 _PAGE_LINES = 1000
 
 
-@click.command("logs")
+@click.command(
+    "logs", epilog=examples("logs latest -f", "logs 12 --tail 50 --times", "logs digits#12 --attempt 1")
+)
 @click.argument("run")
 @project_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run is over.")

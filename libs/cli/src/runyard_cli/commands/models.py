@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runyard.artifact.v1 import registry_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.registry_lines import say_files, say_model_versions, say_models
@@ -15,7 +16,7 @@ _PAGE_SIZE = 1000
 _SCHEME = "model://"
 
 
-@click.command("models")
+@click.command("models", epilog=examples("models", "models resnet", "models resnet/2 --project digits"))
 @click.argument("name", default="", metavar="[NAME[/VERSION]]")
 @project_option
 @output_option

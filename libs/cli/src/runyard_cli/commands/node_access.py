@@ -8,6 +8,7 @@ import click
 
 from runyard.node.v1 import enrolment_service_pb2 as pb
 from runyard_cli.durations import Duration
+from runyard_cli.examples import examples
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json, styled
 from runyard_cli.session import converse
 from runyard_cli.words import time_words
@@ -16,7 +17,10 @@ from runyard_contracts.ids import uuid7
 from runyard_contracts.token_text import SECRET_BYTES
 
 
-@click.command("invite")
+@click.command(
+    "invite",
+    epilog=examples("nodes invite gpu-1", "nodes invite gpu-1 --valid 7d --server yard.example:7443"),
+)
 @click.argument("node")
 @click.option(
     "--valid",
@@ -54,7 +58,7 @@ def invite(node: str, valid: int, server: str) -> None:
     say(styled(f"runyard-agent enroll --server {answer.address} --token {answer.token}", Style.BOLD))
 
 
-@click.command("revoke")
+@click.command("revoke", epilog=examples("nodes revoke gpu-1 --reason sold"))
 @click.argument("node")
 @click.option("--reason", default="", help="Goes into the history.")
 @output_option

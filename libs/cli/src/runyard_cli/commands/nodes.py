@@ -7,6 +7,7 @@ import click
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest, ListNodesResponse
 from runyard_cli.commands.node_access import invite, revoke
+from runyard_cli.examples import examples
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, Row, say_table
@@ -21,7 +22,11 @@ _STATES = {
 }
 
 
-@click.group("nodes", invoke_without_command=True)
+@click.group(
+    "nodes",
+    epilog=examples("nodes", "nodes --output json", "nodes invite gpu-1", "nodes revoke gpu-1"),
+    invoke_without_command=True,
+)
 @output_option
 @click.pass_context
 def command(context: click.Context) -> None:

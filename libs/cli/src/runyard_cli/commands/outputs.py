@@ -9,6 +9,7 @@ import click
 
 from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest, ListArtifactsResponse
 from runyard.artifact.v1.types_pb2 import Artifact
+from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
@@ -23,7 +24,10 @@ from runyard_contracts.manifest import ManifestError, check_path
 _PAGE_SIZE = 1000
 
 
-@click.command("outputs")
+@click.command(
+    "outputs",
+    epilog=examples("outputs latest", "outputs 12 -d ./results", "outputs digits#12 --filter '*.npz'"),
+)
 @click.argument("run")
 @project_option
 @click.option("-f", "--filter", "pattern", default="*", metavar="GLOB", help="Only files whose path matches.")

@@ -16,6 +16,7 @@ from runyard.cost.v1.cost_service_pb2 import (
     SetPriceResponse,
 )
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard_cli.examples import examples
 from runyard_cli.history.moments import time_of
 from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
@@ -42,12 +43,18 @@ class TimeType(click.ParamType[Timestamp]):
         return found.time
 
 
-@click.group("price")
+@click.group("price", epilog=examples("price list", "price set 2.50 --per gpu-hour"))
 def command() -> None:
     """The price book: what an hour of a GPU or node costs, from a time on."""
 
 
-@command.command("set")
+@command.command(
+    "set",
+    epilog=examples(
+        "price set 2.50 --per gpu-hour",
+        "price set 4.10 --per node-hour --node gpu-1 --from 2026-11-01 --note 'new contract'",
+    ),
+)
 @click.argument("usd_per_hour", metavar="USD")
 @click.option(
     "--per", type=click.Choice(["gpu-hour", "node-hour"]), required=True, help="What an hour is of."
@@ -96,7 +103,7 @@ def set_price(
         _say_prices([answer.price])
 
 
-@command.command("list")
+@command.command("list", epilog=examples("price list", "price list --output json"))
 @output_option
 def list_prices() -> None:
     """List the price book."""

@@ -8,6 +8,7 @@ import click
 
 from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest, ListRunsResponse
 from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_cli.examples import examples
 from runyard_cli.output import is_json, output_option, say, say_json
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, Row, say_table
@@ -17,7 +18,7 @@ from runyard_client import Client
 _STATES = ("queued", "starting", "running", "stopping", "finishing", "finished")
 
 
-@click.command("ps")
+@click.command("ps", epilog=examples("ps", "ps --state queued", "ps --project digits --tag baseline -n 100"))
 @click.option("--project", metavar="NAME", help="Only this project.")
 @click.option("--state", type=click.Choice(_STATES), help="Only runs in this state.")
 @click.option("--step", metavar="NAME", help="Only runs of this step.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from runyard.artifact.v1.artifact_service_pb2 import CommitUploadResponse
+from runyard_cli.examples import examples
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, output_option, say, say_json
 from runyard_cli.session import converse
@@ -15,7 +16,9 @@ from runyard_client import Client
 from runyard_client.files import upload_file
 
 
-@click.command("put")
+@click.command(
+    "put", epilog=examples("put ./train.npz", "put ./train.npz --name images-2026.npz --project digits")
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", default="", metavar="NAME", help="Another name than the file's own.")
 @project_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
 from runyard_cli.local_inputs import LocalInput, Uploaded, find_local, place, upload, uri_of
 from runyard_cli.names import default_project, project_option
@@ -62,7 +63,15 @@ class Asked:
         )
 
 
-@click.command("run", cls=StepCommand)
+@click.command(
+    "run",
+    epilog=examples(
+        "run train --epochs 5 --follow",
+        "run train --input training-data=./train.npz --gpus 0",
+        "run evaluate --input model=datum://5d0266a9 --input test-data='*.npz' --tag baseline",
+    ),
+    cls=StepCommand,
+)
 @click.argument("step")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; repeat for lists.")
 @click.option(

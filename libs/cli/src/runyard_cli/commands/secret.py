@@ -7,6 +7,7 @@ import sys
 import click
 
 from runyard.run.v1 import secret_service_pb2 as pb
+from runyard_cli.examples import examples
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse
@@ -18,12 +19,17 @@ from runyard_contracts.ids import uuid7
 _VALUE_BYTES_MAX = 64 * 1024
 
 
-@click.group("secret")
+@click.group("secret", epilog=examples("secret set HF_TOKEN", "secret list"))
 def command() -> None:
     """Secrets of a project: its runs get them as environment variables, and logs show *** instead."""
 
 
-@command.command("set")
+@command.command(
+    "set",
+    epilog=examples(
+        "secret set HF_TOKEN", "secret set HF_TOKEN --project digits < token", "secret set registry:ghcr.io"
+    ),
+)
 @click.argument("name")
 @project_option
 @output_option
@@ -49,7 +55,7 @@ def set_secret(name: str, project: str | None) -> None:
         say(safe(f"{answer.secret.name} is set for runs of {answer.secret.project} that start from now on"))
 
 
-@command.command("list")
+@command.command("list", epilog=examples("secret list", "secret list --project digits"))
 @project_option
 @output_option
 def list_secrets(project: str | None) -> None:
@@ -69,7 +75,7 @@ def list_secrets(project: str | None) -> None:
         say_table(("NAME", "SET", "BY"), rows)
 
 
-@command.command("rm")
+@command.command("rm", epilog=examples("secret rm HF_TOKEN"))
 @click.argument("name")
 @project_option
 @output_option

@@ -12,6 +12,7 @@ import click
 
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, GetRecordResponse, Record
 from runyard.run.v1.types_pb2 import CodeRef, Environment, Executor, Hardware, Input, InputFile, Run
+from runyard_cli.examples import examples
 from runyard_cli.follow import metric_words
 from runyard_cli.gpu_words import incident_lines, statistic_lines
 from runyard_cli.names import full_run_name, project_option
@@ -41,7 +42,7 @@ _LOG_LINES_SHOWN = 5
 _SESSIONS_SHOWN = 5
 
 
-@click.command("show")
+@click.command("show", epilog=examples("show latest", "show 12 --all", "show digits#12 --output json"))
 @click.argument("run")
 @project_option
 @click.option("--all", "whole", is_flag=True, help="Cut nothing: every package, whole hashes.")

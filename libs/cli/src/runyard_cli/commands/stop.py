@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runyard.run.v1.scheduler_service_pb2 import StopRunRequest, StopRunResponse
+from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, output_option, say, say_json
 from runyard_cli.session import converse
@@ -13,7 +14,7 @@ from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 
-@click.command("stop")
+@click.command("stop", epilog=examples("stop latest", "stop digits#12 --reason 'wrong data'"))
 @click.argument("run")
 @project_option
 @click.option("--reason", default="", metavar="TEXT", help="Why; kept in its record.")

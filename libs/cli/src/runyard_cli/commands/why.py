@@ -10,6 +10,7 @@ import click
 
 from runyard.history.v1.history_service_pb2 import ExplainRunRequest, ExplainRunResponse
 from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_cli.examples import examples
 from runyard_cli.history.lines import short_type
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json_object, styled
@@ -18,7 +19,7 @@ from runyard_cli.words import cause_words, duration_words, moment, run_name, run
 from runyard_client import Client
 
 
-@click.command("why")
+@click.command("why", epilog=examples("why latest", "why digits#12"))
 @click.argument("run")
 @project_option
 @output_option
