@@ -100,6 +100,8 @@ def test_cause_names_exit_code_signal_and_detail() -> None:
     assert cause_words(Cause(code=user_error, exit_code=3, detail="no data")) == "exit code 3: no data"
     assert cause_words(Cause(code=CauseCode.CAUSE_CODE_TIME_LIMIT, detail="10 min")) == "time limit: 10 min"
     assert cause_words(Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED, exit_code=0)) == ""
+    denied = "the program exited with status 0; could start no process, 3 times: limit 60"
+    assert cause_words(Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED, detail=denied)) == denied
 
 
 def test_every_state_and_outcome_has_a_word() -> None:

@@ -23,6 +23,13 @@ def test_exit_status_zero_is_success() -> None:
     assert cause_of(GOOD, None) == Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED, exit_code=0)
 
 
+def test_success_keeps_what_the_program_was_denied() -> None:
+    cause = cause_of(replace(GOOD, detail="could start no process, 3 times: limit 60"), None)
+
+    assert cause.code == CauseCode.CAUSE_CODE_SUCCEEDED
+    assert cause.detail == "the program exited with status 0; could start no process, 3 times: limit 60"
+
+
 def test_other_status_is_a_user_error() -> None:
     assert cause_of(BAD, None) == Cause(
         code=CauseCode.CAUSE_CODE_USER_ERROR, exit_code=3, detail="the program exited with status 3"

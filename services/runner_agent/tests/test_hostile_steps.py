@@ -160,7 +160,9 @@ STEPS = {
         many_outputs,
     ),
 }
-BOMB = Step("bomb() { bomb | bomb & }; bomb; sleep 1; echo over", ends_with("SUCCEEDED"))
+BOMB = Step(
+    "bomb() { bomb | bomb & }; bomb; sleep 1; echo over", ends_with("SUCCEEDED", "could start no process")
+)
 
 
 async def test_hostile_steps_harm_neither_the_agent_nor_each_other(

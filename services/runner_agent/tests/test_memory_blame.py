@@ -13,7 +13,12 @@ KILLS_OF_OTHERS = 5
 
 
 def explained(
-    groups: list[str], monkeypatch: pytest.MonkeyPatch, *, killed: bool = True, limit: int = 0
+    groups: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    killed: bool = True,
+    failed: bool = True,
+    limit: int = 0,
 ) -> tuple[bool, str, str]:
     found = Shim.__new__(Shim)
     found.plan = {"memory_bytes_max": limit}
@@ -21,7 +26,7 @@ def explained(
     found.ended_by, found.detail = "itself", ""
     found.oom_kills_at_start = 0
     monkeypatch.setattr(shim, "oom_kill_count", lambda: KILLS_OF_OTHERS)
-    found._explain_memory(killed=killed)
+    found._explain_memory(killed=killed, failed=failed)
     return found.oom_killed, found.ended_by, found.detail
 
 
@@ -42,3 +47,5 @@ def test_memory_of_others_is_not_blamed_where_a_group_counts_its_own(
 def test_without_a_group_the_machine_is_all_there_is_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     told = f"the kernel killed {KILLS_OF_OTHERS} process(es) of this machine meanwhile: out of memory"
     assert explained([], monkeypatch) == (True, "itself", told)
+    # A program that succeeded had nothing to do with it.
+    assert explained([], monkeypatch, killed=False, failed=False) == (False, "itself", "")

@@ -49,9 +49,9 @@ def short_run_id(run_id: str) -> str:
 
 
 def cause_words(cause: Cause) -> str:
-    """Say why something ended: "exit code 1", "out of GPU memory: ..."."""
+    """Say why something ended: "exit code 1", "out of GPU memory: ..."; of a success what it was denied."""
     if cause.code in {CauseCode.CAUSE_CODE_UNSPECIFIED, CauseCode.CAUSE_CODE_SUCCEEDED}:
-        return ""
+        return cause.detail
     words = CauseCode.Name(cause.code).removeprefix("CAUSE_CODE_").lower().replace("_", " ")
     if cause.code == CauseCode.CAUSE_CODE_USER_ERROR:
         if cause.signal:

@@ -271,7 +271,7 @@ class Shim:
         by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         exit_code = None if by_signal else os.WEXITSTATUS(status)
         killed = by_signal == signal.SIGKILL or exit_code == 128 + signal.SIGKILL
-        self._explain_memory(killed=killed and self.ended_by == "itself")
+        self._explain_memory(killed=killed and self.ended_by == "itself", failed=status != 0)
         refused_forks = control_group.refused_forks(self.groups)
         if refused_forks and not self.detail:
             self.detail = f"could start no process, {refused_forks} times: limit {self.plan['processes_max']}"
@@ -292,7 +292,7 @@ class Shim:
                 os.write(2, f"cannot write {EXIT_FILE}: {error}\n".encode())
                 time.sleep(_TICK_SECONDS)
 
-    def _explain_memory(self, *, killed: bool) -> None:
+    def _explain_memory(self, *, killed: bool, failed: bool) -> None:
         """Say what memory had to do with the end; ``killed`` says that nobody else ended it."""
         limit = self.plan["memory_bytes_max"]
         in_group = control_group.memory_kills(self.groups)
@@ -310,7 +310,7 @@ class Shim:
             self.detail = f"{in_group} of its processes were killed: limit of {limit} bytes of memory"
         elif in_group:
             self.detail = f"the kernel killed {in_group} of its processes: the machine's memory ran out"
-        elif on_machine > 0:
+        elif on_machine > 0 and failed:
             self.detail = (
                 f"the kernel killed {on_machine} process(es) of this machine meanwhile: out of memory"
             )

@@ -57,9 +57,11 @@ def _own_end(ended: Exit, stop: Stop | None, gpus: GpuEvidence) -> Cause:
     if ended.oom_killed:
         detail = ended.detail or "the program was killed because memory ran out"
         return _cause(CauseCode.CAUSE_CODE_OOM_HOST, ended, detail)
-    if ended.exit_code == 0:
-        return _cause(CauseCode.CAUSE_CODE_SUCCEEDED, ended, "")
     sentence = end_sentence(ended)
+    if ended.exit_code == 0:
+        # What it was denied on its way may be why its result is not what somebody expects.
+        detail = f"{sentence}; {ended.detail}" if ended.detail else ""
+        return _cause(CauseCode.CAUSE_CODE_SUCCEEDED, ended, detail)
     if fault := gpus.fault():
         return _cause(CauseCode.CAUSE_CODE_GPU_FAULT, ended, f"{fault}; {sentence}")
     if out_of_memory := gpus.out_of_memory():
