@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from runyard_agent.life_lock import is_held
 from runyard_core.errors import Conflict
 
 LOCK_FILE = "agent.lock"
@@ -35,10 +36,4 @@ def locked(directory: Path) -> Iterator[None]:
 
 def is_locked(directory: Path) -> bool:
     """Say whether an agent runs on the folder."""
-    if not (directory / LOCK_FILE).exists():
-        return False
-    try:
-        with locked(directory):
-            return False
-    except Conflict:
-        return True
+    return is_held(directory / LOCK_FILE)

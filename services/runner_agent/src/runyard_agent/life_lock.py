@@ -1,4 +1,4 @@
-"""The lock that a helper process holds for life: whether it lives, which no recycled pid can fake."""
+"""The lock that a process holds for life: whether it lives, which no recycled pid can fake."""
 
 from __future__ import annotations
 
