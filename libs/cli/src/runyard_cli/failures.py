@@ -55,11 +55,11 @@ def fail(exit_code: ExitCode, reason: str, message: str, advice: str = "") -> No
 
 def explain_client_error(error: ClientError) -> NoReturn:
     """End with what a ``ClientError`` says."""
-    from runyard_client.errors import LocalError, Unreachable
+    from runyard_client.errors import LocalError, Unreachable, UnreachableElsewhere
 
     if isinstance(error, Unreachable):
         advice = "Is the yard up? `runyard status` shows each process, `runyard up` starts it."
-        if error.is_elsewhere:
+        if isinstance(error, UnreachableElsewhere):
             advice = "It is on another machine: is it up there, with a gate, and is that port open from here?"
         if error.reason in _OF_A_NODE:
             advice = "`runyard nodes` shows which machines are heard from."

@@ -43,19 +43,9 @@ class ClientError(Exception):
 class Unreachable(ClientError):
     """A service or the store did not answer: not running, wrong address, or cut off."""
 
-    def __init__(
-        self,
-        code: str,
-        reason: str,
-        message: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        field_violations: Mapping[str, str] | None = None,
-        is_elsewhere: bool = False,
-    ) -> None:
-        """Keep what any error keeps, and whether the yard is on another machine."""
-        super().__init__(code, reason, message, metadata=metadata, field_violations=field_violations)
-        self.is_elsewhere = is_elsewhere
+
+class UnreachableElsewhere(Unreachable):
+    """So of a yard on another machine, which is asked through its gate."""
 
 
 class LocalError(ClientError):
@@ -78,6 +68,7 @@ def decode_error(
         is_elsewhere: that is on another machine.
     """
     code = error.code().name
+    unreachable = UnreachableElsewhere if is_elsewhere else Unreachable
     text = error.details() or code
     if error.code() is grpc.StatusCode.UNAVAILABLE and not _has_details(error):
         if _NOT_BELIEVED in text:
@@ -87,22 +78,12 @@ def decode_error(
                 f"{address} shows a certificate that the yard's authority did not sign for this time: it is "
                 "not the yard that was joined, or somebody stands between, or the clock here is wrong",
             )
-        message = f"{service} at {address} does not answer"
-        return Unreachable(code, code, message, is_elsewhere=is_elsewhere)
+        return unreachable(code, code, f"{service} at {address} does not answer")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"{service} at {address} did not answer in time"
-        return Unreachable(code, code, message, is_elsewhere=is_elsewhere)
+        return unreachable(code, code, f"{service} at {address} did not answer in time")
     reason, metadata, violations = _read_details(error)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return Unreachable(
-            code,
-            reason or code,
-            text,
-            metadata=metadata,
-            field_violations=violations,
-            is_elsewhere=is_elsewhere,
-        )
-    return ClientError(code, reason or code, text, metadata=metadata, field_violations=violations)
+    kind = unreachable if error.code() is grpc.StatusCode.UNAVAILABLE else ClientError
+    return kind(code, reason or code, text, metadata=metadata, field_violations=violations)
 
 
 def _has_details(error: grpc.aio.AioRpcError) -> bool:

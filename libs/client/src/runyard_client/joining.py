@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runyard_client.context import SERVICES, Context
-from runyard_client.errors import ClientError, LocalError, Unreachable
+from runyard_client.errors import ClientError, LocalError, UnreachableElsewhere
 from runyard_contracts.access_token import parse_access_token
 from runyard_contracts.pinned_gate import WrongCertificateError, fetch_gate
 from runyard_contracts.token_text import TokenError, is_address
@@ -18,7 +18,7 @@ def join(token_text: str, server: str = "") -> Context:
 
     Raises:
         LocalError: ``BAD_TOKEN`` or ``BAD_SERVER``.
-        Unreachable: ``SERVER_UNREACHABLE``, nobody answers there by TLS.
+        UnreachableElsewhere: ``SERVER_UNREACHABLE``, nobody answers there by TLS.
         ClientError: ``WRONG_CERTIFICATE``, somebody else answers there; the token was not told to them.
     """
     try:
@@ -33,7 +33,6 @@ def join(token_text: str, server: str = "") -> Context:
     except WrongCertificateError as error:
         raise ClientError("PERMISSION_DENIED", "WRONG_CERTIFICATE", str(error)) from None
     except OSError as error:
-        raise Unreachable(
-            "UNAVAILABLE", "SERVER_UNREACHABLE", f"no yard answers at {address}: {error}", is_elsewhere=True
-        ) from None
+        message = f"no yard answers at {address}: {error}"
+        raise UnreachableElsewhere("UNAVAILABLE", "SERVER_UNREACHABLE", message) from None
     return Context(dict.fromkeys(SERVICES, address), token.secret, gate.certificate_pem)
