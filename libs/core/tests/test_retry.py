@@ -138,6 +138,22 @@ async def test_the_log_is_told_each_reason_once_and_that_it_is_over() -> None:
     ]
 
 
+async def test_what_is_not_tried_for_ever_says_how_much_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_now", lambda: 7.0)
+    said = Said()
+    bounded = Backoff(0.0, 0.0, tries_max=3)
+
+    await Retries("the store", bounded, said).pause(OSError("away"))
+    await Retries("the log", HASTE, said, seconds_max=5.0).pause(OSError("away"))
+    await Retries("the bus", bounded, said, seconds_max=5.0).pause(OSError("away"))
+
+    assert said.lines == [
+        "warning the store: away; again in 0.0 s, 2 tries left",
+        "warning the log: away; again in 0.0 s, 5 s left",
+        "warning the bus: away; again in 0.0 s, 2 tries left, 5 s left",
+    ]
+
+
 async def test_a_person_is_told_the_beginning_and_the_end() -> None:
     told: list[str] = []
     flaky = Flaky(OSError("away"), OSError("away"))

@@ -52,7 +52,7 @@ class Log(Protocol):
         ...
 
     def warning(self, message: str, /) -> object:
-        """Say that something does not work, and goes on being tried."""
+        """Say that something does not work, and is tried again."""
         ...
 
 
@@ -123,7 +123,7 @@ class Retries:
         if is_news:
             self._told.add(words)
         say = self._log.warning if is_news else self._log.debug
-        say(f"{self._what}: {words}; again in {seconds:.1f} s, and until it works")
+        say(f"{self._what}: {words}; again in {seconds:.1f} s, {self._until_when()}")
         await asyncio.sleep(seconds)
 
     def succeeded(self) -> None:
@@ -134,6 +134,15 @@ class Retries:
             self._log.info(f"{self._what}: works again after {self.failure_count} failures")
             self.failure_count = 0
             self._told.clear()
+
+    def _until_when(self) -> str:
+        """Say how long it is tried again."""
+        bounds = []
+        if self._backoff.tries_max is not None:
+            bounds.append(f"{self._backoff.tries_max - self.failure_count} tries left")
+        if self._seconds_max is not None:
+            bounds.append(f"{self._worked_at + self._seconds_max - _now():.0f} s left")
+        return ", ".join(bounds) or "and until it works"
 
     def _is_in_time(self, seconds: float) -> bool:
         return self._seconds_max is None or _now() + seconds - self._worked_at <= self._seconds_max
