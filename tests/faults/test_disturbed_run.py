@@ -96,7 +96,7 @@ def _agent_beyond(stack: ExitStack, yard: Yard, cable: Network) -> OwnAgent:
     stack.enter_context(forwarding(inside, cable.enter))
     changes = {
         f"RUNYARD_{name.upper()}_ADDRESS": f"{cable.outer_address}:{ports[name]}"
-        for name in ("scheduler", "artifact", "metrics")
+        for name in ("scheduler", "artifact")
     }
     changes["RUNYARD_NATS_URL"] = f"nats://{cable.outer_address}:{ports['nats']}"
     return stack.enter_context(own_agent(yard, changes, cable.enter))

@@ -36,6 +36,7 @@ def key(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "ARCHIVE_URL": str(tmp_path / "archive"),
         "SEGMENT_KEY_FILE": str(tmp_path / "segment.key"),
         "SEALING_EVENTS_MAX": "3",
+        "SERVICE_TOKEN": "unused",
         **dict.fromkeys(("SCHEDULER_ADDRESS", "ARTIFACT_ADDRESS", "METRICS_ADDRESS", "COST_ADDRESS"), NOBODY),
     }.items():
         monkeypatch.setenv(f"RUNYARD_{name}", value)
@@ -81,7 +82,7 @@ async def test_the_service_hears_whether_to_try_again(
 
 def test_a_service_seals_only_with_a_key_and_an_archive(tmp_path: Path) -> None:
     names = ("scheduler_address", "artifact_address", "metrics_address", "cost_address")
-    given = {"tokens_file": tmp_path, **dict.fromkeys(names, NOBODY)}
+    given = {"tokens_file": tmp_path, "service_token": "unused", **dict.fromkeys(names, NOBODY)}
     both = {"segment_key_file": tmp_path / "key", "archive_url": "/archive"}
     assert LineageSettings.model_validate({**given, **both}).seals
     for missing in both:

@@ -71,6 +71,7 @@ async def serving(
         nats_url=bus.url,
         nats_user="lineage",
         nats_password=SecretStr(bus.password("lineage")),
+        service_token=SecretStr(TOKEN),
         scheduler_address=peers,
         artifact_address=peers,
         metrics_address=peers,

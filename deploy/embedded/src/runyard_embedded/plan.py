@@ -41,6 +41,7 @@ from runyard_eventlog.archive_store import S3Place
 
 DATABASE = "runyard"
 SERVICE_NAMES = ("scheduler", "artifact", "metrics", "cost", "lineage")
+_ASKED_BY_LINEAGE = ("scheduler", "artifact", "metrics", "cost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +152,19 @@ def _services(
         **settings.handed_on,
         "RUNYARD_TOKENS_FILE": str(home.tokens_file),
         "RUNYARD_YARD_KEY_FILE": str(home.yard_key_file),
-        "RUNYARD_SERVICE_TOKEN": credentials.service_token,
         "RUNYARD_ARCHIVE_URL": addresses.archive_url,
-        **{f"RUNYARD_{name.upper()}_ADDRESS": address for name, address in addresses.services.items()},
     }
     members = []
     for name in (*SERVICE_NAMES, RELAY):
         address = addresses.services.get(name)
-        environment = {**shared, **_database(addresses, credentials, name), **_nats(addresses.nats, name)}
+        environment = {
+            **shared,
+            **_database(addresses, credentials, name),
+            **_nats(addresses.nats, name),
+            **_own_settings(name, home, credentials, addresses),
+        }
         if address is not None:
             environment["RUNYARD_LISTEN"] = address
-        if name == "artifact":
-            environment |= _s3(addresses.store)
-        if name == "scheduler" and addresses.gate:
-            environment["RUNYARD_GATE_ADDRESS"] = addresses.gate
-            environment["RUNYARD_GATE_AUTHORITY_FILE"] = str(home.gate_authority_file)
-        if name == "lineage":
-            environment["RUNYARD_SEGMENT_KEY_FILE"] = str(home.segment_key_file)
         port = None if address is None else int(address.rpartition(":")[2])
         service = ServiceProcess(
             name,
@@ -181,6 +178,26 @@ def _services(
         package = "runyard-eventlog" if name == RELAY else f"runyard-{name}"
         members.append(Member(service, ProcessState(name, version(package), port)))
     return tuple(members)
+
+
+def _own_settings(name: str, home: Home, credentials: Credentials, addresses: Addresses) -> Mapping[str, str]:
+    """Give what this service alone may know."""
+    match name:
+        case "artifact":
+            return _s3(addresses.store)
+        case "scheduler" if addresses.gate:
+            return {
+                "RUNYARD_GATE_ADDRESS": addresses.gate,
+                "RUNYARD_GATE_AUTHORITY_FILE": str(home.gate_authority_file),
+            }
+        case "lineage":
+            return {
+                "RUNYARD_SEGMENT_KEY_FILE": str(home.segment_key_file),
+                "RUNYARD_SERVICE_TOKEN": credentials.service_token,
+                **{f"RUNYARD_{each.upper()}_ADDRESS": addresses.services[each] for each in _ASKED_BY_LINEAGE},
+            }
+        case _:
+            return {}
 
 
 def _gate(home: Home, settings: GateSettings, addresses: Addresses, port: int) -> Member:
@@ -212,7 +229,6 @@ def _agent(home: Home, settings: YardSettings, credentials: Credentials, address
         "RUNYARD_AGENT_DIR": str(home.agent),
         "RUNYARD_SCHEDULER_ADDRESS": scheduler,
         "RUNYARD_ARTIFACT_ADDRESS": addresses.services["artifact"],
-        "RUNYARD_METRICS_ADDRESS": addresses.services["metrics"],
         **_nats(addresses.nats, agent_user_name(credentials.node_id)),
     }
     agent = ServiceProcess(

@@ -19,8 +19,6 @@ class ServiceSettings(BaseSettings):
     """JSON file with the hashes of the tokens that callers may use."""
     yard_key_file: Path | None = None
     """The yard's key (0600), for names of persons and secrets. Without it events hold names as they are."""
-    service_token: SecretStr = SecretStr("")
-    """This service's own token, for calls to other services."""
     database_url: SecretStr = SecretStr("")
     """postgresql://role:password@host:port/database"""
     archive_url: SecretStr = SecretStr("")
@@ -29,11 +27,6 @@ class ServiceSettings(BaseSettings):
     nats_url: str = ""
     nats_user: str = ""
     nats_password: SecretStr = SecretStr("")
-    scheduler_address: str = ""
-    artifact_address: str = ""
-    metrics_address: str = ""
-    cost_address: str = ""
-    lineage_address: str = ""
     log_level: str = "INFO"
     otlp_endpoint: str = ""
     """host:port of an OpenTelemetry collector; empty turns exporting off."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_servicekit.settings import ServiceSettings
@@ -14,6 +14,8 @@ from runyard_servicekit.settings import ServiceSettings
 class LineageSettings(ServiceSettings):
     """Where the services are that own the boxes of a record, and when the log is sealed."""
 
+    service_token: SecretStr = Field(min_length=1)
+    """This service's own token, for calls to the other services."""
     scheduler_address: str = Field(min_length=1)
     artifact_address: str = Field(min_length=1)
     metrics_address: str = Field(min_length=1)
