@@ -25,6 +25,12 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "forward": "A port of a running attempt, on this machine.",
         "stop": "Ask a run to end: signal, grace, kill.",
     },
+    "Again": {
+        "diff": "What differs between two runs, box by box.",
+        "rerun": "The same run again, from its record.",
+        "reproduce": "Run it again, and say whether the same came out.",
+        "code": "The exact code of a run, committed or not; -d writes it.",
+    },
     "Files": {
         "outputs": "What a run left behind; -d downloads it.",
         "get": "Download a file by datum:// reference or SHA-256.",
