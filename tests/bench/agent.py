@@ -24,7 +24,7 @@ from tests.replay.recorded_yard import FAKE_NVML
 
 GPU_COUNT = 8
 WATCHED_SECONDS = 20
-TRAINING_ROUNDS = 5
+TRAINING_ROUNDS = 12
 _PROCESS = Executor.EXECUTOR_PROCESS
 
 TALK = """
@@ -108,17 +108,29 @@ async def _cpu_percent(clients: Clients, pid: int, command: str) -> float:
 
 
 async def _training_speed(clients: Clients) -> Result:
-    """Two at the same moment, so that whatever else the machine does slows both."""
+    """By turns, one loop at a time: two at once would leave no core of a small machine to anybody else.
+
+    Whatever else the machine does slows neighbours alike, so each round is a ratio of its own; who goes first
+    changes from round to round.
+    """
     ratios = []
-    for _ in range(TRAINING_ROUNDS):
-        run = await clients.submit(_step(_python(TRAIN)), "bench")
-        await clients.reached(run.run_id, RunState.RUN_STATE_RUNNING)
-        alone = _seconds_said(await asyncio.to_thread(_trained_alone))
-        await clients.complete_record(run.run_id)
-        ratios.append(alone / _seconds_said(await clients.lines(run.run_id)))
+    for number in range(TRAINING_ROUNDS):
+        if number % 2:
+            alone = _seconds_said(await asyncio.to_thread(_trained_alone))
+            in_run = await _trained_in_run(clients)
+        else:
+            in_run = await _trained_in_run(clients)
+            alone = _seconds_said(await asyncio.to_thread(_trained_alone))
+        ratios.append(alone / in_run)
     return measured(
         "training loop that prints metrics, of its speed alone", ratios, "x", "higher", target=0.99
     )
+
+
+async def _trained_in_run(clients: Clients) -> float:
+    run = await clients.submit(_step(_python(TRAIN)), "bench")
+    await clients.complete_record(run.run_id)
+    return _seconds_said(await clients.lines(run.run_id))
 
 
 async def _line_latency(yard: Yard, clients: Clients) -> Result:
