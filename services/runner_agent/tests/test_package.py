@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
+
+from runyard_testkit.installation import install, needed, run, size_bytes
 
 pytestmark = pytest.mark.system
 
-ROOT = Path(__file__).resolve().parents[3]
-UV = ROOT / ".tools" / "bin" / "uv"
 OURS = {
     "runyard-agent": "services/runner_agent",
     "runyard-contracts": "libs/contracts",
@@ -36,74 +33,20 @@ HEAVY = {
 }
 
 
-def needed(name: str, found: dict[str, Distribution]) -> dict[str, Distribution]:
-    """Give a package and all that it needs, as their metadata says."""
-    if name not in found:
-        found[name] = distribution(name)
-        for line in found[name].requires or []:
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needed(requirement.name.lower().replace("_", "-"), found)
-    return found
-
-
 @pytest.fixture(scope="module")
 def others() -> dict[str, Distribution]:
-    return {name: found for name, found in needed("runyard-agent", {}).items() if name not in OURS}
+    return {name: found for name, found in needed("runyard-agent").items() if name not in OURS}
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, others: dict[str, Distribution]) -> Path:
     """Give an environment with the three wheels, and of all else only what they say they need."""
-    folder = tmp_path_factory.mktemp("package")
-    for source in OURS.values():
-        run(
-            sys.executable,
-            "-m",
-            "hatchling",
-            "build",
-            "-t",
-            "wheel",
-            "-d",
-            folder / "wheels",
-            cwd=ROOT / source,
-        )
-    made = folder / "environment"
-    run(UV, "venv", "--offline", "--python", sys.executable, made)
-    wheels = sorted((folder / "wheels").iterdir())
-    run(
-        UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--python", made / "bin/python", *wheels
-    )
-    (packages,) = made.glob("lib/python*/site-packages")
-    for found in others.values():
-        for source_file, name in files_of(found):
-            (packages / name).parent.mkdir(parents=True, exist_ok=True)
-            (packages / name).symlink_to(source_file)
-    return made
-
-
-def run(
-    *words: Path | str, expect: int = 0, cwd: Path | None = None, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a program to its expected end."""
-    done = subprocess.run(
-        words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == expect, f"{words[0]}: {done.stdout}{done.stderr}"
-    return done
-
-
-def files_of(found: Distribution) -> Iterator[tuple[Path, str]]:
-    """Give the files that a package has below site-packages."""
-    for file in found.files or []:
-        if not str(file).startswith("..") and not str(file).endswith(".pyc"):
-            yield Path(str(file.locate())), str(file)
+    return install(tmp_path_factory.mktemp("package"), OURS.values(), others.values())
 
 
 def test_it_pulls_nothing_heavy(others: dict[str, Distribution]) -> None:
     assert HEAVY.isdisjoint(others)
-    size_bytes = sum(path.stat().st_size for found in others.values() for path, _ in files_of(found))
-    assert size_bytes < INSTALLED_BYTES_MAX, sorted(others)
+    assert size_bytes(others.values()) < INSTALLED_BYTES_MAX, sorted(others)
 
 
 def test_the_installed_program_needs_nothing_else(environment: Path, tmp_path: Path) -> None:

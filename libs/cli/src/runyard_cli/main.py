@@ -51,6 +51,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     },
 }
 _OF_A_YARD = frozenset({"up", "down", "status", "demo", "people"})
+_OF_THE_LOG = frozenset({"runyard_eventlog", "runyard_replay", "asyncpg"})
+"""What only the extra ``log`` installs."""
 _BUILT_IN = {name: text for section in COMMANDS.values() for name, text in section.items()}
 
 
@@ -146,6 +148,13 @@ def _explain(error: Exception) -> NoReturn:
         explain_client_error(error)
     if isinstance(error, RunyardError):
         fail(ExitCode.USAGE, error.code, error.message)
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_THE_LOG:
+        fail(
+            ExitCode.USAGE,
+            "NOT_INSTALLED",
+            "this reads or writes the log itself, for which a part of runyard is not installed here",
+            "pip install 'runyard-cli[log]'; the yard's own machine has it.",
+        )
     if isinstance(error, BrokenPluginError):
         fail(ExitCode.BUG, "BROKEN_PLUGIN", str(error), "Install its package again.")
     if os.environ.get("RUNYARD_DEBUG"):

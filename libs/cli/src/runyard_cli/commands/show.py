@@ -33,7 +33,7 @@ from runyard_cli.words import (
 )
 from runyard_client import Client
 from runyard_client.files import download_file
-from runyard_replay.folding.hands_on import end_text, what_text
+from runyard_contracts.hands_on_words import end_text, what_text
 
 _LABEL_COLUMNS = 20
 _SHORT_DIGITS = 16

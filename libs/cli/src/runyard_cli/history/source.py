@@ -114,12 +114,18 @@ async def _ask(work: Callable[[Source], Awaitable[Result]], *, direct: bool) -> 
 
 
 async def _ask_log(work: Callable[[Source], Awaitable[Result]], unanswered: ClientError | None) -> Result:
-    # Imported here: with the service up, nobody pays for a database driver.
-    from runyard_cli.history.direct import DirectSource
     from runyard_core.errors import RunyardError, Unavailable
-    from runyard_eventlog.personal.edge import PersonalEdge
-    from runyard_replay.direct import archive_url, open_edge, open_log, reader_database_url
-    from runyard_replay.imported import FILE, ImportedLog
+
+    # Imported here: with the service up, nobody pays for a database driver, nor needs one.
+    try:
+        from runyard_cli.history.direct import DirectSource
+        from runyard_eventlog.personal.edge import PersonalEdge
+        from runyard_replay.direct import archive_url, open_edge, open_log, reader_database_url
+        from runyard_replay.imported import FILE, ImportedLog
+    except ModuleNotFoundError:
+        if unanswered is not None:
+            raise unanswered from None
+        raise
 
     if (runyard_home() / FILE).exists():
         with closing(ImportedLog(runyard_home() / FILE)) as imported:

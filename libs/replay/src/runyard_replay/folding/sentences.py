@@ -18,10 +18,10 @@ from runyard.projection.v1 import events_pb2 as projection_events
 from runyard.run.v1 import events_pb2 as run_events
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Input, OnLost, Outcome
 from runyard_contracts.envelope import UndecodableEventError
+from runyard_contracts.hands_on_words import end_text, what_text
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
-from runyard_replay.folding.hands_on import end_text, what_text
 from runyard_replay.pricing.explanation import duration_text, money_text
 
 ID_CHARACTERS = 8
