@@ -186,3 +186,7 @@ def test_the_log_is_read_directly_only_when_it_must_be() -> None:
     assert {"timeline", "as-of", "explain", "diff", "effects", "tail", "export", "import", "what-if"} <= set(
         command.commands
     )
+
+
+def test_who_asks_a_yard_that_is_only_an_imported_log_is_told_what_can_be_asked(terminal: Terminal) -> None:
+    assert "It holds an imported log: `runyard history`" in terminal.run("projections", expect=4)

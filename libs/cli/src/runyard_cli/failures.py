@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 # The yard answered, and one of its machines did not.
 _OF_A_NODE = frozenset({"AGENT_LOST", "NODE_UNREACHABLE"})
 
+_ADVICE = {
+    "RUN_NOT_FOUND": "A number or `latest` is of this folder's project; "
+    "--project NAME or NAME#12 of another.",
+    "VERTEX_NOT_FOUND": "No run made or used it, and nobody put it here: `runyard ps` names runs, "
+    "and a file of which one byte was changed is another file.",
+}
+
 
 class ExitCode(IntEnum):
     """What a script can tell from the exit code."""
@@ -65,16 +72,25 @@ def explain_client_error(error: ClientError) -> NoReturn:
             advice = "`runyard nodes` shows which machines are heard from."
         fail(ExitCode.UNREACHABLE, error.reason, error.message, advice)
     if isinstance(error, LocalError):
-        code = ExitCode.UNREACHABLE if error.reason == "NO_CONTEXT" else ExitCode.USAGE
-        fail(code, error.reason, error.message)
+        if error.reason == "NO_CONTEXT":
+            fail(ExitCode.UNREACHABLE, error.reason, error.message, _advice_without_yard())
+        fail(ExitCode.USAGE, error.reason, error.message)
     advice = ""
     if error.code == "UNAUTHENTICATED":
         advice = (
             "On the yard's machine, `runyard people invite` makes another; `runyard context join` takes it."
         )
-    elif error.reason == "RUN_NOT_FOUND":
-        advice = "A number or `latest` is of this folder's project; --project NAME or NAME#12 of another."
+    elif error.reason in _ADVICE:
+        advice = _ADVICE[error.reason]
     elif error.field_violations:
         new = {field: what for field, what in error.field_violations.items() if what not in error.message}
         advice = "; ".join(f"{field}: {what}" for field, what in new.items())
     fail(ExitCode.REFUSED, error.reason, error.message, advice)
+
+
+def _advice_without_yard() -> str:
+    from runyard_client import runyard_home
+
+    if any(runyard_home().glob("imported-*.sqlite")):
+        return "It holds an imported log: `runyard history`, `trace` and `impact` look into that."
+    return ""

@@ -61,6 +61,8 @@ def asked_about(name: str, project: str | None) -> str:
         if not is_json():
             note(f"{path} has SHA-256 {file.sha256}")
         return file.sha256
+    if path.is_dir():
+        fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{path} is a folder: name one of its files")
     if name.startswith(_VERSION_SCHEMES):
         return f"{name}@{project}" if project and "@" not in name else name
     if looks_like_run(name):

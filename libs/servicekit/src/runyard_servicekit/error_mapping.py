@@ -8,6 +8,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from runyard_core import errors
 
@@ -54,6 +55,15 @@ def status_of(error: errors.RunyardError) -> status_pb2.Status:
     return status_pb2.Status(
         code=code, message=error.message, details=[_packed(detail) for detail in details]
     )
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str | None:
+    """Give the stable reason that another service sent with an error; None when it sent none."""
+    # What the stubs ask for is a call, of which an error has everything that is read.
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    unpacked = status is not None and any(detail.Unpack(info) for detail in status.details)
+    return info.reason if unpacked else None
 
 
 def grpc_code_of(status: status_pb2.Status) -> grpc.StatusCode:

@@ -27,9 +27,10 @@ from runyard.record.v1.record_service_pb2 import GetRecordResponse, LogSummary, 
 from runyard.run.v1.scheduler_service_pb2 import GetRunRequest, GetRunResponse
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Run
-from runyard_core.errors import Ambiguous, InvalidInput, NotFound, OutOfRange, RunyardError, Unavailable
+from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError, Unavailable
 from runyard_eventlog.moment import Moments
 from runyard_lineage.domain.completeness import completeness, last_attempt
+from runyard_servicekit.error_mapping import reason_of
 
 BOX_SECONDS_MAX = 2.0
 """How long a service may take for its boxes."""
@@ -122,8 +123,7 @@ class RecordHandlers:
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
             if passed_on := _PASSED_ON.get(error.code()):
-                ambiguous = passed_on is InvalidInput and "AMBIGUOUS" in str(error.trailing_metadata())
-                raise (Ambiguous if ambiguous else passed_on)(details) from error
+                raise passed_on(details, code=reason_of(error)) from error
             raise Unavailable(
                 f"the scheduler does not answer ({error.code().name}: {details}); the run is its own",
                 code="SCHEDULER_UNAVAILABLE",

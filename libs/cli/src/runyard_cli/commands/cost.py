@@ -10,7 +10,9 @@ from runyard.cost.v1.cost_service_pb2 import (
     GetRunCostRequest,
     GetRunCostResponse,
 )
+from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
 from runyard_cli.examples import examples
+from runyard_cli.failures import ExitCode, fail
 from runyard_cli.names import default_project, full_run_name, looks_like_run, may_be_id, project_option
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
@@ -39,9 +41,22 @@ def command(name: str | None, project: str | None) -> None:
             _say_run(run_name(run), of_run)
         else:
             named = name or default_project(project)
-            _say_project(named, await client.costs.GetProjectCost(GetProjectCostRequest(project=named)))
+            of_project = await client.costs.GetProjectCost(GetProjectCostRequest(project=named))
+            if not of_project.run_count and not await _has_runs(client, named):
+                fail(
+                    ExitCode.REFUSED,
+                    "PROJECT_NOT_FOUND",
+                    f"no project {named!r} has runs",
+                    "`runyard ps` shows the runs of all projects.",
+                )
+            _say_project(named, of_project)
 
     converse(ask)
+
+
+async def _has_runs(client: Client, project: str) -> bool:
+    request = ListRunsRequest(page_size=1, filter=f'project="{project}"')
+    return bool((await client.scheduler.ListRuns(request)).runs)
 
 
 def _say_run(name: str, answer: GetRunCostResponse) -> None:
