@@ -16,6 +16,7 @@ from runyard.metric.v1.batches_pb2 import LogChunkRecorded
 from runyard_agent import publisher as publisher_module
 from runyard_agent.publisher import BusAddress, Publisher
 from runyard_agent.spool import Spool
+from runyard_agent.spool_file import SpoolRecord
 from runyard_agent.telemetry import Telemetry
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Corrupt
@@ -97,6 +98,29 @@ async def test_batches_wait_until_there_is_a_stream_and_somebody_who_commits(
             await until_trimmed(spool, last)
 
     assert len(ledger.batches) == 20
+    await client.close()
+
+
+async def test_a_backlog_is_read_from_the_disk_once(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await bus.connect("test")
+    await create_stream(client)
+    spool, telemetry = open_spool(tmp_path)
+    last = write(telemetry, 2_000)
+    await spool.sync()
+    read, spool_read = list[int](), spool.read
+
+    def counted(after_sequence: int) -> list[SpoolRecord]:
+        records = spool_read(after_sequence)
+        read.extend(record.sequence for record in records)
+        return records
+
+    monkeypatch.setattr(spool, "read", counted)
+    async with publishing(spool, bus), Ledger().listening(client):
+        await until_trimmed(spool, last)
+
+    assert read == list(range(1, last + 1))
     await client.close()
 
 

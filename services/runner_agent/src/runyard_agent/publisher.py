@@ -67,6 +67,8 @@ class Publisher:
         self._node_id = node_id
         self._address = address
         self._in_flight: deque[tuple[int, float, asyncio.Future[PubAck]]] = deque()
+        self._unsent: deque[SpoolRecord] = deque()
+        """Read, but there was no room in flight yet."""
         self._sent_sequence = 0
         self._mark_moved_at = 0.0
         self._ended = asyncio.Event()
@@ -130,6 +132,7 @@ class Publisher:
             if not future.cancel() and not future.cancelled():
                 future.exception()
         self._in_flight.clear()
+        self._unsent.clear()
         self._sent_sequence = self._spool.committed_sequence
         self._mark_moved_at = time.monotonic()
 
@@ -139,8 +142,8 @@ class Publisher:
         while not self._ended.is_set():
             self._check_acknowledgements()
             self._resend_when_the_mark_stands_still()
-            records = self._spool.read(self._sent_sequence) if len(self._in_flight) < _IN_FLIGHT_MAX else []
-            for record in records[: _IN_FLIGHT_MAX - len(self._in_flight)]:
+            records = self._sendable()
+            for record in records:
                 future = await jetstream.publish_async(
                     subjects.telemetry_subject(self._node_id, record.kind),
                     record.body,
@@ -153,6 +156,13 @@ class Publisher:
             if not records:
                 await self._wait_for_work()
         raise self._spool_error or PublishingStalledError("the connection was closed")
+
+    def _sendable(self) -> list[SpoolRecord]:
+        """Give what there is room for. The spool is read on only when all that was read is sent."""
+        room = _IN_FLIGHT_MAX - len(self._in_flight)
+        if room > 0 and not self._unsent:
+            self._unsent.extend(self._spool.read(self._sent_sequence))
+        return [self._unsent.popleft() for _ in range(min(room, len(self._unsent)))]
 
     def _headers(self, record: SpoolRecord) -> dict[str, str]:
         spool_id = self._spool.spool_id
