@@ -17,6 +17,7 @@ from runyard_client.context import SERVICES
 from runyard_core.clock import ManualClock
 from runyard_core.errors import InvalidInput, NotFound, Rejected
 from runyard_embedded import people
+from runyard_embedded.__main__ import main as supervisor_main
 from runyard_embedded.commands import up
 from runyard_embedded.credentials import load_or_create
 from runyard_embedded.home import Home
@@ -281,3 +282,16 @@ def test_the_port_of_the_gate_is_the_one_named_or_the_one_it_had(home: Home) -> 
 def test_a_gate_listens_on_an_address_not_on_a_name() -> None:
     with pytest.raises(InvalidInput, match="want an address"):
         YardSettings.from_environment({"RUNYARD_GATE_LISTEN": "yard.example:7443"})
+
+
+def test_a_setting_that_cannot_be_is_told_to_whoever_starts_in_the_background(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNYARD_HOME", str(home.folder))
+    monkeypatch.setenv("RUNYARD_PORT_SCHEDULER", "abc")
+    reading, writing = os.pipe()
+    assert supervisor_main(writing) == 1
+    with os.fdopen(reading, encoding="utf-8") as reports:
+        told = json.load(reports)["error"]
+    assert told["code"] == "BAD_SETTING"
+    assert "RUNYARD_PORT_SCHEDULER='abc' is not a port" in told["message"]

@@ -18,8 +18,6 @@ from runyard_embedded.supervise import supervise
 def main(report_descriptor: int) -> int:
     """Run the yard; report on the descriptor until it is up or has failed, one JSON object a line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = YardSettings.from_environment(os.environ)
-    forget_secrets(os.environ)
     report = os.fdopen(report_descriptor, "w", encoding="utf-8", buffering=1)
 
     def publish(state: YardState) -> None:
@@ -33,12 +31,15 @@ def main(report_descriptor: int) -> int:
             os.close(report_descriptor)
 
     try:
+        settings = YardSettings.from_environment(os.environ)
+        forget_secrets(os.environ)
         supervise(Home.from_environment(), settings, publish)
     except RunyardError as error:
         logging.getLogger("runyard.supervisor").critical("%s: %s", error.code, error.message)
         if not report.closed:
             problem = {"code": error.code, "message": error.message, "metadata": error.metadata}
             report.write(json.dumps({"error": problem}) + "\n")
+            report.close()
         return 1
     return 0
 
