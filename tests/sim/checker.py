@@ -245,6 +245,9 @@ class Checker:
         stopped = story.run.stop is not None or code == CauseCode.CAUSE_CODE_STOPPED_BY_USER
         if code == CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE:
             self._universe.always(not executions, "recorded as never started, but a program ran", run_id)
+        elif code == CauseCode.CAUSE_CODE_AGENT_LOST:
+            self._universe.sometimes("the last attempt was lost")
+            self._universe.always(not story.run.has_attempts_left, "not tried again", run_id)
         else:
             self._universe.always(stopped, f"ended without an exit: {finished.cause}", run_id)
 

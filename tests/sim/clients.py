@@ -38,6 +38,7 @@ class Clients:
             command_lines=["python train.py"],
             resources=Resources(gpu_count=chance.choice((0, 0, 1, 1, 1, 2, self.gpu_count_max))),
             on_lost=chance.choice((OnLost.ON_LOST_WAIT, OnLost.ON_LOST_REQUEUE, OnLost.ON_LOST_UNSPECIFIED)),
+            attempts_max=chance.choice((0, 0, 1, 2)),
             priority=chance.choice((0, 0, 0, 5, -5)),
             stop_grace_seconds=chance.choice((0, 2, 10)),
         )

@@ -54,6 +54,7 @@ EXPECTED = (
     "stop while the lease was expired",
     "stop while unreachable",
     "stream ended: ATTACHED_ELSEWHERE",
+    "the last attempt was lost",
 )
 """Rare branches: a simulation that never gets there proves nothing about them."""
 

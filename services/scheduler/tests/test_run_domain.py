@@ -199,6 +199,36 @@ def test_an_attempt_that_never_ran_is_requeued_in_any_case() -> None:
     given(RUN, queued(), granted()).when(GiveUp(1, "gone")).then(FAILED_LOST, REQUEUED)
 
 
+def test_the_last_attempt_that_a_run_may_have_ends_it_when_it_is_lost() -> None:
+    asked = queued(OnLost.ON_LOST_REQUEUE)
+    asked.spec.attempts_max = 2
+    second = (asked, granted(), STARTED, FAILED_LOST, REQUEUED, granted(2))
+    started = ev.RunStarted(run_id=ID, attempt=2, epoch=2)
+    failed = ev.RunAttemptFailed(run_id=ID, attempt=2, epoch=2, cause=LOST)
+    last = agent_lost("gone; this was attempt 2 of at most 2")
+    finish = ev.RunFinished(run_id=ID, attempt=2, epoch=2, outcome=Outcome.OUTCOME_FAILED, cause=last)
+    given(RUN, *second, started).when(GiveUp(2, "gone")).then(failed, finish)
+    # The same when it never ran: an agent that dies of the run itself must not take every machine along.
+    given(RUN, *second).when(GiveUp(2, "gone")).then(failed, finish)
+
+
+def test_a_node_that_reports_the_loss_of_the_last_attempt_ends_the_run() -> None:
+    asked = queued(OnLost.ON_LOST_REQUEUE)
+    asked.spec.attempts_max = 1
+    reboot = Cause(code=CauseCode.CAUSE_CODE_NODE_REBOOT)
+    last = Cause(code=reboot.code, detail="its machine was lost; this was attempt 1 of at most 1")
+    exited = ev.RunAttemptExited(run_id=ID, attempt=1, epoch=1, cause=last)
+    scenario = given(RUN, asked, granted(), STARTED).when(exit_report(reboot)).then(exited)
+    scenario.when(finish_report(reboot)).then(a_finish(Outcome.OUTCOME_FAILED, last))
+
+
+def test_a_run_recorded_without_a_bound_has_ten_attempts() -> None:
+    assert [given(RUN, *RUNNING_REQUEUE, granted(epoch)).state.has_attempts_left for epoch in (9, 10)] == [
+        True,
+        False,
+    ]
+
+
 def test_a_stopped_attempt_that_is_lost_is_stopped_not_requeued() -> None:
     given(RUN, *RUNNING_REQUEUE, STOP_REQUESTED).when(GiveUp(1, "gone")).then(FAILED_LOST, STOPPED)
 

@@ -62,6 +62,8 @@ def set_gpus(spec: RunSpec) -> None:
         (lambda spec: add_parameter(spec, "rate", {"a": 1}), "spec.parameters[0].value"),
         (lambda spec: add_parameter(spec, "rate", [[1]]), "spec.parameters[0].value"),
         (lambda spec: spec.inputs.add(name="data", uris=["ftp://x"]), "spec.inputs[0].uris"),
+        (lambda spec: setattr(spec, "attempts_max", -1), "spec.attempts_max"),
+        (lambda spec: setattr(spec, "attempts_max", 1_001), "spec.attempts_max"),
         (lambda spec: spec.inputs.add(name="runyard-checkpoints"), "spec.inputs[0].name"),
         (
             lambda spec: spec.inputs.add(name="data", keep_directories="some"),
@@ -106,6 +108,7 @@ def test_parameters_of_every_allowed_kind_pass() -> None:
 def test_defaults_are_written_into_the_record() -> None:
     spec = with_defaults(a_spec())
     assert (spec.executor, spec.on_lost) == (Executor.EXECUTOR_AUTO, OnLost.ON_LOST_WAIT)
+    assert (spec.attempts_max, with_defaults(a_spec(attempts_max=3)).attempts_max) == (10, 3)
 
 
 def test_a_filter_is_read() -> None:

@@ -54,6 +54,8 @@ class RunOptions:
     """Requirements file used when the step names none: "requirements.txt" where the code has one."""
     on_lost: OnLost.ValueType | None = None
     """What happens when the node is lost; None for the step's "autorestart", which queues again."""
+    attempts_max: int = 0
+    """Attempts at most, as machines may be lost; 0 for what the yard says."""
     time_limit_seconds: int | None = None
     """None for what the step says; 0 for no limit."""
 
@@ -107,6 +109,7 @@ def build_run_spec(
         requirements_path=variables.get(REQUIREMENTS_VARIABLE, asked.default_requirements_path),
         stop_condition=_stop_condition(config, step),
         on_lost=_on_lost(step) if asked.on_lost is None else asked.on_lost,
+        attempts_max=asked.attempts_max,
         priority=asked.priority,
         mounts=[
             Mount(

@@ -100,6 +100,9 @@ class Asked:
     type=click.Choice(["wait", "requeue"]),
     help="When its node falls silent: wait for it, or try again elsewhere; by default as the step says.",
 )
+@click.option(
+    "--attempts", type=click.IntRange(1, 1_000), metavar="N", help="Attempts at most, if nodes are lost: 10."
+)
 @click.option("--title", default="", metavar="TEXT", help="A title for people.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeat for several.")
 @project_option
@@ -117,6 +120,7 @@ def command(
     variables: Sequence[str],
     priority: int,
     on_lost: str | None,
+    attempts: int | None,
     title: str,
     tags: Sequence[str],
     project: str | None,
@@ -142,6 +146,7 @@ def command(
             gpu_count=gpus,
             priority=priority,
             on_lost=None if on_lost is None else OnLost.Value(f"ON_LOST_{on_lost.upper()}"),
+            attempts_max=attempts or 0,
             variables=dict(_pair(text, "--env") for text in variables),
         ),
         project=default_project(project),

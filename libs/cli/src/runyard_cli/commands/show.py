@@ -119,7 +119,10 @@ def _heading(record: Record, now: float) -> Iterator[str]:
         yield safe(run.title)
     if run.status_detail:
         yield safe(f"status: {run.status_detail}")
-    attempts = f", attempt {len(run.attempts)}" if len(run.attempts) > 1 else ""
+    attempts = ""
+    if len(run.attempts) > 1:
+        most = f" of at most {run.spec.attempts_max}" if run.spec.attempts_max else ""
+        attempts = f", attempt {len(run.attempts)}{most}"
     tags = f", tags {', '.join(run.tags)}" if run.tags else ""
     yield safe(f"queued {time_words(run.queued_at)} by {run.submitted_by}{attempts}{tags}")
     yield f"run id {run.run_id}"

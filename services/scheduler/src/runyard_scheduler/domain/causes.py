@@ -1,11 +1,12 @@
-"""How causes of an end are judged: which outcome they make, and which mean that the machine was lost."""
+"""How causes of an end are judged: which outcome they make, and after which a run is tried again."""
 
 from __future__ import annotations
 
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Outcome
 
 LOST_CAUSES = frozenset({CauseCode.CAUSE_CODE_AGENT_LOST, CauseCode.CAUSE_CODE_NODE_REBOOT})
-"""The machine went away under the attempt: ``on_lost`` says what follows."""
+"""The machine went away under the attempt: ``on_lost`` and ``attempts_max`` say what follows. After any other
+cause the same would happen again, and nothing is tried again."""
 
 _STOPPED_CAUSES = frozenset(
     {
@@ -25,6 +26,16 @@ def outcome_of(code: CauseCode.ValueType) -> Outcome.ValueType:
     if code in _STOPPED_CAUSES:
         return Outcome.OUTCOME_STOPPED
     return Outcome.OUTCOME_FAILED
+
+
+def last_of(cause: Cause, attempts_max: int) -> Cause:
+    """Give the cause of an end that would have been another attempt, had there not been enough of them."""
+    last = Cause()
+    last.CopyFrom(cause)
+    last.detail = (
+        f"{cause.detail or 'its machine was lost'}; this was attempt {attempts_max} of at most {attempts_max}"
+    )
+    return last
 
 
 def agent_lost(detail: str) -> Cause:

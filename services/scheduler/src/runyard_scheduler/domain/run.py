@@ -10,7 +10,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Cause, OnLost, RunState
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
-from runyard_scheduler.domain.causes import agent_lost, outcome_of
+from runyard_scheduler.domain.causes import agent_lost, last_of, outcome_of
 from runyard_scheduler.domain.hands_on import decide_close, decide_open
 from runyard_scheduler.domain.run_commands import (
     CloseHandsOn,
@@ -163,9 +163,11 @@ def _give_up(run: Run, lease: Lease, detail: str) -> list[Message]:
     if run.stop is not None:
         return [failed, _stopped(run, run.stop)]
     never_ran = not lease.started and lease.cause is None
-    if run.requeues_when_lost or never_ran:
-        return [failed, ev.RunRequeued(run_id=run.run_id, next_attempt=run.attempt + 1, reason=detail)]
-    return [failed, _finished(run, cause)]
+    if not run.requeues_when_lost and not never_ran:
+        return [failed, _finished(run, cause)]
+    if not run.has_attempts_left:
+        return [failed, _finished(run, last_of(cause, run.attempts_max))]
+    return [failed, ev.RunRequeued(run_id=run.run_id, next_attempt=run.attempt + 1, reason=detail)]
 
 
 def _lease_of_epoch(run: Run, epoch: int) -> Lease | None:

@@ -8,7 +8,7 @@ from runyard.agent.v1.agent_service_pb2 import AttemptReport
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Cause, CauseCode, OutputFile, RunState
 from runyard_core.errors import Rejected
-from runyard_scheduler.domain.causes import LOST_CAUSES, outcome_of
+from runyard_scheduler.domain.causes import LOST_CAUSES, last_of, outcome_of
 from runyard_scheduler.domain.run_commands import Report
 from runyard_scheduler.domain.run_state import Lease, Run
 
@@ -116,7 +116,7 @@ def _exited(run: Run, lease: Lease, report: AttemptReport, cause: Cause) -> list
             run_id=run.run_id,
             attempt=lease.attempt,
             epoch=lease.epoch,
-            cause=_stopped_or(run, cause),
+            cause=_judged(run, cause),
             exited_at=report.occurred_at if report.HasField("occurred_at") else None,
         )
     ]
@@ -129,7 +129,7 @@ def _failed(run: Run, lease: Lease, cause: Cause) -> list[Message]:
         return _lost(run, lease, cause)
     return [
         ev.RunAttemptFailed(
-            run_id=run.run_id, attempt=lease.attempt, epoch=lease.epoch, cause=_stopped_or(run, cause)
+            run_id=run.run_id, attempt=lease.attempt, epoch=lease.epoch, cause=_judged(run, cause)
         )
     ]
 
@@ -174,13 +174,17 @@ def _lost(run: Run, lease: Lease, cause: Cause) -> list[Message]:
 
 
 def _is_requeued(run: Run, cause: Cause) -> bool:
+    return _would_be_requeued(run, cause) and run.has_attempts_left
+
+
+def _would_be_requeued(run: Run, cause: Cause) -> bool:
     return cause.code in LOST_CAUSES and run.requeues_when_lost and run.stop is None
 
 
-def _stopped_or(run: Run, cause: Cause) -> Cause:
+def _judged(run: Run, cause: Cause) -> Cause:
     """Once a stop was asked for it is the cause of the end, with the evidence of how the program ended."""
     if run.stop is None:
-        return cause
+        return last_of(cause, run.attempts_max) if _would_be_requeued(run, cause) else cause
     stopped = Cause()
     stopped.CopyFrom(cause)
     stopped.code = run.stop.cause_code
@@ -192,10 +196,10 @@ def _final_cause(run: Run, lease: Lease, reported: Cause) -> Cause:
     if reported.code == CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE:
         return reported
     if lease.cause is None:
-        return _stopped_or(run, reported)
+        return _judged(run, reported)
     if lease.failed or run.stop is not None or reported.code == CauseCode.CAUSE_CODE_UNSPECIFIED:
         return lease.cause
-    return reported
+    return _judged(run, reported)
 
 
 def _stale(run: Run, command: Report) -> list[Message]:

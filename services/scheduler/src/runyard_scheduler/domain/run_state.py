@@ -13,6 +13,8 @@ from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_contracts.images import pin_of
 from runyard_replay.folding.runs import state_after
 
+ATTEMPTS_DEFAULT = 10
+"""Attempts at most of a run that names no bound: that many lost machines may well be its own doing."""
 _NO_RUN = RunId("")
 
 
@@ -79,8 +81,18 @@ class Run:
 
     @property
     def requeues_when_lost(self) -> bool:
-        """Whether to queue the run again when its machine is lost."""
+        """Whether the run asks to be queued again when its machine is lost; attempts end with their lease."""
         return self.spec is not None and self.spec.on_lost == OnLost.ON_LOST_REQUEUE
+
+    @property
+    def attempts_max(self) -> int:
+        """Attempts at most."""
+        return ATTEMPTS_DEFAULT if self.spec is None else self.spec.attempts_max or ATTEMPTS_DEFAULT
+
+    @property
+    def has_attempts_left(self) -> bool:
+        """Whether there may be another attempt after the latest."""
+        return self.attempt < self.attempts_max
 
 
 def evolve(run: Run, event: Message) -> Run:

@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Value
 from runyard.run.v1.types_pb2 import Executor, Input, OnLost, ParameterValue, RunSpec
 from runyard_contracts.ids import is_name, is_sha256
 from runyard_core.errors import InvalidInput
+from runyard_scheduler.domain.run_state import ATTEMPTS_DEFAULT
 
 SPEC_BYTES_MAX = 1_000_000
 """Largest spec: an event holds 1 MiB with its envelope."""
@@ -23,6 +24,7 @@ PRIORITY_MAX = 1_000_000
 RESERVED_INPUTS = "runyard-"
 """Names of inputs that begin so are given by the yard: what earlier attempts stored."""
 STOP_GRACE_SECONDS_MAX = 3_600
+ATTEMPTS_MAX = 1_000
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URI = re.compile(r"(datum|dataset|model|https?|s3|file)://.+", re.DOTALL)
@@ -68,6 +70,7 @@ def with_defaults(spec: RunSpec) -> RunSpec:
         filled.executor = Executor.EXECUTOR_AUTO
     if filled.on_lost == OnLost.ON_LOST_UNSPECIFIED:
         filled.on_lost = OnLost.ON_LOST_WAIT
+    filled.attempts_max = filled.attempts_max or ATTEMPTS_DEFAULT
     return filled
 
 
@@ -96,12 +99,15 @@ def _limits(spec: RunSpec) -> Iterator[Violation]:
         "spec.time_limit_seconds": spec.time_limit_seconds,
         "spec.no_output_timeout_seconds": spec.no_output_timeout_seconds,
         "spec.stop_grace_seconds": spec.stop_grace_seconds,
+        "spec.attempts_max": spec.attempts_max,
     }
     for field, value in at_least_zero.items():
         if value < 0:
             yield field, f"{value} is below 0"
     if spec.stop_grace_seconds > STOP_GRACE_SECONDS_MAX:
         yield "spec.stop_grace_seconds", f"{spec.stop_grace_seconds} is over {STOP_GRACE_SECONDS_MAX}"
+    if spec.attempts_max > ATTEMPTS_MAX:
+        yield "spec.attempts_max", f"{spec.attempts_max} is over {ATTEMPTS_MAX}"
     if abs(spec.priority) > PRIORITY_MAX:
         yield "spec.priority", f"{spec.priority} is not within {PRIORITY_MAX} of 0"
     if spec.executor not in Executor.values():

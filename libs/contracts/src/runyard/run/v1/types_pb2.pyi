@@ -473,6 +473,7 @@ class RunSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     STOP_GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     MOUNTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_MAX_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     image: _builtins.str
     """Container image as written in the step."""
@@ -490,6 +491,8 @@ class RunSpec(_message.Message):
     """Higher goes first; 0 is usual."""
     stop_grace_seconds: _builtins.int
     """Seconds between the stop signal and the kill."""
+    attempts_max: _builtins.int
+    """Attempts at most, 1 to 1000: when the machine of the last one is lost, the run ends. 0 means 10."""
     @_builtins.property
     def command_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Command lines with placeholders already filled in; one shell, fail-fast."""
@@ -528,10 +531,11 @@ class RunSpec(_message.Message):
         priority: _builtins.int = ...,
         stop_grace_seconds: _builtins.int = ...,
         mounts: _abc.Iterable[Global___Mount] | None = ...,
+        attempts_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "command_lines", b"command_lines", "environment_variables", b"environment_variables", "executor", b"executor", "image", b"image", "inputs", b"inputs", "mounts", b"mounts", "no_output_timeout_seconds", b"no_output_timeout_seconds", "on_lost", b"on_lost", "parameters", b"parameters", "priority", b"priority", "requirements_path", b"requirements_path", "resources", b"resources", "step", b"step", "stop_condition", b"stop_condition", "stop_grace_seconds", b"stop_grace_seconds", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_max", b"attempts_max", "code", b"code", "command_lines", b"command_lines", "environment_variables", b"environment_variables", "executor", b"executor", "image", b"image", "inputs", b"inputs", "mounts", b"mounts", "no_output_timeout_seconds", b"no_output_timeout_seconds", "on_lost", b"on_lost", "parameters", b"parameters", "priority", b"priority", "requirements_path", b"requirements_path", "resources", b"resources", "step", b"step", "stop_condition", b"stop_condition", "stop_grace_seconds", b"stop_grace_seconds", "time_limit_seconds", b"time_limit_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
