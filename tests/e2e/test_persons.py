@@ -1,4 +1,4 @@
-"""A person on another machine: joins the yard through its gate, does what people do, and is thrown out."""
+"""A person on another machine: enters the yard through its gate, does what people do, and is thrown out."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_person_elsewhere_does_all_that_people_do_until_the_token_is_rev
 
 def _joined(laptop: Yard, token: str) -> Context:
     done = subprocess.run(
-        [sys.executable, "-m", "runyard_cli", "context", "join"],
+        [sys.executable, "-m", "runyard_cli", "context", "enter"],
         input=token, env=_environment(laptop), capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     path = laptop.home / "context.json"

@@ -135,7 +135,7 @@ def test_a_folder_that_joined_another_yard_gets_none_of_its_own(home: Home) -> N
     save_context(Context(dict.fromkeys(SERVICES, "yard.example:7443"), "secret", "PEM"), home.folder)
     with pytest.raises(Rejected, match=r"yard\.example:7443") as refused:
         load_or_create(home)
-    assert refused.value.code == "JOINED_ANOTHER_YARD"
+    assert refused.value.code == "ENTERED_ANOTHER_YARD"
     assert not home.credentials_file.exists()
 
 

@@ -1,4 +1,4 @@
-"""What persons' clients say through the gate: to the yard that they joined, and to nobody else."""
+"""What persons' clients say through the gate: to the yard that they entered, and to nobody else."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from runyard_agent import connection_check
 from runyard_agent.connection_check import check_connections
 from runyard_agent.enrolled import Enrolled
 from runyard_client import Client, ClientError, Context, Unreachable, load_context, save_context
+from runyard_client.entering import enter
 from runyard_client.errors import UnreachableElsewhere
-from runyard_client.joining import join
 from runyard_client.store import Store
 from runyard_contracts import gate as names
 from runyard_contracts.access_token import format_access_token
@@ -119,9 +119,9 @@ async def a_yard(
     await server.stop(None)
 
 
-async def joined(port: int, authority_sha256: bytes) -> Context:
+async def entered(port: int, authority_sha256: bytes) -> Context:
     token = AccessToken(address=f"127.0.0.1:{port}", certificate_sha256=authority_sha256, secret="s" * 43)
-    return await asyncio.to_thread(join, format_access_token(token))
+    return await asyncio.to_thread(enter, format_access_token(token))
 
 
 async def ask(context: Context) -> int:
@@ -132,7 +132,7 @@ async def ask(context: Context) -> int:
 async def test_a_joined_yard_is_asked_through_its_gate(tmp_path: Path) -> None:
     sha256, history = a_certificate(tmp_path), History()
     async with a_yard(tmp_path / "gate.pem", history) as port:
-        context = await joined(port, sha256)
+        context = await entered(port, sha256)
         save_context(context, tmp_path / "home")
         assert load_context(tmp_path / "home") == context
         assert await ask(context) == 7
@@ -161,18 +161,18 @@ async def test_a_token_of_the_environment_needs_no_file(
 async def test_an_impostor_in_the_yards_place_is_told_nothing(tmp_path: Path) -> None:
     sha256, impostor = a_certificate(tmp_path / "own"), History()
     async with a_yard(tmp_path / "own" / "gate.pem", History()) as port:
-        context = await joined(port, sha256)
+        context = await entered(port, sha256)
     a_certificate(tmp_path / "other")
     async with a_yard(tmp_path / "other" / "gate.pem", impostor, port=port):
         with pytest.raises(ClientError) as refused:
             await ask(context)
         assert (refused.value.reason, isinstance(refused.value, Unreachable)) == ("WRONG_CERTIFICATE", False)
         with pytest.raises(ClientError) as refused:
-            await joined(port, sha256)
+            await entered(port, sha256)
         assert refused.value.reason == "WRONG_CERTIFICATE"
     assert impostor.seen == []
     with pytest.raises(UnreachableElsewhere):
-        await joined(port, sha256)
+        await entered(port, sha256)
 
 
 async def test_an_enrolled_machine_believes_no_impostor_either(
@@ -197,7 +197,7 @@ async def test_bytes_of_the_yards_own_store_go_through_the_gate(tmp_path: Path, 
     # Signed for the store's address beside the yard: here, nobody listens at it.
     url = f"http://127.0.0.1:{choose_port()}/blob"
     async with a_yard(tmp_path / "gate.pem", History(), store_port) as port:
-        with Store((await joined(port, sha256)).gate) as store:
+        with Store((await entered(port, sha256)).gate) as store:
             await store.put(PresignedRequest(method="PUT", url=url), BODY)
             body_sha256 = hashlib.sha256(BODY).hexdigest()
             request = PresignedRequest(method="GET", url=url)

@@ -143,9 +143,9 @@ def test_context_is_set_from_standard_input_and_shown_without_its_token(
     assert json.loads((folder / "home" / "context.json").read_text())["token"] == "s3cret"
 
 
-def test_joining_with_no_access_token_changes_nothing(folder: Path, runyard: Runner) -> None:
+def test_entering_with_no_access_token_changes_nothing(folder: Path, runyard: Runner) -> None:
     for stdin, reason in (("", "WRONG_USAGE"), ("hunter2\n", "BAD_TOKEN"), ("rya1.AAAA\n", "BAD_TOKEN")):
-        done = runyard("context", "join", stdin=stdin)
+        done = runyard("context", "enter", stdin=stdin)
         assert (done.exit_code, reason in done.stderr) == (2, True)
     assert not (folder / "home").exists()
 
@@ -154,7 +154,7 @@ def test_the_context_of_a_yard_here_is_not_replaced(folder: Path, runyard: Runne
     with_context(folder, "127.0.0.1:1")
     (folder / "home" / "credentials.json").touch()
     before = (folder / "home" / "context.json").read_bytes()
-    done = runyard("context", "join", stdin="rya1.AAAA\n")
+    done = runyard("context", "enter", stdin="rya1.AAAA\n")
     assert (done.exit_code, "YARD_OF_ITS_OWN" in done.stderr) == (3, True)
     assert (folder / "home" / "context.json").read_bytes() == before
 

@@ -44,7 +44,7 @@ def test_a_token_for_somebody_else_says_for_whom() -> None:
     )
     with pytest.raises(TokenError, match="runyard-agent enroll"):
         parse_access_token(format_enrolment_token(machine))
-    with pytest.raises(TokenError, match="runyard context join"):
+    with pytest.raises(TokenError, match="runyard context enter"):
         parse_enrolment_token(format_access_token(TOKEN))
     with pytest.raises(TokenError, match=r"begins with rya1\."):
         parse_access_token("hunter2")

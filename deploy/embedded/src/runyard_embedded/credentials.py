@@ -42,7 +42,7 @@ def load_or_create(home: Home) -> Credentials:
     """Read a yard's credentials, or draw them at its first start. Writes the services' tokens and key.
 
     Raises:
-        Rejected: the folder is somebody's who joined another yard (JOINED_ANOTHER_YARD).
+        Rejected: the folder is somebody's who entered another yard (ENTERED_ANOTHER_YARD).
     """
     try:
         credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
@@ -64,7 +64,7 @@ def _require_not_joined(home: Home) -> None:
         raise Rejected(
             f"{home.folder} knows the yard at {context.addresses['scheduler']}, and its token would be lost: "
             "choose another RUNYARD_HOME for a yard here, or remove context.json",
-            code="JOINED_ANOTHER_YARD",
+            code="ENTERED_ANOTHER_YARD",
         )
 
 

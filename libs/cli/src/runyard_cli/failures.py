@@ -78,7 +78,7 @@ def explain_client_error(error: ClientError) -> NoReturn:
     advice = ""
     if error.code == "UNAUTHENTICATED":
         advice = (
-            "On the yard's machine, `runyard people invite` makes another; `runyard context join` takes it."
+            "On the yard's machine, `runyard people invite` makes another; `runyard context enter` takes it."
         )
     elif error.reason in _ADVICE:
         advice = _ADVICE[error.reason]

@@ -64,9 +64,9 @@ def load_context(home: Path | None = None, environment: Mapping[str, str] = os.e
         ClientError: ``WRONG_CERTIFICATE``, somebody else answers there.
     """
     if home is None and environment.get(TOKEN_VARIABLE):
-        from runyard_client.joining import join
+        from runyard_client.entering import enter
 
-        return join(environment[TOKEN_VARIABLE], environment.get(SERVER_VARIABLE, ""))
+        return enter(environment[TOKEN_VARIABLE], environment.get(SERVER_VARIABLE, ""))
     path = (home or runyard_home()) / "context.json"
     try:
         content = json.loads(path.read_bytes())
@@ -74,7 +74,7 @@ def load_context(home: Path | None = None, environment: Mapping[str, str] = os.e
         raise LocalError(
             "NO_CONTEXT",
             f"no yard is known here ({path} does not exist): start one with `runyard up`, "
-            "or join one on another machine with `runyard context join`",
+            "or enter one on another machine with `runyard context enter`",
         ) from None
     except (OSError, ValueError) as error:
         raise LocalError("BAD_CONTEXT", f"{path} cannot be read: {error}") from None
@@ -85,7 +85,7 @@ def load_context(home: Path | None = None, environment: Mapping[str, str] = os.e
         )
     except (KeyError, TypeError) as error:
         raise LocalError(
-            "BAD_CONTEXT", f"{path} lacks {error}: write it again with `runyard context join`"
+            "BAD_CONTEXT", f"{path} lacks {error}: write it again with `runyard context enter`"
         ) from None
 
 

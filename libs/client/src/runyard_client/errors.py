@@ -76,7 +76,7 @@ def decode_error(
                 "PERMISSION_DENIED",
                 "WRONG_CERTIFICATE",
                 f"{address} shows a certificate that the yard's authority did not sign for this time: it is "
-                "not the yard that was joined, or somebody stands between, or the clock here is wrong",
+                "not the yard that was entered, or somebody stands between, or the clock here is wrong",
             )
         return unreachable(code, code, f"{service} at {address} does not answer")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

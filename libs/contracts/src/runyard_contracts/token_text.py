@@ -58,7 +58,7 @@ class TokenKind:
 
 
 ACCESS = TokenKind(
-    "rya1.", "access token", "a person", made_by="runyard people invite", taken_by="runyard context join"
+    "rya1.", "access token", "a person", made_by="runyard people invite", taken_by="runyard context enter"
 )
 ENROLMENT = TokenKind(
     "rye1.", "enrolment token", "a machine", made_by="runyard nodes invite", taken_by="runyard-agent enroll"

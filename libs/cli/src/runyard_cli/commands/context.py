@@ -25,7 +25,7 @@ from runyard_client.context import (
 
 @click.group(
     "context",
-    epilog=examples("context", "context join", "context set 127.0.0.1:7001"),
+    epilog=examples("context", "context enter", "context set 127.0.0.1:7001"),
     invoke_without_command=True,
 )
 @output_option
@@ -48,26 +48,28 @@ def command(context: click.Context) -> None:
         say(f"by TLS, signed by the authority with SHA-256 {_fingerprint(known)}")
 
 
-@command.command("join", epilog=examples("context join", "context join --server yard.example:7443 < token"))
+@command.command(
+    "enter", epilog=examples("context enter", "context enter --server yard.example:7443 < token")
+)
 @click.option("--server", metavar="HOST:PORT", default="", help="The yard's gate, if not as the token says.")
 @output_option
-def join_yard(server: str) -> None:
+def enter_yard(server: str) -> None:
     """Talk to a yard on another machine, with a token of `runyard people invite`.
 
     The token is read from standard input, so that it is in no command line. Programs that have no file for
     it set RUNYARD_TOKEN instead.
     """
-    from runyard_client.joining import join
+    from runyard_client.entering import enter
 
     _require_no_yard_here()
-    joined = join(_read_token("runyard context join"), server)
+    entered = enter(_read_token("runyard context enter"), server)
     # A token that the yard does not take must not replace one that it does.
-    converse_with(joined, _ask_anything)
-    path = save_context(joined)
+    converse_with(entered, _ask_anything)
+    path = save_context(entered)
     if is_json():
-        say_json_object({"path": str(path), "addresses": dict(joined.addresses)})
+        say_json_object({"path": str(path), "addresses": dict(entered.addresses)})
     else:
-        say(f"{path}: the yard at {joined.addresses['scheduler']}")
+        say(f"{path}: the yard at {entered.addresses['scheduler']}")
 
 
 @command.command(
@@ -98,7 +100,7 @@ def set_context(addresses: tuple[str, ...]) -> None:
     token = _read_token("runyard context set ADDRESS")
     elsewhere = sorted({address for address in chosen.values() if not _is_loopback(address)})
     if elsewhere:
-        note(f"without TLS: {', '.join(elsewhere)}; `runyard context join` goes through a yard's gate")
+        note(f"without TLS: {', '.join(elsewhere)}; `runyard context enter` goes through a yard's gate")
     path = save_context(Context(addresses=chosen, token=token))
     if is_json():
         say_json_object({"path": str(path), "addresses": chosen})
@@ -139,7 +141,7 @@ def _require_no_yard_here() -> None:
             ExitCode.REFUSED,
             "YARD_OF_ITS_OWN",
             f"{runyard_home()} holds a yard of its own",
-            "Choose another folder: RUNYARD_HOME=~/.runyard-elsewhere runyard context join",
+            "Choose another folder: RUNYARD_HOME=~/.runyard-elsewhere runyard context enter",
         )
 
 

@@ -1,4 +1,4 @@
-"""Joins a yard on another machine: from an access token to a context that believes this yard alone."""
+"""Enters a yard on another machine: from an access token to a context that believes this yard alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runyard_contracts.pinned_gate import WrongCertificateError, fetch_gate
 from runyard_contracts.token_text import TokenError, is_address
 
 
-def join(token_text: str, server: str = "") -> Context:
+def enter(token_text: str, server: str = "") -> Context:
     """Look the token's yard up; blocks. Whether the yard still knows the token, the first call says.
 
     Args:
