@@ -80,8 +80,7 @@ def invite(person: str, valid: int, server: str) -> None:
         return
     until = f"{expires_at.astimezone():%Y-%m-%d %H:%M:%S}"
     note(
-        f"For {person}, until {until}. `runyard context enter` asks for it; "
-        "programs get it as RUNYARD_TOKEN."
+        f"For {person}, until {until}. `runyard context enter` asks for it; programs get it as RUNYARD_TOKEN."
     )
     say(text)
 
