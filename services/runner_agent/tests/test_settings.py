@@ -55,6 +55,10 @@ def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(read_settings(GOOD))
 
 
+def test_a_node_may_have_no_slot() -> None:
+    assert read_settings({**GOOD, "RUNYARD_SLOT_COUNT": "0"}).slot_count == 0
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_missing_setting_is_named(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name} is not set"):
@@ -65,7 +69,7 @@ def test_missing_setting_is_named(name: str) -> None:
     ("name", "value"),
     [
         ("RUNYARD_NODE_ID", "Node 1"),
-        ("RUNYARD_SLOT_COUNT", "0"),
+        ("RUNYARD_SLOT_COUNT", "-1"),
         ("RUNYARD_SLOT_COUNT", "many"),
         ("RUNYARD_SPOOL_MEGABYTES", "-1"),
         ("RUNYARD_SHARED_MEMORY_MEGABYTES", "lots"),

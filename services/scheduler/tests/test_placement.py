@@ -78,6 +78,15 @@ def test_a_run_without_gpus_takes_a_slot_where_gpus_are_fewest() -> None:
     assert where(planned([waits("cpu", 0)], [supply("gpus", 4), supply("plain", 0)])) == {"cpu": "plain"}
 
 
+def test_a_node_without_any_slot_takes_no_new_run_and_is_kept_for_none() -> None:
+    drained = replace(supply("a", 4), slot_count=0, free_slot_count=-1)
+    alone = planned([waits("run", 1)], [drained])
+    assert alone.waiting[Requirement(1, docker=False)] == "a takes no new runs (RUNYARD_SLOT_COUNT=0)."
+    patient = waits("wide", 4, since=CLAIM_AFTER)
+    beside = planned([patient], [drained, supply("b", 3, total=4)])
+    assert "the most free now is 3 of 4 on b" in beside.waiting[Requirement(4, docker=False)]
+
+
 def test_a_gpu_run_needs_a_slot_too() -> None:
     made = planned([waits("run", 1)], [supply("a", 2, slots=0)])
     assert made.waiting[Requirement(1, docker=False)] == "Every slot of a is taken."

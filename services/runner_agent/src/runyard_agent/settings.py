@@ -39,7 +39,8 @@ class Settings:
     gate: Gate | None = None
     """RUNYARD_GATE_CERTIFICATE_FILE: the yard is on another machine, all of it behind one address."""
     slot_count: int = 1
-    """RUNYARD_SLOT_COUNT: how many attempts may run at once; default: one for each CPU."""
+    """RUNYARD_SLOT_COUNT: how many attempts may run at once; default: one for each CPU. 0: what runs goes on,
+    and nothing new is taken."""
     spool_bytes_max: int = 1024 * MEGABYTE
     """RUNYARD_SPOOL_MEGABYTES: what may wait for the log before producers wait too."""
     shared_folders: tuple[Path, ...] = ()
@@ -85,7 +86,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             password=_required(environment, "RUNYARD_NATS_PASSWORD"),
             gate=gate,
         ),
-        slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0))),
+        slot_count=_number(environment, "RUNYARD_SLOT_COUNT", len(os.sched_getaffinity(0)), least=0),
         spool_bytes_max=_number(environment, "RUNYARD_SPOOL_MEGABYTES", 1024) * MEGABYTE,
         shared_folders=_folders(environment.get("RUNYARD_SHARED_FOLDERS", "")),
         nfs_exports=_exports(environment.get("RUNYARD_NFS_EXPORTS", "")),
@@ -156,8 +157,8 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
     text = environment.get(name, "") or str(default)
-    if not text.isdecimal() or int(text) < 1:
-        raise InvalidInput(f"{name} is {text!r}; want a whole number from 1")
+    if not text.isdecimal() or int(text) < least:
+        raise InvalidInput(f"{name} is {text!r}; want a whole number from {least}")
     return int(text)

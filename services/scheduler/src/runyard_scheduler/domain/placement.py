@@ -19,6 +19,8 @@ from runyard_scheduler.domain.node import Node
 CLAIM_AFTER = timedelta(minutes=10)
 """How long smaller runs may overtake one that waits for many GPUs."""
 
+_DRAINED = "RUNYARD_SLOT_COUNT=0"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Requirement:
@@ -194,6 +196,7 @@ class _Yard:
             node
             for node in self.nodes.values()
             if node.attached
+            and node.slot_count
             and node.node_id not in self.claimed
             and node.gpu_count >= wanted.gpu_count
             and (node.docker or not wanted.docker)
@@ -211,7 +214,10 @@ class _Yard:
         attached = [node for node in nodes if node.attached]
         if not attached:
             return f"No node is attached now ({_names(nodes)} enrolled)."
-        able = [node for node in attached if node.docker or not wanted.docker]
+        taking = [node for node in attached if node.slot_count]
+        if not taking:
+            return f"{_names(attached)} {'takes' if len(attached) == 1 else 'take'} no new runs ({_DRAINED})."
+        able = [node for node in taking if node.docker or not wanted.docker]
         if not able:
             return f"Needs Docker, which no attached node has ({_names(attached)})."
         if all(node.gpu_count < wanted.gpu_count for node in able):
