@@ -24,18 +24,31 @@ __all__ = ["cache", "yard"]
 pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(1500)]
 
 STDOUT, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STATUS
-WHOLE = os.environ.get("RUNYARD_FAULT_DOSE") == "whole"
-LINE_BYTES = 1_000_000_000 if WHOLE else 10_000_000
-LINES = 10_000_000 if WHOLE else 50_000
-OUTPUTS = 20_000 if WHOLE else 200
-DISK_MEGABYTES = 3_000 if WHOLE else 60
 PROCESSES_MAX = 120
-SECONDS_MAX = 1200 if WHOLE else 50
+
+
+@dataclass(frozen=True)
+class Dose:
+    """How much of each harm."""
+
+    line_bytes: int
+    lines: int
+    outputs: int
+    disk_megabytes: int
+    seconds_max: int
+
+
+DOSES = {
+    "": Dose(10_000_000, 50_000, 200, 60, 50),
+    "tenth": Dose(100_000_000, 1_000_000, 2_000, 400, 1200),
+    "whole": Dose(1_000_000_000, 10_000_000, 20_000, 3_000, 1200),
+}
+DOSE = DOSES[os.environ.get("RUNYARD_FAULT_DOSE", "")]
 
 
 @pytest.fixture
 def agent_changes() -> dict[str, str]:
-    return {"RUNYARD_PROCESSES_MAX": str(PROCESSES_MAX), "RUNYARD_DISK_MEGABYTES": str(DISK_MEGABYTES)}
+    return {"RUNYARD_PROCESSES_MAX": str(PROCESSES_MAX), "RUNYARD_DISK_MEGABYTES": str(DOSE.disk_megabytes)}
 
 
 @dataclass(frozen=True)
@@ -83,14 +96,14 @@ def printed(lines: list[str]) -> Callable[[Seen], None]:
 
 def one_long_line(seen: Seen) -> None:
     assert seen.code == "SUCCEEDED"
-    assert sum(map(len, seen.lines)) == LINE_BYTES
+    assert sum(map(len, seen.lines)) == DOSE.line_bytes
     assert max(map(len, seen.lines)) <= 64 * 1024
     assert set("".join(seen.lines[:3])) == {"x"}
 
 
 def many_lines(seen: Seen) -> None:
     assert seen.code == "SUCCEEDED"
-    assert seen.lines == [str(number) for number in range(1, LINES + 1)]
+    assert seen.lines == [str(number) for number in range(1, DOSE.lines + 1)]
 
 
 def binary(seen: Seen) -> None:
@@ -112,18 +125,18 @@ def shut_off(seen: Seen) -> None:
 
 
 def many_outputs(seen: Seen) -> None:
-    if WHOLE:
+    if DOSE is DOSES["whole"]:
         assert seen.code == "OUTPUT_UNAVAILABLE"
         assert "pack them into fewer files" in seen.finished.cause.detail
-        assert 5_000 < len(seen.outputs) < OUTPUTS
+        assert 5_000 < len(seen.outputs) < DOSE.outputs
     else:
-        assert (seen.code, len(seen.outputs)) == ("SUCCEEDED", OUTPUTS)
+        assert (seen.code, len(seen.outputs)) == ("SUCCEEDED", DOSE.outputs)
 
 
 STEPS = {
     "quiet": Step("for n in 1 2 3 4 5 6; do echo $n; sleep 0.3; done", printed(list("123456"))),
-    "long line": Step(f"head -c {LINE_BYTES} /dev/zero | tr '\\0' x; echo", one_long_line),
-    "many lines": Step(f"seq {LINES}", many_lines),
+    "long line": Step(f"head -c {DOSE.line_bytes} /dev/zero | tr '\\0' x; echo", one_long_line),
+    "many lines": Step(f"seq {DOSE.lines}", many_lines),
     "binary": Step("head -c 300000 /dev/urandom; echo; echo end of noise", binary),
     "chmod": Step(
         "echo kept > $VH_OUTPUTS_DIR/kept; mkdir d; echo x > d/f; chmod 000 d/f d;"
@@ -156,7 +169,7 @@ STEPS = {
         tricks,
     ),
     "small outputs": Step(
-        f"cd $VH_OUTPUTS_DIR; for n in $(seq {OUTPUTS}); do echo $n > a-name-that-says-nothing-$n; done",
+        f"cd $VH_OUTPUTS_DIR; for n in $(seq {DOSE.outputs}); do echo $n > a-name-that-says-nothing-$n; done",
         many_outputs,
     ),
 }
@@ -183,7 +196,7 @@ async def test_hostile_steps_harm_neither_the_agent_nor_each_other(
     problems, finished = [], {}
     for name, grant in grants.items():
         try:
-            finished[name] = (await yard.finished(grant, SECONDS_MAX)).finished
+            finished[name] = (await yard.finished(grant, DOSE.seconds_max)).finished
         except TimeoutError as error:
             problems.append(f"{name}: {error!r}")
     said = lines_by_run(yard)

@@ -187,7 +187,7 @@ async def test_stopping_the_service_ends_no_program_and_uninstalling_does(servic
     await service.yard.scheduler.report(running, "started", SECONDS_MAX)
     run("systemctl", "stop", SERVICE)
     assert run("pgrep", "-u", USER, "--full", "sleep 999")
-    refused = run(PROGRAM, "--directory", str(DIRECTORY), "uninstall", expect=2)
+    refused = run(PROGRAM, "--directory", str(DIRECTORY), "uninstall", expect=3)
     assert "ATTEMPTS_RUNNING" in refused
     said = run(PROGRAM, "--directory", str(DIRECTORY), "uninstall", "--force")
     assert f"ended runyard-{running.run_id}-1" in said

@@ -1,0 +1,49 @@
+"""Plugin of pytest that tells each outcome at once: a run that is cut off has told what it saw until then."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+
+class AsItComes:
+    """Prints reports when they are made, instead of at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._seconds: dict[str, float] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._seconds[nodeid] = 0
+        self._tell(f"begins   {nodeid.rpartition('/')[2]}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] += report.duration
+        if report.failed:
+            self._tell(f"-- {report.when}\n{report.longreprtext}")
+            for title, said in report.sections:
+                self._tell(f"-- {title}\n{said}")
+        if report.failed or report.skipped or report.when == "call":
+            name = report.nodeid.rpartition("/")[2]
+            self._tell(f"{report.outcome:<8} {name} after {self._seconds[report.nodeid]:.0f} s of the guest")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Generator[None, tuple[str, str, str], tuple[str, str, str]]:
+        category, _, word = yield
+        return category, "", word  # no letters between the lines
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        # All of it was told; what remains is the summary.
+        self._config.option.tbstyle = "no"
+
+    def _tell(self, text: str) -> None:
+        reporter: pytest.TerminalReporter = self._config.pluginmanager.getplugin("terminalreporter")
+        reporter.ensure_newline()
+        reporter.line(text)
+        reporter.flush()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(AsItComes(config))
