@@ -16,6 +16,7 @@ import pytest
 from runyard_agent import process_table, shim
 from runyard_agent.runtime import EndedBy, Exit, LaunchPlan, lease_text
 from runyard_agent.runtime_process import ProcessRuntime
+from runyard_agent.watched_limits import now
 from runyard_core.errors import RunyardError
 
 pytestmark = pytest.mark.system
@@ -252,24 +253,24 @@ async def test_program_over_its_memory_limit_ends(make_plan: MakePlan) -> None:
 
 async def test_expired_lease_ends_the_program_at_once_without_the_agent(make_plan: MakePlan) -> None:
     plan = make_plan("trap '' TERM; echo $$; sleep 100", ends_on_lease_expiry=True)
-    expires_at = shim._now() + 0.5
+    expires_at = now() + 0.5
     plan.lease_file.write_text(lease_text(expires_at), encoding="ascii")
 
     ended = await run(plan)
 
     assert ended.ended_by is EndedBy.LEASE_EXPIRY
-    assert expires_at <= shim._now() < expires_at + 1.0
+    assert expires_at <= now() < expires_at + 1.0
 
 
 async def test_renewed_lease_keeps_the_program_running(make_plan: MakePlan) -> None:
     plan = make_plan("until [ -e go ]; do sleep 0.05; done", ends_on_lease_expiry=True)
-    first_expiry = shim._now() + 1.5
+    first_expiry = now() + 1.5
     plan.lease_file.write_text(lease_text(first_expiry), encoding="ascii")
     handle = await RUNTIME.launch(plan)
-    plan.lease_file.write_text(lease_text(shim._now() + 60), encoding="ascii")
+    plan.lease_file.write_text(lease_text(now() + 60), encoding="ascii")
 
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(RUNTIME.wait(handle, plan), first_expiry + 0.3 - shim._now())
+        await asyncio.wait_for(RUNTIME.wait(handle, plan), first_expiry + 0.3 - now())
     (plan.repository / "go").touch()
 
     assert (await RUNTIME.wait(handle, plan)).exit_code == 0

@@ -1,8 +1,8 @@
 """Holds the limits of one container while the agent may be dead: its times, and its lease.
 
 Run as ``python -I -S container_watch.py STATE_DIRECTORY [--stay]`` by ``watch_start``, in a session of its
-own, or as the first process of a container of its own. Like the shim it imports little, and of ours one small
-module. It waits for the container's first process without polling, kills through the daemon's socket, and
+own, or as the first process of a container of its own. Like the shim it imports little, and of ours small
+modules. It waits for the container's first process without polling, kills through the daemon's socket, and
 writes ``watch-end.json`` before it does.
 An exclusive lock on ``watch.lock``, held for life, makes sure that there is one for a container.
 """
@@ -21,15 +21,19 @@ if __name__ == "__main__":
     # Isolated, it would not find our own package; at the end, nothing there hides the standard library.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from runyard_agent.disk_use import DiskWatch
+from runyard_agent.reserved_files import write_atomically
+from runyard_agent.watched_limits import TICK_SECONDS, WatchedLimits, now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runyard_agent.watched_limits import Excess
 
 LOCK_FILE = "watch.lock"
 PLAN_FILE = "watch.json"
 END_FILE = "watch-end.json"
 STAY = "--stay"
 
-_TICK_SECONDS = 1.0
-_IDLE_SECONDS = 60.0
+_LOOK_SECONDS_MIN = 0.01
 _START_SECONDS_MAX = 300.0
 _DAEMON_SECONDS_MAX = 30.0
 
@@ -60,16 +64,13 @@ class Watch:
     def __init__(self, plan: dict) -> None:  # type: ignore[type-arg]
         """Take the limits."""
         self.plan = plan
-        self.started_at = 0.0
-        self.last_output_at = 0.0
-        self.output_bytes = 0
         self.kill_at: float | None = None
-        self.disk = DiskWatch(plan)
+        self.limits = WatchedLimits(plan)
 
     def wait_for_start(self) -> int:
         """Give the pid of the container's first process; 0 when it never ran or has ended."""
-        gives_up_at = _now() + _START_SECONDS_MAX
-        while _now() < gives_up_at:
+        gives_up_at = now() + _START_SECONDS_MAX
+        while now() < gives_up_at:
             status, body = self._ask("GET", "json")
             if status == 404:
                 return 0
@@ -77,7 +78,7 @@ class Watch:
                 found = json.loads(body)
                 state = found["State"]
                 if state["Running"]:
-                    self.disk.watch_too(_own_layer(found))
+                    self.limits.disk.watch_too(_own_layer(found))
                     return int(state["Pid"])
                 if state["Status"] in ("exited", "dead", "removing"):
                     return 0
@@ -91,66 +92,35 @@ class Watch:
         except ProcessLookupError:
             return
         # The process's own start: the limit counts from there also for a watch that was started again.
-        self.started_at = _start_seconds(pid)
-        self.last_output_at = _now()
+        self.limits.begin(_start_seconds(pid))
         poll = select.poll()
         poll.register(process, select.POLLIN)
         while not poll.poll(1000 * self._seconds_to_next_look()):
             self._enforce_limits()
 
     def _seconds_to_next_look(self) -> float:
-        plan = self.plan
-        deadlines = [_now() + _IDLE_SECONDS]
+        look_at = self.limits.next_look_at()
         if self.kill_at is not None:
-            deadlines.append(self.kill_at)
-        if plan["time_limit_seconds"]:
-            deadlines.append(self.started_at + plan["time_limit_seconds"])
-        if plan["ends_on_lease_expiry"]:
-            deadlines.append(_lease_expiry())
-        if plan["no_output_timeout_seconds"]:
-            deadlines.append(_now() + _TICK_SECONDS)
-        if plan["disk_bytes_max"]:
-            deadlines.append(self.disk.look_at)
-        return max(min(deadlines) - _now(), 0.01)
+            look_at = min(look_at, self.kill_at)
+        return max(look_at - now(), _LOOK_SECONDS_MIN)
 
     def _enforce_limits(self) -> None:
-        plan = self.plan
-        now = _now()
-        # A lease goes first and without grace: another attempt of the run may start at this very moment.
-        if plan["ends_on_lease_expiry"] and now >= _lease_expiry():
-            self._end("lease_expiry", "the lease ran out before the scheduler renewed it", 0)
-            plan["ends_on_lease_expiry"] = False
-            return
-        if self.kill_at is not None:
-            if now >= self.kill_at:
+        if excess := self.limits.lease_excess():
+            self._end(excess)
+        elif self.kill_at is not None:
+            if now() >= self.kill_at:
                 self._signal("SIGKILL")
-                self.kill_at = now + _TICK_SECONDS
-            return
-        limit = plan["time_limit_seconds"]
-        if limit and now >= self.started_at + limit:
-            self._end("time_limit", f"ran for its time limit of {limit} s", plan["stop_grace_seconds"])
-            return
-        timeout = plan["no_output_timeout_seconds"]
-        if timeout and self._seconds_without_output(now) >= timeout:
-            self._end("no_output_timeout", f"printed nothing for {timeout} s", plan["stop_grace_seconds"])
-            return
-        if plan["disk_bytes_max"] and now >= self.disk.look_at and (detail := self.disk.excess()):
-            self._end("disk_limit", detail, plan["stop_grace_seconds"])
+                self.kill_at = now() + TICK_SECONDS
+        elif excess := self.limits.time_excess() or self.limits.disk_excess():
+            self._end(excess)
 
-    def _seconds_without_output(self, now: float) -> float:
-        written = os.stat("stdout").st_size + os.stat("stderr").st_size
-        if written != self.output_bytes:
-            self.output_bytes = written
-            self.last_output_at = now
-        return now - self.last_output_at
-
-    def _end(self, ended_by: str, detail: str, grace_seconds: float) -> None:
+    def _end(self, excess: Excess) -> None:
+        ended_by, detail, grace_seconds = excess
+        # Decided once.
         if self.kill_at is None:
-            _write_atomically(END_FILE, {"ended_by": ended_by, "detail": detail})
-        # Decided once; only an expired lease may still cut the grace of another limit short.
-        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0, disk_bytes_max=0)
+            write_atomically(END_FILE, {"ended_by": ended_by, "detail": detail})
         self._signal("SIGTERM" if grace_seconds else "SIGKILL")
-        self.kill_at = _now() + (grace_seconds or _TICK_SECONDS)
+        self.kill_at = now() + (grace_seconds or TICK_SECONDS)
 
     def _signal(self, name: str) -> None:
         self._ask("POST", f"kill?signal={name}")
@@ -180,34 +150,13 @@ def _own_layer(container: dict) -> str:  # type: ignore[type-arg]
     return str(data.get("UpperDir") or "")
 
 
-def _lease_expiry() -> float:
-    """Give until when the container may run, on the clock of ``_now``; at once when nobody says."""
-    try:
-        with open("lease", encoding="ascii") as file:
-            return float(file.read())
-    except (OSError, ValueError):
-        return 0.0
-
-
 def _start_seconds(pid: int) -> float:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, IndexError):
-        return _now()
+        return now()
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _write_atomically(name: str, content: dict) -> None:  # type: ignore[type-arg]
-    with open(name + ".new", "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(name + ".new", name)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from runyard_agent import control_group
-from runyard_agent.disk_use import DiskWatch
 from runyard_agent.process_table import (
     boot_id,
     descendants,
@@ -35,22 +34,24 @@ from runyard_agent.process_table import (
     oom_kill_count,
     start_ticks,
 )
+from runyard_agent.reserved_files import reserve, write_atomically
 from runyard_agent.shim_child import become_program
+from runyard_agent.watched_limits import TICK_SECONDS, WatchedLimits, now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runyard_agent.watched_limits import Excess
 
 LOCK_FILE = "shim.lock"
 PLAN_FILE = "plan.json"
 IDENTITY_FILE = "shim.json"
 PROGRAM_FILE = "program.json"
 EXIT_FILE = "exit.json"
-LEASE_FILE = "lease"
 
 _PR_SET_CHILD_SUBREAPER = 36
-_TICK_SECONDS = 1.0
-_IDLE_SECONDS = 60.0
 _OTHER_SECONDS_MAX = 10.0
 # Background writers (tee in a process substitution) may finish after the shell: as long as this.
 _LEFTOVER_SECONDS = 0.5
-_RESERVED_BYTES = 4096
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WAITED_FOR = (signal.SIGCHLD, *_FORWARDED)
 
@@ -87,16 +88,12 @@ class Shim:
         self.ready_descriptor = ready_descriptor
         self.child = 0
         self.status: int | None = None
-        self.started_at = 0.0
-        self.last_output_at = 0.0
-        self.output_bytes = 0
-        self.lease_expires_at = 0.0
         self.ended_by = "itself"
         self.detail = ""
         self.oom_killed = False
         self.kill_at: float | None = None
         self.oom_kills_at_start = 0
-        self.disk = DiskWatch(self.plan)
+        self.limits = WatchedLimits(self.plan)
         self.groups: list[str] = self.plan["groups"]
         """Folders of the attempt's control group; none where this machine gives it none."""
 
@@ -108,8 +105,8 @@ class Shim:
         self.oom_kills_at_start = oom_kill_count()
         self._write_identity()
         _remove_plan()
-        self.started_at = self.last_output_at = self.lease_expires_at = _now()
-        _reserve(EXIT_FILE)
+        self.limits.begin(now())
+        reserve(EXIT_FILE)
         self._start_program()
         while self.status is None:
             self._wait_for_news()
@@ -121,7 +118,7 @@ class Shim:
         control_group.remove(self.groups)
 
     def _write_identity(self) -> None:
-        _write_atomically(IDENTITY_FILE, {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())})
+        write_atomically(IDENTITY_FILE, {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())})
 
     def _start_program(self) -> None:
         """Fork the program, and let it begin once it is written down which one it is."""
@@ -143,7 +140,7 @@ class Shim:
             os.close(descriptor)
         # Numbers of processes say something only together with the life of the machine that they are of.
         program = {"session": self.child, "start_ticks": start_ticks(self.child), "boot_id": boot_id()}
-        _write_atomically(PROGRAM_FILE, program)
+        write_atomically(PROGRAM_FILE, program)
         os.write(self.ready_descriptor, b"+")
         os.close(self.ready_descriptor)
         os.write(our_end, b"+")
@@ -164,23 +161,12 @@ class Shim:
         self._reap()
 
     def _seconds_to_next_look(self) -> float:
-        plan = self.plan
-        deadlines = [_now() + _IDLE_SECONDS]
+        look_at = self.limits.next_look_at()
         if self.kill_at is not None:
-            deadlines.append(self.kill_at)
-        if plan["time_limit_seconds"]:
-            deadlines.append(self.started_at + plan["time_limit_seconds"])
-        if plan["ends_on_lease_expiry"]:
-            deadlines.append(self.lease_expires_at)
-        if plan["no_output_timeout_seconds"]:
-            deadlines.append(self.last_output_at + plan["no_output_timeout_seconds"])
-        if plan["no_output_timeout_seconds"] or plan["watched_memory_bytes_max"]:
-            deadlines.append(_now() + _TICK_SECONDS)
-        if plan["watched_processes_max"]:
-            deadlines.append(_now() + _TICK_SECONDS)
-        if plan["disk_bytes_max"]:
-            deadlines.append(self.disk.look_at)
-        return max(min(deadlines) - _now(), 0.0)
+            look_at = min(look_at, self.kill_at)
+        elif self.plan["watched_memory_bytes_max"] or self.plan["watched_processes_max"]:
+            look_at = min(look_at, now() + TICK_SECONDS)
+        return max(look_at - now(), 0.0)
 
     def _reap(self) -> None:
         while True:
@@ -194,76 +180,48 @@ class Shim:
                 self.status = status
 
     def _enforce_limits(self) -> None:
-        now = _now()
-        plan = self.plan
-        # A lease goes first and without grace: another attempt of the run may start at this very moment.
-        if plan["ends_on_lease_expiry"] and now >= self.lease_expires_at:
-            self.lease_expires_at = max(self.lease_expires_at, _lease_expiry())
-            if now >= self.lease_expires_at:
-                self._end(
-                    "lease_expiry", "the lease ran out before the scheduler renewed it", grace_seconds=0
-                )
-                return
-        if self.kill_at is not None:
-            if now >= self.kill_at:
+        if excess := self.limits.lease_excess():
+            self._end(excess)
+        elif self.kill_at is not None:
+            if now() >= self.kill_at:
                 self._kill()
-                self.kill_at = now + _TICK_SECONDS
-            return
-        grace_seconds = plan["stop_grace_seconds"]
-        limit = plan["time_limit_seconds"]
-        if limit and now >= self.started_at + limit:
-            self._end("time_limit", f"ran for its time limit of {limit} s", grace_seconds)
-            return
-        timeout = plan["no_output_timeout_seconds"]
-        if timeout and self._seconds_without_output(now) >= timeout:
-            self._end("no_output_timeout", f"printed nothing for {timeout} s", grace_seconds)
-            return
-        self._enforce_use()
+                self.kill_at = now() + TICK_SECONDS
+        elif excess := self.limits.time_excess() or self._use_excess() or self.limits.disk_excess():
+            self._end(excess)
 
-    def _enforce_use(self) -> None:
-        """Hold what no control group holds, by looking: memory, processes, disk."""
-        plan = self.plan
-        memory_bytes_max, processes_max = plan["watched_memory_bytes_max"], plan["watched_processes_max"]
-        if memory_bytes_max or processes_max:
-            pids = self._pids()
-            used = memory_bytes(pids, memory_bytes_max) if memory_bytes_max else 0
-            if used > memory_bytes_max:
-                self._end("memory_limit", f"used {used} bytes of memory, limit {memory_bytes_max}", 0)
-                return
-            if processes_max and len(pids) > processes_max:
-                self._end("process_limit", f"had {len(pids)} processes, limit {processes_max}", 0)
-                return
-        if plan["disk_bytes_max"] and _now() >= self.disk.look_at and (detail := self.disk.excess()):
-            self._end("disk_limit", detail, plan["stop_grace_seconds"])
+    def _use_excess(self) -> Excess | None:
+        """Hold what no control group holds, by looking: memory and processes."""
+        memory_bytes_max = self.plan["watched_memory_bytes_max"]
+        processes_max = self.plan["watched_processes_max"]
+        if not memory_bytes_max and not processes_max:
+            return None
+        pids = self._pids()
+        used = memory_bytes(pids, memory_bytes_max) if memory_bytes_max else 0
+        if used > memory_bytes_max:
+            return "memory_limit", f"used {used} bytes of memory, limit {memory_bytes_max}", 0.0
+        if processes_max and len(pids) > processes_max:
+            return "process_limit", f"had {len(pids)} processes, limit {processes_max}", 0.0
+        return None
 
-    def _seconds_without_output(self, now: float) -> float:
-        written = os.stat("stdout").st_size + os.stat("stderr").st_size
-        if written != self.output_bytes:
-            self.output_bytes = written
-            self.last_output_at = now
-        return now - self.last_output_at
-
-    def _end(self, ended_by: str, detail: str, grace_seconds: float) -> None:
+    def _end(self, excess: Excess) -> None:
+        ended_by, detail, grace_seconds = excess
+        # Decided once.
         if self.ended_by == "itself":
             self.ended_by, self.detail = ended_by, detail
-        # Decided once; only an expired lease may still cut the grace of another limit short.
-        self.plan.update(time_limit_seconds=0, no_output_timeout_seconds=0)
-        self.plan.update(watched_memory_bytes_max=0, watched_processes_max=0, disk_bytes_max=0)
-        if ended_by == "lease_expiry":
-            self.plan["ends_on_lease_expiry"] = False
+        self.limits.lift()
         if grace_seconds:
             kill_all(self._pids(), signal.SIGTERM)
         else:
             self._kill()
-        self.kill_at = _now() + (grace_seconds or _TICK_SECONDS)
+        self.kill_at = now() + (grace_seconds or TICK_SECONDS)
 
     def _end_leftovers(self) -> None:
-        patience_ends_at = _now() + (_LEFTOVER_SECONDS if self.ended_by == "itself" else 0.0)
+        patience_ends_at = now() + (_LEFTOVER_SECONDS if self.ended_by == "itself" else 0.0)
         while True:
             self._reap()
             if not self._pids():
                 return
-            if _now() >= patience_ends_at:
+            if now() >= patience_ends_at:
                 self._kill()
             signal.sigtimedwait(_WAITED_FOR, 0.05)
 
@@ -286,11 +244,11 @@ class Shim:
         }
         while True:
             try:
-                return _write_atomically(EXIT_FILE, content)
+                return write_atomically(EXIT_FILE, content)
             except OSError as error:
                 # Nobody else knows how it ended; a full disk does not stay full for ever.
                 os.write(2, f"cannot write {EXIT_FILE}: {error}\n".encode())
-                time.sleep(_TICK_SECONDS)
+                time.sleep(TICK_SECONDS)
 
     def _explain_memory(self, *, killed: bool, failed: bool) -> None:
         """Say what memory had to do with the end; ``killed`` says that nobody else ended it."""
@@ -317,27 +275,14 @@ class Shim:
 
 
 def _leave_it_to_the_other() -> int:
-    deadline = _now() + _OTHER_SECONDS_MAX
+    deadline = now() + _OTHER_SECONDS_MAX
     while not os.path.exists(IDENTITY_FILE):
-        if _now() > deadline:
+        if now() > deadline:
             return 1
         time.sleep(0.01)
     # Another shim has read its plan by now: this copy must not stay behind.
     _remove_plan()
     return 0
-
-
-def _lease_expiry() -> float:
-    try:
-        with open(LEASE_FILE, encoding="ascii") as file:
-            return float(file.read())
-    except (OSError, ValueError):
-        return 0.0
-
-
-def _now() -> float:
-    """Seconds that never run backwards and go on while the machine is suspended, as in the lease file."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _remove_plan() -> None:
@@ -350,32 +295,6 @@ def _leave_standard_streams() -> None:
     log = os.open("shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, descriptor in ((0, null), (1, null), (2, log)):
         os.dup2(descriptor, target)
-
-
-def _reserve(path: str) -> None:
-    """Take the place on the disk that a file will need, while there is some."""
-    descriptor = os.open(path + ".new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, _RESERVED_BYTES)
-    finally:
-        os.close(descriptor)
-
-
-def _write_atomically(path: str, value: dict[str, object]) -> None:
-    content = json.dumps(value).encode()
-    descriptor = os.open(path + ".new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        # Over what is reserved: a full disk has no other place for it.
-        if os.pwrite(descriptor, content, 0) < len(content):
-            raise OSError(f"{path} could not be written whole")
-        os.ftruncate(descriptor, len(content))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(path + ".new", path)
-    folder = os.open(".", os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
 
 
 if __name__ == "__main__":
