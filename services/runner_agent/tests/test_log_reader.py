@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from pathlib import Path
 
@@ -121,7 +120,7 @@ async def test_killed_at_any_moment_no_line_is_lost_or_doubled(
         if chance.random() < 0.5:
             await life.spool.sync()
         # Killed here: what is in its memory is gone, what it wrote to its file is there.
-        os.close(life.spool._file)
+        life.spool._segments.close()
         for source in life.reader._sources:
             source.close()
 

@@ -6,6 +6,9 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -34,19 +37,19 @@ class Reserve:
         finally:
             os.close(descriptor)
 
-    def spend_on(self, write: Callable[[], None]) -> None:
+    def spend_on(self, write: Callable[[], Result]) -> Result:
         """Do what writes; when the disk is full, once more in the place that was kept.
 
         Raises:
             OSError: it is full all the same, or something else is wrong with it.
         """
         try:
-            write()
+            return write()
         except OSError as error:
             if not is_full(error):
                 raise
             self._path.unlink(missing_ok=True)
-            write()
+            return write()
 
 
 def is_full(error: OSError) -> bool:

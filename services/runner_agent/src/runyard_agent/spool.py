@@ -17,12 +17,14 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from runyard_agent.disk_reserve import Reserve, is_full
-from runyard_agent.durable_files import sync_folder, write_atomically
-from runyard_agent.spool_file import FRAME_BYTES_MAX, Frame, Mark, SpoolRecord, decode_frames, encode_frame
+from runyard_agent.durable_files import write_atomically
+from runyard_agent.spool_file import Mark, SpoolRecord, decode_frames, encode_frame
 from runyard_agent.spool_given import GivenOut
+from runyard_agent.spool_segments import Segments
 from runyard_agent.spool_thinning import expanded, thin_segment
 from runyard_contracts.ids import SpoolId
 from runyard_core.errors import Corrupt
@@ -32,7 +34,6 @@ logger = logging.getLogger(__name__)
 SPOOL_BYTES_MAX = 1024 * 1024 * 1024
 SEGMENT_BYTES = 4 * 1024 * 1024
 _STALE_FILE = "stale"
-_READ_BYTES = 1024 * 1024
 _SYNC_SECONDS_MIN = 0.02
 _CHECKPOINT_SECONDS_MIN = 10.0
 
@@ -66,10 +67,10 @@ class Spool:
         """The log has everything up to here."""
         self.next_sequence = 1
         """Sequence that the next record gets."""
-        self._segments: dict[int, int] = {}  # first sequence -> bytes
+        self._segments = Segments(directory)
         self._node_id = node_id
         self._recover(make_filler)
-        self._file = self._open_segment(self._current)
+        self._segments.begin(self._segments.current)
         self.durable_sequence = self.next_sequence - 1
         """Everything up to here is on the disk."""
         self._cursor = (0, 0, 0)  # segment, offset of the next frame, its first sequence
@@ -83,7 +84,7 @@ class Spool:
     @property
     def has_room(self) -> bool:
         """False when producers must wait: the log has been out of reach for long."""
-        return sum(self._segments.values()) < self._bytes_max
+        return self._segments.all_bytes < self._bytes_max
 
     def append(
         self, records: Sequence[tuple[str, bytes]], marks: Mapping[str, Mark | None] | None = None
@@ -124,7 +125,7 @@ class Spool:
         self._appended.clear()
         sequence = self.next_sequence - 1
         # A copy: a rotation may close the segment meanwhile.
-        descriptor = os.dup(self._file)
+        descriptor = self._segments.copy_descriptor()
         try:
             await asyncio.to_thread(os.fdatasync, descriptor)
         finally:
@@ -144,16 +145,16 @@ class Spool:
         if wanted > self.durable_sequence:
             return []
         segment, offset, first = self._cursor
-        if segment not in self._segments or first != wanted:
-            segment, offset = max(known for known in self._segments if known <= wanted), 0
+        if segment not in self._segments.sizes or first != wanted:
+            segment, offset = self._segments.holding(wanted), 0
         records: list[SpoolRecord] = []
         while not records:
-            frames = self._read_frames(segment, offset)
+            frames = self._segments.read_frames(segment, offset)
             if not frames:
-                following = [known for known in self._segments if known > segment]
-                if not following:
+                following = self._segments.after(segment)
+                if following is None:
                     break
-                segment, offset = min(following), 0
+                segment, offset = following, 0
             for frame in frames:
                 if frame.last_sequence > self.durable_sequence:
                     break
@@ -184,17 +185,12 @@ class Spool:
                 code="SPOOL_IS_OLD",
             )
         self.committed_sequence = sequence
-        ends = sorted(self._segments)[1:]
-        needless = [
-            first
-            for first, end in zip(sorted(self._segments), ends, strict=False)
-            if end - 1 <= self.committed_sequence
-        ]
+        firsts = sorted(self._segments.sizes)
+        needless = [first for first, following in pairwise(firsts) if following - 1 <= sequence]
         if needless or time.monotonic() - self._checkpointed_at > _CHECKPOINT_SECONDS_MIN:
             self._reserve.spend_on(self._write_checkpoint)
         for first in needless:
-            self._path(first).unlink()
-            del self._segments[first]
+            self._segments.remove(first)
         if needless:
             self._reserve.take()
 
@@ -205,11 +201,12 @@ class Spool:
             Corrupt: SPOOL_IS_TRIMMED, what the log lost is not here any more, so nothing could ever follow.
                 Open the spool again; it begins anew, and logs are read again from the start.
         """
-        if sequence + 1 < min(self._segments):
+        oldest = min(self._segments.sizes)
+        if sequence + 1 < oldest:
             (self._directory / _STALE_FILE).touch()
             raise Corrupt(
-                f"the log was restored: it has spool {self.spool_id} only up to batch {sequence}, and"
-                f" {self._directory} begins at {min(self._segments)}. The next start begins a new spool",
+                f"the log was restored: it has spool {self.spool_id} only up to batch {sequence}, and "
+                f"{self._directory} begins at {oldest}. The next start begins a new spool",
                 code="SPOOL_IS_TRIMMED",
             )
         logger.warning("the log has batches up to %d again, not %d", sequence, self.committed_sequence)
@@ -219,14 +216,7 @@ class Spool:
     def close(self) -> None:
         """Put everything on the disk and let go of the files."""
         self._write_checkpoint()
-        os.close(self._file)
-
-    @property
-    def _current(self) -> int:
-        return max(self._segments)
-
-    def _path(self, first_sequence: int) -> Path:
-        return self._directory / f"{first_sequence:020d}.segment"
+        self._segments.close()
 
     def _load_identity(self) -> SpoolId:
         path = self._directory / "spool.json"
@@ -238,11 +228,11 @@ class Spool:
         through = self._load_checkpoint()
         for unfinished in self._directory.glob("*.thin"):
             unfinished.unlink()
-        firsts = sorted(int(path.stem) for path in self._directory.glob("*.segment"))
+        firsts = self._segments.on_disk()
         self.next_sequence = firsts[0] if firsts else through + 1
         for first, next_first in zip(firsts, [*firsts, through + 1][1:], strict=True):
             valid_bytes = 0
-            content = self._path(first).read_bytes()
+            content = self._segments.path(first).read_bytes()
             for frame in decode_frames(content):
                 valid_bytes += frame.bytes_count
                 self.next_sequence = frame.last_sequence + 1
@@ -250,10 +240,10 @@ class Spool:
                     self._set_marks(frame.marks)
             if valid_bytes < len(content):
                 logger.warning("cut %d torn bytes off spool segment %d", len(content) - valid_bytes, first)
-                os.truncate(self._path(first), valid_bytes)
-            self._segments[first] = valid_bytes + self._fill_damage(first, next_first, make_filler)
-        if not self._segments:
-            self._segments[self.next_sequence] = 0
+                os.truncate(self._segments.path(first), valid_bytes)
+            self._segments.sizes[first] = valid_bytes + self._fill_damage(first, next_first, make_filler)
+        if not firsts:
+            self._segments.sizes[self.next_sequence] = 0
 
     def _fill_damage(self, segment: int, next_first: int, make_filler: MakeFiller) -> int:
         """Put fillers up to the next segment: a hole in the sequences would hold up all that follow."""
@@ -262,7 +252,7 @@ class Spool:
             return 0
         logger.error("spool records %d to %d were damaged on disk and are lost", lost[0], lost[-1])
         frame = encode_frame(lost[0], [make_filler(self.spool_id, sequence) for sequence in lost], {})
-        with self._path(segment).open("ab") as file:
+        with self._segments.path(segment).open("ab") as file:
             file.write(frame)
         self.next_sequence = next_first
         return len(frame)
@@ -279,7 +269,7 @@ class Spool:
 
     def _write_checkpoint(self) -> None:
         # Marks must not run ahead of the records on the disk: lines would be taken for sent that were lost.
-        os.fdatasync(self._file)
+        self._segments.sync()
         content = {
             "committed": self.committed_sequence,
             "through": self.next_sequence - 1,
@@ -288,31 +278,22 @@ class Spool:
         write_atomically(self._directory / "checkpoint.json", json.dumps(content).encode())
         self._checkpointed_at = time.monotonic()
 
-    def _open_segment(self, first_sequence: int) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._path(first_sequence), flags, 0o600)
-        sync_folder(self._directory)
-        os.fdatasync(descriptor)
-        return descriptor
-
     def _rotate(self) -> None:
-        os.fdatasync(self._file)
-        following = self._open_segment(self.next_sequence)
-        os.close(self._file)
-        self._segments[self.next_sequence] = 0
-        self._file = following
+        self._segments.sync()
+        self._segments.begin(self.next_sequence)
 
     def _make_room(self, bytes_wanted: int) -> bool:
         """Thin the oldest samples; False when there are none that nobody was given yet."""
-        is_large = self._segments[self._current] > self._segment_bytes // 2
-        if not is_large and not self._segments.keys() - self._thinned - {self._current}:
+        sizes = self._segments.sizes
+        is_large = self._segments.current_bytes > self._segment_bytes // 2
+        if not is_large and not sizes.keys() - self._thinned - {self._segments.current}:
             return False
         freed = 0
         try:
             self._reserve.spend_on(self._write_checkpoint)
             if is_large:
                 self._reserve.spend_on(self._rotate)
-            for first in sorted(self._segments)[:-1]:
+            for first in sorted(sizes)[:-1]:
                 if freed < bytes_wanted and first not in self._thinned:
                     freed += self._thin(first)
         except OSError:
@@ -322,29 +303,18 @@ class Spool:
         return freed > 0
 
     def _thin(self, first: int) -> int:
-        found: list[int] = []
-        self._reserve.spend_on(lambda: found.append(thin_segment(self._path(first), self._given.through)))
-        freed = self._segments[first] - found[-1]
-        self._segments[first] = found[-1]
+        path, through = self._segments.path(first), self._given.through
+        left_bytes = self._reserve.spend_on(lambda: thin_segment(path, through))
+        freed = self._segments.sizes[first] - left_bytes
+        self._segments.sizes[first] = left_bytes
         self._thinned.add(first)
         return freed
 
     def _put(self, frame: bytes) -> None:
-        size = self._segments[self._current]
-        if size + len(frame) > self._segment_bytes and self.next_sequence > self._current:
+        is_too_large = self._segments.current_bytes + len(frame) > self._segment_bytes
+        if is_too_large and self.next_sequence > self._segments.current:
             self._rotate()
-        self._write(frame)
-
-    def _write(self, frame: bytes) -> None:
-        size = self._segments[self._current]
-        try:
-            view = memoryview(frame)
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError:
-            os.ftruncate(self._file, size)
-            raise
-        self._segments[self._current] = size + len(frame)
+        self._segments.write(frame)
 
     def _set_marks(self, marks: Mapping[str, Mark | None]) -> None:
         for key, mark in marks.items():
@@ -352,12 +322,3 @@ class Spool:
                 self.marks.pop(key, None)
             else:
                 self.marks[key] = mark
-
-    def _read_frames(self, segment: int, offset: int) -> list[Frame]:
-        with self._path(segment).open("rb") as file:
-            file.seek(offset)
-            content = file.read(_READ_BYTES)
-            frames = list(decode_frames(content))
-            if not frames and len(content) == _READ_BYTES:
-                frames = list(decode_frames(content + file.read(FRAME_BYTES_MAX)))
-        return frames
