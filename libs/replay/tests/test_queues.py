@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
@@ -16,8 +17,9 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
 from runyard_contracts.ids import Position, StreamName, stream_name
 from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import Unavailable
 from runyard_eventlog.memory import MemoryEventLog
-from runyard_eventlog.stream_index import OpenStreams, StreamIndex
+from runyard_eventlog.stream_index import PAYLOADS_TOGETHER, OpenStreams, StreamIndex
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.queues import Queues
@@ -81,9 +83,11 @@ class IndexedLog(MemoryEventLog):
             len(ended),
         )
 
-    async def payloads(self, positions: Sequence[int]) -> bytes:
+    async def payloads(self, positions: Sequence[int]) -> list[bytes]:
         self.looked_at.append(list(positions))
-        return b"".join(event.envelope.SerializeToString() for event in await self.events(positions))
+        stored = [event.envelope.SerializeToString() for event in await self.events(positions)]
+        parts = range(0, len(stored), PAYLOADS_TOGETHER)
+        return [b"".join(stored[start : start + PAYLOADS_TOGETHER]) for start in parts]
 
     async def events(self, positions: Sequence[int]) -> list[RecordedEvent]:
         page = await self.read(Lane.LANE_DOMAIN)
@@ -93,8 +97,15 @@ class IndexedLog(MemoryEventLog):
 class LargeRunsLog(IndexedLog):
     """All runs are so large that their payloads are not in their envelopes."""
 
-    async def payloads(self, positions: Sequence[int]) -> bytes:
-        return b""
+    async def payloads(self, positions: Sequence[int]) -> list[bytes]:
+        return [b""] * len(range(0, len(positions), PAYLOADS_TOGETHER))
+
+
+class SilentLog(IndexedLog):
+    """Its database went away after it said which runs wait."""
+
+    async def payloads(self, positions: Sequence[int]) -> list[bytes]:
+        raise Unavailable("the log does not answer", code="LOG_UNREACHABLE")
 
 
 def _moment(position: int) -> Moment:
@@ -151,6 +162,15 @@ def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
         yard = await _history([("r2", 0), ("r1", 1)])
         queue = await Queues(LargeRunsLog(yard.log), spacing_events=0).shown(_moment(2))
         assert [(run.run_id, run.priority) for run in queue.waiting] == [("r1", 1), ("r2", 0)]
+
+    asyncio.run(check())
+
+
+def test_a_log_that_goes_away_meanwhile_is_said_as_it_is() -> None:
+    async def check() -> None:
+        yard = await _history([("r2", 0), ("r1", 1)])
+        with pytest.raises(Unavailable):
+            await Queues(SilentLog(yard.log), spacing_events=0).shown(_moment(2))
 
     asyncio.run(check())
 

@@ -9,8 +9,10 @@ from typing import Protocol, runtime_checkable
 from runyard_contracts.ids import StreamName
 from runyard_contracts.recorded import RecordedEvent
 
-PAYLOADS_EACH = 1_000
-"""Most payloads that are asked for at once: less than a megabyte, as a rule."""
+PAYLOADS_EACH = 5_000
+"""Most payloads that are asked for at once: a few megabytes, as a rule."""
+PAYLOADS_TOGETHER = 100
+"""Of them, so many are given as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,11 @@ class StreamIndex(Protocol):
         """
         ...
 
-    async def payloads(self, positions: Sequence[int]) -> bytes:
-        """Give the stored envelopes at ascending positions, one after the other; at most ``PAYLOADS_EACH``.
+    async def payloads(self, positions: Sequence[int]) -> list[bytes]:
+        """Give stored envelopes in order: ``PAYLOADS_TOGETHER`` of them, one after the other, as one.
+
+        Args:
+            positions: where they are, ascending; at most ``PAYLOADS_EACH``.
 
         Raises:
             Unavailable: the log did not answer in time.

@@ -8,8 +8,10 @@ folded.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import chain
+from operator import itemgetter, neg
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import QueuedRun, QueueState
@@ -18,7 +20,12 @@ from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.ids import Position, StreamName
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_eventlog.stream_index import PAYLOADS_EACH, HasStreamIndex, StreamIndex
+from runyard_eventlog.stream_index import (
+    PAYLOADS_EACH,
+    PAYLOADS_TOGETHER,
+    HasStreamIndex,
+    StreamIndex,
+)
 from runyard_replay.folding.queue import (
     EVENT_TYPES,
     FINISHED_TYPE,
@@ -35,7 +42,7 @@ from runyard_replay.views import readable
 
 PRIORITIES_MAX = 300_000
 """Runs whose priority is remembered: some 30 MB."""
-_PAYLOADS_AT_ONCE = 2
+_PAYLOADS_AT_ONCE = 3
 _STREAMS_EACH = 500
 _QUEUED = RunState.RUN_STATE_QUEUED
 _FINISHED = RunState.RUN_STATE_FINISHED
@@ -61,12 +68,17 @@ class IndexedQueue:
         if index is None:
             return None
         streams = await index.open_streams(QUEUED_TYPE, PLACED_TYPES, FINISHED_TYPE, moment.position)
-        moved = await self._fold(streams.moved, moment.position)
-        resting = set(streams.begun).difference(run.queued_position for run in moved.asked())
-        places = await self._places(index, resting, None if limit is None else skipped + limit)
+        begun = sorted(streams.begun)
+        async with _tasks() as tasks:
+            folding = tasks.create_task(self._fold(streams.moved, moment.position))
+            looking = tasks.create_task(self._priorities_of(index, begun))
+        moved, priority_at = folding.result(), looking.result()
+        elsewhere = {run.queued_position for run in moved.asked()}
+        resting = [position for position in begun if position not in elsewhere]
         again = moved.waiting()
-        front = front_of([*places, *again], skipped, limit)
-        runs = await _read(index, [position for _, position in front if position in resting])
+        places = zip(map(neg, map(priority_at.__getitem__, resting)), resting, strict=True)
+        front = front_of(chain(again, places), skipped, limit)
+        runs = await _read(index, [place[1] for place in front if place not in again])
         if await self._event_log.stream_index() is None:
             # A partition was detached meanwhile.
             return None
@@ -92,37 +104,47 @@ class IndexedQueue:
                 after = page.scanned_to
         return fold
 
-    async def _places(self, index: StreamIndex, resting: Iterable[int], count: int | None) -> list[Place]:
-        """Give the places of runs; only the first so many of each priority, as no other can be in front."""
+    async def _priorities_of(self, index: StreamIndex, positions: Sequence[int]) -> Mapping[int, int]:
+        """Give the priorities of runs, and of any others that are remembered, by ascending positions."""
         known = self._priorities
-        resting = sorted(resting)
-        new = [position for position in resting if position not in known]
+        new = [position for position in positions if position not in known]
         if len(known) + len(new) > PRIORITIES_MAX:
             known = self._priorities = {}
-            new = resting
-        gate = asyncio.Semaphore(_PAYLOADS_AT_ONCE)
+            new = list(positions)
+        parts = iter([new[start : start + PAYLOADS_EACH] for start in range(0, len(new), PAYLOADS_EACH)])
 
-        async def look(positions: Sequence[int]) -> None:
-            async with gate:
-                specs = QueuedGlances.FromString(await index.payloads(positions)).data.spec
-            if len(specs) == len(positions):
-                known.update(zip(positions, [spec.priority for spec in specs], strict=True))
-                return
-            # The payload of one is not in its envelope, as it is large.
-            read = await _read(index, positions)
-            known.update((position, -negated) for negated, position in read)
+        async def look() -> None:
+            for part in parts:
+                groups = await index.payloads(part)
+                for start, payloads in zip(range(0, len(part), PAYLOADS_TOGETHER), groups, strict=True):
+                    together = part[start : start + PAYLOADS_TOGETHER]
+                    found = _glanced(payloads, len(together)) or await _looked_up(index, together)
+                    known.update(zip(together, found, strict=True))
 
+        async with _tasks() as tasks:
+            for _ in range(_PAYLOADS_AT_ONCE):
+                tasks.create_task(look())
+        return known
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks until all have ended; the first failure ends the others, and is raised as it is."""
+    try:
         async with asyncio.TaskGroup() as group:
-            for start in range(0, len(new), PAYLOADS_EACH):
-                group.create_task(look(new[start : start + PAYLOADS_EACH]))
-        left = defaultdict[int, int](lambda: len(resting) if count is None else count)
-        places: list[Place] = []
-        for position in resting:
-            priority = known[position]
-            if left[priority]:
-                left[priority] -= 1
-                places.append((-priority, position))
-        return places
+            yield group
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _glanced(payloads: bytes, count: int) -> list[int]:
+    """Look at the priorities of runs; empty when the payload of one is large, and so not in its envelope."""
+    specs = QueuedGlances.FromString(payloads).data.spec
+    return [spec.priority for spec in specs] if len(specs) == count else []
+
+
+async def _looked_up(index: StreamIndex, positions: Sequence[int]) -> list[int]:
+    return [-negated for negated, _ in sorted(await _read(index, positions), key=itemgetter(1))]
 
 
 async def _read(index: StreamIndex, positions: Sequence[int]) -> dict[Place, QueuedRun]:
