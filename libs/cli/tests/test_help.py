@@ -13,10 +13,14 @@ import pytest
 
 from runyard_cli.main import COMMANDS
 from runyard_cli.plugins import load_plugin, plugin_names
+from runyard_core.errors import RunyardError
 
-DIGITS = Path(__file__).parents[3] / "docs" / "examples" / "digits"
+ROOT = Path(__file__).parents[3]
+DIGITS = ROOT / "docs" / "examples" / "digits"
 FILES = ("train.npz", "model.npz", "book.json", "one-line.json", "proof.json", "segment.key.pub")
 FOLDERS = ("log-of-november",)
+NOT_HERE = ("does not exist", "neither a file", "no step 'count'")
+"""What is wrong with lines of pages here alone: their files and projects are elsewhere."""
 
 
 def commands(path: str, found: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -45,10 +49,21 @@ def examples_of(found: click.Command) -> list[str]:
     return [line.rpartition("runyard ")[2].strip() for line in lines]
 
 
-def parse(found: click.Command, path: str, line: str) -> None:
-    """Read the arguments of a line as its command does; refused ones raise."""
-    typed = shlex.split(re.split(" [|<>] ", line)[0])
-    with found.make_context(path, typed[len(path.split()) :]):
+def typed(line: str) -> list[str]:
+    """Give the words of a line up to what a shell does with them."""
+    words: list[str] = []
+    for word in shlex.split(re.sub(" +# .*", "", line)):
+        if word in {"|", "<", ">"}:
+            break
+        words.append(word.removesuffix(";"))
+        if word.endswith(";"):
+            break
+    return words
+
+
+def parse(path: str, words: list[str]) -> None:
+    """Read a command line as its command does; refused ones raise."""
+    with ALL[path].make_context(path, words[len(path.split()) :]):
         pass
 
 
@@ -74,6 +89,31 @@ def test_help_ends_with_examples_that_the_command_understands(path: str) -> None
     assert lines, path
     for line in lines:
         assert f"{line} ".startswith(f"{path} "), line
-        named = " ".join(line.split()[: len(path.split()) + 1])
-        own = ALL.get(named, found)
-        parse(own, named if own is not found else path, line)
+        words = typed(line)
+        below = " ".join(words[: len(path.split()) + 1])
+        parse(below if below in ALL else path, words)
+
+
+def printed_commands() -> Iterator[tuple[str, str]]:
+    """Give every command line of ours that a page shows, without its remark."""
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            found = re.match(r"\$ (?:[A-Z_]+=\S+ )*runyard (.*)$", line)
+            if found is not None and "..." not in found[1]:
+                yield page.name, found[1]
+
+
+@pytest.mark.usefixtures("project")
+def test_every_command_that_a_page_shows_is_understood() -> None:
+    lines = list(printed_commands())
+    assert len(lines) > 100
+    for page, line in lines:
+        words = typed(line)
+        paths = [" ".join(words[:count]) for count in (3, 2, 1)]
+        path = next((each for each in paths if each in ALL), "")
+        assert path, (page, line)
+        try:
+            parse(path, words)
+        except (click.ClickException, RunyardError) as error:
+            if not any(each in error.message for each in NOT_HERE):
+                raise AssertionError((page, line, error.message)) from error
