@@ -7,11 +7,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    path
-    for top in ("README.md", "docs/**/*.md", "deploy/**/*.md", "libs/*/*.md", "proto/*.md", "services/*/*.md", "tests/**/*.md")
-    for path in ROOT.glob(top)
-)  # fmt: skip
+FOLDERS = ("docs", "deploy", "libs/*", "proto", "services/*", "tests")
+PAGES = [ROOT / "README.md", *sorted(path for each in FOLDERS for path in ROOT.glob(f"{each}/**/*.md"))]
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
