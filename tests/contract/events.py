@@ -74,3 +74,8 @@ async def append_at_end(log: EventLog, stream: StreamName, text: str) -> Appende
             return await log.append(details(stream, expected, text))
         except Conflict:
             continue
+
+
+async def texts(log: EventLog, **options: object) -> list[str]:
+    page = await log.read(DOMAIN, **options)  # type: ignore[arg-type]  # passes them on as they are
+    return [event.message.status_detail for event in page.events]  # type: ignore[attr-defined]  # all are details

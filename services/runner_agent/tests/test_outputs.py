@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import grpc
 import pytest
-from google.protobuf.json_format import MessageToDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard.artifact.v1.types_pb2 import Origin
-from runyard.run.v1.types_pb2 import OutputFile
-from runyard_agent import collecting, live_outputs, output_uploads
+from runyard_agent import output_uploads
 from runyard_agent.below import open_below
-from runyard_agent.domain.redaction import Redaction
 from runyard_agent.domain.safe_paths import relative_path
-from runyard_agent.live_outputs import LiveOutputs
-from runyard_agent.outputs import OutputsIncomplete, OutputsOf
+from runyard_agent.outputs import OutputsIncomplete
 from runyard_core.errors import InvalidInput, Unavailable
 
-from .store_double import HASTE_TRIES, PART_BYTES, Yard, serving, sha256_of
+from .output_folder import collect, folder, output, yard
+from .store_double import HASTE_TRIES, PART_BYTES, Yard, sha256_of
+
+__all__ = ["folder", "yard"]
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
-    async with serving(tmp_path) as yard:
-        yield yard
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "outputs").mkdir()
-    return tmp_path / "outputs"
-
-
-async def collect(yard: Yard, folder: Path, told: list[str] | None = None) -> list[OutputFile]:
-    return await collecting.collect(outputs_of(yard, folder, told))
-
-
-def outputs_of(yard: Yard, folder: Path, told: list[str] | None = None) -> OutputsOf:
-    said = told if told is not None else []
-    origin = Origin(run_id="run-1", attempt=2, project="vision")
-    return OutputsOf(yard.client, folder, origin, folder.parent / "live.jsonl", said.append)
-
-
-def output(path: str, data: bytes) -> OutputFile:
-    return OutputFile(path=path, sha256=sha256_of(data), size_bytes=len(data))
 
 
 async def test_all_files_are_stored_with_their_origin(yard: Yard, folder: Path) -> None:
@@ -253,146 +221,3 @@ def test_a_relative_path_never_leaves_its_folder(text: str) -> None:
     joined = os.path.normpath(os.path.join("/folder", path))
     assert joined.startswith("/folder/")
     assert str(path) == text
-
-
-def said(yard: Yard) -> dict[str, object]:
-    [request] = yard.registry.described
-    assert (request.origin.run_id, request.origin.attempt, request.origin.path) == ("run-1", 2, "")
-    return {output.path: MessageToDict(output.metadata) for output in request.outputs}
-
-
-async def test_sidecars_and_lines_describe_outputs_and_are_none(yard: Yard, folder: Path) -> None:
-    (folder / "a").mkdir()
-    for name in ("a/model.pt", "plain.txt", "both.txt"):
-        (folder / name).write_bytes(name.encode())
-    (folder / "a/model.pt.metadata.json").write_text('{"valohai.tags": ["good"], "n": 1}', encoding="utf-8")
-    (folder / "both.txt.metadata.json").write_text('{"n": 2}', encoding="utf-8")
-    lines = [{"file": "both.txt", "metadata": {"n": 1, "of": "lines"}}, {"file": "gone", "metadata": {}}, 5]
-    (folder / "valohai.metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
-    yard.registry.problems.append("no such alias")
-    told: list[str] = []
-
-    found = await collect(yard, folder, told)
-
-    assert [file.path for file in found] == ["a/model.pt", "both.txt", "plain.txt"]
-    assert said(yard) == {
-        "a/model.pt": {"valohai.tags": ["good"], "n": 1.0},
-        "both.txt": {"n": 2.0, "of": "lines"},
-    }
-    assert told == [
-        "output 'valohai.metadata.jsonl', line 2: there is no output 'gone'",
-        "output 'valohai.metadata.jsonl', line 3: it is no JSON object",
-        "no such alias",
-    ]
-
-
-@pytest.mark.parametrize(
-    "content", [b"{", b"[]", b'{"x": NaN}', b"\xff", b'{"x": "\\ud800"}', b"[" * 100_000]
-)
-async def test_a_sidecar_that_cannot_be_read_is_said_and_stored(
-    yard: Yard, folder: Path, content: bytes
-) -> None:
-    (folder / "model.pt").write_bytes(b"weights")
-    (folder / "model.pt.metadata.json").write_bytes(content)
-    (folder / "alone.metadata.json").write_bytes(b"{}")
-    told: list[str] = []
-
-    found = await collect(yard, folder, told)
-
-    assert [file.path for file in found] == ["alone.metadata.json", "model.pt", "model.pt.metadata.json"]
-    assert len(told) == 1
-    assert "says nothing of 'model.pt'" in told[0]
-    assert yard.registry.described == []
-
-
-async def test_metadata_that_cannot_be_applied_is_an_incomplete_end(yard: Yard, folder: Path) -> None:
-    (folder / "model.pt").write_bytes(b"weights")
-    (folder / "model.pt.metadata.json").write_bytes(b'{"n": 1}')
-    yard.registry.status = grpc.StatusCode.PERMISSION_DENIED
-
-    with pytest.raises(OutputsIncomplete) as error:
-        await collect(yard, folder)
-
-    assert [file.path for file in error.value.stored] == ["model.pt"]
-
-
-async def test_names_of_outputs_and_what_is_said_of_them_hold_no_secret(yard: Yard, folder: Path) -> None:
-    word = "xyzzy-plugh"
-    of = replace(outputs_of(yard, folder), redaction=Redaction([word]))
-    for name in (f"{word}.pt", f"live {word}"):
-        (folder / name).write_bytes(name.encode())
-        (folder / f"{name}.metadata.json").write_text(json.dumps({"word": word}), encoding="utf-8")
-    line = {"file": f"{word}.pt", "metadata": {"n": 1}}
-    (folder / "valohai.metadata.jsonl").write_text(json.dumps(line), encoding="utf-8")
-    os.chmod(folder / f"live {word}", 0o444)
-    stored = asyncio.Event()
-    live = replace(of, tell=lambda _: stored.set())
-    async with asyncio.timeout(10):
-        await LiveOutputs(live).follow(stored)
-
-    found = await collecting.collect(of)
-
-    assert [file.path for file in found] == ["***.pt", "live ***"]
-    assert {origin.path for origin in yard.catalogue.origins()} == {"***.pt", "live ***"}
-    assert said(yard) == {"***.pt": {"word": "***", "n": 1.0}, "live ***": {"word": "***"}}
-
-
-async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_runs(
-    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.02)
-    (folder / "sub").mkdir()
-    (folder / "sub/step1.pt").write_bytes(b"one")
-    (folder / "sub/step1.pt.metadata.json").write_bytes(b'{"step": 1}')
-    (folder / "sub/step1.pt").chmod(0o444)
-    (folder / "growing.txt").write_bytes(b"still")
-    of, ended = outputs_of(yard, folder), asyncio.Event()
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(LiveOutputs(of).follow(ended))
-        async with asyncio.timeout(5):
-            await gone(folder / "sub/step1.pt")
-            (folder / "sub/step1.pt").write_bytes(b"one again")
-            (folder / "sub/step1.pt").chmod(0o400)
-            await gone(folder / "sub/step1.pt")
-        ended.set()
-    # What an agent that died between record and removal finds.
-    (folder / "sub/step1.pt").write_bytes(b"one again")
-    of.live_file.write_text(of.live_file.read_text(encoding="utf-8") + '\n{"path": "cut', encoding="utf-8")
-    found = await collecting.collect(of)
-
-    assert sorted((file.path, file.sha256) for file in found) == sorted(
-        (path, sha256_of(data))
-        for path, data in (
-            ("growing.txt", b"still"),
-            ("sub/step1.pt", b"one"),
-            ("sub/step1.pt", b"one again"),
-        )
-    )
-    assert said(yard) == {"sub/step1.pt": {"step": 1.0}}
-
-
-async def gone(path: Path) -> None:
-    while path.exists():  # noqa: ASYNC110, ASYNC240 - what is tested brings it about
-        await asyncio.sleep(0.01)
-
-
-async def test_a_live_output_that_cannot_be_stored_stays_for_the_end(
-    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
-    (folder / "model.pt").write_bytes(b"weights")
-    (folder / "model.pt").chmod(0o444)
-    yard.catalogue.failures.append(grpc.StatusCode.PERMISSION_DENIED)
-    told: list[str] = []
-    of, ended = outputs_of(yard, folder, told), asyncio.Event()
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(LiveOutputs(of).follow(ended))
-        async with asyncio.timeout(5):
-            while not told:  # noqa: ASYNC110 - what is tested brings it about
-                await asyncio.sleep(0.01)
-        ended.set()
-
-    assert "not stored yet" in told[0]
-    assert await collecting.collect(of) == [output("model.pt", b"weights")]

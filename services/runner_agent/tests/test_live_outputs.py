@@ -1,0 +1,80 @@
+"""Outputs that are stored while the program runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+
+from runyard_agent import collecting, live_outputs
+from runyard_agent.live_outputs import LiveOutputs
+
+from .output_folder import folder, output, outputs_of, said, yard
+from .store_double import Yard, sha256_of
+
+__all__ = ["folder", "yard"]
+
+pytestmark = pytest.mark.system
+
+
+async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_runs(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.02)
+    (folder / "sub").mkdir()
+    (folder / "sub/step1.pt").write_bytes(b"one")
+    (folder / "sub/step1.pt.metadata.json").write_bytes(b'{"step": 1}')
+    (folder / "sub/step1.pt").chmod(0o444)
+    (folder / "growing.txt").write_bytes(b"still")
+    of, ended = outputs_of(yard, folder), asyncio.Event()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        async with asyncio.timeout(5):
+            await gone(folder / "sub/step1.pt")
+            (folder / "sub/step1.pt").write_bytes(b"one again")
+            (folder / "sub/step1.pt").chmod(0o400)
+            await gone(folder / "sub/step1.pt")
+        ended.set()
+    # What an agent that died between record and removal finds.
+    (folder / "sub/step1.pt").write_bytes(b"one again")
+    of.live_file.write_text(of.live_file.read_text(encoding="utf-8") + '\n{"path": "cut', encoding="utf-8")
+    found = await collecting.collect(of)
+
+    assert sorted((file.path, file.sha256) for file in found) == sorted(
+        (path, sha256_of(data))
+        for path, data in (
+            ("growing.txt", b"still"),
+            ("sub/step1.pt", b"one"),
+            ("sub/step1.pt", b"one again"),
+        )
+    )
+    assert said(yard) == {"sub/step1.pt": {"step": 1.0}}
+
+
+async def gone(path: Path) -> None:
+    while path.exists():  # noqa: ASYNC110, ASYNC240 - what is tested brings it about
+        await asyncio.sleep(0.01)
+
+
+async def test_a_live_output_that_cannot_be_stored_stays_for_the_end(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
+    (folder / "model.pt").write_bytes(b"weights")
+    (folder / "model.pt").chmod(0o444)
+    yard.catalogue.failures.append(grpc.StatusCode.PERMISSION_DENIED)
+    told: list[str] = []
+    of, ended = outputs_of(yard, folder, told), asyncio.Event()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        async with asyncio.timeout(5):
+            while not told:  # noqa: ASYNC110 - what is tested brings it about
+                await asyncio.sleep(0.01)
+        ended.set()
+
+    assert "not stored yet" in told[0]
+    assert await collecting.collect(of) == [output("model.pt", b"weights")]
