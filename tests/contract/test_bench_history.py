@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -96,7 +97,7 @@ async def test_a_copied_history_is_one_that_appends_write(database: Database, tm
         assert report.event_count > EVENTS
 
 
-def _check(rows: list[StoredEvent], events: list[RecordedEvent], history: History) -> None:
+def _check(rows: list[StoredEvent], events: Sequence[RecordedEvent], history: History) -> None:
     """See that columns, envelopes and messages say the same, and that versions have no gaps."""
     assert [event.position for event in events] == list(range(1, EVENTS + WAITING + 1))
     versions: dict[str, int] = {}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import EventId, Position, uuid7
+from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt, InvalidInput, Rejected
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import FolderStore, S3Place, S3Store, open_store
@@ -135,7 +136,8 @@ async def test_a_walk_in_pages_gives_every_event_once_while_partitions_are_detac
     cut(yard, DOMAIN, 1)
     whole = facts((await yard.log.read(DOMAIN)).events)
     last = (await yard.archive().names(DOMAIN))[-1].last_position
-    log, walked, after = archived(yard), [], Position(0)
+    log, after = archived(yard), Position(0)
+    walked: list[RecordedEvent] = []
     while True:
         page = await log.read(DOMAIN, after_position=after, limit=data.draw(st.integers(1, 9)))
         if not page.events:

@@ -293,7 +293,7 @@ class Yard(RuleBasedStateMachine):
 
     def events_after(self, position: Position) -> list[RecordedEvent]:
         page = self.run(self.log.read(Lane.LANE_DOMAIN, after_position=position, limit=10_000))
-        return page.events
+        return list(page.events)
 
     @invariant()
     def no_run_is_executed_twice_at_once(self) -> None:

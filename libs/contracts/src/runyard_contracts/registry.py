@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
@@ -90,7 +89,7 @@ def _found() -> Iterator[EventType]:
             )
 
 
-BY_NAME: Mapping[str, EventType] = MappingProxyType({found.name: found for found in _found()})
+BY_NAME: Mapping[str, EventType] = {found.name: found for found in _found()}
 """Every event type by its stored name."""
 
 _BY_MESSAGE: Mapping[str, EventType] = {

@@ -79,11 +79,10 @@ class BatchFold:
 
     def go_on(self) -> dict[str, set[Key]]:
         """Fold to the end, or to an event that looks at rows that must be fetched; gives their keys."""
-        events, stopped, parked = self._events, self._stopped, self.folded.parked
+        events, stopped, parked = self._events[self._next :], self._stopped, self.folded.parked
         apply, cache = self._projection.apply, self._cache
-        with _collector_waiting(len(events) - self._next):
-            for number in range(self._next, len(events)):
-                event = events[number]
+        with _collector_waiting(len(events)):
+            for number, event in enumerate(events, self._next):
                 if stopped and (stream := event.envelope.stream) in stopped:
                     parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
                     continue
@@ -108,7 +107,7 @@ class BatchFold:
                     stopped.add(event.envelope.stream)
                 else:
                     self._keep(puts, event.position)
-        self._next = len(events)
+        self._next = len(self._events)
         return {}
 
     def supply(self, keys: Keys, fetched: Mapping[RowKey, object | None]) -> None:
@@ -120,6 +119,8 @@ class BatchFold:
         if number == self._supplied_for:
             return {}
         self._next = self._supplied_for = number
+        # Their messages are decoded here, so they are kept for the fold that goes on.
+        self._events = list(self._events)
         wanted: list[RowKey] = []
         for event in self._events[number:]:
             try:

@@ -90,7 +90,8 @@ EVERYTHING: EventFilter = EventFilter()
 class Page:
     """One page of a lane, in position order."""
 
-    events: list[RecordedEvent] = field(default_factory=list)
+    events: Sequence[RecordedEvent] = field(default_factory=list)
+    """To go through once: a large page brings its events back as somebody comes to them, each time anew."""
     scanned_to: Position = Position(0)  # noqa: RUF009 - a NewType call is a value
     """Everything that matches up to here is in this page or an earlier one."""
     whole_from: Position = field(default=Position(1), compare=False)

@@ -153,7 +153,7 @@ class PostgresEventLog:
             low, high = after_position, head if to_position is None else min(to_position, head)
             if high <= low:
                 return Page([], Position(max(low, high) if not descending else min(low + 1, high)))
-            found: list[RecordedEvent] = []
+            found: list[asyncpg.Record] = []
             whole_from = Position(1)
             window = high - low if filter == EVERYTHING or rows.is_selective(filter) else _WINDOW_FIRST
             while high > low:
@@ -164,13 +164,14 @@ class PostgresEventLog:
                     lane, first, last, filter, limit - len(found), descending=descending
                 )
                 window_rows = await connection.fetch(rows.with_first_position(lane, statement), *arguments)
-                found.extend(rows.events(window_rows))
                 whole_from = Position(window_rows[0]["first_position"])
+                if window_rows[0]["position"] is not None:
+                    found += window_rows
                 if len(found) == limit:
-                    return Page(found, found[-1].position, whole_from)
+                    return Page(rows.events(found), Position(found[-1]["position"]), whole_from)
                 low, high = (low, first) if descending else (last, high)
                 window *= 8
-        return Page(found, Position(low + 1 if descending else high), whole_from)
+        return Page(rows.events(found), Position(low + 1 if descending else high), whole_from)
 
     async def head(self) -> LogHead:
         """See ``EventLog.head``."""
@@ -187,7 +188,7 @@ class PostgresEventLog:
         """See ``EventLog.find``."""
         async with self._reading() as connection:
             found = await connection.fetch(rows.FIND, event_id)
-        return next(rows.events(found), None)
+        return next(iter(rows.events(found)), None)
 
     def _appended(self, lane: Lane.ValueType, position: Position) -> None:
         self._same_log.saw(lane, position)
@@ -209,10 +210,11 @@ async def _next_page(
 ) -> Page:
     """Read without asking for the head first: the last event found is as far as this page goes."""
     statement, arguments = rows.page(lane, after, to, EVERYTHING, limit, descending=False)
-    found = list(rows.events(await connection.fetch(statement, *arguments)))
+    found = await connection.fetch(statement, *arguments)
     if found:
         # Positions have no gaps.
-        return Page(found, found[-1].position, found[0].position)
+        first, last = found[0]["position"], found[-1]["position"]
+        return Page(rows.events(found), Position(last), Position(first))
     # What holds the head is never detached, so nothing is missing where the log ends.
     whole_from = 1 if to is None else await connection.fetchval(rows.first_position(lane))
     return Page([], after, Position(whole_from))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -272,13 +273,13 @@ class Projector:
         self._applied = page.scanned_to
         await self._announce()
 
-    def _judge(self, events: list[RecordedEvent], folded: Folded) -> None:
+    def _judge(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
         """Stop before anything is kept of a batch that shows that code or log are wrong."""
         self._limit.record_all(events, folded.parked)
         if len(self._parked_at) + len(folded.parked) > PARKED_MAX:
             raise ProjectionStopped(f"over {PARKED_MAX} events are parked")
 
-    def _count(self, events: list[RecordedEvent], folded: Folded) -> None:
+    def _count(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
         if events:
             recorded_at = events[-1].envelope.recorded_at
             now = datetime.now(UTC).timestamp()

@@ -26,6 +26,7 @@ from runyard_core.errors import RunyardError, Unavailable
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.collector import set_collector
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.projection_store import PlaceMovedError
 from runyard_eventlog.rebuild import Rebuilder, Subject
@@ -73,6 +74,7 @@ def main() -> int:
     os.nice(NICENESS)
     # What folds and what writes are two threads; the writer must not wait long for its turn.
     sys.setswitchinterval(SWITCH_SECONDS)
+    set_collector()
     return asyncio.run(_work())
 
 

@@ -8,11 +8,14 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import chain
+from typing import overload
 
 import asyncpg
 
 from runyard.event.v1.envelope_group_pb2 import EnvelopeGroup
-from runyard.event.v1.envelope_pb2 import Envelope, Lane
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter
@@ -27,6 +30,8 @@ _ADDED = {
 }
 _PARSED_TOGETHER = 100
 """Envelopes that share their memory: whoever keeps one of them keeps them all."""
+_KEPT_BYTES = 4_096
+_TIME_BYTES = 8
 _TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
 
 HEAD = """
@@ -124,30 +129,56 @@ def at_positions(lane: Lane.ValueType) -> str:
     )
 
 
-def events(found: Sequence[asyncpg.Record]) -> Iterator[RecordedEvent]:
+def events(found: Sequence[asyncpg.Record]) -> Sequence[RecordedEvent]:
     """Bring what these statements find (position, what is added as raw bytes, payload) back into events.
 
     Rows without a position are left out.
     """
     if found and found[0][0] is None:
-        return
-    given, added = b"", b""
-    for start in range(0, len(found), _PARSED_TOGETHER):
-        together = found[start : start + _PARSED_TOGETHER]
-        pieces: list[bytes] = []
-        for record in together:
-            raw, payload = record[1], record[2]
-            if raw != given:
-                # The same for all events of one call of the append function.
-                given, added = raw, _added(raw)
-            size_bytes = len(payload) + len(added)
-            header = _ITEM_HEADERS[size_bytes] if size_bytes < _SHORT_BYTES else _item_header(size_bytes)
-            # Two serialised messages, one after the other, parse as their merge.
-            pieces += (header, payload, added)
-        envelopes = EnvelopeGroup.FromString(b"".join(pieces)).envelopes
-        for record, envelope in zip(together, envelopes, strict=True):
-            envelope.position = position = record[0]
-            yield RecordedEvent(envelope, None, position)
+        return []
+    return _together(found) if len(found) <= _PARSED_TOGETHER else FoundEvents(found)
+
+
+class FoundEvents(Sequence[RecordedEvent]):
+    """Events of many rows, brought back a hundred at a time by whoever goes through them.
+
+    All at once would fall out of the processor's cache before somebody looks at them, and messages that
+    nobody keeps would stay until the last one. Whoever goes through them twice brings them back twice.
+    """
+
+    __slots__ = ("_begin", "_found", "_near")
+
+    def __init__(self, found: Sequence[asyncpg.Record]) -> None:
+        """Bring nothing back yet."""
+        self._found = found
+        self._begin = 0
+        self._near: list[RecordedEvent] = []
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[RecordedEvent]:
+        """Give them in order."""
+        found = self._found
+        begins = range(0, len(found), _PARSED_TOGETHER)
+        return chain.from_iterable(_together(found[begin : begin + _PARSED_TOGETHER]) for begin in begins)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordedEvent: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RecordedEvent]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordedEvent | Sequence[RecordedEvent]:
+        """Give one of them, or some as a sequence of their own."""
+        if isinstance(index, slice):
+            return events(self._found[index])
+        at = range(len(self._found))[index]
+        if not 0 <= at - self._begin < len(self._near):
+            self._begin = at - at % _PARSED_TOGETHER
+            self._near = _together(self._found[self._begin : self._begin + _PARSED_TOGETHER])
+        return self._near[at - self._begin]
 
 
 def added_raw(recorded_at: datetime, after_position: int) -> bytes:
@@ -181,23 +212,63 @@ def _add_filter(query: Query, wanted: EventFilter) -> None:
         query.where("actor = {}", wanted.actor)
 
 
+def _together(found: Sequence[asyncpg.Record]) -> list[RecordedEvent]:
+    given, added, added_bytes = b"", b"", 0
+    pieces: list[bytes] = []
+    for record in found:
+        raw, payload = record[1], record[2]
+        if raw != given:
+            # The same for all events of one call of the append function.
+            given, added = raw, _added(raw)
+            added_bytes = len(added)
+        # Two serialised messages, one after the other, parse as their merge.
+        pieces += (_ITEM_HEADERS[len(payload) + added_bytes], payload, added)
+    events = []
+    envelopes = EnvelopeGroup.FromString(b"".join(pieces)).envelopes
+    for record, envelope in zip(found, envelopes, strict=True):
+        envelope.position = position = record[0]
+        events.append(RecordedEvent(envelope, None, position))
+    return events
+
+
 def _added(raw: bytes) -> bytes:
-    """Write an envelope with nothing but what the log adds on read besides the position."""
+    """Write an envelope with nothing but what the log adds on read besides the position.
+
+    By hand, as every event of a log of single appends has a time of its own: the library takes twice as long.
+    """
     since_us = int.from_bytes(raw[:8], "big", signed=True) + _EPOCHS_APART_US
-    added = Envelope(after_position=int.from_bytes(raw[8:], "big"))
-    added.recorded_at.FromMicroseconds(since_us)
-    return added.SerializeToString()
+    seconds, microseconds = divmod(since_us, 1_000_000)
+    time = _seconds_field(seconds) + b"\x10" + _varint(microseconds * 1_000)
+    added = b"\x52" + len(time).to_bytes(1, "big") + time
+    if len(raw) > _TIME_BYTES:
+        added += b"\x90\x01" + _varint(int.from_bytes(raw[_TIME_BYTES:], "big"))
+    return added
 
 
-def _item_header(size_bytes: int) -> bytes:
-    """Give what stands before an envelope in a serialised ``EnvelopeGroup``: field 1, and its size."""
-    header = bytearray(b"\x0a")
-    while size_bytes > 0x7F:
-        header.append(size_bytes & 0x7F | 0x80)
-        size_bytes >>= 7
-    header.append(size_bytes)
-    return bytes(header)
+@lru_cache(maxsize=16)
+def _seconds_field(seconds: int) -> bytes:
+    return b"\x08" + _varint(seconds)
 
 
-_SHORT_BYTES = 2_048
-_ITEM_HEADERS = tuple(map(_item_header, range(_SHORT_BYTES)))
+def _varint(number: int) -> bytes:
+    """Write an int64 as protobuf does."""
+    number &= 0xFFFF_FFFF_FFFF_FFFF
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
+class _ItemHeaders(dict[int, bytes]):
+    """What stands before an envelope of a size in a serialised ``EnvelopeGroup``: field 1, and its size."""
+
+    def __missing__(self, size_bytes: int) -> bytes:
+        header = b"\x0a" + _varint(size_bytes)
+        if size_bytes < _KEPT_BYTES:
+            self[size_bytes] = header
+        return header
+
+
+_ITEM_HEADERS = _ItemHeaders()
