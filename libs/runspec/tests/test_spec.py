@@ -1,88 +1,18 @@
+"""What a step becomes when somebody asks to run it."""
+
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
-from google.protobuf.json_format import MessageToDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from runyard.run.v1.types_pb2 import CodeRef, Executor, OnLost, RunSpec
+from runyard.run.v1.types_pb2 import Executor, OnLost
 from runyard_core.errors import InvalidInput, NotFound
-from runyard_runspec import Config, RunOptions, Value, build_run_spec, find_config, parse_config, read_config
+from runyard_runspec import Config, RunOptions, build_run_spec, find_config, parse_config, read_config
 
-CODE = CodeRef(tree_sha256="a" * 64)
-TEXT = """
-- step:
-    name: train
-    image: python:3.11
-    command:
-      - '#!/bin/bash'
-      - python train.py {parameters}
-      - echo {parameter-value:title} {parameter:epochs} ${HOME} {unknown}
-    inputs:
-      - name: data
-        default: datum://0123456789abcdef
-        filename: train.npz
-        keep-directories: suffix
-      - name: extra
-        optional: true
-        download: on-demand
-    parameters:
-      - {name: epochs, type: integer, default: 5, min: 0, max: 100}
-      - {name: rate, type: float, default: 0.1}
-      - {name: title, default: a b}
-      - {name: mode, choices: [1, fast], default: fast}
-      - {name: fast, type: flag, default: true}
-      - {name: slow, type: flag, pass-true-as: --slow=yes, pass-false-as: --slow=no}
-      - {name: layers, type: integer, multiple: repeat, optional: true}
-      - {name: names, multiple: separate, default: [a, b]}
-      - {name: seed, type: integer, optional: true}
-    environment-variables:
-      - {name: MODE, default: x}
-      - {name: EMPTY}
-    time-limit: 1h 30m
-    no-output-timeout: 90
-    stop-condition: accuracy > 0.9
-    resources: {cpu: {max: 2}, memory: {max: 1000}, devices: {nvidia.com/gpu: 2}}
-    mounts: ["/mnt/sets:/sets", {source: "nas:/export", destination: /nfs, type: NFS, options: {vers: 4.2}}]
-- step:
-    name: strict
-    image: x
-    command: run {parameters}
-    inputs: [{name: data}]
-    parameters: [{name: epochs, type: integer}]
-    environment-variables: [{name: KEY, optional: false}]
-"""
+from .a_step import CODE, TEXT, build, config, refusal
 
-
-@pytest.fixture(scope="module")
-def config() -> Config:
-    return parse_config(TEXT)
-
-
-def build(
-    config: Config,
-    parameters: dict[str, Value] | None = None,
-    inputs: dict[str, list[str]] | None = None,
-    options: RunOptions | None = None,
-    step: str = "train",
-) -> RunSpec:
-    return build_run_spec(
-        config, step, parameters=parameters or {}, inputs=inputs or {}, code=CODE, options=options
-    )
-
-
-def values_of(spec: RunSpec) -> dict[str, object]:
-    return {each.name: MessageToDict(each.value) for each in spec.parameters}
-
-
-def refusal(config: Config, **asked: object) -> InvalidInput:
-    with pytest.raises(InvalidInput) as caught:
-        build(config, **asked)  # type: ignore[arg-type]
-    assert "\n" not in caught.value.message
-    return caught.value
+__all__ = ["config"]
 
 
 def test_defaults_fill_the_commands(config: Config) -> None:
@@ -92,20 +22,6 @@ def test_defaults_fill_the_commands(config: Config) -> None:
         "python train.py --epochs=5 --rate=0.1 '--title=a b' --mode=fast --fast --slow=no --names=a,b",
         "echo 'a b' --epochs=5 ${HOME} {unknown}",
     ]
-
-
-def test_every_declared_parameter_is_in_the_record(config: Config) -> None:
-    assert values_of(build(config)) == {
-        "epochs": 5.0,
-        "rate": 0.1,
-        "title": "a b",
-        "mode": "fast",
-        "fast": True,
-        "slow": False,
-        "layers": None,
-        "names": ["a", "b"],
-        "seed": None,
-    }
 
 
 def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
@@ -127,52 +43,6 @@ def test_rest_of_the_step_is_in_the_specification(config: Config) -> None:
     ]  # fmt: skip
     assert dict(spec.mounts[1].options) == {"vers": "4.2"}
     assert spec.code == CODE
-
-
-@pytest.mark.parametrize(
-    ("name", "given_value", "kept"),
-    [
-        ("title", "", ""),
-        ("epochs", "0", 0),
-        ("epochs", 0, 0),
-        ("rate", "0", 0.0),
-        ("fast", False, False),
-        ("fast", "no", False),
-        ("names", [], []),
-        ("names", [""], [""]),
-        ("title", "None", "None"),
-        ("title", "007", "007"),
-        ("mode", "1", "1"),
-        ("layers", ["1", "2"], [1, 2]),
-        ("rate", "1e-3", 0.001),
-        ("epochs", 5.0, 5),
-    ],
-)
-def test_explicit_value_is_never_lost(config: Config, name: str, given_value: Value, kept: object) -> None:
-    assert values_of(build(config, {name: given_value}))[name] == kept
-
-
-def test_explicit_values_are_in_the_command(config: Config) -> None:
-    asked: dict[str, Value] = {"title": "", "epochs": "0", "fast": False, "slow": True, "layers": ["1", "2"]}
-    line = build(config, asked).command_lines[1]
-    assert shlex.split(line) == [
-        "python",
-        "train.py",
-        "--epochs=0",
-        "--rate=0.1",
-        "--title=",
-        "--mode=fast",
-        "--slow=yes",
-        "--layers=1",
-        "--layers=2",
-        "--names=a,b",
-    ]
-
-
-def test_parameter_left_out_leaves_no_placeholder() -> None:
-    text = "- step:\n    name: s\n    image: x\n    command: run {parameter-value:a} {parameter:a}\n"
-    config = parse_config(text + "    parameters: [{name: a, optional: true}]\n")
-    assert list(build(config, step="s").command_lines) == ["run ''"]
 
 
 @pytest.mark.parametrize(
@@ -225,13 +95,6 @@ def test_messages_say_where_what_and_what_next(config: Config) -> None:
     )
 
 
-def test_a_float_is_told_from_an_integer_also_when_it_is_whole() -> None:
-    parameters = "[{name: n, type: integer, default: 1}, {name: x, type: float, default: 1}]"
-    text = f"- step: {{name: s, image: x, command: x, parameters: {parameters}}}\n"
-    spec = build(parse_config(text), step="s")
-    assert [(each.name, each.is_float) for each in spec.parameters] == [("n", False), ("x", True)]
-
-
 def test_unknown_step_names_the_closest(config: Config) -> None:
     with pytest.raises(NotFound, match="did you mean 'train'") as caught:
         build(config, step="trian")
@@ -255,28 +118,20 @@ def test_a_stop_condition_that_no_agent_reads_is_refused_before_it_is_queued() -
     assert caught.value.code == "STOP_CONDITION_INVALID"
 
 
-def test_default_that_breaks_its_own_rules_is_refused_with_its_line() -> None:
-    text = (
-        "- step:\n    name: s\n    image: x\n    command: x\n    parameters:\n"
-        "      - {name: n, type: integer, default: 9, max: 5}\n"
-    )
-    with pytest.raises(InvalidInput, match=r"^valohai.yaml:6: parameter n may not be 9"):
-        build(parse_config(text), step="s")
-
-
 def test_options_replace_what_the_step_says(config: Config) -> None:
     options = RunOptions(
         image="other:1",
         executor=Executor.EXECUTOR_PROCESS,
         gpu_count=0,
         priority=7,
+        attempts_max=3,
         variables={"MODE": "", "NEW": "1"},
         default_requirements_path="requirements.txt",
         time_limit_seconds=0,
     )
     spec = build(config, options=options)
     assert (spec.image, spec.executor, spec.priority) == ("other:1", Executor.EXECUTOR_PROCESS, 7)
-    assert (spec.resources.gpu_count, spec.time_limit_seconds) == (0, 0)
+    assert (spec.resources.gpu_count, spec.time_limit_seconds, spec.attempts_max) == (0, 0, 3)
     assert {each.name: each.value for each in spec.environment_variables} == {"MODE": "", "NEW": "1"}
     assert spec.requirements_path == "requirements.txt"
 
@@ -299,44 +154,12 @@ def test_variable_of_the_file_format_limits_cpus(config: Config, limit: str, mil
     assert build(config, options=options).resources.cpu_millicores_max == millicores
 
 
-def test_parameters_fill_input_references() -> None:
-    text = (
-        "- step:\n    name: s\n    image: x\n    command: x\n    parameters: [{name: day, default: mon}]\n"
-        "    inputs: [{name: data, default: 's3://bucket/{parameter:day}.npz'}]\n"
-    )
-    config = parse_config(text)
-    assert list(build(config, {"day": "tue"}, step="s").inputs[0].uris) == ["s3://bucket/tue.npz"]
-
-
 def test_several_references_are_kept_in_order(config: Config) -> None:
     uris = [
         *("https://example.org/a", "file:///data/b", "s3://bucket/c/**.jpg", "datum://" + "0" * 64),
         *("datum://newest-model", "dataset://images/v3", "dataset://images/newest", "model://resnet/12"),
     ]
     assert list(build(config, inputs={"data": uris}).inputs[0].uris) == uris
-
-
-@settings(max_examples=40)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30))
-def test_any_text_reaches_the_program_as_one_argument(text: str) -> None:
-    config = parse_config(
-        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n    parameters: [{name: p}]\n"
-    )
-    spec = build(config, {"p": text}, step="s")
-    assert shlex.split(spec.command_lines[0]) == ["run", f"--p={text}"]
-    assert spec.parameters[0].value.string_value == text
-
-
-@settings(max_examples=40)
-@given(st.integers(-(2**53) + 1, 2**53 - 1))
-def test_whole_numbers_are_carried_exactly(number: int) -> None:
-    config = parse_config(
-        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n"
-        "    parameters: [{name: p, type: integer}]\n"
-    )
-    spec = build(config, {"p": str(number)}, step="s")
-    assert int(spec.parameters[0].value.number_value) == number
-    assert list(spec.command_lines) == [f"run --p={number}"]
 
 
 def test_own_name_of_the_file_counts_first(tmp_path: Path) -> None:
