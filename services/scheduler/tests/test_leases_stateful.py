@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,9 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from runyard.agent.v1.agent_service_pb2 import (
     AttachRequest,
     AttachResponse,
-    AttemptReport,
-    HeldAttempt,
-    LeaseGrant,
     LeaseRenewal,
 )
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Lane
@@ -27,7 +23,6 @@ from runyard_contracts.ids import NodeId, Position, RunId, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import ManualClock
 from runyard_core.errors import Conflict
-from runyard_core.projection import RowKey, TableSpec
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_scheduler.clock_watcher import ClockWatcher
 from runyard_scheduler.conversation import Conversation
@@ -38,82 +33,18 @@ from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.node_handlers import NodeHandlers
 from runyard_scheduler.planner import Planner
 from runyard_scheduler.process.deadlines import Limits
-from runyard_scheduler.process.restoring import restore_world
 from runyard_scheduler.process.world import World
-from runyard_scheduler.projections.nodes import NodeRow
-from runyard_scheduler.projections.projects import ProjectRow
-from runyard_scheduler.projections.runs import RunRow
-from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.sessions import Session, Sessions
 from runyard_servicekit.auth import Caller, set_current_caller
 
-from .yard import a_spec, a_submit, an_inventory, exited, finished, held, started
+from .lease_machines import Attempt, Machine, Tables
+from .yard import a_spec, a_submit, an_inventory, started
 
 NODE_IDS = (NodeId("node-1"), NodeId("node-2"))
 LEASE_SECONDS = 60.0
 LIMITS = Limits(unreachable_seconds=10, requeue_margin_seconds=15)
 ROUNDS_MAX = 200
-
 Result = TypeVar("Result")
-
-
-@dataclass
-class Attempt:
-    """An attempt on a machine, as its agent and its shim have it."""
-
-    grant: LeaseGrant
-    renewed_at_seconds: float
-    reports: list[AttemptReport]
-    """Not acknowledged yet, in order."""
-    runs: bool = True
-
-    def end(self, code: CauseCode.ValueType) -> None:
-        if self.runs:
-            self.runs = False
-            report = exited(self.grant, exit_code=1)
-            report.exited.cause.code = code
-            last = finished(self.grant, exit_code=1)
-            last.finished.cause.code = code
-            self.reports += [report, last]
-
-
-@dataclass
-class Machine:
-    """A machine: its attempts outlive every stream and every scheduler."""
-
-    attempts: dict[str, Attempt]
-    session: Session | None = None
-    conversation: Conversation | None = None
-
-    def held(self) -> list[HeldAttempt]:
-        return [held(attempt.grant) for attempt in self.attempts.values()]
-
-
-class Tables:
-    """The read model in memory, filled by the projection itself."""
-
-    def __init__(self) -> None:
-        self.rows: dict[RowKey, object] = {}
-        self.position = Position(0)
-
-    def get(self, table: TableSpec[Any], *key: str | int) -> Any:
-        return self.rows.get(RowKey(table.name, key))
-
-    def apply(self, events: list[RecordedEvent]) -> None:
-        projection = SchedulerProjection()
-        for event in events:
-            for put in projection.apply(event, self):
-                self.rows[RowKey(put.table.name, put.table.key_of(put.row))] = put.row
-            self.position = event.position
-
-    def world(self) -> World:
-        rows = list(self.rows.values())
-        return restore_world(
-            [row for row in rows if isinstance(row, RunRow) and row.state != RunState.RUN_STATE_FINISHED],
-            [row for row in rows if isinstance(row, NodeRow)],
-            [row for row in rows if isinstance(row, ProjectRow)],
-            self.position,
-        )
 
 
 class Yard(RuleBasedStateMachine):
@@ -148,10 +79,15 @@ class Yard(RuleBasedStateMachine):
         self.watcher = ClockWatcher(self.sessions, self.leases, self.nodes, self.clock, LIMITS)
         self.let_time_pass(0)
 
-    @rule(gpu_count=st.integers(0, 2), requeues=st.booleans(), priority=st.integers(0, 1))
-    def submit(self, gpu_count: int, requeues: bool, priority: int) -> None:
+    @rule(
+        gpu_count=st.integers(0, 2),
+        requeues=st.booleans(),
+        attempts_max=st.integers(0, 2),
+        priority=st.integers(0, 1),
+    )
+    def submit(self, gpu_count: int, requeues: bool, attempts_max: int, priority: int) -> None:
         on_lost = OnLost.ON_LOST_REQUEUE if requeues else OnLost.ON_LOST_WAIT
-        spec = a_spec(gpu_count, on_lost=on_lost, priority=priority)
+        spec = a_spec(gpu_count, on_lost=on_lost, attempts_max=attempts_max, priority=priority)
         self.accepted.append(RunId(self.run(self.handlers.submit(a_submit(spec=spec))).run.run_id))
         self.settle()
 
