@@ -16,7 +16,7 @@ class AsItComes:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._seconds[nodeid] = 0
-        self._tell(f"begins   {nodeid.rpartition('/')[2]}")
+        self._tell(f"begins   {_name(nodeid)}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] += report.duration
@@ -25,8 +25,8 @@ class AsItComes:
             for title, said in report.sections:
                 self._tell(f"-- {title}\n{said}")
         if report.failed or report.skipped or report.when == "call":
-            name = report.nodeid.rpartition("/")[2]
-            self._tell(f"{report.outcome:<8} {name} after {self._seconds[report.nodeid]:.0f} s of the guest")
+            seconds = self._seconds[report.nodeid]
+            self._tell(f"{report.outcome:<8} {_name(report.nodeid)} after {seconds:.0f} s of the guest")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, tuple[str, str, str], tuple[str, str, str]]:
@@ -43,6 +43,11 @@ class AsItComes:
         reporter.ensure_newline()
         reporter.line(text)
         reporter.flush()
+
+
+def _name(nodeid: str) -> str:
+    file, _, test = nodeid.partition("::")
+    return f"{file.rpartition('/')[2]}::{test}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
