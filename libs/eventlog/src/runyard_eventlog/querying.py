@@ -15,15 +15,27 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog.connections import AWAY, leave_as_it_is
 
 CONNECT_SECONDS_MAX = 10.0
+IDLE_SECONDS_MAX = 300.0
 QUERY_SECONDS_MAX = 10.0
 """How long a query on a read model may take, waiting for a connection included."""
 
 
 @asynccontextmanager
 async def open_pool(
-    database_url: str, connections_max: int, *, command_seconds_max: float | None = None
+    database_url: str,
+    connections_max: int,
+    *,
+    connections_kept: int = 0,
+    command_seconds_max: float | None = None,
 ) -> AsyncIterator[asyncpg.Pool]:
     """Open a service's connections for as long as the block runs; what uses one leaves nothing behind in it.
+
+    Args:
+        database_url: for the service's role.
+        connections_max: most of them.
+        connections_kept: so many are opened at once, and then none is closed for being idle: the first
+            statements on a new one take ten times as long. With 0 they come and go.
+        command_seconds_max: how long a statement may take.
 
     Raises:
         Unavailable: the database does not answer (DATABASE_UNREACHABLE).
@@ -31,8 +43,9 @@ async def open_pool(
     try:
         pool = await asyncpg.create_pool(
             database_url,
-            min_size=1,
+            min_size=connections_kept or 1,
             max_size=connections_max,
+            max_inactive_connection_lifetime=0.0 if connections_kept else IDLE_SECONDS_MAX,
             timeout=CONNECT_SECONDS_MAX,
             command_timeout=command_seconds_max,
             reset=leave_as_it_is,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -116,6 +117,8 @@ async def open_log(database_url: str, archive: str = "") -> AsyncIterator[EventL
         InvalidInput: the archive's address is none.
         Unavailable: the database does not answer, or does not let this role in (LOG_UNREACHABLE).
     """
+    # Who asks a question has imported all modules, which stay: looking through them for garbage takes longer.
+    gc.freeze()
     async with open_pool(database_url) as pool, open_event_log(pool, archive) as event_log:
         yield event_log
 

@@ -39,6 +39,7 @@ from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, Projectio
 from runyard_servicekit.server import serving
 
 CONNECTIONS_MAX = 10
+CONNECTIONS_KEPT = 4
 SERVICES = (
     *(
         service.full_name
@@ -54,7 +55,10 @@ async def main(settings: LineageSettings) -> None:
     doorbell = Doorbell()
     async with (
         open_pool(
-            settings.database_url.get_secret_value(), CONNECTIONS_MAX, command_seconds_max=30.0
+            settings.database_url.get_secret_value(),
+            CONNECTIONS_MAX,
+            connections_kept=CONNECTIONS_KEPT,
+            command_seconds_max=30.0,
         ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         _peers(settings) as peers,
@@ -93,7 +97,7 @@ async def main(settings: LineageSettings) -> None:
             tasks.create_task(watch.run(), name="sealing")
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
-        tasks.create_task(reading.remember_queue(), name="first look at the queue")
+        tasks.create_task(reading.get_ready(CONNECTIONS_KEPT), name="first questions")
         async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()
 

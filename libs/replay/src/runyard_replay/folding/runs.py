@@ -19,14 +19,19 @@ def run_after(run: Run | None, event: RecordedEvent) -> Run:
     after = Run()
     if run is not None:
         after.CopyFrom(run)
-    message, envelope = event.message, event.envelope
-    after.state = state_after(after.state, message)
-    if not isinstance(message, ev.RunStaleReportReceived):
-        after.position = event.position
-    _apply_to_run(after, message, envelope)
-    _apply_to_attempt(after, message, envelope)
-    apply_hands_on(after, message, envelope)
+    apply_to_run(after, event)
     return after
+
+
+def apply_to_run(run: Run, event: RecordedEvent) -> None:
+    """Change a run by the next event of its stream; an empty one by the first."""
+    message, envelope = event.message, event.envelope
+    run.state = state_after(run.state, message)
+    if not isinstance(message, ev.RunStaleReportReceived):
+        run.position = event.position
+    _apply_to_run(run, message, envelope)
+    _apply_to_attempt(run, message, envelope)
+    apply_hands_on(run, message, envelope)
 
 
 def state_after(state: RunState.ValueType, message: Message) -> RunState.ValueType:

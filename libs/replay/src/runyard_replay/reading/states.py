@@ -27,7 +27,7 @@ from runyard_eventlog.port import EventFilter, EventLog
 from runyard_replay.folding import leases
 from runyard_replay.folding.files import file_after
 from runyard_replay.folding.nodes import ForeignProcesses, foreign_after, node_after
-from runyard_replay.folding.runs import run_after
+from runyard_replay.folding.runs import apply_to_run
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.pages import read_lane, read_stream
 from runyard_replay.reading.queues import Queues
@@ -158,7 +158,9 @@ async def run_as_of(event_log: EventLog, run_id: str, position: int) -> Run:
     run: Run | None = None
     async for event in read_stream(event_log, stream_name("run", run_id), to=position):
         if readable(event) is not None:
-            run = run_after(run, event)
+            if run is None:
+                run = Run()
+            apply_to_run(run, event)
     return _there(run, "run", run_id, position)
 
 
