@@ -6,8 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard_cli.failures import ExitCode, fail
+from runyard_cli.history.moments import subject_of
+from runyard_cli.history.source import Source
 from runyard_cli.names import full_run_name, looks_like_run, may_be_id
 from runyard_cli.output import is_json, note, safe
 from runyard_cli.words import count_words
@@ -45,9 +49,8 @@ _KIND_WORDS = {
 }
 _HASHED_KINDS = (VertexKind.VERTEX_KIND_ARTIFACT, VertexKind.VERTEX_KIND_CODE)
 _COUNTED_KINDS = (VertexKind.VERTEX_KIND_RUN, VertexKind.VERTEX_KIND_ARTIFACT)
-
-
 _VERSION_SCHEMES = ("dataset://", "model://")
+_FILE_SCHEME = "datum://"
 
 
 def asked_about(name: str, project: str | None) -> str:
@@ -67,10 +70,20 @@ def asked_about(name: str, project: str | None) -> str:
         return f"{name}@{project}" if project and "@" not in name else name
     if looks_like_run(name):
         return full_run_name(name, project)
-    if not may_be_id(name.removeprefix("datum://")):
+    if name.startswith(_FILE_SCHEME):
+        return name
+    if not may_be_id(name):
         advice = "Give a file on disk, a datum://, dataset:// or model:// reference, a SHA-256, or a run."
         fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
     return name
+
+
+async def without_alias(source: Source, name: str, project: str | None, at: AsOf | None) -> str:
+    """Give the SHA-256 of the file that an alias stood for at a moment; other names as they are."""
+    if not name.startswith(_FILE_SCHEME) or may_be_id(name.removeprefix(_FILE_SCHEME)):
+        return name
+    request = GetStateAsOfRequest(as_of=at, subject=subject_of((name,), project))
+    return (await source.state(request)).file.sha256
 
 
 def trace_lines(root: Vertex, edges: Sequence[Edge]) -> Iterator[str]:

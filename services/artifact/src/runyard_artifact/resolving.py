@@ -124,8 +124,14 @@ class Resolver:
     async def _datum(self, uri: str, project: str, at: Position | None) -> ResolvedFile:
         try:
             file, resolved_uri = await self._file(uri, at), ""
-        except (InvalidInput, NotFound):
+        except (InvalidInput, NotFound) as error:
             sha256 = await self._aliased(uri, project, at)
+            if not sha256 and project and isinstance(error, InvalidInput):
+                raise InvalidInput(
+                    f"{uri!r} names no file: project {project} has no such alias, and it is not "
+                    f"{DATUM_SCHEME} with a SHA-256 or its first 8 digits or more",
+                    code=error.code,
+                ) from None
             if not sha256:
                 raise
             resolved_uri = f"{DATUM_SCHEME}{sha256}"
