@@ -7,27 +7,43 @@ from hypothesis import strategies as st
 from runyard_core.errors import InvalidInput
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
+_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+_numbers = st.integers(-(2**63), 2**63 - 1)
 
-@given(
-    st.integers(0, 2**62), st.lists(st.text() | st.integers(), max_size=4), st.lists(st.text(), max_size=3)
-)
+
+@given(st.integers(0, 2**62), st.lists(_texts | _numbers, max_size=4), st.lists(_texts, max_size=3))
 def test_a_token_reads_back_for_the_same_query(
     position: int, after: list[str | int], query: list[str]
 ) -> None:
     token = PageToken(position, tuple(after))
-    assert decode_page_token(encode_page_token(token, query), query) == token
+    assert decode_page_token(encode_page_token(token, query), query, token.after) == token
+
+
+@pytest.mark.parametrize(
+    "forged", [(), ("a",), (1, 2), ("a", 1, 2), ("a", "1"), ("a", True), ("a\0", 1), ("a", 2**63), ("a", 1.5)]
+)
+def test_a_token_with_another_key_is_refused(forged: tuple[str | int, ...]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_page_token(encode_page_token(PageToken(1, forged)), (), like=("", 0))
+    assert refused.value.code == "BROKEN_PAGE_TOKEN"
+
+
+def test_a_token_of_a_position_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidInput):
+        decode_page_token(encode_page_token(PageToken(2**63, ("a",))), (), like=("",))
 
 
 def test_a_token_of_another_query_is_refused() -> None:
+    text = encode_page_token(PageToken(1, ("a",)), ["state=RUNNING"])
     with pytest.raises(InvalidInput) as refused:
-        decode_page_token(encode_page_token(PageToken(1, ("a",)), ["state=RUNNING"]), ["state=FINISHED"])
+        decode_page_token(text, ["state=FINISHED"], like=("",))
     assert refused.value.code == "BROKEN_PAGE_TOKEN"
 
 
 @given(st.text(min_size=1))
 def test_any_other_text_is_refused_and_never_crashes(text: str) -> None:
     with pytest.raises(InvalidInput):
-        decode_page_token(text)
+        decode_page_token(text, (), like=("",))
 
 
 def test_page_sizes_have_a_default_a_maximum_and_are_not_negative() -> None:

@@ -8,20 +8,25 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 from runyard_core.errors import InvalidInput
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
+_NUMBERS = range(-(2**63), 2**63)
+"""What the database can compare a number with."""
+
+After = TypeVar("After", bound=tuple[str | int, ...])
 
 
 @dataclass(frozen=True, slots=True)
-class PageToken:
+class PageToken(Generic[After]):
     """Where the next page starts."""
 
     position: int
     """The position that every page of this walk shows."""
-    after: tuple[str | int, ...]
+    after: After
     """Sort key of the last item given."""
 
 
@@ -38,14 +43,19 @@ def page_size(requested: int) -> int:
     return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
-def encode_page_token(token: PageToken, query: Sequence[str] = ()) -> str:
+def encode_page_token(token: PageToken[After], query: Sequence[str] = ()) -> str:
     """Write a token that is good for the same query only."""
     content = json.dumps([token.position, list(token.after), _digest(query)], separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def decode_page_token(text: str, query: Sequence[str] = ()) -> PageToken | None:
+def decode_page_token(text: str, query: Sequence[str], like: After) -> PageToken[After] | None:
     """Read a token back; None for an empty one, which asks for the first page.
+
+    Args:
+        text: what the caller sent.
+        query: what it must have been written for.
+        like: any sort key of this list, for its shape: a caller can write what looks like a token.
 
     Raises:
         InvalidInput: not a token of ours, or of another query (BROKEN_PAGE_TOKEN).
@@ -55,12 +65,20 @@ def decode_page_token(text: str, query: Sequence[str] = ()) -> PageToken | None:
     try:
         padded = text + "=" * (-len(text) % 4)
         position, after, digest = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        token = PageToken(position=int(position), after=tuple(after))
-    except (ValueError, TypeError, binascii.Error, UnicodeError) as error:
+        is_ours = _is_like((position, *after), (0, *like))
+    except (ValueError, TypeError, binascii.Error, UnicodeError, RecursionError) as error:
         raise _broken("it is not one that this service gave") from error
     if digest != _digest(query):
         raise _broken("it belongs to another query; keep filter and order the same over all pages")
-    return token
+    if not is_ours:
+        raise _broken("it is not one that this service gave")
+    return PageToken(position, cast("After", tuple(after)))
+
+
+def _is_like(given: Sequence[object], like: Sequence[object]) -> bool:
+    return [type(part) for part in given] == [type(part) for part in like] and all(
+        part in _NUMBERS if isinstance(part, int) else "\0" not in str(part) for part in given
+    )
 
 
 def _digest(query: Sequence[str]) -> str:

@@ -86,8 +86,8 @@ class ProjectionServicer(ProjectionServiceServicer):
         require_role("client", "service")
         size = page_size(request.page_size)
         query = (request.projection, request.stream)
-        token = decode_page_token(request.page_token, query)
-        after = ("", 0) if token is None else (str(token.after[0]), int(token.after[1]))
+        token = decode_page_token(request.page_token, query, like=("", 0))
+        after = ("", 0) if token is None else token.after
         found = await self._operations.dead_letters(
             request.projection, after=after, limit=size, stream=request.stream
         )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -34,6 +34,8 @@ OUTPUTS_MAX = 10_000
 """Most outputs of one DescribeOutputs."""
 
 _SERVICE = "artifact"
+
+Key = TypeVar("Key", str, int)
 
 
 class RegistryServicer(RegistryServiceServicer):
@@ -74,7 +76,7 @@ class RegistryServicer(RegistryServiceServicer):
         query = ("ListDatasets", check_project(request.project))
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
-        found = await self._queries.datasets(request.project, str(after), limit + 1, at)
+        found = await self._queries.datasets(request.project, after, limit + 1, at)
         following = _following(query, at, found[limit - 1].name) if len(found) > limit else ""
         return pb.ListDatasetsResponse(datasets=found[:limit], next_page_token=following, position=at)
 
@@ -89,7 +91,7 @@ class RegistryServicer(RegistryServiceServicer):
         )
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
-        before = Position(int(after)) if after else None
+        before = Position(after) if after else None
         found = await self._queries.dataset_versions(request.project, request.dataset, before, limit + 1, at)
         following = _following(query, at, found[limit - 1][1]) if len(found) > limit else ""
         return pb.ListDatasetVersionsResponse(
@@ -114,7 +116,7 @@ class RegistryServicer(RegistryServiceServicer):
         query = ("ListModels", check_project(request.project))
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
-        found = await self._queries.models(request.project, str(after), limit + 1, at)
+        found = await self._queries.models(request.project, after, limit + 1, at)
         following = _following(query, at, found[limit - 1].name) if len(found) > limit else ""
         return pb.ListModelsResponse(models=found[:limit], next_page_token=following, position=at)
 
@@ -125,7 +127,7 @@ class RegistryServicer(RegistryServiceServicer):
         query = ("ListModelVersions", check_project(request.project), check_label(request.model, "model"))
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
-        before = int(after) if after else None
+        before = after or None
         found = await self._queries.model_versions(request.project, request.model, before, limit + 1, at)
         following = _following(query, at, found[limit - 1].version) if len(found) > limit else ""
         return pb.ListModelVersionsResponse(versions=found[:limit], next_page_token=following, position=at)
@@ -144,10 +146,10 @@ class RegistryServicer(RegistryServiceServicer):
         return pb.GetModelVersionResponse(version=shown, position=at)
 
     async def _place(
-        self, text: str, query: tuple[str, ...], read: ReadOptions, start: str | int
-    ) -> tuple[Position, str | int]:
+        self, text: str, query: tuple[str, ...], read: ReadOptions, start: Key
+    ) -> tuple[Position, Key]:
         """Give the position that all pages show, and what the page comes after."""
-        token = decode_page_token(text, query)
+        token = decode_page_token(text, query, like=(start,))
         if token is None:
             return await self._moments.shown(read), start
         return Position(token.position), token.after[0]

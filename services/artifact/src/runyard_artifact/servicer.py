@@ -215,11 +215,11 @@ class ArtifactServicer(ArtifactServiceServicer):
         """List files, newest first; see the proto."""
         query = ("ListArtifacts", request.run_id)
         limit = page_size(request.page_size)
-        token = decode_page_token(request.page_token, query)
+        token = decode_page_token(request.page_token, query, like=(0,))
         if token is None:
             at, before = await self._moments.shown(request.read), None
         else:
-            at, before = Position(token.position), Position(int(token.after[0]))
+            at, before = Position(token.position), Position(token.after[0])
         found = await self._queries.page(PageOf(limit=limit + 1, run_id=request.run_id, before=before), at)
         shown = found[:limit]
         following = ""

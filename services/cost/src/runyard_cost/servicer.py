@@ -59,11 +59,11 @@ class CostServicer(CostServiceServicer):
     async def ListPrices(self, request: pb.ListPricesRequest, context: RpcContext) -> pb.ListPricesResponse:
         """List the price book, newest event first; see the proto."""
         limit = page_size(request.page_size)
-        token = decode_page_token(request.page_token, ("ListPrices",))
+        token = decode_page_token(request.page_token, ("ListPrices",), like=(0,))
         if token is None:
             position, before = (await self._moments.shown(request.read)).position, None
         else:
-            position, before = Position(token.position), Position(int(token.after[0]))
+            position, before = Position(token.position), Position(token.after[0])
         found = await self._queries.prices(position, before=before, limit=limit + 1)
         shown = found[:limit]
         following = ""
@@ -91,13 +91,13 @@ class CostServicer(CostServiceServicer):
         _check_project(request.project)
         query = ("ListRunCosts", request.project)
         limit = page_size(request.page_size)
-        token = decode_page_token(request.page_token, query)
+        token = decode_page_token(request.page_token, query, like=(0, "", 0))
         if token is None:
             moment, after = await self._moments.shown(request.read), None
         else:
             leased_at_ms, run_id, horizon_ms = token.after
-            moment = Moment(Position(token.position), int(horizon_ms))
-            after = LeasedRun(str(run_id), int(leased_at_ms))
+            moment = Moment(Position(token.position), horizon_ms)
+            after = LeasedRun(run_id, leased_at_ms)
         found = await self._queries.leased_runs(
             request.project, moment.position, after=after, limit=limit + 1
         )

@@ -66,7 +66,7 @@ class HistoryHandlers:
             str(request.filter),
             str(request.descending),
         )
-        token = decode_page_token(request.page_token, query)
+        token = decode_page_token(request.page_token, query, like=(0, 0))
         if token is None:
             head = (await self._event_log.head()).of(lane)
             low, high = request.after_position, request.to_position or head
@@ -74,7 +74,7 @@ class HistoryHandlers:
             first, last = await bounds_of(self._event_log, lane, request.filter, head)
             low, high = max(low, first), min(high, last)
         else:
-            low, high = (int(bound) for bound in token.after)
+            low, high = token.after
         page = await select_page(
             self._event_log, lane, selection, after=low, to=high, limit=size, descending=request.descending
         )

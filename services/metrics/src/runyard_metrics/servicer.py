@@ -94,7 +94,7 @@ class MetricServicer(MetricServiceServicer):
                 field_violations={"tail_line_count": "negative"},
             )
         query = (request.run_id, str(request.attempt), str(request.tail_line_count))
-        token = decode_page_token(request.page_token, query)
+        token = decode_page_token(request.page_token, query, like=(0, 0))
         if token is None:
             moment = await self._handlers.moment(request.read)
             position = moment.telemetry
@@ -104,7 +104,7 @@ class MetricServicer(MetricServiceServicer):
             )
         else:
             position = token.position
-            attempt, first = (int(part) for part in token.after)
+            attempt, first = token.after
         page = await self._handlers.lines(request.run_id, attempt, first, size, position)
         lines, next_line = _within_bytes(page)
         answer = ListLogLinesResponse(lines=lines)

@@ -24,7 +24,7 @@ from runyard_scheduler.run_filter import parse_filter
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.watch import Watched, Watches
 from runyard_servicekit.auth import require_role
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import After, PageToken, decode_page_token, encode_page_token, page_size
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -83,9 +83,9 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         wanted = parse_filter(request.filter)
         masked = _masked(list(request.read_mask.paths))
         query = [request.filter, *request.read_mask.paths]
-        token = decode_page_token(request.page_token, query)
+        token = decode_page_token(request.page_token, query, like=(0,))
         position = await self._pinned(token, request.read)
-        before = None if token is None else _place(token)
+        before = None if token is None else token.after[0]
         found = await self._queries.runs(wanted, position, before=before, limit=limit + 1)
         next_page_token = ""
         if len(found) > limit:
@@ -119,9 +119,9 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         """Page through nodes, by name."""
         require_role("client", "service")
         limit = page_size(request.page_size)
-        token = decode_page_token(request.page_token, ["nodes"])
+        token = decode_page_token(request.page_token, ["nodes"], like=("",))
         position = await self._pinned(token, request.read)
-        after = "" if token is None else str(token.after[0])
+        after = "" if token is None else token.after[0]
         nodes = await self._queries.nodes(position, after=after, limit=limit + 1)
         next_page_token = ""
         if len(nodes) > limit:
@@ -140,24 +140,13 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         position = await self._queries.latest(self._ledger.known_position)
         return await self._queries.run_id(name, position)
 
-    async def _pinned(self, token: PageToken | None, read: ReadOptions) -> Position:
+    async def _pinned(self, token: PageToken[After] | None, read: ReadOptions) -> Position:
         return await self._queries.position(read) if token is None else Position(token.position)
 
     def _explain(self, runs: Sequence[Run]) -> None:
         for run in runs:
             if run.state == RunState.RUN_STATE_QUEUED:
                 run.waiting_reason = self._planner.waiting_reason(run.run_id)
-
-
-def _place(token: PageToken) -> int:
-    after = token.after[0] if len(token.after) == 1 else None
-    if not isinstance(after, int):
-        raise InvalidInput(
-            "page_token cannot be used: it is not one that this service gave",
-            code="BROKEN_PAGE_TOKEN",
-            field_violations={"page_token": "not a place in this list"},
-        )
-    return after
 
 
 def _masked(paths: Sequence[str]) -> frozenset[str] | None:
