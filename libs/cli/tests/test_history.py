@@ -50,6 +50,8 @@ def test_why_what_changed_and_what_came_of_it(terminal: Terminal) -> None:
     different = terminal.run("diff", "--from", "4", "--to", "8", RUN)
     assert 'outcome: - -> "OUTCOME_SUCCEEDED"' in different
     assert "2 events:" in different
+    first = terminal.run("diff", "--from", "4", "--to", "8", "-n", "1", RUN)
+    assert "and more: --from 4 --to 8 --skip 1 shows them" in first
     effects = terminal.run("effects", event_id(4))
     assert [line.strip().split()[1] for line in effects.splitlines()[1:]] == ["5", "6", "7", "8"]
 

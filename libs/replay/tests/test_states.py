@@ -9,6 +9,7 @@ from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
     DiffStatesRequest,
+    DiffStatesResponse,
     ExplainRunRequest,
     GetStateAsOfRequest,
     GetStateAsOfResponse,
@@ -17,7 +18,8 @@ from runyard.history.v1.history_service_pb2 import (
     Subject,
     SubjectKind,
 )
-from runyard.run.v1.types_pb2 import RunState
+from runyard.run.v1 import events_pb2 as ev
+from runyard.run.v1.types_pb2 import RunSpec, RunState
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
 from runyard_replay.reading.causes import effects_of
@@ -26,7 +28,7 @@ from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.states import state_as_of
 
-from .yard import LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
+from .yard import ALICE, LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
 
 QUEUE, GPUS = SubjectKind.SUBJECT_KIND_QUEUE, SubjectKind.SUBJECT_KIND_GPUS
 COST, ANY = SubjectKind.SUBJECT_KIND_COST, SubjectKind.SUBJECT_KIND_UNSPECIFIED
@@ -181,6 +183,39 @@ async def test_before_a_thing_was_there_every_field_is_new() -> None:
     assert not any(change.before_json for change in answer.changes)
     everything = await diff_states(yard.log, DiffStatesRequest(begin=AsOf(position=1)), yard.clock)
     assert sum(count.event_count for count in everything.events) == 11
+
+
+async def test_what_differs_comes_in_pages_that_hold_all_of_it_once() -> None:
+    yard = Yard()
+    for number in range(1, 6):
+        queued = ev.RunQueued(run_id=f"r{number}", project="red", number=number, spec=RunSpec(step="train"))
+        await yard.write("run", f"r{number}", queued, ALICE)
+    await yard.write("run", "r1", ev.RunLeaseGranted(run_id="r1", attempt=1), ALICE)
+    for kind in (SubjectKind.SUBJECT_KIND_QUEUE, SubjectKind.SUBJECT_KIND_YARD):
+        subject = Subject(kind=kind)
+        span = DiffStatesRequest(begin=AsOf(position=2), end=AsOf(position=6), subject=subject)
+        whole = await diff_states(yard.log, span, yard.clock)
+        changed = {change.path.removeprefix("queue.").partition("]")[0] for change in whole.changes}
+        counts = {"counts[RUN_STATE_QUEUED", "counts[RUN_STATE_STARTING"}
+        assert changed == {"waiting[r1", "waiting[r3", "waiting[r4", "waiting[r5", *counts}
+        assert not whole.has_more_changes
+        pages: list[DiffStatesResponse] = []
+        skipped = 0
+        while not pages or pages[-1].has_more_changes:
+            span.changes_max, span.changes_skipped = 7, skipped
+            pages.append(await diff_states(yard.log, span, yard.clock))
+            skipped += len(pages[-1].changes)
+        assert [change for page in pages for change in page.changes] == list(whole.changes)
+        assert all(page.events == whole.events for page in pages)
+
+
+@pytest.mark.parametrize(("most", "skipped"), [(-1, 0), (10_001, 0), (1, -1)])
+async def test_a_page_of_what_differs_has_bounds(most: int, skipped: int) -> None:
+    yard = await yard_with_a_finished_run()
+    request = DiffStatesRequest(begin=AsOf(position=1), changes_max=most, changes_skipped=skipped)
+    with pytest.raises(InvalidInput) as refused:
+        await diff_states(yard.log, request, yard.clock)
+    assert refused.value.code == "BAD_PAGE_SIZE"
 
 
 async def test_effects_go_forward_and_followers_are_of_the_same_request() -> None:

@@ -67,13 +67,16 @@ def explain_lines(answer: ExplainRunResponse) -> Iterator[str]:
         yield safe(f"{'':>8}   asked by {explanation.root_actor}, command {command}")
 
 
-def diff_lines(answer: DiffStatesResponse) -> Iterator[str]:
-    """Give the fields that differ, then the events by type."""
+def diff_lines(answer: DiffStatesResponse, skipped: int = 0) -> Iterator[str]:
+    """Give the fields that differ, without those that were left out at the front; then the events by type."""
     yield f"from position {answer.from_position} to {answer.to_position}"
     if not answer.changes:
-        yield "no field differs"
+        yield "no other field differs" if skipped else "no field differs"
     for change in answer.changes:
         yield safe(f"  {change_words(change)}")
+    if answer.has_more_changes:
+        span = f"--from {answer.from_position} --to {answer.to_position}"
+        yield f"  and more: {span} --skip {skipped + len(answer.changes)} shows them"
     total = sum(count.event_count for count in answer.events)
     yield count_words(total, "event") + (":" if total else "")
     for count in answer.events:

@@ -166,20 +166,37 @@ def explain(name: str, field: str, at: AsOf | None, project: str | None, direct:
 @click.option("--from", "begin", type=MOMENT, required=True, metavar="MOMENT", help="Position or time.")
 @click.option("--to", "end", type=MOMENT, default="now", show_default=True, metavar="MOMENT")
 @click.argument("words", nargs=-1, metavar=THINGS)
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1_000,
+    show_default=True,
+    help="How many of the fields that differ.",
+)
+@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them.")
 @project_option
 @direct_option
 @output_option
-def diff(begin: AsOf, end: AsOf, words: tuple[str, ...], project: str | None, direct: bool) -> None:
+def diff(
+    begin: AsOf, end: AsOf, words: tuple[str, ...], limit: int, skip: int, project: str | None, direct: bool
+) -> None:
     """Show what differs between two moments, field by field, and the events between them by type.
 
     What may be named is as for `runyard history as-of`.
     """
-    request = pb.DiffStatesRequest(begin=begin, end=end, subject=subject_of(words, project))
+    request = pb.DiffStatesRequest(
+        begin=begin,
+        end=end,
+        subject=subject_of(words, project),
+        changes_max=limit,
+        changes_skipped=skip,
+    )
     answer = ask(lambda source: source.diff(request), direct=direct)
     if is_json():
         say_json(answer)
         return
-    for line in diff_lines(answer):
+    for line in diff_lines(answer, skipped=skip):
         say(line)
 
 

@@ -40,7 +40,7 @@ def flat(message: Message | None) -> Mapping[str, str]:
     if message is None:
         return {}
     content: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
-    return dict(_leaves("", content))
+    return dict(_leaves("", content)) if content else {}
 
 
 def changes_between(before: Mapping[str, str], after: Mapping[str, str]) -> list[FieldChange]:

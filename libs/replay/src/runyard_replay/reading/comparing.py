@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from itertools import islice
+
+from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import (
     DiffStatesRequest,
     DiffStatesResponse,
     EventCount,
+    FieldChange,
+    GetStateAsOfResponse,
+    QueuedRun,
+    QueueState,
     SubjectKind,
 )
 from runyard_contracts.ids import stream_id, stream_name
@@ -23,6 +30,9 @@ from runyard_replay.reading.pages import read_lane
 from runyard_replay.reading.states import state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 
+CHANGES_DEFAULT = 1_000
+CHANGES_MAX = 10_000
+"""Most changes of one answer: a hundred times as many would not go into a message."""
 _CATEGORIES = {
     SubjectKind.SUBJECT_KIND_RUN: "run",
     SubjectKind.SUBJECT_KIND_NODE: "node",
@@ -42,11 +52,16 @@ async def diff_states(event_log: EventLog, request: DiffStatesRequest, clock: Cl
     """Compare a thing at two moments. Where it was not there yet, every field is new.
 
     Raises:
-        InvalidInput: the first moment is behind the second (BAD_SPAN); and as ``find_thing``.
+        InvalidInput: the first moment is behind the second (BAD_SPAN); fewer changes than 0, or too many at
+            once (BAD_PAGE_SIZE); and as ``find_thing``.
         NotFound, Ambiguous: as ``find_thing``, at the second moment.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
+    if request.changes_skipped < 0 or not 0 <= request.changes_max <= CHANGES_MAX:
+        raise InvalidInput(
+            f"changes_skipped is 0 or more, changes_max at most {CHANGES_MAX}", code="BAD_PAGE_SIZE"
+        )
     begin = await moment_of(event_log, request.begin, clock)
     end = await moment_of(event_log, request.end, clock)
     if begin.position > end.position:
@@ -55,17 +70,55 @@ async def diff_states(event_log: EventLog, request: DiffStatesRequest, clock: Cl
         )
     thing = await find_thing(event_log, or_yard(request.subject), end.position)
     answer = DiffStatesResponse(from_position=begin.position, to_position=end.position)
-    before, after = await _fields(event_log, thing, begin), await _fields(event_log, thing, end)
-    answer.changes.extend(changes_between(before, after))
+    before, after = await _state(event_log, thing, begin), await _state(event_log, thing, end)
+    limit = request.changes_max or CHANGES_DEFAULT
+    page = islice(_changes(before, after), request.changes_skipped, request.changes_skipped + limit + 1)
+    answer.changes.extend(page)
+    if len(answer.changes) > limit:
+        answer.has_more_changes = True
+        del answer.changes[limit:]
     answer.events.extend(await _counted(event_log, thing, begin.position, end.position))
     return answer
 
 
-async def _fields(event_log: EventLog, thing: Thing, moment: Moment) -> Mapping[str, str]:
+async def _state(event_log: EventLog, thing: Thing, moment: Moment) -> Message | None:
     try:
-        return flat(state_of(await thing_as_of(event_log, thing, moment)))
+        return state_of(await thing_as_of(event_log, thing, moment))
     except NotFound:
+        return None
+
+
+def _changes(before: Message | None, after: Message | None) -> Iterator[FieldChange]:
+    """Give the fields that differ; of a queue run after run, as all of them at once may be a million."""
+    was, runs = _take_waiting(before), _take_waiting(after)
+    show = _show_within_yard if isinstance(after, GetStateAsOfResponse) else _show
+    for run_id, run in runs.items():
+        if (former := was.get(run_id)) != run:
+            yield from changes_between(flat(show(former)), flat(show(run)))
+    yield from changes_between(flat(before), flat(after))
+    for run_id, run in was.items():
+        if run_id not in runs:
+            yield from changes_between(flat(show(run)), {})
+
+
+def _take_waiting(state: Message | None) -> dict[str, QueuedRun]:
+    """Take the waiting runs out of a state, without what differs at every other moment."""
+    queue_state = state.queue if isinstance(state, GetStateAsOfResponse) else state
+    if not isinstance(queue_state, QueueState):
         return {}
+    runs = {run.run_id: run for run in queue_state.waiting}
+    for run in runs.values():
+        run.ClearField("waited_milliseconds")
+    del queue_state.waiting[:]
+    return runs
+
+
+def _show(run: QueuedRun | None) -> QueueState | None:
+    return QueueState(waiting=[run]) if run is not None else None
+
+
+def _show_within_yard(run: QueuedRun | None) -> GetStateAsOfResponse | None:
+    return GetStateAsOfResponse(queue=_show(run)) if run is not None else None
 
 
 async def _counted(event_log: EventLog, thing: Thing, after: int, to: int) -> list[EventCount]:

@@ -1121,6 +1121,12 @@ class DiffStatesRequest(_message.Message):
     BEGIN_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    CHANGES_MAX_FIELD_NUMBER: _builtins.int
+    CHANGES_SKIPPED_FIELD_NUMBER: _builtins.int
+    changes_max: _builtins.int
+    """Most changes to give: 1,000 when 0, at most 10,000. The events are always counted all."""
+    changes_skipped: _builtins.int
+    """So many at the front are left out. For the next page ask for the positions of the first."""
     @_builtins.property
     def begin(self) -> _read_pb2.AsOf: ...
     @_builtins.property
@@ -1133,10 +1139,12 @@ class DiffStatesRequest(_message.Message):
         begin: _read_pb2.AsOf | None = ...,
         end: _read_pb2.AsOf | None = ...,
         subject: Global___Subject | None = ...,
+        changes_max: _builtins.int = ...,
+        changes_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "changes_max", b"changes_max", "changes_skipped", b"changes_skipped", "end", b"end", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,8 +1158,11 @@ class DiffStatesResponse(_message.Message):
     TO_POSITION_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    HAS_MORE_CHANGES_FIELD_NUMBER: _builtins.int
     from_position: _builtins.int
     to_position: _builtins.int
+    has_more_changes: _builtins.bool
+    """There are changes behind these."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]: ...
     @_builtins.property
@@ -1165,10 +1176,11 @@ class DiffStatesResponse(_message.Message):
         to_position: _builtins.int = ...,
         changes: _abc.Iterable[Global___FieldChange] | None = ...,
         events: _abc.Iterable[Global___EventCount] | None = ...,
+        has_more_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "events", b"events", "from_position", b"from_position", "to_position", b"to_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "events", b"events", "from_position", b"from_position", "has_more_changes", b"has_more_changes", "to_position", b"to_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
