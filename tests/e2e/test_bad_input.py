@@ -73,6 +73,11 @@ def test_a_yard_that_is_down_is_exit_4_and_names_the_remedy(tmp_path: Path) -> N
     assert "runyard up" in Yard(tmp_path).cli("ps", expect=4).stderr
 
 
+def test_a_price_of_a_machine_that_nobody_knows_is_kept_and_said(yard: Yard) -> None:
+    done = yard.cli("price", "set", "1", "--per", "node-hour", "--node", "gpu-nobody")
+    assert "no node gpu-nobody is known yet" in done.stderr
+
+
 async def _refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, str]:  # type: ignore[type-arg]
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call

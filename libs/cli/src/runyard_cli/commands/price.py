@@ -16,13 +16,15 @@ from runyard.cost.v1.cost_service_pb2 import (
     SetPriceResponse,
 )
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
+from runyard_cli import output
 from runyard_cli.examples import examples
 from runyard_cli.history.moments import time_of
 from runyard_cli.output import is_json, output_option, say_json, say_page
 from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.session import converse
 from runyard_cli.table import say_table
-from runyard_client import Client
+from runyard_client import Client, ClientError
 from runyard_contracts.ids import uuid7
 
 _PAGE_SIZE = 1000
@@ -93,14 +95,17 @@ def set_price(
     else:
         price.effective_from.CopyFrom(effective_from)
 
-    async def ask(client: Client) -> SetPriceResponse:
-        return await client.costs.SetPrice(SetPriceRequest(request_id=uuid7(), price=price))
+    async def ask(client: Client) -> tuple[SetPriceResponse, str]:
+        answer = await client.costs.SetPrice(SetPriceRequest(request_id=uuid7(), price=price))
+        return answer, "" if is_json() else await _of_nothing_yet(client, price)
 
-    answer = converse(ask)
+    answer, remark = converse(ask)
     if is_json():
         say_json(answer)
-    else:
-        _say_prices([answer.price])
+        return
+    _say_prices([answer.price])
+    if remark:
+        output.note(output.safe(remark))
 
 
 @command.command("list", epilog=examples("price list", "price list --output json"))
@@ -114,6 +119,23 @@ def list_prices() -> None:
     answer = converse(ask)
     nothing = "no prices yet: `runyard price set USD --per gpu-hour` sets one"
     say_page(answer, answer.prices, _say_prices, nothing=nothing, next_page_token=answer.next_page_token)
+
+
+async def _of_nothing_yet(client: Client, price: Price) -> str:
+    """Say that no machine has this price yet: maybe it is ahead of its machine, maybe the name is wrong."""
+    if not (price.node_id or price.gpu_model):
+        return ""
+    try:
+        nodes = (await client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE))).nodes
+    except ClientError:
+        # The price is set; who else answers is another matter.
+        return ""
+    if price.node_id and all(node.node_id != price.node_id for node in nodes):
+        return f"no node {price.node_id} is known yet: `runyard nodes` names them"
+    models = {gpu.model for node in nodes for gpu in node.inventory.gpus}
+    if price.gpu_model and price.gpu_model not in models:
+        return f"no GPU {price.gpu_model!r} is known yet; there are {', '.join(sorted(models)) or 'none'}"
+    return ""
 
 
 def micro_usd(text: str) -> int:
