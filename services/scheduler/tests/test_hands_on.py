@@ -15,6 +15,7 @@ from runyard.run.v1.events_pb2 import RunHandsOnClosed, RunHandsOnOpened
 from runyard.run.v1.hands_on_pb2 import ExitStatus, HandsOnEndReason, Terminal
 from runyard.run.v1.hands_on_service_pb2_grpc import HandsOnServiceStub
 from runyard_eventlog.memory import MemoryEventLog
+from runyard_scheduler import hands_on
 from runyard_scheduler.hands_on_channel import CHUNK_BYTES_MAX
 
 from .hands_on_bench import (
@@ -114,6 +115,15 @@ async def test_a_refused_session_leaves_no_record(bench: Bench) -> None:
     await join.write(agent_pb.JoinRequest(refused=refused))
     assert await failure(call) == (grpc.StatusCode.FAILED_PRECONDITION, "no such command")
     assert (await bench.yard.types(bench.grant.run_id))[-1] == "started"
+
+
+async def test_sessions_that_are_opening_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands_on, "SESSIONS_MAX", 1)
+    first = await bench.exec("cat")
+    await bench.join()
+    code, _ = await failure(await bench.exec("cat"))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    first.cancel()
 
 
 async def test_only_a_running_attempt_can_be_joined(bench: Bench) -> None:

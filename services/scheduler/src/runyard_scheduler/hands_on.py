@@ -29,7 +29,7 @@ JOIN_SECONDS_MAX = 15.0
 CONNECTIONS_MAX = 128
 """Most connections of a forwarded port that are open at once."""
 SESSIONS_MAX = 500
-"""Most open sessions of all runs."""
+"""Most sessions of all runs that are open, or opening."""
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 _LAST_RECORDS_SECONDS_MAX = 5.0
 
@@ -54,6 +54,7 @@ class HandsOn:
         self._tasks = tasks
         self._idle_seconds = idle_seconds
         self._sessions: dict[str, HandsOnSession] = {}
+        self._session_count = 0
         self._awaited: dict[str, Channel] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -70,8 +71,19 @@ class HandsOn:
             ResourceExhausted: there are too many sessions (TOO_MANY_SESSIONS).
             Unavailable: the agent is not there or does not join (NODE_UNREACHABLE), or the log is away.
         """
-        if len(self._sessions) >= SESSIONS_MAX:
-            raise ResourceExhausted(f"{SESSIONS_MAX} sessions are open", code="TOO_MANY_SESSIONS")
+        if self._session_count >= SESSIONS_MAX:
+            raise ResourceExhausted(
+                f"{SESSIONS_MAX} sessions are open; close one, or try again later", code="TOO_MANY_SESSIONS"
+            )
+        self._session_count += 1
+        try:
+            async with self._opened(run_id, task) as session:
+                yield session
+        finally:
+            self._session_count -= 1
+
+    @asynccontextmanager
+    async def _opened(self, run_id: RunId, task: JoinTask) -> AsyncIterator[HandsOnSession]:
         run = (await self._ledger.run(run_id)).run
         lease = attempt_at_hand(run)
         task.run_id, task.attempt, task.epoch = run.run_id, lease.attempt, lease.epoch

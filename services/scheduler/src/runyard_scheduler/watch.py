@@ -25,6 +25,8 @@ LOOK_SECONDS = 1.0
 """An idle watcher looks this often whether it is time for a bookmark, or to end."""
 WATCHERS_MAX = 200
 """Most watchers at once: each reads the log for itself."""
+PROJECTS_MAX = 10_000
+"""Most runs of which one watcher remembers the project; of others the log is asked again."""
 FROM_NOW_ON = -1
 
 
@@ -138,6 +140,9 @@ class Watches:
     async def _project_of(self, event: RecordedEvent, known: dict[str, str]) -> str:
         stream = event.envelope.stream
         if stream not in known:
+            if len(known) >= PROJECTS_MAX:
+                # The first one in: most likely it has ended.
+                del known[next(iter(known))]
             entry = self._ledger.world.run(stream_id(stream))
             known[stream] = entry.run.project if entry is not None else await self._project_in_log(stream)
         return known[stream]
