@@ -8,7 +8,7 @@ UNIT := not system and not engines and not docker and not faults
 WORKERS ?= 2
 ENGINE_WORKERS ?= 3
 
-.PHONY: help setup demo down test test-unit test-engines bench sim faults kernel-check agent-image agent-image-check gpu-check proto proto-check lint types imports docs format lock
+.PHONY: help setup demo down test test-unit test-engines bench sim faults kernel-check wheels agent-image agent-image-check gpu-check proto proto-check lint types imports docs format lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ faults: setup ## Kill and cut tests against real processes, whole doses; SECONDS
 
 kernel-check: setup ## The agent's tests on a kernel of their own, in QEMU: cgroup 2, NFS, systemd; takes minutes
 	@tests/tools/kernel-check/run
+
+wheels: setup ## Build our wheels for other machines and persons into build/wheels
+	@rm -rf build/wheels
+	@for package in libs/core libs/contracts libs/client libs/runspec libs/cli libs/eventlog libs/replay services/runner_agent; do \
+	  (cd $$package && "$(CURDIR)/$(BIN)/python" -m hatchling build -t wheel -d "$(CURDIR)/build/wheels" >/dev/null) || exit 1; \
+	done
 
 agent-image: setup ## Build the agent's container image; BASE=image with Python >= 3.11
 	@rm -rf build/agent
