@@ -15,7 +15,7 @@ from runyard_cli.words import run_name
 from runyard_client import Client
 
 
-@click.command("diff", epilog=examples("diff 11 12", "diff digits#2 digits#5 --output json"))
+@click.command("diff", epilog=examples("diff 2 3", "diff digits#1 digits#2 --output json"))
 @click.argument("run")
 @click.argument("other")
 @project_option

@@ -17,7 +17,7 @@ from runyard_client import Client
 
 @click.command(
     "exec",
-    epilog=examples("exec latest", "exec 12 -- nvidia-smi", "exec latest -- sh -c 'ls $VH_OUTPUTS_DIR'"),
+    epilog=examples("exec latest", "exec 3 -- nvidia-smi", "exec latest -- sh -c 'ls $VH_OUTPUTS_DIR'"),
 )
 @click.argument("run")
 @click.argument("command_words", nargs=-1, metavar="[-- COMMAND...]", type=click.UNPROCESSED)

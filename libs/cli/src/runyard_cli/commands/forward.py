@@ -35,7 +35,7 @@ class PortPair(click.ParamType[tuple[int, int]]):
 
 
 @click.command(
-    "forward", epilog=examples("forward latest 6006", "forward digits#12 8888:18888", "forward latest 5678:0")
+    "forward", epilog=examples("forward latest 6006", "forward digits#2 8888:18888", "forward latest 5678:0")
 )
 @click.argument("run")
 @click.argument("ports", type=PortPair(), metavar="PORT[:LOCAL]")

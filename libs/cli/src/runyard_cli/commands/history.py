@@ -60,7 +60,7 @@ def command() -> None:
     "tail",
     epilog=examples(
         "history tail -f --type run. --node gpu-a",
-        "history tail --correlation digits#12 -n 200",
+        "history tail --correlation digits#2 -n 200",
         "history tail --from '2026-11-02 14:00' --to '2026-11-02 14:05' -n 10000",
         "history tail --actor user:alice --type price.set --output json",
     ),

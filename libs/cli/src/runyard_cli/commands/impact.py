@@ -17,7 +17,7 @@ from runyard_cli.output import is_json, note, output_option, say, say_json
 @click.command(
     "impact",
     epilog=examples(
-        "impact ./train.npz", "impact digits#1", "impact dataset://images/v3 --project digits --at '2h ago'"
+        "impact ./train.npz", "impact digits#1", "impact dataset://images/v3 --project digits --at 40"
     ),
 )
 @click.argument("name")

@@ -18,7 +18,7 @@ _PAGE_LINES = 1000
 
 
 @click.command(
-    "logs", epilog=examples("logs latest -f", "logs 12 --tail 50 --times", "logs digits#12 --attempt 1")
+    "logs", epilog=examples("logs latest -f", "logs 3 --tail 50 --times", "logs digits#2 --attempt 1")
 )
 @click.argument("run")
 @project_option

@@ -26,7 +26,7 @@ _PAGE_SIZE = 1000
 
 @click.command(
     "outputs",
-    epilog=examples("outputs latest", "outputs 12 -d ./results", "outputs digits#12 --filter '*.npz'"),
+    epilog=examples("outputs latest", "outputs 3 -d ./results", "outputs digits#2 --filter '*.npz'"),
 )
 @click.argument("run")
 @project_option

@@ -42,7 +42,7 @@ _LOG_LINES_SHOWN = 5
 _SESSIONS_SHOWN = 5
 
 
-@click.command("show", epilog=examples("show latest", "show 12 --all", "show digits#12 --output json"))
+@click.command("show", epilog=examples("show latest", "show 3 --all", "show digits#2 --output json"))
 @click.argument("run")
 @project_option
 @click.option("--all", "whole", is_flag=True, help="Cut nothing: every package, whole hashes.")

@@ -14,7 +14,7 @@ from runyard_client import Client
 from runyard_contracts.ids import uuid7
 
 
-@click.command("stop", epilog=examples("stop latest", "stop digits#12 --reason 'wrong data'"))
+@click.command("stop", epilog=examples("stop latest", "stop digits#2 --reason 'wrong data'"))
 @click.argument("run")
 @project_option
 @click.option("--reason", default="", metavar="TEXT", help="Why; kept in its record.")

@@ -15,7 +15,7 @@ from runyard_cli.output import is_json, note, output_option, say, say_json
 
 
 @click.command(
-    "trace", epilog=examples("trace ./model.npz", "trace datum://5d0266a9", "trace digits#3 --at '2h ago'")
+    "trace", epilog=examples("trace ./model.npz", "trace datum://5d0266a9", "trace digits#3 --at 40")
 )
 @click.argument("name")
 @project_option

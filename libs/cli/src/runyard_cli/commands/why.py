@@ -19,7 +19,7 @@ from runyard_cli.words import cause_words, duration_words, moment, run_name, run
 from runyard_client import Client
 
 
-@click.command("why", epilog=examples("why latest", "why digits#12"))
+@click.command("why", epilog=examples("why latest", "why digits#2"))
 @click.argument("run")
 @project_option
 @output_option

@@ -19,7 +19,7 @@ from runyard_cli.words import run_name
 @click.command(
     "timeline",
     epilog=examples(
-        "history timeline digits#12 --with-causes",
+        "history timeline digits#2 --with-causes",
         "history timeline gpu-a --from '2026-11-02 14:00' --to '2026-11-02 15:00'",
         "history timeline model://resnet/2 --domain-only",
         "history timeline ./model.npz",
@@ -74,11 +74,11 @@ def timeline(
     "as-of",
     epilog=examples(
         "history as-of '2026-11-02 14:00' queue",
-        "history as-of 4711 digits#12",
+        "history as-of 40 digits#2",
         "history as-of '20 min ago' gpus",
         "history as-of 2026-11-02T14:00+00:00 cost digits",
         "history as-of now project digits",
-        "history as-of 4711 dataset://images/newest",
+        "history as-of 40 dataset://images/newest",
     ),
 )
 @click.argument("at", type=MOMENT, metavar="TIME|POSITION")
@@ -133,7 +133,7 @@ async def _state(
 @click.command(
     "explain",
     epilog=examples(
-        "history explain digits#12 --field state", "history explain latest --field attempts[2].cause"
+        "history explain digits#2 --field state", "history explain latest --field attempts[2].cause"
     ),
 )
 @click.argument("name", metavar="RUN")
@@ -160,7 +160,7 @@ def explain(name: str, field: str, at: AsOf | None, project: str | None, direct:
     epilog=examples(
         "history diff --from '2026-11-02 14:00' --to '2026-11-02 15:00'",
         "history diff --from 40 --to 41 cost digits",
-        "history diff --from 12 digits#12",
+        "history diff --from 12 digits#2",
     ),
 )
 @click.option("--from", "begin", type=MOMENT, required=True, metavar="MOMENT", help="Position or time.")

@@ -24,7 +24,7 @@ from runyard_cli.output import is_json, output_option, say_json
     "what-if",
     epilog=examples(
         "history what-if digits --prices book.json",
-        "history what-if digits#12 --prices one-line.json --keep --at 4711",
+        "history what-if digits#2 --prices one-line.json --keep --at 40",
         "history what-if --decide",
     ),
 )
