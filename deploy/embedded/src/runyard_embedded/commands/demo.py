@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -51,9 +53,18 @@ def command() -> None:
         _typed("cost", PROJECT)
         _headline("Where the model came from.")
         _typed("trace", model)
-    _headline(
-        "The yard stays up: `runyard ps`, `runyard logs latest`, `runyard status`; `make down` stops it."
-    )
+    _headline("The yard stays up; `make down` stops it. What to type next:")
+    for line in _next_steps():
+        say(line)
+
+
+def _next_steps() -> Iterator[str]:
+    if shutil.which("runyard") is None:
+        yield "$ . .venv/bin/activate"
+    yield "$ runyard ps"
+    yield f"$ runyard logs {PROJECT}#latest"
+    yield f"$ runyard reproduce {PROJECT}#latest     # again, from its record: does the same come out?"
+    yield f"$ runyard history timeline {PROJECT}#latest --with-causes"
 
 
 def _run(step: str, *arguments: str) -> None:
