@@ -18,11 +18,23 @@ from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.stream_index import PAYLOADS_TOGETHER, OpenStreams
 
 _SECONDS_MAX = 30.0
+_MORE_STREAMS = 4
+"""How many times as many streams are looked at next."""
 
+_COUNT = "select count(*) from log.domain_event where type = $1 and position <= $2"
+# Of the newest streams only: what ended of them did so behind where the oldest of these begins.
 _BEGUN = """
+with older as (
+  select coalesce((
+    select position from log.domain_event where type = $1 and position <= $2
+    order by position desc offset $4 limit 1
+  ), 0) as position
+)
 select coalesce(string_agg(int8send(b.position), ''::bytea), ''::bytea) from log.domain_event b
-where b.type = $1 and b.position <= $2 and not exists (
-  select from log.domain_event e where e.type = $3 and e.position <= $2 and e.stream = b.stream)
+where b.type = $1 and b.position > (select position from older) and b.position <= $2 and not exists (
+  select from log.domain_event e
+  where e.type = $3 and e.position > (select position from older) and e.position <= $2
+    and e.stream = b.stream)
 """
 # Nothing of a stream comes before its begin: nothing before the first one that goes on is looked at.
 _MOVED = """
@@ -31,7 +43,6 @@ where m.type = any($1::text[]) and m.position between $2 and $3 and not exists (
   select from log.domain_event e
   where e.type = $4 and e.position between $2 and $3 and e.stream = m.stream)
 """
-_ENDED = "select count(*) from log.domain_event where type = $1 and position <= $2"
 # An array of numbers is a text here: the driver takes as long to look at a number of one as the database to
 # find its row, and on each connection asks the database what a bigint[] is, which takes ten milliseconds.
 # Many arrays with one statement, as each statement is planned anew; and short ones: what the database puts
@@ -60,7 +71,8 @@ class PostgresStreamIndex:
 
     async def open_streams(self, begin: str, moves: Sequence[str], end: str, to: int) -> OpenStreams:
         """See ``StreamIndex``."""
-        begun, ended_count = await asyncio.gather(self._begun(begin, end, to), self._ended_count(end, to))
+        begun_count, ended_count = await asyncio.gather(self._count(begin, to), self._count(end, to))
+        begun = await self._begun(begin, end, to, begun_count, begun_count - ended_count)
         moved = await self._moved(moves, end, min(begun), to) if begun else []
         return OpenStreams(begun, moved, ended_count)
 
@@ -81,9 +93,18 @@ class PostgresStreamIndex:
 
     # Who asks for one row gets no workers beside it: here they are half as much work again, for little time.
 
-    async def _begun(self, begin: str, end: str, to: int) -> Sequence[int]:
+    async def _count(self, type_name: str, to: int) -> int:
         async with self._reading() as connection:
-            found = array("q", await connection.fetchval(_BEGUN, begin, to, end))
+            count: int = await connection.fetchval(_COUNT, type_name, to)
+        return count
+
+    async def _begun(self, begin: str, end: str, to: int, begun_count: int, open_count: int) -> Sequence[int]:
+        """Look at so many of the newest streams as go on, and at more when some of these have ended."""
+        found, newest_count = array("q"), open_count
+        async with self._reading() as connection:
+            while len(found) != open_count and newest_count:
+                found = array("q", await connection.fetchval(_BEGUN, begin, to, end, newest_count))
+                newest_count = newest_count * _MORE_STREAMS if newest_count < begun_count else 0
         if sys.byteorder == "little":
             found.byteswap()
         return found
@@ -92,11 +113,6 @@ class PostgresStreamIndex:
         async with self._reading() as connection:
             streams = await connection.fetchval(_MOVED, moves, first, to, end)
         return [StreamName(stream) for stream in streams or ()]
-
-    async def _ended_count(self, end: str, to: int) -> int:
-        async with self._reading() as connection:
-            count: int = await connection.fetchval(_ENDED, end, to)
-        return count
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:

@@ -35,7 +35,7 @@ class StreamIndex(Protocol):
         Args:
             begin: type of the event that a stream begins with.
             moves: types of events that move a stream on.
-            end: type of the event that ends one; nothing comes after it that counts.
+            end: type of the event that ends one; a stream has it once, and nothing behind it counts.
             to: a position of the domain lane; later events are not looked at.
 
         Raises:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import chain
-from operator import itemgetter, neg
+from operator import itemgetter
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import QueuedRun, QueueState
@@ -76,8 +75,13 @@ class IndexedQueue:
         elsewhere = {run.queued_position for run in moved.asked()}
         resting = [position for position in begun if position not in elsewhere]
         again = moved.waiting()
-        places = zip(map(neg, map(priority_at.__getitem__, resting)), resting, strict=True)
-        front = front_of(chain(again, places), skipped, limit)
+        # Sorting keeps the order of what is equal.
+        first = sorted(resting, key=priority_at.__getitem__, reverse=True)
+        places = [
+            (-priority_at[position], position)
+            for position in first[: None if limit is None else skipped + limit]
+        ]
+        front = front_of([*again, *places], skipped, limit)
         runs = await _read(index, [place[1] for place in front if place not in again])
         if await self._event_log.stream_index() is None:
             # A partition was detached meanwhile.
