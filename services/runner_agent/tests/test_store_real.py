@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from minio.datatypes import Part
 
-from runyard_agent.fan_out import fan_out
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.transfers import Transfers, _Download
+from runyard_core.fan_out import fan_out
 from runyard_testkit.engines import Bucket
 
 from .store_double import sha256_of

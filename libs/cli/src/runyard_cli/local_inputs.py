@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,18 +66,15 @@ async def upload(
         LocalError, ClientError, Unreachable: as ``upload_file``.
     """
     from runyard_client.files import upload_file
-    from runyard_client.store import together
-
-    at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+    from runyard_core.fan_out import fan_out
 
     async def put(path: Path) -> Artifact:
-        async with at_once:
-            return (await upload_file(client, path, project=project)).artifact
+        return (await upload_file(client, path, project=project)).artifact
 
     uploaded: dict[Path, Artifact] = {}
     for local in wanted:
         paths = [path for path, _ in local.files if path not in uploaded]
-        uploaded |= dict(zip(paths, await together(map(put, paths)), strict=True))
+        uploaded |= dict(zip(paths, await fan_out(_UPLOADS_AT_ONCE, put, paths), strict=True))
         tell(local, uploaded)
     return uploaded
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from runyard.artifact.v1.artifact_service_pb2 import GetDownloadRequest
 from runyard_client.client import Client
 from runyard_client.errors import ClientError, LocalError
-from runyard_client.store import TRANSFER_COUNT_MAX, Store, together
+from runyard_client.store import TRANSFER_COUNT_MAX, Store
 from runyard_contracts.manifest import Entry, ManifestError, Mode, parse_manifest
+from runyard_core.fan_out import fan_out
 
 _MODES = {Mode.FILE: 0o644, Mode.EXECUTABLE: 0o755}
 
@@ -43,7 +44,7 @@ async def write_tree(client: Client, tree_sha256: str, directory: Path) -> tuple
     with tempfile.TemporaryDirectory(prefix="runyard-code-") as scratch:
         fetching = _Fetching(client, Path(scratch))
         files = [entry for entry in entries if entry.mode in _MODES]
-        await together(_write_file(fetching, entry, directory) for entry in files)
+        await fan_out(TRANSFER_COUNT_MAX, lambda entry: _write_file(fetching, entry, directory), files)
         # Last, so that no file is ever written through one.
         for entry in entries:
             if entry.mode is Mode.SYMLINK:
@@ -52,18 +53,16 @@ async def write_tree(client: Client, tree_sha256: str, directory: Path) -> tuple
 
 
 class _Fetching:
-    """Bytes of the store, some at once."""
+    """Bytes of the store."""
 
     def __init__(self, client: Client, scratch: Path) -> None:
         self._client = client
         self._scratch = scratch
-        self._room = asyncio.Semaphore(TRANSFER_COUNT_MAX)
 
     async def file(self, sha256: str, target: Path) -> None:
-        async with self._room:
-            found = await self._client.artifacts.GetDownload(GetDownloadRequest(sha256=sha256))
-            with Store(self._client.context.gate, transfer_count_max=1) as store:
-                await store.get(found.request, target, sha256=sha256)
+        found = await self._client.artifacts.GetDownload(GetDownloadRequest(sha256=sha256))
+        with Store(self._client.context.gate, transfer_count_max=1) as store:
+            await store.get(found.request, target, sha256=sha256)
 
     async def content(self, sha256: str) -> bytes:
         kept = self._scratch / sha256

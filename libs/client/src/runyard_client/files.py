@@ -14,11 +14,12 @@ from runyard.artifact.v1.artifact_service_pb2 import (
     GetArtifactRequest,
     GetDownloadRequest,
 )
-from runyard.artifact.v1.types_pb2 import Artifact, Origin
+from runyard.artifact.v1.types_pb2 import Artifact, Origin, UploadPart
 from runyard_client.client import Client
 from runyard_client.errors import ClientError, LocalError
-from runyard_client.store import FilePart, Progress, Store, no_progress, together
+from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
 from runyard_contracts.ids import is_sha256, uuid7
+from runyard_core.fan_out import fan_out
 
 # The service looks at every byte of a large upload before it says yes.
 _COMMIT_DEADLINE_SECONDS = 600.0
@@ -82,10 +83,12 @@ async def upload_file(
         on_bytes(file.size_bytes)
     else:
         with Store(client.context.gate) as store:
-            sent = await together(
-                store.put(part.request, FilePart(path, part.offset_bytes, part.size_bytes), on_bytes)
-                for part in begun.parts
-            )
+
+            async def put(part: UploadPart) -> str:
+                stretch = FilePart(path, part.offset_bytes, part.size_bytes)
+                return await store.put(part.request, stretch, on_bytes)
+
+            sent = await fan_out(TRANSFER_COUNT_MAX, put, begun.parts)
         etags = sent if begun.upload_id else []
     return await client.artifacts.CommitUpload(
         CommitUploadRequest(

@@ -23,9 +23,10 @@ from runyard_client import git
 from runyard_client.client import Client
 from runyard_client.errors import LocalError
 from runyard_client.listing import Listing, list_tree
-from runyard_client.store import FilePart, Progress, Store, no_progress, together
+from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
 from runyard_contracts.ids import Sha256, sha256_of, uuid7
 from runyard_contracts.manifest import Entry, ManifestError, Mode, check_path, format_manifest
+from runyard_core.fan_out import fan_out
 
 FILE_COUNT_MAX = 10_000
 FILE_BYTES_MAX = 1 << 30
@@ -131,7 +132,9 @@ async def upload_snapshot(client: Client, snapshot: Snapshot, *, on_bytes: Progr
         bodies.setdefault(entry.sha256, FilePart(snapshot.root / entry.path, 0, entry.size_bytes))
     missing = await _find_missing(client, bodies)
     with Store(client.context.gate) as store:
-        await together(store.put(blob.put, bodies[blob.sha256], on_bytes) for blob in missing)
+        await fan_out(
+            TRANSFER_COUNT_MAX, lambda blob: store.put(blob.put, bodies[blob.sha256], on_bytes), missing
+        )
     answer = await client.artifacts.RecordCodeSnapshot(
         RecordCodeSnapshotRequest(request_id=uuid7(), code=snapshot.code), timeout=60.0
     )

@@ -9,7 +9,7 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -49,16 +49,6 @@ class FilePart:
 
 def no_progress(byte_count: int) -> None:
     """Ignore progress."""
-
-
-async def together(works: Iterable[Coroutine[None, None, Result]]) -> list[Result]:
-    """Await all at once and give the results in order; the first failure ends the rest and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 class Store:

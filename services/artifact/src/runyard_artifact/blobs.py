@@ -6,22 +6,18 @@ parts, or in a store without checksums, is read back once. Bytes that are wrong 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import structlog
 
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.objects import ObjectStore, StoredObject
 from runyard_core.errors import Rejected
+from runyard_core.fan_out import fan_out
 
 CHECKS_AT_ONCE = 64
 """Blobs looked up at once for one request; the store's threads are fewer."""
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 log = structlog.get_logger("runyard.artifact.blobs")
 
@@ -63,7 +59,7 @@ class Blobs:
         async def missing(sha256: str) -> str | None:
             return sha256 if await self.find(sha256) is None else None
 
-        return [found for found in await for_each(missing, sha256s) if found is not None]
+        return [found for found in await fan_out(CHECKS_AT_ONCE, missing, list(sha256s)) if found is not None]
 
     async def verify(self, blob: Blob, *, is_known: bool = False) -> None:
         """Hold that the store has exactly this content.
@@ -105,27 +101,11 @@ class Blobs:
             Rejected: as ``verify``, for the first that is found wrong.
             Unavailable: the store does not answer (STORE_UNAVAILABLE).
         """
-        await for_each(self.verify, blobs)
+        await fan_out(CHECKS_AT_ONCE, self.verify, list(blobs))
 
     async def _remove(self, sha256: str, found: StoredObject, actual: str | None) -> None:
         log.error("wrong bytes removed", sha256=sha256, actual=actual, size_bytes=found.size_bytes)
         await self._objects.remove(object_key(sha256), found.etag)
-
-
-async def for_each(work: Callable[[ItemT], Awaitable[ResultT]], items: Iterable[ItemT]) -> list[ResultT]:
-    """Do the work for every item, a few at once; gives the results in order, raises the first error alone."""
-    turn = asyncio.Semaphore(CHECKS_AT_ONCE)
-
-    async def in_turn(item: ItemT) -> ResultT:
-        async with turn:
-            return await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(in_turn(item)) for item in items]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _missing(blob: Blob) -> Rejected:

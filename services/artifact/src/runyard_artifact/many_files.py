@@ -6,12 +6,11 @@ time for a kilobyte. Together a file costs its request and one HEAD.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
-from runyard_artifact.blobs import Blob, Blobs, for_each
+from runyard_artifact.blobs import CHECKS_AT_ONCE, Blob, Blobs
 from runyard_artifact.domain.artifact import ARTIFACT, ArtifactState, BeginUpload, CommitUpload
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import Request, artifact_stream
@@ -22,6 +21,7 @@ from runyard_contracts.ids import CommandId, Position, StreamName, deterministic
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, Rejected
+from runyard_core.fan_out import fan_out
 from runyard_core.presign import SignedRequest
 from runyard_eventlog.port import (
     READ_LIMIT_MAX,
@@ -141,10 +141,10 @@ class ManyFiles:
             return "" if state.size_bytes in (None, blob.size_bytes) else "SIZE_MISMATCH"
 
         blobs = list(dict.fromkeys(Blob(command.sha256, command.size_bytes) for command in commands))
-        found = dict(zip(blobs, await for_each(refusal, blobs), strict=True))
+        found = dict(zip(blobs, await fan_out(CHECKS_AT_ONCE, refusal, blobs), strict=True))
         return [found[Blob(command.sha256, command.size_bytes)] for command in commands]
 
-    async def _append_all(self, appends: Iterable[AppendCommand]) -> tuple[dict[StreamName, str], Position]:
+    async def _append_all(self, appends: Sequence[AppendCommand]) -> tuple[dict[StreamName, str], Position]:
         """Append side by side, so that they share the log's batches; gives conflicts."""
         conflicts: dict[StreamName, str] = {}
 
@@ -155,7 +155,7 @@ class ManyFiles:
                 conflicts[command.appends[0].stream] = conflict.code
                 return Position(0)
 
-        positions = await asyncio.gather(*map(append, appends))
+        positions = await fan_out(FILES_MAX, append, appends)
         return conflicts, max(positions, default=Position(0))
 
     async def _histories(self, sha256s: Iterable[str]) -> Histories:

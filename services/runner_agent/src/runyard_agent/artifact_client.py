@@ -34,13 +34,13 @@ from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceStub
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.artifact.v1.types_pb2 import Artifact, Origin, PresignedRequest, UploadPart
 from runyard.run.v1.types_pb2 import Input
-from runyard_agent.fan_out import fan_out
 from runyard_agent.gate import Gate, open_channel
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.transfers import Transfers
 from runyard_contracts import gate as gate_names
 from runyard_contracts.ids import deterministic_id, uuid7
 from runyard_core import errors
+from runyard_core.fan_out import fan_out
 from runyard_core.retry import Backoff, Retries
 
 _CALL_SECONDS_MAX = 20.0

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
-from runyard_agent.fan_out import fan_out
 from runyard_contracts.manifest import Entry, ManifestError, Mode, parse_manifest
 from runyard_core.errors import RunyardError, Unavailable
+from runyard_core.fan_out import fan_out
 
 _FILES_AT_ONCE = 8
 _SYMLINK_BYTES_MAX = 4096

@@ -10,9 +10,9 @@ from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
 from runyard_agent.domain.references import WITHOUT_SERVICE, placed, scheme_of
-from runyard_agent.fan_out import fan_out
 from runyard_agent.input_sources import InputSources
 from runyard_core.errors import InvalidInput, RunyardError, Unavailable
+from runyard_core.fan_out import fan_out
 
 _FILES_AT_ONCE = 4
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from runyard.artifact.v1.artifact_service_pb2 import FileOfMany
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
-from runyard_agent.fan_out import fan_out
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.outputs import FoundFile, OutputsOf, hash_output, opened_output, store_output
 from runyard_core.errors import Corrupt, RunyardError
+from runyard_core.fan_out import fan_out
 
 FILES_AT_ONCE = 4
 SMALL_BYTES_MAX = 8 << 20

@@ -15,7 +15,8 @@ async def fan_out(
 ) -> list[Result]:
     """Await ``function`` of every item, at most ``limit`` at once; gives the results in the items' order.
 
-    The first error cancels what is under way and is raised as itself.
+    The first error cancels what is under way and is raised as itself. However many items there are, there are
+    no more tasks than ``limit``.
     """
     results: dict[int, Result] = {}
     remaining = iter(enumerate(items))
@@ -29,5 +30,5 @@ async def fan_out(
             for _ in range(min(limit, len(items))):
                 group.create_task(work())
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
+        raise errors.exceptions[0] from None
     return [results[index] for index in range(len(items))]
