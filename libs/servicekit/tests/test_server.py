@@ -160,6 +160,24 @@ async def test_a_token_that_is_void_opens_nothing_and_ends_what_it_opened(
         await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
 
 
+async def test_a_tokens_file_that_says_nonsense_for_a_while_saves_no_void_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "LOOK_SECONDS", 0.01)
+    async with _served(tmp_path) as channel:
+        stub = rpc.HistoryServiceStub(channel)
+        watching = stub.WatchEvents(pb.WatchEventsRequest(after_position=1), metadata=_metadata())
+        assert await watching.read() == pb.WatchEventsResponse(bookmark_position=1)
+        (tmp_path / "tokens.json").write_text('{"tokens": 5}')
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
+        assert failed.value.code() == grpc.StatusCode.INTERNAL
+        await asyncio.sleep(0.05)  # some looks at it
+        _write_tokens(tmp_path, revoked_at="2026-11-22T10:00:00+00:00")
+        async with asyncio.timeout(10):
+            assert await _reason(watching.read()) == "TOKEN_REVOKED"
+
+
 async def _reason(call: Awaitable[object]) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call

@@ -7,10 +7,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import structlog
+
 from runyard_core.errors import Unauthenticated, Unavailable
+from runyard_core.retry import Backoff, Retries
 from runyard_servicekit.auth import Callers
 
 LOOK_SECONDS = 1.0
+
+log = structlog.get_logger("runyard.streams")
 
 Result = TypeVar("Result")
 
@@ -75,14 +80,23 @@ class OpenStreams:
 
     async def end_void_ones(self) -> None:
         """Look whether tokens are still good, for ever."""
+        retries = Retries("looking whether tokens are still good", Backoff(LOOK_SECONDS, LOOK_SECONDS), log)
         while True:
             await asyncio.sleep(LOOK_SECONDS)  # a file and a clock announce nothing
-            for stream in tuple(self._open):
-                try:
-                    self._callers.caller(stream.token)
-                except Unauthenticated as void:
-                    stream.end(void)
-                    self._open.discard(stream)
-                except (Unavailable, OSError, ValueError, KeyError):
-                    # A tokens file that cannot be read is told to whoever calls next.
-                    continue
+            try:
+                self._end_void_ones()
+            except Exception as error:  # noqa: BLE001 - the top of a loop: a file of nonsense must not end it
+                await retries.pause(error)
+            else:
+                retries.succeeded()
+
+    def _end_void_ones(self) -> None:
+        for stream in tuple(self._open):
+            try:
+                self._callers.caller(stream.token)
+            except Unauthenticated as void:
+                stream.end(void)
+                self._open.discard(stream)
+            except Unavailable:
+                # Of this one it cannot be said yet.
+                continue
