@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -108,7 +109,7 @@ def test_any_order_and_repetition_of_delivery_gives_the_same_log_and_rows(
     asyncio.run(scenario())
 
 
-async def _check_rows(events: list[RecordedEvent]) -> None:
+async def _check_rows(events: Sequence[RecordedEvent]) -> None:
     folded = fold(TelemetryProjection(), events)
     lines: dict[int, str] = {}
     for row in folded.rows(LOG_CHUNK):
