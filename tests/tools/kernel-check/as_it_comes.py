@@ -28,6 +28,10 @@ class AsItComes:
             seconds = self._seconds[report.nodeid]
             self._tell(f"{report.outcome:<8} {_name(report.nodeid)} after {seconds:.0f} s of the guest")
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._tell(f"failed   {_name(report.nodeid)}, to be read\n{report.longreprtext}")
+
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, tuple[str, str, str], tuple[str, str, str]]:
         category, _, word = yield
