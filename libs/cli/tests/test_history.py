@@ -99,6 +99,7 @@ def test_an_export_of_an_import_is_the_same_files(terminal: Terminal, tmp_path: 
         (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "holds 7 events, the manifest says 8"),
         (lambda text: "\n".join([*text.splitlines()[1:], ""]), "line 1 has the event of position 2"),
         (lambda text: text[:-40], "line 8 is not an event"),
+        (lambda text: text.replace("position", "xosition", 1), 'named "xosition" at "Envelope". [MANIFEST'),
     ],
 )
 def test_an_export_that_is_not_what_its_manifest_says_is_refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from runyard.metric.v1.metric_service_pb2 import MetricLatest
+from runyard.metric.v1.metric_service_pb2 import MetricLatest, Statistic
 from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import CauseCode, Environment, Executor, Hardware
 from runyard_cli.words import count_words, money_words, number_words, size_words, state_word, value_words
@@ -90,8 +90,7 @@ def _facts(of: Compared) -> dict[str, Sequence[tuple[str, str]]]:
         LOGS: iter([("lines", f"{record.logs.line_count:,}")]),
         RESULTS: ((metric.name, _exact(metric)) for metric in record.results),
         STATISTICS: (
-            (" ".join(filter(None, (each.name, each.gpu_uuid))), f"mean {number_words(each.mean)}")
-            for each in record.statistics
+            (" ".join(filter(None, (each.name, each.gpu_uuid))), _mean(each)) for each in record.statistics
         ),
     }
     return {box: list(facts) for box, facts in boxes.items()}
@@ -154,6 +153,11 @@ def _outputs(record: Record) -> Facts:
     sizes = {artifact.sha256: artifact.size_bytes for artifact in record.outputs}
     for path, sha256 in output_paths(record).items():
         yield path, f"{size_words(sizes[sha256])}, {_digest(sha256)}"
+
+
+def _mean(statistic: Statistic) -> str:
+    is_bytes = "_bytes" in statistic.name
+    return f"mean {size_words(round(statistic.mean)) if is_bytes else number_words(statistic.mean)}"
 
 
 def _exact(metric: MetricLatest) -> str:

@@ -172,7 +172,9 @@ def _envelope_of(line: bytes, lane: Lane.ValueType, position: int, entry: FileEn
     try:
         envelope = ParseDict(json.loads(line)["envelope"], Envelope())
     except (ValueError, KeyError, TypeError, ParseError) as error:
-        raise _mismatch(entry, f"line {position} is not an event: {error}") from None
+        # Further lines list all that it might have been.
+        what = str(error).splitlines()[:1]
+        raise _mismatch(entry, f"line {position} is not an event: {''.join(what)}") from None
     if (envelope.lane, envelope.position) != (lane, position):
         raise _mismatch(entry, f"line {position} has the event of position {envelope.position}")
     return envelope
