@@ -11,7 +11,6 @@ time, by a process that gives way to others, others append.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import random
@@ -37,6 +36,7 @@ from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.ids import stream_name
 from runyard_core.clock import SystemClock
 from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.collector import set_collector
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.querying import open_pool
@@ -181,7 +181,7 @@ async def _later_questions(database: Database, history: History) -> list[Result]
     raw = await asyncpg.connect(database.url("lineage"))
     finished = (AS_OF_EVENTS - WAITING_RUNS) // EVENTS_A_RUN
     runs, raws, queues = [], [], []
-    gc.freeze()
+    set_collector()
     async with (
         open_pool(database.url("lineage"), CONNECTIONS_MAX, connections_kept=CONNECTIONS_KEPT) as pool,
         open_event_log(pool) as log,

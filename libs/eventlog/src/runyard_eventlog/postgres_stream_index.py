@@ -66,7 +66,7 @@ class PostgresStreamIndex:
     """``StreamIndex`` over the partitions that are in the database."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
-        """Use connections of a role that reads the log; two at a time."""
+        """Use connections of a role that reads the log; one for each call, two for open streams."""
         self._pool = pool
 
     async def open_streams(self, begin: str, moves: Sequence[str], end: str, to: int) -> OpenStreams:

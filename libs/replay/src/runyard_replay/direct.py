@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import asyncpg
 
 from runyard_core.errors import Rejected, Unavailable
 from runyard_eventlog.archived_log import open_event_log
+from runyard_eventlog.collector import set_collector
 from runyard_eventlog.connections import AWAY, leave_as_it_is
 from runyard_eventlog.personal.edge import PersonalEdge, edge_of_service
 from runyard_eventlog.port import EventLog
@@ -117,8 +117,8 @@ async def open_log(database_url: str, archive: str = "") -> AsyncIterator[EventL
         InvalidInput: the archive's address is none.
         Unavailable: the database does not answer, or does not let this role in (LOG_UNREACHABLE).
     """
-    # Who asks a question has imported all modules, which stay: looking through them for garbage takes longer.
-    gc.freeze()
+    # Looking through all modules for garbage takes longer than most questions.
+    set_collector()
     async with open_pool(database_url) as pool, open_event_log(pool, archive) as event_log:
         yield event_log
 

@@ -8,8 +8,7 @@ folded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -18,6 +17,7 @@ from runyard.history.v1.queue_glance_pb2 import QueuedGlances
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.ids import Position, StreamName
+from runyard_core.fan_out import fan_out
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_eventlog.stream_index import (
     PAYLOADS_EACH,
@@ -68,10 +68,9 @@ class IndexedQueue:
             return None
         streams = await index.open_streams(QUEUED_TYPE, PLACED_TYPES, FINISHED_TYPE, moment.position)
         begun = sorted(streams.begun)
-        async with _tasks() as tasks:
-            folding = tasks.create_task(self._fold(streams.moved, moment.position))
-            looking = tasks.create_task(self._priorities_of(index, begun))
-        moved, priority_at = folding.result(), looking.result()
+        moved, priority_at = await asyncio.gather(
+            self._fold(streams.moved, moment.position), self._priorities_of(index, begun)
+        )
         elsewhere = {run.queued_position for run in moved.asked()}
         resting = [position for position in begun if position not in elsewhere]
         again = moved.waiting()
@@ -115,30 +114,17 @@ class IndexedQueue:
         if len(known) + len(new) > PRIORITIES_MAX:
             known = self._priorities = {}
             new = list(positions)
-        parts = iter([new[start : start + PAYLOADS_EACH] for start in range(0, len(new), PAYLOADS_EACH)])
 
-        async def look() -> None:
-            for part in parts:
-                groups = await index.payloads(part)
-                for start, payloads in zip(range(0, len(part), PAYLOADS_TOGETHER), groups, strict=True):
-                    together = part[start : start + PAYLOADS_TOGETHER]
-                    found = _glanced(payloads, len(together)) or await _looked_up(index, together)
-                    known.update(zip(together, found, strict=True))
+        async def look(part: Sequence[int]) -> None:
+            groups = await index.payloads(part)
+            for start, payloads in zip(range(0, len(part), PAYLOADS_TOGETHER), groups, strict=True):
+                together = part[start : start + PAYLOADS_TOGETHER]
+                found = _glanced(payloads, len(together)) or await _looked_up(index, together)
+                known.update(zip(together, found, strict=True))
 
-        async with _tasks() as tasks:
-            for _ in range(_PAYLOADS_AT_ONCE):
-                tasks.create_task(look())
+        parts = [new[start : start + PAYLOADS_EACH] for start in range(0, len(new), PAYLOADS_EACH)]
+        await fan_out(_PAYLOADS_AT_ONCE, look, parts)
         return known
-
-
-@asynccontextmanager
-async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """Run tasks until all have ended; the first failure ends the others, and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
 
 
 def _glanced(payloads: bytes, count: int) -> list[int]:
