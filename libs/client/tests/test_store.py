@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -153,6 +155,21 @@ async def test_store_that_does_not_answer_is_unreachable(monkeypatch: pytest.Mon
     with Store() as store, pytest.raises(Unreachable) as caught:
         await store.put(request, b"abc")
     assert caught.value.reason == "STORE_UNREACHABLE"
+
+
+async def test_full_disk_is_not_the_stores_fault(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_from: Path, _to: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    bucket.objects["/blob"] = b"abc"
+    request = bucket.request("GET", "/blob")
+    with Store() as store, pytest.raises(LocalError, match="No space left") as caught:
+        await store.get(request, tmp_path / "x", sha256=hashlib.sha256(b"abc").hexdigest())
+    assert caught.value.reason == "FILE_UNWRITABLE"
+    assert names_in(tmp_path) == []
 
 
 async def test_file_that_cannot_be_read_is_not_tried_again(bucket: Bucket, tmp_path: Path) -> None:

@@ -101,9 +101,13 @@ def save_context(context: Context, home: Path | None = None) -> Path:
         content["authority"] = context.authority_pem
     # mkstemp makes the file 0600 from the start: the token is never readable by others.
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".context-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
     path = directory / "context.json"
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+        Path(temporary).replace(path)
+    finally:
+        # Nothing of a token stays behind when the disk is full.
+        Path(temporary).unlink(missing_ok=True)
     return path

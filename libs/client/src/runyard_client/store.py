@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import http.client
 import itertools
@@ -29,6 +30,7 @@ TRANSFER_COUNT_MAX = 8
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60.0
 _BACKOFF = Backoff(first_seconds=0.4, seconds_max=2.0, tries_max=4)
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _CHECKSUM_ERRORS = ("BadDigest", "ChecksumMismatch", "SHA256Mismatch", "InvalidDigest")
 
 Progress = Callable[[int], None]
@@ -96,6 +98,7 @@ class Store:
 
         Raises:
             Unreachable: the store does not answer, after retries.
+            LocalError: ``FILE_UNWRITABLE``, the disk is full or read-only.
             ClientError: the store refused, or sent other bytes (``CHECKSUM_MISMATCH``).
         """
         return await self._run(partial(_get, request, self._gate, target, sha256, on_bytes))
@@ -115,6 +118,8 @@ def _retried(work: Callable[[], Result]) -> Result:
         except (OSError, http.client.HTTPException, _ServerError) as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise LocalError("FILE_UNWRITABLE", f"what is fetched cannot be kept: {error}") from None
             pause_seconds = _BACKOFF.pause_seconds(failure_count, random.random())  # noqa: S311 - not a secret
             if pause_seconds is None:
                 raise Unreachable(
