@@ -22,7 +22,7 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class ExecSession:
-    """Joins this process's streams with those of a command elsewhere."""
+    """Passes between this process's streams and those of a command elsewhere."""
 
     def __init__(self, client: Client, terminal: Terminal | None) -> None:
         """Prepare; with a terminal the command gets one of its size."""
@@ -30,6 +30,7 @@ class ExecSession:
         self._call = client.hands_on.Exec()
         # One write at a time: keys and sizes come from different places.
         self._writing = asyncio.Lock()
+        self._resizing: asyncio.Task[None] | None = None
 
     async def run(self, name: str, command: Sequence[str]) -> int:
         """Run a command of the run with this name to its end; gives its exit status.
@@ -73,7 +74,8 @@ class ExecSession:
 
     def _resized(self) -> None:
         request = ExecRequest(window_size=self._size())
-        asyncio.get_running_loop().create_task(self._write(request))
+        # Kept: the loop itself would let go of a task that waits.
+        self._resizing = asyncio.get_running_loop().create_task(self._write(request))
 
     def _read_input(self, loop: asyncio.AbstractEventLoop) -> None:
         """Pass input on, no faster than it is taken."""
