@@ -22,8 +22,7 @@ from runyard_servicekit.open_streams import OpenStreams
 from runyard_servicekit.tracing import server_span
 
 if TYPE_CHECKING:
-    # gRPC's generic handlers are untyped by nature: requests and responses of every service pass here.
-    # They are generic in the stubs only, not when running.
+    # Untyped by nature: requests and responses of every service pass here. Generic in the stubs only.
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
     Around = Callable[[Context], AbstractAsyncContextManager[None]]

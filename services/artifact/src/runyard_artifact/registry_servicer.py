@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -26,9 +26,7 @@ from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
-if TYPE_CHECKING:
-    # Generic in the stubs only.
-    RpcContext = grpc.aio.ServicerContext[Any, Any]
+RpcContext = grpc.aio.ServicerContext[Any, Any]
 
 OUTPUTS_MAX = 10_000
 """Most outputs of one DescribeOutputs."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -31,9 +31,7 @@ from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
-if TYPE_CHECKING:
-    # Generic in the stubs only.
-    RpcContext = grpc.aio.ServicerContext[Any, Any]
+RpcContext = grpc.aio.ServicerContext[Any, Any]
 
 BLOBS_MAX = 1_000
 """Most blobs of one FindMissingBlobs."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
@@ -24,9 +24,7 @@ from runyard_servicekit.auth import require_role
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
-if TYPE_CHECKING:
-    # Generic in the stubs only.
-    RpcContext = grpc.aio.ServicerContext[Any, Any]
+RpcContext = grpc.aio.ServicerContext[Any, Any]
 
 RUN_ID_LENGTH_MAX = 200
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
@@ -88,21 +87,17 @@ def evolve_label(state: LabelState, event: Message) -> LabelState:
 
 def decide_alias(state: str, command: MoveAlias) -> list[Message]:
     """Give the event of a moved alias; none when it stands there already. The state is where it stands."""
-    match command:
-        case MoveAlias() if command.sha256 == state:
-            return []
-        case MoveAlias():
-            return [
-                ArtifactAliasMoved(
-                    project=command.project,
-                    alias=command.alias,
-                    sha256=command.sha256,
-                    previous_sha256=state,
-                    origin=command.origin,
-                )
-            ]
-        case _:
-            assert_never(command)
+    if command.sha256 == state:
+        return []
+    return [
+        ArtifactAliasMoved(
+            project=command.project,
+            alias=command.alias,
+            sha256=command.sha256,
+            previous_sha256=state,
+            origin=command.origin,
+        )
+    ]
 
 
 def evolve_alias(state: str, event: Message) -> str:
