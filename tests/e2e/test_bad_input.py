@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(120), pytest.mark.xdist_g
         (("stop", "ffffffff"), 3, "ffffffff"),
         (("get", "datum://" + "1" * 64), 3, "1111"),
         (("trace", "no-such-file.bin"), 2, "no-such-file.bin"),
-        (("trace", "."), 2, ". is a folder"),
         (("trace", "count_steps.py"), 3, "a file of which one byte was changed is another file"),
         (("cost", "no-such-project"), 3, "[PROJECT_NOT_FOUND]"),
         (("nonsense",), 2, "nonsense"),

@@ -33,7 +33,7 @@ async def test_a_dataset_that_a_run_made_is_the_input_of_the_next(yard: Yard, cl
     assert (file.uri, file.sha256, file.path) == ("dataset://cats/v1", sha256, "cat.jpg")
     assert file.properties["cute"] is True
 
-    for reference in ("datum://cat", "dataset://cats/v1", "model://net/1"):
+    for reference in ("datum://cat", "model://net/1"):
         assert yard.cli("get", reference, "-o", "-").stdout == "cat"
     assert f"file cat.jpg {sha256[:12]}" in yard.cli("trace", "datum://cat").stdout
     assert "project tiny has no such alias" in yard.cli("get", "datum://dog", expect=3).stderr

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard_cli.graph import asked_about
 from runyard_cli.names import default_project, full_run_name, looks_like_run, slug
 from runyard_contracts.ids import is_name
 
@@ -41,6 +42,13 @@ def test_project_is_given_or_of_the_environment_or_of_the_folder(
 @given(st.text(max_size=100))
 def test_every_folder_gives_a_project_that_the_yard_accepts(text: str) -> None:
     assert is_name(slug(text))
+
+
+def test_a_folder_is_no_file_to_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        asked_about(str(tmp_path), None)
+    assert ended.value.code == 2
+    assert "is a folder: name one of its files [FILE_UNREADABLE]" in capsys.readouterr().err
 
 
 def test_only_a_run_has_a_counter() -> None:
