@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runyard_eventlog.giving_way import NICENESS
+from runyard_eventlog.turns import PAUSE_SECONDS_MAX
 
 pytestmark = pytest.mark.system
 
@@ -21,6 +22,27 @@ import os, pathlib, runyard_eventlog.giving_way as it
 it.give_way()
 session = pathlib.Path("/proc/self/autogroup")
 print(os.nice(0), os.getsid(0) == os.getpid(), session.read_text() if session.exists() else "")
+"""
+WAITS = """
+import asyncio, os, time, runyard_eventlog.giving_way as it
+async def pause_seconds():
+    end = time.process_time() + 0.003
+    while time.process_time() < end:
+        pass
+    began = time.perf_counter()
+    await it.wait_for_turn()
+    return time.perf_counter() - began
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+it.give_way()
+print(asyncio.run(pause_seconds()), flush=True)
+os._exit(0)
+"""
+BUSY = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(flush=True)
+while True:
+    pass
 """
 VERIFIES = """
 import os, pathlib, sys, time
@@ -47,6 +69,19 @@ def test_a_process_that_gives_way_comes_last_in_a_session_of_its_own() -> None:
     assert said[:2] == [str(NICENESS), "True"]
     if said[2:] and os.geteuid() == 0:
         assert said[2].split()[-1] == str(NICENESS)
+
+
+def test_a_process_that_gives_way_asks_later_while_another_has_its_processor() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            said = subprocess.run(
+                [sys.executable, "-c", WAITS], capture_output=True, text=True, check=True, timeout=SECONDS_MAX
+            ).stdout
+        finally:
+            other.kill()
+    assert float(said) >= PAUSE_SECONDS_MAX / 2
 
 
 def test_processes_that_compare_end_when_the_one_that_verifies_is_killed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from runyard_eventlog.admission import admit
 from runyard_eventlog.appender import Appender
 from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.giving_way import wait_for_turn
 from runyard_eventlog.port import (
     EVERYTHING,
     READ_LIMIT_MAX,
@@ -141,6 +142,7 @@ class PostgresEventLog:
     ) -> Page:
         """See ``EventLog.read``."""
         limit = min(limit, READ_LIMIT_MAX)
+        await wait_for_turn()
         async with self._reading() as connection:
             # Positions have no gaps and become visible in order: what is at or below the head stays as it is.
             if filter == EVERYTHING and not descending:
