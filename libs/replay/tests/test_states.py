@@ -21,7 +21,8 @@ from runyard.history.v1.history_service_pb2 import (
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec, RunState
 from runyard_contracts.ids import uuid7
-from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
+from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, RunyardError
+from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.explaining import explain_run
@@ -207,6 +208,20 @@ async def test_what_differs_comes_in_pages_that_hold_all_of_it_once() -> None:
             skipped += len(pages[-1].changes)
         assert [change for page in pages for change in page.changes] == list(whole.changes)
         assert all(page.events == whole.events for page in pages)
+
+
+async def test_a_queue_too_long_to_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "COMPARED_RUNS_MAX", 2)
+    yard = Yard()
+    for number in range(1, 4):
+        queued = ev.RunQueued(run_id=f"r{number}", project="red", number=number, spec=RunSpec(step="train"))
+        await yard.write("run", f"r{number}", queued, ALICE)
+    request = DiffStatesRequest(begin=AsOf(position=1), end=AsOf(position=2), subject=Subject(kind=QUEUE))
+    assert (await diff_states(yard.log, request, yard.clock)).changes
+    request.end.position = 3
+    with pytest.raises(Rejected) as refused:
+        await diff_states(yard.log, request, yard.clock)
+    assert (refused.value.code, refused.value.metadata["waiting"]) == ("QUEUE_TOO_LONG", "3")
 
 
 @pytest.mark.parametrize(("most", "skipped"), [(-1, 0), (10_001, 0), (1, -1)])

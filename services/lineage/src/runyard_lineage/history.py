@@ -170,7 +170,7 @@ class HistoryHandlers:
 
     async def diff(self, request: pb.DiffStatesRequest) -> pb.DiffStatesResponse:
         """Compare a thing at two moments; raises as ``diff_states``."""
-        return await diff_states(self._event_log, request, self._clock)
+        return await diff_states(self._event_log, request, self._clock, self._queues)
 
     async def effects(self, request: pb.ListEffectsRequest) -> pb.ListEffectsResponse:
         """Walk to everything that an event caused; raises as ``effects_of``."""

@@ -18,21 +18,26 @@ from runyard.history.v1.history_service_pb2 import (
     QueueState,
     SubjectKind,
 )
+from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.ids import stream_id, stream_name
 from runyard_core.clock import Clock
-from runyard_core.errors import InvalidInput, NotFound
+from runyard_core.errors import InvalidInput, NotFound, Rejected
 from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog
 from runyard_replay.folding import leases, queue
 from runyard_replay.folding.fields import changes_between, flat
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.naming import ALIAS, CATEGORIES
 from runyard_replay.reading.pages import read_lane
-from runyard_replay.reading.states import state_of, thing_as_of
+from runyard_replay.reading.queues import Queues
+from runyard_replay.reading.states import QueuePart, state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 
 CHANGES_DEFAULT = 1_000
 CHANGES_MAX = 10_000
 """Most changes of one answer: a hundred times as many would not go into a message."""
+COMPARED_RUNS_MAX = 200_000
+"""Most waiting runs of a queue that is compared: some 100 MB for each of both moments."""
+_QUEUED = RunState.RUN_STATE_QUEUED
 _CATEGORIES = {
     SubjectKind.SUBJECT_KIND_RUN: "run",
     SubjectKind.SUBJECT_KIND_NODE: "node",
@@ -48,13 +53,22 @@ _FILTERS = {
 }
 
 
-async def diff_states(event_log: EventLog, request: DiffStatesRequest, clock: Clock) -> DiffStatesResponse:
+async def diff_states(
+    event_log: EventLog, request: DiffStatesRequest, clock: Clock, queues: Queues | None = None
+) -> DiffStatesResponse:
     """Compare a thing at two moments. Where it was not there yet, every field is new.
+
+    Args:
+        event_log: what to read.
+        request: the thing and the moments.
+        clock: what now is.
+        queues: what is remembered of the queue.
 
     Raises:
         InvalidInput: the first moment is behind the second (BAD_SPAN); fewer changes than 0, or too many at
             once (BAD_PAGE_SIZE); and as ``find_thing``.
         NotFound, Ambiguous: as ``find_thing``, at the second moment.
+        Rejected: a queue of more than ``COMPARED_RUNS_MAX`` runs (QUEUE_TOO_LONG).
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
@@ -70,7 +84,9 @@ async def diff_states(event_log: EventLog, request: DiffStatesRequest, clock: Cl
         )
     thing = await find_thing(event_log, or_yard(request.subject), end.position)
     answer = DiffStatesResponse(from_position=begin.position, to_position=end.position)
-    before, after = await _state(event_log, thing, begin), await _state(event_log, thing, end)
+    queues = queues or Queues(event_log)
+    before = await _state(event_log, thing, begin, queues)
+    after = await _state(event_log, thing, end, queues)
     limit = request.changes_max or CHANGES_DEFAULT
     page = islice(_changes(before, after), request.changes_skipped, request.changes_skipped + limit + 1)
     answer.changes.extend(page)
@@ -81,11 +97,20 @@ async def diff_states(event_log: EventLog, request: DiffStatesRequest, clock: Cl
     return answer
 
 
-async def _state(event_log: EventLog, thing: Thing, moment: Moment) -> Message | None:
+async def _state(event_log: EventLog, thing: Thing, moment: Moment, queues: Queues) -> Message | None:
     try:
-        return state_of(await thing_as_of(event_log, thing, moment))
+        shown = await thing_as_of(event_log, thing, moment, queues, QueuePart(limit=COMPARED_RUNS_MAX))
     except NotFound:
         return None
+    waiting = sum(count.run_count for count in shown.queue.counts if count.state == _QUEUED)
+    if waiting > COMPARED_RUNS_MAX:
+        raise Rejected(
+            f"{waiting} runs waited at position {moment.position}, and at most {COMPARED_RUNS_MAX} are compared: "
+            "see them as of each of both moments, in pages",
+            code="QUEUE_TOO_LONG",
+            metadata={"waiting": str(waiting)},
+        )
+    return state_of(shown)
 
 
 def _changes(before: Message | None, after: Message | None) -> Iterator[FieldChange]:
