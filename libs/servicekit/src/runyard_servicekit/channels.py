@@ -7,10 +7,11 @@ from typing import Any
 
 import grpc
 
+from runyard_servicekit.server import MESSAGE_BYTES_MAX
 from runyard_servicekit.tracing import current_traceparent
 
 _OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -27,7 +27,7 @@ class ServiceSettings(BaseSettings):
     nats_url: str = ""
     nats_user: str = ""
     nats_password: SecretStr = SecretStr("")
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", pattern=r"(?i)^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     otlp_endpoint: str = ""
     """host:port of an OpenTelemetry collector; empty turns exporting off."""
     stop_grace_seconds: float = Field(default=5.0, ge=0)
