@@ -105,7 +105,7 @@ async def _state(event_log: EventLog, thing: Thing, moment: Moment, queues: Queu
     waiting = sum(count.run_count for count in shown.queue.counts if count.state == _QUEUED)
     if waiting > COMPARED_RUNS_MAX:
         raise Rejected(
-            f"{waiting} runs waited at position {moment.position}, and at most {COMPARED_RUNS_MAX} are compared: "
+            f"{waiting} runs waited at position {moment.position}, at most {COMPARED_RUNS_MAX} are compared: "
             "see them as of each of both moments, in pages",
             code="QUEUE_TOO_LONG",
             metadata={"waiting": str(waiting)},
