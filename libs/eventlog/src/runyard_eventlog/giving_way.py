@@ -2,8 +2,8 @@
 
 Niceness alone does not do it. Linux shares processors out among sessions first (autogroup), and every engine
 and service has a session of its own; within one, niceness counts. Nor does it reach the database's process
-that serves such a reader: that has the priority of those whom the reader gives way to. So the reader asks less
-often while others work.
+that serves such a reader, which has the priority of those whom the reader gives way to. So the reader asks
+less often while others work.
 """
 
 from __future__ import annotations
