@@ -49,10 +49,10 @@ async def test_the_database_gives_the_bytes_that_the_file_gives(yard: ArchiveYar
         rows = await yard.stored.read(lane, 1, 12)
         assert rows
         stored = await yard.stored.columns(lane, 1, 12)
-        assert [content for some in stored for content in some.canonical()] == [
+        assert [content for some in stored for content in some.canonical(lane)] == [
             canonical_bytes(row, lane) for row in rows
         ]
-        assert SegmentColumns.of_events(rows).canonical.are_rows(stored, 0, lane)
+        assert SegmentColumns.of_events(rows).canonical.are_rows(stored, 0)
 
 
 async def test_what_is_sealed_is_sound_and_what_an_administrator_changes_is_named(

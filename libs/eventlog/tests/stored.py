@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -139,7 +140,7 @@ class MemoryStoredLog:
 
     async def columns(self, lane: Lane.ValueType, first: int, last: int) -> list[StoredColumns]:
         found = await self.read(lane, first, last)
-        return [columns_of(found[at : at + COLUMN_ROWS], lane) for at in range(0, len(found), COLUMN_ROWS)]
+        return [columns_of(found[at : at + COLUMN_ROWS]) for at in range(0, len(found), COLUMN_ROWS)]
 
     async def locate(self, event_id: EventId) -> tuple[Lane.ValueType, int] | None:
         known = self.log._events.get(event_id)
@@ -234,15 +235,20 @@ def row(position: int, after_position: int, recorded_at: datetime, payload: byte
     )
 
 
-def columns_of(rows: Iterable[StoredEvent], lane: Lane.ValueType) -> StoredColumns:
+def columns_of(rows: Iterable[StoredEvent]) -> StoredColumns:
     """Give rows as the database does, made of their canonical bytes."""
     fixed, bodies = [b""] * len(WIDTHS), [b""] * 6
     for one in rows:
-        content, at = canonical_bytes(one, lane), 0
-        for column, width in enumerate(WIDTHS):
-            fixed[column] += content[at : at + width]
-            at += width
-        for column, length in enumerate(HEADER.unpack_from(content)[6:]):
+        content = canonical_bytes(one, DOMAIN)
+        *lengths, actor, payload = HEADER.unpack_from(content)[6:]
+        together = sum(length << shift for length, shift in zip(lengths, (58, 42, 21, 0), strict=True))
+        packed = struct.pack(">QII", together, actor, payload)
+        for column, at in enumerate((2, 10, 18, 26)):
+            fixed[column] += content[at : at + 8]
+        for column, value in enumerate((content[34:50], packed[:8], packed[8:]), 4):
+            fixed[column] += value
+        at = HEADER.size
+        for column, length in enumerate((*lengths, actor, payload)):
             bodies[column] += content[at : at + length]
             at += length
     return StoredColumns(tuple(fixed), tuple(bodies))

@@ -181,10 +181,10 @@ async def test_a_file_gives_back_every_row_and_leaf(tmp_path: Path, lane: Lane.V
     columns = SegmentColumns.of_parquet(SegmentColumns.of_events(rows).to_parquet())
     assert columns.events() == rows
     stored = await yard.stored.columns(lane, 1, 100)
-    assert [content for some in stored for content in some.canonical()] == [
+    assert [content for some in stored for content in some.canonical(lane)] == [
         canonical_bytes(row, lane) for row in rows
     ]
-    assert columns.canonical.are_rows(stored, 0, lane)
+    assert columns.canonical.are_rows(stored, 0)
     assert columns.leaf_hashes(lane) == [leaf_hash(canonical_bytes(row, lane)) for row in rows]
     assert columns.events([2, 5]) == [rows[2], rows[5]]
     for row in rows:

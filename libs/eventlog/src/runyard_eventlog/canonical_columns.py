@@ -5,20 +5,24 @@ Columns are Arrow arrays, and nothing here is done event by event.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.merkle import LEAF_PREFIX
-from runyard_eventlog.stored_columns import BODIES, WIDTHS, StoredColumns
-from runyard_eventlog.stored_event import RECORDED_EPOCH
+from runyard_eventlog.stored_columns import BODIES, SHIFTS, WIDTHS, StoredColumns
+from runyard_eventlog.stored_event import HEADER, RECORDED_EPOCH
 
 _EPOCHS_APART_US = (RECORDED_EPOCH - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-_WIDTHS = WIDTHS[1:]
-"""Without the lane, which is the same for all."""
+_LANE_BYTES = 2
+_HEADER_BYTES = HEADER.size - _LANE_BYTES
+"""Of the canonical bytes of an event before the bodies, without the lane, which is the same for all."""
 
 
 class CanonicalColumns:
@@ -31,57 +35,69 @@ class CanonicalColumns:
 
         self._row_count = table.num_rows
         self._bodies = [bytes_of(table[name]) for name in BODIES]
-        numbers = [table[name] for name in ("position", "version", "after_position")]
-        recorded = compute.subtract(table["recorded_at"].cast(pyarrow.int64()), _EPOCHS_APART_US)
-        lengths = [_big_endian(compute.binary_length(body)) for body in self._bodies]
-        columns = [
-            *map(_big_endian, (*numbers, recorded)),
-            _values(one_chunk(table["event_id"]).storage, 16),
-            *map(_side_by_side, lengths[::2], lengths[1::2]),
-        ]
+        apart = pyarrow.scalar(_EPOCHS_APART_US, pyarrow.int64())
+        recorded = compute.subtract(one_chunk(table["recorded_at"]).view(pyarrow.int64()), apart)
+        numbers = [*(table[name] for name in ("position", "version", "after_position")), recorded]
+        swapped = [_big_endian(number) for number in numbers]
+        event_ids = array("q", bytes(_values(one_chunk(table["event_id"]).storage, 16)))
+        lengths = [compute.binary_length(body).cast(pyarrow.int64()) for body in self._bodies]
+        pairs = [_together(pair, (32, 0)) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
+        self._headers = _side_by_side([*swapped, event_ids[::2], event_ids[1::2], *pairs])
+        columns = [*swapped, event_ids, _together(lengths[: len(SHIFTS)], SHIFTS), pairs[-1]]
         self._fixed = [pyarrow.py_buffer(column) for column in columns]
 
-    def leaf_contents(self, lane: Lane.ValueType) -> tuple[memoryview, list[int]]:
-        """Put what the leaf hashes are over one after the other: the bytes, and where each event begins.
+    def leaf_hashes(self, lane: Lane.ValueType) -> list[bytes]:
+        """Hash the canonical bytes of every event.
 
-        The last number is where the last event ends. All events are put together column by column, which
-        takes a fifth of the time that packing them one after the other does.
+        What all of them begin with is hashed once.
         """
-        import pyarrow
-        from pyarrow import compute
+        begun = hashlib.sha256(LEAF_PREFIX + lane.to_bytes(_LANE_BYTES, "big")).copy
+        contents, ends = self._rest()
+        hashes = []
+        for begin, end in pairwise(ends):
+            leaf = begun()
+            leaf.update(contents[begin:end])
+            hashes.append(leaf.digest())
+        return hashes
 
-        # Of 64-bit offsets, as the payloads of a segment have no limit here.
-        wide = pyarrow.large_binary()
-        fixed = [
-            pyarrow.Array.from_buffers(pyarrow.binary(width), self._row_count, [None, column])
-            for column, width in zip(self._fixed, _WIDTHS, strict=True)
-        ]
-        joined = compute.binary_join_element_wise(
-            pyarrow.scalar(LEAF_PREFIX + _lane_bytes(lane), wide),
-            *(column.cast(wide) for column in (*fixed, *self._bodies)),
-            pyarrow.scalar(b"", wide),
-        )
-        _, offsets, content = joined.buffers()
-        begins = memoryview(offsets or bytes(8)).cast("q")[joined.offset :][: len(joined) + 1]
-        return memoryview(content or b"").cast("B"), begins.tolist()
-
-    def are_rows(self, rows: Iterable[StoredColumns], begin: int, lane: Lane.ValueType) -> bool:
+    def are_rows(self, rows: Iterable[StoredColumns], begin: int) -> bool:
         """Say whether these rows are the events from an index on, up to the last one, byte for byte."""
         import pyarrow
 
         columns = [*self._fixed, *(_contents(body, begin) for body in self._bodies)]
-        ends = [*(begin * width for width in _WIDTHS), *(0 for _ in self._bodies)]
+        ends = [*(begin * width for width in WIDTHS), *(0 for _ in self._bodies)]
         count = begin
         for some in rows:
-            found = (*some.fixed[1:], *some.bodies)
+            found = (*some.fixed, *some.bodies)
             begins, ends = ends, [end + len(content) for end, content in zip(ends, found, strict=True)]
-            if some.fixed[0] != _lane_bytes(lane) * some.row_count or not all(
+            if not all(
                 end <= column.size and column.slice(start, end - start).equals(pyarrow.py_buffer(content))
                 for column, start, end, content in zip(columns, begins, ends, found, strict=True)
             ):
                 return False
             count += some.row_count
         return bool(count == self._row_count)
+
+    def _rest(self) -> tuple[memoryview, list[int]]:
+        """Put the canonical bytes of all events, without the lane, one after the other.
+
+        The numbers are where each begins, and where the last one ends. Column by column this takes a tenth of
+        the time that packing one event after the other does.
+        """
+        import pyarrow
+        from pyarrow import compute
+
+        # Of 64-bit offsets, as the payloads of a segment have no limit here.
+        wide = pyarrow.large_binary()
+        headers = pyarrow.Array.from_buffers(
+            pyarrow.binary(_HEADER_BYTES), self._row_count, [None, pyarrow.py_buffer(self._headers)]
+        )
+        joined = compute.binary_join_element_wise(
+            *(column.cast(wide) for column in (headers, *self._bodies)), pyarrow.scalar(b"", wide)
+        )
+        _, offsets, content = joined.buffers()
+        begins = memoryview(offsets or bytes(8)).cast("q")[joined.offset :][: len(joined) + 1]
+        return memoryview(content or b"").cast("B"), begins.tolist()
 
 
 def bytes_of(column: Any) -> Any:
@@ -102,10 +118,6 @@ def one_chunk(column: Any) -> Any:
     if not isinstance(column, pyarrow.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _lane_bytes(lane: Lane.ValueType) -> bytes:
-    return lane.to_bytes(2, "big")
 
 
 def _values(column: Any, width: int) -> memoryview:
@@ -134,7 +146,20 @@ def _big_endian(numbers: Any) -> array[int]:
     return swapped
 
 
-def _side_by_side(left: array[int], right: array[int]) -> array[int]:
-    both = array(left.typecode, bytes(2 * left.itemsize * len(left)))
-    both[::2], both[1::2] = left, right
-    return both
+def _side_by_side(columns: Sequence[array[int]]) -> array[int]:
+    """Put the numbers of each row one after the other."""
+    first = columns[0]
+    rows = array(first.typecode, [0]) * (len(columns) * len(first))
+    for at, column in enumerate(columns):
+        rows[at :: len(columns)] = column
+    return rows
+
+
+def _together(columns: Iterable[Any], shifts: Iterable[int]) -> array[int]:
+    """Put the numbers of each row into one, as the database does."""
+    import pyarrow
+    from pyarrow import compute
+
+    # A plain number would be looked at for longer than the column.
+    bits = (pyarrow.scalar(shift, pyarrow.int64()) for shift in shifts)
+    return _big_endian(reduce(compute.bit_wise_or, map(compute.shift_left, columns, bits)))

@@ -56,10 +56,11 @@ def compare(copies: Copies) -> list[Finding]:
     manifest, findings = copies.manifest, list[Finding]()
     columns = _columns(copies, findings)
     archived = [] if columns is None else columns.leaf_hashes(LANES[manifest.lane])
-    sealed = _sealed(copies, archived)
+    is_stored = copies.leaves == b"".join(archived)
+    sealed = _sealed(copies, archived, is_stored=is_stored)
     if copies.leaves is None:
         findings.append(_finding(manifest, Kind.MISSING_FILE, f"{manifest.name.leaves} is not there"))
-    elif copies.leaves != b"".join(sealed):
+    elif not (is_stored and sealed is archived) and copies.leaves != b"".join(sealed):
         detail = f"{manifest.name.leaves} does not give the root that was sealed"
         findings.append(_finding(manifest, Kind.CORRUPT_FILE, detail))
     if not sealed:
@@ -78,12 +79,13 @@ def _is_same(copies: Copies, columns: SegmentColumns | None) -> bool:
     if columns is None or copies.database is None:
         return False
     begin = copies.database_first - copies.manifest.first_position
-    return columns.canonical.are_rows(copies.database, begin, LANES[copies.manifest.lane])
+    return columns.canonical.are_rows(copies.database, begin)
 
 
 def _contents(copies: Copies) -> list[bytes]:
     """Give the canonical bytes of the database's rows."""
-    return [content for rows in copies.database or () for content in rows.canonical()]
+    lane = LANES[copies.manifest.lane]
+    return [content for rows in copies.database or () for content in rows.canonical(lane)]
 
 
 def _columns(copies: Copies, findings: list[Finding]) -> SegmentColumns | None:
@@ -100,10 +102,15 @@ def _columns(copies: Copies, findings: list[Finding]) -> SegmentColumns | None:
         return None
 
 
-def _sealed(copies: Copies, archived: list[bytes]) -> list[bytes]:
-    """Find a copy of the leaf hashes that gives the root; empty when there is none."""
-    is_same = copies.leaves == b"".join(archived)
-    for leaves in [archived] if is_same else [_split(copies.leaves or b""), archived]:
+def _sealed(copies: Copies, archived: list[bytes], *, is_stored: bool) -> list[bytes]:
+    """Find a copy of the leaf hashes that gives the root; empty when there is none.
+
+    Args:
+        copies: where to look.
+        archived: those of the archive's events.
+        is_stored: whether the archive's leaf hashes are these, too.
+    """
+    for leaves in [archived] if is_stored else [_split(copies.leaves or b""), archived]:
         if _is_sealed(copies.manifest, leaves):
             return leaves
     if copies.database and copies.database_first == copies.manifest.first_position:

@@ -7,9 +7,7 @@ The same events always give the same file, byte for byte, with the same version 
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -127,15 +125,9 @@ class SegmentColumns:
         """The columns of the events' canonical bytes."""
         return CanonicalColumns(self._table)
 
-    def leaf_contents(self, lane: Lane.ValueType) -> tuple[memoryview, list[int]]:
-        """See ``CanonicalColumns``."""
-        return self.canonical.leaf_contents(lane)
-
     def leaf_hashes(self, lane: Lane.ValueType) -> list[bytes]:
         """Hash the canonical bytes of every event."""
-        contents, begins = self.leaf_contents(lane)
-        sha256 = hashlib.sha256
-        return [sha256(contents[begin:end]).digest() for begin, end in itertools.pairwise(begins)]
+        return self.canonical.leaf_hashes(lane)
 
     def events(self, indexes: Iterable[int] | None = None) -> list[StoredEvent]:
         """Give the events back as rows, all or those of some indexes."""

@@ -166,7 +166,8 @@ class PostgresStoredLog:
         select columns.* from generate_series($1::bigint, $2, {_ROWS_EACH}) low, lateral (
           select {COLUMNS_SQL} from (
             select * from {_TABLES[lane]}
-            where position between low and least($2, low + {_ROWS_EACH - 1}) and {WHOLE_SQL} order by position
+            where position between low and least($2, low + {_ROWS_EACH - 1})
+              and lane = {lane:d} and {WHOLE_SQL} order by position
           ) rows having count(*) > 0
         ) columns
         """
