@@ -42,6 +42,7 @@ from runyard_eventlog.port import EventLog
 from runyard_eventlog.querying import open_pool
 from runyard_lineage.history import HistoryHandlers
 from runyard_lineage.main import CONNECTIONS_KEPT, CONNECTIONS_MAX
+from runyard_lineage.readiness import get_ready
 from runyard_replay.direct import open_log
 from runyard_replay.reading.states import state_as_of
 from runyard_testkit import Database
@@ -187,7 +188,7 @@ async def _later_questions(database: Database, history: History) -> list[Result]
         open_event_log(pool) as log,
     ):
         handlers = HistoryHandlers(log, Doorbell(), SystemClock())
-        await handlers.get_ready(CONNECTIONS_KEPT)
+        await get_ready(pool, CONNECTIONS_KEPT, handlers)
         await raw.fetch(_STREAM, stream_name("run", history.run_ids[0]), 1)
         for _ in range(RUN_QUESTIONS):
             index = chosen.randrange(finished - 100)

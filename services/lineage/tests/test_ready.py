@@ -14,6 +14,7 @@ from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.querying import open_pool
 from runyard_lineage.history import HistoryHandlers
+from runyard_lineage.readiness import get_ready
 from runyard_testkit import Database
 
 from .story import TRAIN, story
@@ -43,7 +44,7 @@ async def test_no_question_about_a_run_is_the_first_on_its_connection(database: 
     ):
         handlers = HistoryHandlers(event_log, Doorbell(), SystemClock())
         await prepared(pool)
-        await handlers.get_ready(KEPT)
+        await get_ready(pool, KEPT, handlers)
         before = await prepared(pool)
         about = Subject(kind=SubjectKind.SUBJECT_KIND_RUN, name=TRAIN)
         question = GetStateAsOfRequest(as_of=AsOf(position=position), subject=about)
@@ -57,4 +58,4 @@ async def test_an_empty_log_is_no_reason_not_to_start(database: Database) -> Non
         open_pool(database.url("lineage"), KEPT, connections_kept=KEPT) as pool,
         open_event_log(pool) as event_log,
     ):
-        await HistoryHandlers(event_log, Doorbell(), SystemClock()).get_ready(KEPT)
+        await get_ready(pool, KEPT, HistoryHandlers(event_log, Doorbell(), SystemClock()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from uuid import UUID
@@ -13,7 +11,7 @@ from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard_contracts.ids import Position
 from runyard_core.clock import Clock
-from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
+from runyard_core.errors import InvalidInput, NotFound, OutOfRange
 from runyard_eventlog.disputes import dispute
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import EventLog
@@ -22,7 +20,7 @@ from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.event_ids import find_event
 from runyard_replay.reading.explaining import explain_run
-from runyard_replay.reading.moments import Moment, moment_of
+from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
@@ -35,8 +33,6 @@ from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_
 BOOKMARK_SECONDS = 5.0
 FROM_NOW_ON = -1
 _NO_RUN = str(UUID(int=0))
-
-_log = logging.getLogger(__name__)
 
 
 class HistoryHandlers:
@@ -141,28 +137,25 @@ class HistoryHandlers:
         """Show a thing as it was; raises as ``state_as_of`` of the library."""
         return await state_as_of(self._event_log, request, self._clock, self._queues)
 
-    async def get_ready(self, connection_count: int) -> None:
-        """Ask the log once what people will ask, so that their first answers come as fast as later ones.
+    async def look_for_a_run(self) -> None:
+        """Ask for a run that is not there, as of now.
 
-        Args:
-            connection_count: so many questions about a run at once, each on a connection of its own.
+        Raises:
+            OutOfRange: the log has no events yet.
+            Unavailable: the log did not answer in time.
         """
-        try:
-            now = await moment_of(self._event_log, AsOf(), self._clock)
-            await asyncio.gather(*(self._look_for_a_run(now) for _ in range(connection_count)))
-            await self._queues.remember(now)
-        except RunyardError as error:
-            # A log without events has no moment yet. Whatever else it is, the first question says it.
-            _log.info("the log is not looked at yet: %s", error)
-
-    async def _look_for_a_run(self, now: Moment) -> None:
+        subject = pb.Subject(kind=pb.SubjectKind.SUBJECT_KIND_RUN, name=_NO_RUN)
         with suppress(NotFound):
-            await self.state_as_of(
-                pb.GetStateAsOfRequest(
-                    as_of=AsOf(position=now.position),
-                    subject=pb.Subject(kind=pb.SubjectKind.SUBJECT_KIND_RUN, name=_NO_RUN),
-                )
-            )
+            await self.state_as_of(pb.GetStateAsOfRequest(subject=subject))
+
+    async def remember_queue(self) -> None:
+        """Look at the queue once, so that the first question about it is answered as fast as later ones.
+
+        Raises:
+            OutOfRange: the log has no events yet.
+            Unavailable: the log did not answer in time.
+        """
+        await self._queues.remember(await moment_of(self._event_log, AsOf(), self._clock))
 
     async def explain(self, request: pb.ExplainRunRequest) -> pb.ExplainRunResponse:
         """Say which events changed a field of a run; raises as ``explain_run``."""

@@ -29,6 +29,7 @@ from runyard_lineage.handlers import GraphHandlers
 from runyard_lineage.history import HistoryHandlers
 from runyard_lineage.projections.edges import EdgesProjection
 from runyard_lineage.queries import SCHEMA, GraphQueries
+from runyard_lineage.readiness import get_ready
 from runyard_lineage.record import Peers, RecordHandlers
 from runyard_lineage.sealing_process import seal_apart
 from runyard_lineage.servicer import HistoryServicer, LineageServicer, RecordServicer
@@ -97,7 +98,7 @@ async def main(settings: LineageSettings) -> None:
             tasks.create_task(watch.run(), name="sealing")
         await projector.caught_up()
         tasks.create_task(operations.run(), name="projection operations")
-        tasks.create_task(reading.get_ready(CONNECTIONS_KEPT), name="first questions")
+        tasks.create_task(get_ready(pool, CONNECTIONS_KEPT, reading), name="first questions")
         async with serving(settings, SERVICES, register, edge):
             await asyncio.Event().wait()
 
