@@ -77,6 +77,24 @@ def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home)
     assert min(len(secret) for secret in secrets) >= 43
 
 
+def test_a_restored_yard_without_its_secrets_is_not_given_others(home: Home) -> None:
+    first = load_or_create(home)
+    key = home.yard_key_file.read_bytes()
+    home.yard_key_file.unlink()
+    with pytest.raises(Rejected, match="put it back") as refused:
+        load_or_create(home)
+    assert refused.value.code == "YARD_KEY_MISSING"
+    assert not home.yard_key_file.exists()
+    home.yard_key_file.write_bytes(key)
+    (home.data / "postgres").mkdir(parents=True)
+    home.credentials_file.rename(home.folder / "elsewhere")
+    with pytest.raises(Rejected, match="put it back") as refused:
+        load_or_create(home)
+    assert refused.value.code == "CREDENTIALS_MISSING"
+    (home.folder / "elsewhere").rename(home.credentials_file)
+    assert load_or_create(home) == first
+
+
 def test_a_yard_remembers_that_others_know_its_gate(home: Home) -> None:
     assert not had_gate(home)
     settle_ports(home, {})

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from runyard_client import load_context
 from runyard_client.errors import LocalError
@@ -42,17 +43,27 @@ def load_or_create(home: Home) -> Credentials:
     """Read a yard's credentials, or draw them at its first start. Writes the services' tokens and key.
 
     Raises:
-        Rejected: the folder is somebody's who entered another yard (ENTERED_ANOTHER_YARD).
+        Rejected: the folder is somebody's who entered another yard (ENTERED_ANOTHER_YARD), or a yard's that
+            was put back without its secrets (CREDENTIALS_MISSING, YARD_KEY_MISSING).
     """
     try:
         credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         _require_not_joined(home)
+        if (home.data / "postgres").exists():
+            raise _missing(home.credentials_file, "CREDENTIALS_MISSING", "opens the database here") from None
+        # First, so that who has credentials has had a key.
+        create_yard_key(home.yard_key_file)
         credentials = _draw()
         write_private(home.credentials_file, asdict(credentials))
+    if not home.yard_key_file.exists():
+        raise _missing(home.yard_key_file, "YARD_KEY_MISSING", "opens the names and secrets of this yard")
     write_own_tokens(home, _tokens(credentials))
-    create_yard_key(home.yard_key_file)
     return credentials
+
+
+def _missing(path: Path, code: str, what: str) -> Rejected:
+    return Rejected(f"{path} is missing, and no other {what}: put it back from a backup", code=code)
 
 
 def _require_not_joined(home: Home) -> None:
