@@ -19,9 +19,11 @@ from runyard.run.v1.types_pb2 import (
 )
 from runyard_cli.again import spec_again
 from runyard_cli.comparison import Compared, Difference, differences
+from runyard_cli.difference_lines import difference_lines
 
 WEB = "https://example.com/set.csv"
 HASH = "ab" * 32
+ALMOST = "1" * 63 + "2"
 
 
 def record(run_id: str = "r1", **boxes: object) -> Record:
@@ -101,19 +103,24 @@ def test_each_box_says_what_differs() -> None:
         "r2",
         code=CodeRef(tree_sha256="b" * 64),
         environment=Environment(packages=[Package(name="numpy", version="2.5")]),
-        outputs=[output("r2", "model.npz", "2" * 64)],
+        outputs=[output("r2", "model.npz", ALMOST)],
         results=[MetricLatest(name="loss", value=0.1 + 1e-16, point_count=1, min=0.1, max=0.1)],
     )
     second.run.outcome = Outcome.OUTCOME_FAILED
-    found = differences(Compared(first, {"train.py": "1" * 64}), Compared(second, {"train.py": "2" * 64}))
+    found = differences(Compared(first, {"train.py": "1" * 64}), Compared(second, {"train.py": ALMOST}))
     assert found == [
         Difference("end", "state", "succeeded", "failed"),
-        Difference("training code", "tree", "a" * 12, "b" * 12),
-        Difference("training code", "train.py", "SHA-256 " + "1" * 12, "SHA-256 " + "2" * 12),
+        Difference("training code", "tree", "a" * 64, "b" * 64),
+        Difference("training code", "train.py", "SHA-256 " + "1" * 64, "SHA-256 " + ALMOST),
         Difference("environment", "package numpy", "2.4", "2.5"),
         Difference("environment", "package x", "1", ""),
-        Difference("model", "model.npz", "3 B, SHA-256 " + "1" * 12, "3 B, SHA-256 " + "2" * 12),
+        Difference("model", "model.npz", "3 B, SHA-256 " + "1" * 64, "3 B, SHA-256 " + ALMOST),
         Difference(
             "results", "loss", "0.1 (1 point, 0.1 to 0.1)", "0.1000000000000001 (1 point, 0.1 to 0.1)"
         ),
     ]
+
+
+def test_hashes_are_whole_where_they_are_compared_and_short_where_people_read_them() -> None:
+    found = [Difference("model", "model.npz", "3 B, SHA-256 " + "1" * 64, "")]
+    assert list(difference_lines(found)) == [" 7 model            model.npz: 3 B, SHA-256 111111111111 -> -"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runyard.metric.v1.metric_service_pb2 import MetricLatest, Statistic
@@ -23,7 +23,6 @@ BOXES = (CODE, PARAMETERS, DATASET, HARDWARE, ENVIRONMENT, COST, MODEL, LOGS, RE
 END = "end"
 """How the runs ended: no box of its own."""
 
-_DIGITS = 12
 Facts = Iterator[tuple[str, str]]
 
 
@@ -36,7 +35,7 @@ class Difference:
     name: str
     """What it is, within its box."""
     first: str
-    """How the first run has it; empty when it does not."""
+    """How the first run has it, hashes whole; empty when it does not."""
     second: str
     """How the second one has it."""
 
@@ -51,15 +50,13 @@ class Compared:
 
 def differences(first: Compared, second: Compared) -> list[Difference]:
     """Give what differs, box by box."""
-    found = []
-    for box, facts in _facts(first).items():
-        one, other = dict(facts), dict(_facts(second)[box])
-        found += [
-            Difference(box, name, one.get(name, ""), other.get(name, ""))
-            for name in dict.fromkeys((*one, *other))
-            if one.get(name) != other.get(name)
-        ]
-    return found
+    ones, others = _facts(first), _facts(second)
+    return [
+        Difference(box, name, one.get(name, ""), others[box].get(name, ""))
+        for box, one in ones.items()
+        for name in dict.fromkeys((*one, *others[box]))
+        if one.get(name) != others[box].get(name)
+    ]
 
 
 def output_paths(record: Record) -> dict[str, str]:
@@ -72,7 +69,7 @@ def output_paths(record: Record) -> dict[str, str]:
     }
 
 
-def _facts(of: Compared) -> dict[str, Sequence[tuple[str, str]]]:
+def _facts(of: Compared) -> dict[str, dict[str, str]]:
     record = of.record
     boxes: dict[str, Facts] = {
         END: _end(record),
@@ -93,11 +90,11 @@ def _facts(of: Compared) -> dict[str, Sequence[tuple[str, str]]]:
             (" ".join(filter(None, (each.name, each.gpu_uuid))), _mean(each)) for each in record.statistics
         ),
     }
-    return {box: list(facts) for box, facts in boxes.items()}
+    return {box: dict(facts) for box, facts in boxes.items()}
 
 
 def _digest(sha256: str) -> str:
-    return f"SHA-256 {sha256[:_DIGITS]}" if sha256 else ""
+    return f"SHA-256 {sha256}" if sha256 else ""
 
 
 def _end(record: Record) -> Facts:
@@ -110,8 +107,8 @@ def _end(record: Record) -> Facts:
 def _code(of: Compared) -> Facts:
     code = of.record.code
     changed = " with uncommitted changes" if code.dirty else ""
-    yield "commit", code.git_commit[:_DIGITS] + changed
-    yield "tree", code.tree_sha256[:_DIGITS]
+    yield "commit", code.git_commit + changed
+    yield "tree", code.tree_sha256
     for path, sha256 in of.code_files.items():
         yield path, _digest(sha256)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -14,6 +15,7 @@ from runyard_client import Client
 from runyard_client.checkout import read_tree
 
 _LABEL_COLUMNS = 20
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
 
 async def get_record(client: Client, name: str) -> Record:
@@ -40,7 +42,7 @@ def difference_lines(found: Iterable[Difference]) -> Iterator[str]:
         label = styled(f"{number} {box:<{_LABEL_COLUMNS - 3}}", Style.BOLD)
         for index, each in enumerate(group):
             words = f"{each.name}: {each.first or '-'} -> {each.second or '-'}"
-            yield (" " * _LABEL_COLUMNS if index else label) + safe(words)
+            yield (" " * _LABEL_COLUMNS if index else label) + safe(_HASH.sub(r"\1", words))
 
 
 def difference_object(first: Record, second: Record, found: Sequence[Difference]) -> dict[str, object]:
