@@ -30,8 +30,10 @@ __all__ = ["daemon", "image", "plan_of"]
 
 AGENT = f"{sys.executable} -m runyard_agent --directory $FOLDER"
 # In a view of its own, in which /etc is a copy: install as the README says, look, uninstall, look again.
+# A systemd that runs sees the machine's /etc: it is not asked, and its own agent, if any, is left alone.
 INSTALLED = f"""
 set -eu
+export SYSTEMD_OFFLINE=1
 cp -a /etc "$FOLDER-etc" && mount --bind "$FOLDER-etc" /etc
 find /etc -not -name '.*lock' | sort > "$FOLDER-before"
 {AGENT} unit > /etc/systemd/system/runyard-agent.service
