@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.record.v1.record_service_pb2 import Record
@@ -18,6 +20,7 @@ from runyard.run.v1.types_pb2 import (
     RunState,
 )
 from runyard_cli.again import spec_again
+from runyard_cli.commands.reproduce import require_whole
 from runyard_cli.comparison import Compared, Difference, differences
 from runyard_cli.difference_lines import difference_lines
 
@@ -124,3 +127,13 @@ def test_each_box_says_what_differs() -> None:
 def test_hashes_are_whole_where_they_are_compared_and_short_where_people_read_them() -> None:
     found = [Difference("model", "model.npz", "3 B, SHA-256 " + "1" * 64, "")]
     assert list(difference_lines(found)) == [" 7 model            model.npz: 3 B, SHA-256 111111111111 -> -"]
+
+
+def test_nothing_is_said_to_be_reproduced_of_a_record_that_is_not_whole(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    require_whole(record())
+    with pytest.raises(SystemExit) as ended:
+        require_whole(record(missing=["outputs: the artifact service does not answer"]))
+    assert ended.value.code == 1
+    assert "digits#1 cannot be compared: outputs: the artifact" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from runyard.record.v1.record_service_pb2 import Record
 from runyard_cli.commands.rerun import submit_again
 from runyard_cli.comparison import COST, END, LOGS, MODEL, RESULTS, STATISTICS, differences, output_paths
 from runyard_cli.difference_lines import compared, difference_lines, difference_object, get_record
@@ -44,11 +45,13 @@ async def _reproduce(client: Client, name: str) -> ExitCode:
             "RUN_NOT_FINISHED",
             f"{run_name(record.run)} is not over: there is nothing to compare with",
         )
+    require_whole(record)
     answer = await submit_again(client, record)
     if not is_json():
         note(f"{run_name(answer.run)} is {run_name(record.run)} again")
     await Follower(client, answer.run).follow()
     again = await get_record(client, answer.run.run_id)
+    require_whole(again)
     found = [
         each for each in differences(*await compared(client, record, again)) if each.box not in _MEASURED
     ]
@@ -67,3 +70,14 @@ async def _reproduce(client: Client, name: str) -> ExitCode:
         return ExitCode.DONE
     say(f"NOT REPRODUCED: {names}, which had {files} and {results}")
     return ExitCode.FAILED
+
+
+def require_whole(record: Record) -> None:
+    """End where boxes of a record are missing: what is not there would be the same in both."""
+    if record.missing:
+        fail(
+            ExitCode.FAILED,
+            "RECORD_INCOMPLETE",
+            f"{run_name(record.run)} cannot be compared: {record.missing[0]}",
+            "`runyard status` shows which service does not answer, `runyard show` what is missing.",
+        )
