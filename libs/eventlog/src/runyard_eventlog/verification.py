@@ -128,12 +128,14 @@ async def verify(
     elif stored is not None and process_count > 1:
         # One of them waits for the database, as a rule.
         process_count += 1
+    # This process holds the copies of what it does at once; others are to have work while one is late.
+    at_once = 3 if process_count == 1 else 4 * process_count
     with comparing(Places(archive, stored), database_url, process_count) as compared_copies:
         for lane, chain in chains.items():
             report.findings.extend(chain.findings)
             archived = in_database = 0
             works = (compared_copies(lane, link) for link in chain.links if is_wanted(link))
-            async for compared in _in_order(works, at_once=process_count + 2):
+            async for compared in _in_order(works, at_once):
                 report.findings.extend(compared.findings)
                 archived += compared.archived_count
                 in_database += compared.database_count
