@@ -121,14 +121,6 @@ def stream(
     return statement, query.arguments
 
 
-def at_positions(lane: Lane.ValueType) -> str:
-    """Give the statement for the events at an array of positions."""
-    return (
-        f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
-        "where position = any($1::bigint[]) order by position"
-    )
-
-
 def events(found: Sequence[asyncpg.Record]) -> Sequence[RecordedEvent]:
     """Bring what these statements find (position, what is added as raw bytes, payload) back into events.
 
