@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from runyard_embedded.credentials import load_or_create
 from runyard_embedded.home import Home, node_id_of_this_machine
 from runyard_embedded.state import Phase, ProcessState, read_state
 from runyard_embedded.stopping import RunningAttempt, running_attempts
@@ -232,6 +233,7 @@ def test_a_fixed_port_in_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
 def test_an_engine_that_does_not_start_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     broken = Yard(tmp_path / "yard")
     broken.home.make()
+    load_or_create(broken.home)
     (broken.home.data / "postgres").mkdir()
     (broken.home.data / "postgres" / "PG_VERSION").write_text("9")
     done = broken.runyard("up", "--background")

@@ -49,7 +49,7 @@ def load_or_create(home: Home) -> Credentials:
     try:
         credentials = Credentials(**json.loads(home.credentials_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        _require_not_joined(home)
+        _require_no_other_yard(home)
         if (home.data / "postgres").exists():
             raise _missing(home.credentials_file, "CREDENTIALS_MISSING", "opens the database here") from None
         # First, so that who has credentials has had a key.
@@ -66,7 +66,7 @@ def _missing(path: Path, code: str, what: str) -> Rejected:
     return Rejected(f"{path} is missing, and no other {what}: put it back from a backup", code=code)
 
 
-def _require_not_joined(home: Home) -> None:
+def _require_no_other_yard(home: Home) -> None:
     try:
         context = load_context(home.folder)
     except LocalError:
