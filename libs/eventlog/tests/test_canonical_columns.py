@@ -117,3 +117,4 @@ def test_what_differs_in_one_column_is_named_by_segment_and_event(tmp_path: Path
     assert [(one.kind, one.segment, one.position, one.event_id, one.where) for one in found] == [
         (Kind.CHANGED, 2, row.position, str(row.event_id), "database") for row in (first, second)
     ]
+    assert {one.detail for one in found} == {"differs from the archive in actor"}

@@ -270,6 +270,11 @@ async def test_an_archive_that_somebody_else_signed_is_refused(yard: Yard, tmp_p
     forger.key = SigningKey.load_or_create(tmp_path / "forger.key")
     report = await verify(yard.archive(), [forger.key.public], lanes=[DOMAIN])
     assert {one.kind for one in report.findings} == {Kind.FOREIGN_KEY}
+    last = report.findings[-1].segment
+    refused, *_, proven = text = list(report.lines())
+    assert refused.startswith(f"FOREIGN KEY: lane domain segments 1 to {last} (archive) signed by key ")
+    assert "next: repair nothing before a copy of database and archive is kept" in "\n".join(text)
+    assert proven.startswith("not proven: ")
 
     def signed_anew(content: bytes) -> bytes:
         fields = json.loads(content)
@@ -279,6 +284,18 @@ async def test_an_archive_that_somebody_else_signed_is_refused(yard: Yard, tmp_p
     with changed_file(yard, SECOND.manifest, signed_anew):
         kinds = [(one.kind, one.segment) for one in await findings(yard, lanes=[DOMAIN])]
     assert kinds == [(Kind.BAD_SIGNATURE, 2), (Kind.OTHER_SEAL, 2)]
+
+
+async def test_files_in_each_others_place_are_named_once_each(yard: Yard) -> None:
+    first, second = (await yard.archive().names(DOMAIN))[:2]
+    one, other = [(yard.folder / name.parquet).read_bytes() for name in (first, second)]
+    with (
+        changed_file(yard, first.parquet, lambda _: other),
+        changed_file(yard, second.parquet, lambda _: one),
+    ):
+        found = await findings(yard, lanes=[DOMAIN])
+    assert named(found, "archive") == [(Kind.SWAPPED, 1, None), (Kind.SWAPPED, 2, None)]
+    assert found[0].detail == f"{first.parquet} holds positions 9 to 16"
 
 
 async def test_a_file_that_nobody_sealed_is_named(yard: Yard) -> None:

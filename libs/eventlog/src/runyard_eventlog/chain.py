@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.events_pb2 import LogSegmentSealed
@@ -36,10 +37,27 @@ class Finding:
 
     def __str__(self) -> str:
         """Say it in a line."""
+        return self.to_segment(self.segment)
+
+    def to_segment(self, last: int) -> str:
+        """Say it in a line, of all segments from its own to another one."""
         event = "" if self.position is None else f" position {self.position}"
         event += f" event {self.event_id}" if self.event_id else ""
-        place = f"lane {self.lane} segment {self.segment}{event}"
+        segments = f"segment {last}" if last == self.segment else f"segments {self.segment} to {last}"
+        place = f"lane {self.lane} {segments}{event}"
         return f"{self.kind.upper()}: {place} ({self.where}) {self.detail}".strip()
+
+
+def told(findings: Iterable[Finding]) -> Iterator[str]:
+    """Say findings in a line each, and in one what is the same of segments that follow each other."""
+
+    def run_of(numbered: tuple[int, Finding]) -> Finding:
+        index, one = numbered
+        return replace(one, segment=one.segment - index)
+
+    for _, run in groupby(enumerate(findings), run_of):
+        same = [one for _, one in run]
+        yield same[0].to_segment(same[-1].segment)
 
 
 @dataclass(slots=True)

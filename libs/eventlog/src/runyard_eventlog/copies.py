@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runyard_core.errors import Corrupt
 from runyard_core.merkle import HASH_BYTES, leaf_hash, merkle_root
@@ -13,7 +13,7 @@ from runyard_eventlog.difference import Difference, Kind, differences, in_order
 from runyard_eventlog.manifest import LANES, Manifest
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.stored_columns import StoredColumns
-from runyard_eventlog.stored_event import HEADER, parse_canonical
+from runyard_eventlog.stored_event import COLUMNS, HEADER, StoredEvent, parse_canonical
 
 FINDINGS_MAX = 50
 """Most events that are named of one copy of one segment."""
@@ -129,6 +129,10 @@ def _of_archive(
 ) -> list[Finding]:
     manifest = copies.manifest
     if archived != sealed:
+        first, last = min(columns.positions, default=0), max(columns.positions, default=0)
+        if first > manifest.last_position or last < manifest.first_position:
+            detail = f"{manifest.name.parquet} holds positions {first} to {last}"
+            return [_finding(manifest, Kind.SWAPPED, detail)]
         events = columns.events()
         wrong = differences(sealed, manifest.first_position, events, LANES[manifest.lane], {})
         unordered = in_order(manifest.first_position, events)
@@ -147,7 +151,8 @@ def _of_database(copies: Copies, columns: SegmentColumns | None, sealed: list[by
     contents = _contents(copies)
     if [leaf_hash(content) for content in contents] == sealed:
         return []
-    known = {} if columns is None else {event.position: str(event.event_id) for event in columns.events()}
+    archived = {} if columns is None else {event.position: event for event in columns.events()}
+    known = {position: str(event.event_id) for position, event in archived.items()}
     rows, unreadable = [], []
     for content in contents:
         try:
@@ -156,10 +161,20 @@ def _of_database(copies: Copies, columns: SegmentColumns | None, sealed: list[by
             unreadable.append(Difference(Kind.CHANGED, HEADER.unpack_from(content)[1], "", error.message))
     told = {one.position for one in unreadable}
     wrong = differences(sealed, copies.database_first, rows, LANES[manifest.lane], known)
+    by_position = {row.position: row for row in rows}
+    wrong = [_explained(one, by_position.get(one.position), archived.get(one.position)) for one in wrong]
     wrong = sorted(
         [*unreadable, *(one for one in wrong if one.position not in told)], key=lambda one: one.position
     )
     return _named(manifest, wrong, "database")
+
+
+def _explained(wrong: Difference, row: StoredEvent | None, archived: StoredEvent | None) -> Difference:
+    """Say in which columns a changed row differs from the archive's event."""
+    if wrong.kind is not Kind.CHANGED or row is None or archived is None or row == archived:
+        return wrong
+    others = (name for name, here, there in zip(COLUMNS, row, archived, strict=True) if here != there)
+    return replace(wrong, detail=f"differs from the archive in {', '.join(others)}")
 
 
 def _named(manifest: Manifest, wrong: Sequence[Difference], where: str) -> list[Finding]:

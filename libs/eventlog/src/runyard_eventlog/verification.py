@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Ambiguous, Corrupt, NotFound
 from runyard_eventlog.archive import Archive
-from runyard_eventlog.chain import Finding, check_chain
+from runyard_eventlog.chain import Finding, check_chain, told
 from runyard_eventlog.manifest import LANE_NAMES, Manifest
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.proof import make_proof
@@ -26,6 +26,11 @@ NOT_PROVEN = (
     "anything against somebody who has the signing key and can change both database and archive",
 )
 """What a verification does not prove."""
+NEXT_STEP = (
+    "next: repair nothing before a copy of database and archive is kept; "
+    "docs/how-to/verify-the-log.md says what each finding means"
+)
+"""What to do when it is not sound."""
 EVENTS_FOR_PROCESSES = 1_000_000
 """From so many events on, starting processes takes less time than they save."""
 
@@ -73,7 +78,7 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Say it to a person."""
-        yield from map(str, self.findings)
+        yield from told(self.findings)
         for one in self.lanes:
             tail = (
                 ""
@@ -88,6 +93,8 @@ class Report:
         verdict = "SOUND" if self.is_sound else "NOT SOUND"
         rate = f"{self.event_count:,} events in {self.seconds:.1f} s, {self.events_per_second:,.0f} events/s"
         yield f"{verdict}: {rate}"
+        if self.findings:
+            yield NEXT_STEP
         yield from (f"not proven: {what}" for what in NOT_PROVEN)
 
 
