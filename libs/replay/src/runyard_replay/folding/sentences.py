@@ -112,7 +112,7 @@ def _of_attempt(message: Message) -> str:
         case run_events.RunReachableAgain():
             return f"attempt {message.attempt} heard from again on {message.node_id}"
         case run_events.RunLeaseExpired():
-            then = "queued again" if message.on_lost == OnLost.ON_LOST_REQUEUE else "waiting for its node"
+            then = "not waited for" if message.on_lost == OnLost.ON_LOST_REQUEUE else "waiting for its node"
             return f"lease of attempt {message.attempt} on {message.node_id} ran out, {then}"
         case run_events.RunAttemptExited():
             return f"attempt {message.attempt} exited: {cause_text(message.cause)}"
