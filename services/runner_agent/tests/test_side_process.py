@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -78,9 +77,9 @@ async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: M
         await shell.resize(80, 24)
         await shell.write(b"stty size\n")
         await read_until(shell, b"24 80\r\n")
-        await shell.write(b"sleep 50; echo status $?\n")
-        # The line is read and its command is in front once the terminal says so.
-        await asyncio.sleep(0.3)
+        # A program that says something is in front by then: before, the key would go to the shell.
+        await shell.write(b"sh -c 'echo here; sleep 50'\n")
+        await read_until(shell, b"here\r\n")
         await shell.write(b"\x03")
         await shell.write(b"echo af''ter; exit 7\n")
         await read_until(shell, b"after\r\n")
