@@ -25,6 +25,7 @@ from tests.replay.recorded_yard import NODE, RecordedYard, finished, recorded_ya
 HISTORIES = Path(__file__).parent / "histories"
 FOLDER = Path("/srv/runyard")
 """A usual place, as every record holds the paths of its machine."""
+SYSTEM_PREFIXES = ("/usr", "/usr/local")
 FOREIGN_SECONDS = 2 * 3600.0 + 300.0
 """How long the foreign process holds its GPU: hours, in real time."""
 
@@ -162,6 +163,11 @@ def main() -> None:
     names = given.names or list(INCIDENTS)
     if not set(names) <= set(INCIDENTS):
         parser.error(f"want some of {', '.join(INCIDENTS)}")
+    if sys.base_prefix not in SYSTEM_PREFIXES:
+        parser.error(
+            f"the record would name {sys.base_prefix}, a Python of this machine alone: "
+            "make setup PYTHON=/usr/bin/python3 in a fresh clone, and record there"
+        )
     for name in names:
         record(name, given.folder)
         print(f"recorded {name}", flush=True)
