@@ -14,6 +14,7 @@ import pytest
 from runyard.agent.v1.agent_service_pb2 import StopOrder
 from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import CauseCode, OnLost
+from runyard_agent.spool import SEGMENT_BYTES
 from runyard_testkit import Bus
 
 from .running_agent import attempt_folder, cache, running_agent
@@ -61,7 +62,9 @@ async def test_full_disk_costs_no_line_and_no_end(yard: ScriptedYard, tmp_path: 
         on_lost=OnLost.ON_LOST_REQUEUE,
     )
     await until(full, exists=True)
-    assert os.statvfs(yard.agent.directory).f_bavail == 0
+    disk = os.statvfs(yard.agent.directory)
+    # Not a byte, or what the agent kept back and is writing into just now.
+    assert disk.f_bavail * disk.f_frsize < SEGMENT_BYTES
     # Longer than its lease: it must be renewed on a full disk.
     await asyncio.sleep(5)
     go.touch()

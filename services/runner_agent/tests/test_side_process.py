@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from runyard_agent import process_table
 from runyard_agent.runtime import Handle, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
-from runyard_agent.side_command import CommandExit, CommandPlan
+from runyard_agent.side_command import CommandExit, CommandPlan, SideCommand
 from runyard_agent.side_process import ProcessCommand, start_beside_process
 
 from .side_commands import check_input_to_its_end, output_of, read_until
@@ -69,6 +70,17 @@ async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePla
         await check_input_to_its_end(await started(plan, "cat"), data)
 
 
+async def interrupt(shell: SideCommand, prompt: bytes) -> None:
+    """Press the key until the shell is back: while a program is being put in front it may get lost."""
+    seen = b""
+    async with asyncio.timeout(20):
+        while prompt not in seen:
+            await shell.write(b"\x03")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    seen += await read_until(shell, prompt)
+
+
 async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: MakePlan) -> None:
     async with running(make_plan) as (plan, _):
         shell = await started(plan, terminal=True)
@@ -77,10 +89,12 @@ async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: M
         await shell.resize(80, 24)
         await shell.write(b"stty size\n")
         await read_until(shell, b"24 80\r\n")
+        await shell.write(b"PS1='>''> '\n")
+        await read_until(shell, b">> ")
         # A program that says something is in front by then: before, the key would go to the shell.
         await shell.write(b"sh -c 'echo here; sleep 50'\n")
         await read_until(shell, b"here\r\n")
-        await shell.write(b"\x03")
+        await interrupt(shell, b">> ")
         await shell.write(b"echo af''ter; exit 7\n")
         await read_until(shell, b"after\r\n")
         await output_of(shell)

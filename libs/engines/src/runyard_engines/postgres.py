@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     # TCP only: the path of a socket may have 107 bytes, and homes are longer than that.
     "unix_socket_directories": "",
-    "shared_buffers": "64MB",
+    "shared_buffers": "192MB",
     "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
