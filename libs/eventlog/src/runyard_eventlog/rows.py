@@ -15,7 +15,7 @@ from typing import overload
 import asyncpg
 
 from runyard.event.v1.envelope_group_pb2 import EnvelopeGroup
-from runyard.event.v1.envelope_pb2 import Lane
+from runyard.event.v1.envelope_pb2 import Envelope, Lane
 from runyard_contracts.ids import StreamName, stream_category
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter
@@ -231,9 +231,9 @@ def _added(raw: bytes) -> bytes:
     since_us = int.from_bytes(raw[:8], "big", signed=True) + _EPOCHS_APART_US
     seconds, microseconds = divmod(since_us, 1_000_000)
     time = _seconds_field(seconds) + b"\x10" + _varint(microseconds * 1_000)
-    added = b"\x52" + len(time).to_bytes(1, "big") + time
+    added = _RECORDED_AT + len(time).to_bytes(1, "big") + time
     if len(raw) > _TIME_BYTES:
-        added += b"\x90\x01" + _varint(int.from_bytes(raw[_TIME_BYTES:], "big"))
+        added += _AFTER_POSITION + _varint(int.from_bytes(raw[_TIME_BYTES:], "big"))
     return added
 
 
@@ -251,6 +251,11 @@ def _varint(number: int) -> bytes:
         number >>= 7
     written.append(number)
     return bytes(written)
+
+
+# Tags of a field of bytes and of one number, with the contracts' own field numbers.
+_RECORDED_AT = _varint(Envelope.RECORDED_AT_FIELD_NUMBER << 3 | 2)
+_AFTER_POSITION = _varint(Envelope.AFTER_POSITION_FIELD_NUMBER << 3)
 
 
 class _ItemHeaders(dict[int, bytes]):
