@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from runyard_embedded import supervise
 from runyard_embedded.home import Home
 from runyard_embedded.plan import Plan
+from runyard_embedded.readiness import answers, serves, until
 from runyard_embedded.settings import YardSettings
 from runyard_embedded.state import YardState
-from runyard_engines import PortInUse
+from runyard_engines import ChildProcess, PortInUse, ProcessSpec, choose_port
 from runyard_engines.ports import require_free
+
+SERVICE = """
+import asyncio, sys
+from runyard_servicekit.lifecycle import run_service
+from runyard_servicekit.server import serving
+from runyard_servicekit.settings import ServiceSettings
+
+async def main(settings):
+    async with serving(settings, [], lambda server: None):
+        await asyncio.Event().wait()
+
+sys.exit(run_service("cost", ServiceSettings, main))
+"""
 
 
 class Rival:
@@ -69,3 +87,52 @@ def test_a_port_that_somebody_else_took_is_chosen_anew(rival: Rival, tmp_path: P
 def test_a_yard_whose_ports_are_taken_again_and_again_says_so(rival: Rival, tmp_path: Path) -> None:
     with pytest.raises(PortInUse, match="artifact cannot listen on"):
         supervised(tmp_path / "yard")
+
+
+@asynccontextmanager
+async def a_service(folder: Path, port: int) -> AsyncIterator[ChildProcess]:
+    tokens = folder / "tokens.json"
+    tokens.write_text(json.dumps({"tokens": []}))
+    environment = {
+        "RUNYARD_LISTEN": f"127.0.0.1:{port}",
+        "RUNYARD_INSTANCE": "ours",
+        "RUNYARD_TOKENS_FILE": str(tokens),
+    }
+    argv = (sys.executable, "-c", SERVICE)
+    process = ChildProcess.start(ProcessSpec("cost", argv, folder / "cost.log", environment))
+    try:
+        yield process
+    finally:
+        await process.stop()
+
+
+@asynccontextmanager
+async def a_stranger(port: int) -> AsyncIterator[None]:
+    """Serve gRPC as a service of another yard does."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.system
+async def test_a_service_is_ready_when_it_answers_itself(tmp_path: Path) -> None:
+    port = choose_port()
+    async with a_service(tmp_path, port) as process:
+        await until(process, serves(port, "ours"), 30)
+        assert not await answers(port, "theirs")
+
+
+@pytest.mark.system
+async def test_a_stranger_that_answers_on_a_services_port_is_not_taken_for_it(tmp_path: Path) -> None:
+    port = choose_port()
+    async with a_stranger(port), a_service(tmp_path, port) as process:
+        assert await answers(port)
+        with pytest.raises(PortInUse, match="cost did not start"):
+            await until(process, serves(port, "ours"), 30)

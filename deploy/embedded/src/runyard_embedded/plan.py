@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -153,6 +154,7 @@ def _services(
         "RUNYARD_TOKENS_FILE": str(home.tokens_file),
         "RUNYARD_YARD_KEY_FILE": str(home.yard_key_file),
         "RUNYARD_ARCHIVE_URL": addresses.archive_url,
+        "RUNYARD_INSTANCE": (instance := secrets.token_hex(8)),
     }
     members = []
     for name in (*SERVICE_NAMES, RELAY):
@@ -173,7 +175,7 @@ def _services(
             environment=environment,
             directory=home.folder,
             log_path=home.logs / f"{name}.log",
-            when_ready=runs() if port is None else serves(port),
+            when_ready=runs() if port is None else serves(port, instance),
         )
         package = "runyard-eventlog" if name == RELAY else f"runyard-{name}"
         members.append(Member(service, ProcessState(name, version(package), port)))

@@ -49,20 +49,23 @@ async def until(process: ChildProcess, ready: Ready, timeout: float) -> None:
     waiting.result()
 
 
-def serves(port: int) -> Ready:
-    """Wait until a service's gRPC health says that it serves."""
+def serves(port: int, instance: str) -> Ready:
+    """Wait until a service's gRPC health says that it serves, and that it is this instance.
+
+    A port that was free may be another's by the time our process wants it, and that one answers too.
+    """
 
     async def ready() -> None:
-        await _ask_until_yes(lambda: answers(port, wait=True))
+        await _ask_until_yes(lambda: answers(port, instance, wait=True))
 
     return ready
 
 
-async def answers(port: int, *, wait: bool = False) -> bool:
-    """Ask a service's gRPC health whether it serves; ``wait`` lets it start first, for a few seconds."""
+async def answers(port: int, name: str = "", *, wait: bool = False) -> bool:
+    """Ask gRPC health whether it serves what has a name; ``wait`` lets it start first, for a few seconds."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_OPTIONS) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        request = health_pb2.HealthCheckRequest()
+        request = health_pb2.HealthCheckRequest(service=name)
         try:
             answer = await check(request, timeout=CALL_SECONDS, wait_for_ready=wait)
         except grpc.aio.AioRpcError:

@@ -76,7 +76,7 @@ async def serving(
             code="PORT_IN_USE",
         ) from error
     await server.start()
-    for name in ("", *service_names):
+    for name in ("", *service_names, *filter(None, [settings.instance])):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     log.info("serving", listen=settings.listen, port=port, services=list(service_names))
     looking = asyncio.create_task(interceptor.streams.end_void_ones(), name="end void streams")

@@ -15,6 +15,9 @@ class ServiceSettings(BaseSettings):
 
     listen: str = "127.0.0.1:0"
     """host:port to serve on; port 0 takes a free one."""
+    instance: str = ""
+    """A name that health answers to besides the services': who starts a service on a port can tell that it
+    is this one that answers there, and not a stranger's."""
     tokens_file: Path
     """JSON file with the hashes of the tokens that callers may use."""
     yard_key_file: Path | None = None
