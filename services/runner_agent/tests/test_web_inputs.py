@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runyard.run.v1.types_pb2 import Input
+from runyard_agent import known_addresses
 from runyard_agent.known_addresses import Known, KnownAddresses
 from runyard_core.errors import Unavailable
 
@@ -75,11 +76,52 @@ async def test_a_run_that_wants_its_files_fetched_asks_without_a_condition(
         assert found.files[0].moved_bytes == 5
 
 
-def test_only_so_many_addresses_are_known() -> None:
-    addresses = KnownAddresses()
-    for number in range(10_001):
-        addresses.put(str(number), Known('"e"', "0"))
-    assert (addresses.get("0"), addresses.get("1")) == (None, Known('"e"', "0"))
+async def test_an_agent_that_was_started_anew_moves_no_bytes_that_it_has(yard: Yard, tmp_path: Path) -> None:
+    yard.store.objects["/data.csv"] = b"first"
+    wanted = Input(name="set", uris=[f"{yard.store.address}/data.csv?token=abc"])
+    moved = []
+    for life in range(4):
+        if life == 2:
+            yard.store.objects["/data.csv"] = b"second!"
+        addresses = KnownAddresses(tmp_path / "addresses.jsonl")
+        [found] = await fetch(yard, tmp_path / str(life), wanted, addresses=addresses)
+        moved.append((found.files[0].moved_bytes, found.files[0].sha256))
+
+    first, second = sha256_of(b"first"), sha256_of(b"second!")
+    assert moved == [(5, first), (0, first), (7, second), (0, second)]
+    assert "token" not in (tmp_path / "addresses.jsonl").read_text()
+
+
+def test_only_so_many_addresses_are_known_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_addresses, "_ADDRESSES_MAX", 10)
+    monkeypatch.setattr(known_addresses, "_LINES_MAX", 20)
+    file = tmp_path / "none-yet/addresses.jsonl"
+    addresses = KnownAddresses(file)
+    for number in range(99):
+        addresses.put(str(number), Known('"e"', str(number)))
+        assert len(file.read_text().splitlines()) <= 21
+    for known in (addresses, KnownAddresses(file)):
+        assert [known.get(str(number)) for number in (88, 89, 98)] == [
+            None, Known('"e"', "89"), Known('"e"', "98")
+        ]  # fmt: skip
+
+
+def test_a_line_that_a_crash_cut_costs_that_line_alone(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.jsonl"
+    KnownAddresses(file).put("a", Known('"a"', "1"))
+    KnownAddresses(file).put("b", Known('"b"', "2"))
+    file.write_bytes(file.read_bytes()[:-9] + b"\xff")
+    KnownAddresses(file).put("c", Known('"c"', "3"))
+    known = KnownAddresses(file)
+    assert [known.get(each) for each in "abc"] == [Known('"a"', "1"), None, Known('"c"', "3")]
+
+
+def test_a_disk_without_room_costs_no_input(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.jsonl"
+    file.mkdir()
+    addresses = KnownAddresses(file)
+    addresses.put("a", Known('"a"', "1"))
+    assert addresses.get("a") == Known('"a"', "1")
 
 
 async def test_a_web_page_that_says_no_is_not_quoted_and_its_address_said_once(

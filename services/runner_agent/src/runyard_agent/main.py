@@ -24,6 +24,7 @@ from runyard_agent.folder_lock import locked
 from runyard_agent.foreign_watch import ForeignWatch
 from runyard_agent.hands_on import HandsOn
 from runyard_agent.input_sources import InputRules
+from runyard_agent.known_addresses import KnownAddresses
 from runyard_agent.limits import look_at_machine
 from runyard_agent.loop import Attempts
 from runyard_agent.machine_check import take_inventory
@@ -133,6 +134,7 @@ def _node(
         sampling=sampling,
         clock=clock,
         package_lists=PackageLists(artifact_client),
+        known_addresses=KnownAddresses(contents.with_name("addresses.jsonl")),
         input_rules=InputRules(settings.shared_folders, input_credentials(os.environ), settings.nfs_exports),
         attempt_rules=settings.attempt_rules,
         calls=calls,
