@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard.agent.v1.agent_service_pb2 import AttemptFinished, LeaseGrant
 from runyard.run.v1.types_pb2 import Executor
 from runyard_agent import process_table
-from runyard_agent.attempt_store import AttemptStore
+from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.docker_daemon import DockerDaemon
 from runyard_agent.domain.attempt import AttemptState, Phase
 from runyard_agent.folder_lock import locked
@@ -46,6 +48,8 @@ mkdir -p "$FOLDER/spool" && touch "$FOLDER/agent.lock"
 {AGENT} uninstall
 find /etc -not -name '.*lock' | sort | diff "$FOLDER-before" - && test ! -e "$FOLDER"
 """
+# As an installer does: folder after folder, until it is ended.
+WRITES_ON = 'n=0; while n=$((n + 1)); do mkdir -p "$1/site-packages/p$n"; sleep 0.01; done'
 
 
 def an_agents_folder(tmp_path: Path) -> Path:
@@ -84,19 +88,60 @@ def test_a_folder_that_no_agent_used_is_not_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("phase", [Phase.COLLECTING, Phase.REPORTING])
-def test_what_is_not_at_the_yard_yet_is_not_thrown_away(tmp_path: Path, phase: Phase) -> None:
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [
+        (Phase.PREPARING, "ATTEMPTS_PREPARED"),
+        (Phase.RUNNING, "OUTPUTS_WAITING"),  # it has ended while no agent looked
+        (Phase.COLLECTING, "OUTPUTS_WAITING"),
+        (Phase.REPORTING, "OUTPUTS_WAITING"),
+    ],
+)
+def test_what_is_not_at_the_yard_yet_is_not_thrown_away(tmp_path: Path, phase: Phase, code: str) -> None:
     folder = an_agents_folder(tmp_path)
-    grant = LeaseGrant(run_id="r1", attempt=1, epoch=1)
-    AttemptStore(folder / "attempts").create(
-        grant, AttemptState(phase=phase, executor=Executor.EXECUTOR_PROCESS)
-    )
+    hold(folder, phase)
     with pytest.raises(Conflict, match="runyard-r1-1") as refused:
         uninstall(folder, force=False, tell=print)
-    assert refused.value.code == "OUTPUTS_WAITING"
+    assert refused.value.code == code
     assert (folder / "attempts").exists()
     uninstall(folder, force=True, tell=print)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.system
+def test_an_attempt_whose_last_report_the_yard_has_holds_nothing_up(tmp_path: Path) -> None:
+    folder = an_agents_folder(tmp_path)
+    record = hold(folder, Phase.REPORTING)
+    record.report(AttemptFinished(), datetime.now(UTC))
+    [last] = record.pending_reports()
+    record.acknowledge(last.report_id)
+    uninstall(folder, force=False, tell=print)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.system
+def test_what_a_killed_agent_left_making_an_environment_is_ended(tmp_path: Path) -> None:
+    folder = an_agents_folder(tmp_path)
+    hold(folder, Phase.PREPARING)
+    environment = folder / "cache/environments/e"
+    environment.mkdir(parents=True)
+    with subprocess.Popen(["sh", "-c", WRITES_ON, "sh", environment], start_new_session=True) as installer:
+        try:
+            with pytest.raises(Conflict, match="not started yet"):
+                uninstall(folder, force=False, tell=print)
+            assert installer.poll() is None
+            uninstall(folder, force=True, tell=print)
+            assert installer.wait(10) == -signal.SIGKILL
+        finally:
+            installer.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def hold(folder: Path, phase: Phase) -> AttemptRecord:
+    """Let the agent of a folder have left an attempt there."""
+    grant = LeaseGrant(run_id="r1", attempt=1, epoch=1)
+    state = AttemptState(phase=phase, executor=Executor.EXECUTOR_PROCESS)
+    return AttemptStore(folder / "attempts").create(grant, state)
 
 
 @pytest.mark.system

@@ -42,8 +42,8 @@ def uninstall(directory: Path, *, force: bool, tell: Tell) -> None:
 
     Raises:
         InvalidInput: NOT_AN_AGENTS_FOLDER, no agent ever used the folder; nothing was removed.
-        Conflict: AGENT_RUNNING, or without ``force`` ATTEMPTS_RUNNING or OUTPUTS_WAITING; nothing was
-            removed.
+        Conflict: AGENT_RUNNING, or without ``force`` ATTEMPTS_RUNNING, ATTEMPTS_PREPARED or OUTPUTS_WAITING;
+            nothing was removed.
         Unavailable: DOCKER_UNREACHABLE, without ``force``; attempts were in containers. Nothing was removed.
         RunyardError: UNINSTALL_INCOMPLETE, something cannot be removed; the rest is gone.
     """
@@ -119,6 +119,7 @@ async def _end_attempts(directory: Path, limits: MachineLimits, *, force: bool, 
         for container in () if isinstance(containers, str) else containers:
             await container.kill()
             tell(f"removed {container.words}")
+    _end_installers(directory / "cache")
     await _watches_ended(directory)
     return [f"container {name}" for name in unreachable]
 
@@ -143,9 +144,16 @@ def _require_nothing_lost(
             "or end them with --force: what they have not stored yet is lost",
             code="ATTEMPTS_RUNNING",
         )
-    waiting = [
-        _plan(each).name for each in records if each.state.phase in {Phase.COLLECTING, Phase.REPORTING}
-    ]
+    left = [each for each in records if not each.is_over]
+    prepared = [_plan(each).name for each in left if each.state.phase is Phase.PREPARING]
+    if prepared:
+        raise Conflict(
+            f"attempts are leased to this machine and not started yet: {', '.join(sorted(prepared))}. "
+            "Stop their runs and start the agent until they are over, or give them up with --force",
+            code="ATTEMPTS_PREPARED",
+        )
+    # A program may also have ended while no agent was there to collect what it left.
+    waiting = [_plan(each).name for each in left]
     if waiting:
         raise Conflict(
             f"outputs or reports of attempts are not at the yard yet: {', '.join(sorted(waiting))}. "
@@ -200,6 +208,15 @@ async def _containers(attempts: Path) -> AsyncIterator[Sequence[AttemptContainer
         daemon.close()
 
 
+def _end_installers(cache: Path) -> None:
+    """End what a killed agent left making an environment: it would write on into what is being removed."""
+    process_table.end_all(lambda: [pid for root in _working_on(cache) for pid in _family(root)])
+
+
+def _family(root: int) -> list[int]:
+    return [root, *process_table.descendants(root)]
+
+
 async def _watches_ended(directory: Path) -> None:
     """Give what looked after the containers a moment to end: it does so by itself when they have."""
     with contextlib.suppress(TimeoutError):
@@ -208,7 +225,8 @@ async def _watches_ended(directory: Path) -> None:
                 await asyncio.sleep(0.05)
 
 
-def _working_on(directory: Path) -> bool:
+def _working_on(directory: Path) -> list[int]:
+    """Give the processes, but for ourselves, whose command line names something below a folder."""
     below = f"{directory}/"
-    commands = (process_table.command_line(pid) for pid in process_table.all_pids() if pid != os.getpid())
-    return any(word.startswith(below) for words in commands for word in words)
+    others = (pid for pid in process_table.all_pids() if pid != os.getpid())
+    return [pid for pid in others if any(word.startswith(below) for word in process_table.command_line(pid))]
