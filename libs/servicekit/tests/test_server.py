@@ -20,6 +20,7 @@ from runyard.event.v1.envelope_pb2 import Actor
 from runyard.history.v1 import history_service_pb2 as pb
 from runyard.history.v1 import history_service_pb2_grpc as rpc
 from runyard_core.errors import InvalidInput, NotFound
+from runyard_core.retry import Telling
 from runyard_servicekit import open_streams
 from runyard_servicekit.auth import Tokens, current_caller
 from runyard_servicekit.edge import Edge
@@ -163,16 +164,20 @@ async def test_a_token_that_is_void_opens_nothing_and_ends_what_it_opened(
 async def test_a_tokens_file_that_says_nonsense_for_a_while_saves_no_void_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looked = asyncio.Event()
     monkeypatch.setattr(open_streams, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(open_streams, "log", Telling(lambda _: looked.set()))
     async with _served(tmp_path) as channel:
         stub = rpc.HistoryServiceStub(channel)
         watching = stub.WatchEvents(pb.WatchEventsRequest(after_position=1), metadata=_metadata())
         assert await watching.read() == pb.WatchEventsResponse(bookmark_position=1)
+        assert not looked.is_set()
         (tmp_path / "tokens.json").write_text('{"tokens": 5}')
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
         assert failed.value.code() == grpc.StatusCode.INTERNAL
-        await asyncio.sleep(0.05)  # some looks at it
+        async with asyncio.timeout(10):
+            await looked.wait()
         _write_tokens(tmp_path, revoked_at="2026-11-22T10:00:00+00:00")
         async with asyncio.timeout(10):
             assert await _reason(watching.read()) == "TOKEN_REVOKED"
