@@ -17,6 +17,7 @@ from runyard_contracts.ids import CommandId, StreamName, stream_name, uuid7
 from runyard_core.clock import SystemClock
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.queues import Queues
 from runyard_testkit import Database
@@ -37,6 +38,8 @@ AFTER = {
     ev.RunRequeued: "queued",
 }
 
+PROJECTS = ("blue", "red")
+
 
 @pytest.fixture
 async def yard(database: Database, tmp_path: Path) -> AsyncIterator[ArchiveYard]:
@@ -48,24 +51,31 @@ async def fill(database: Database, count: int, draw: random.Random) -> None:
     """Append events of runs, each as it may follow the one before."""
     states: dict[StreamName, str] = {}
     versions: dict[StreamName, int] = {}
+    context = Context(parse_actor("user:alice"), correlation_id=uuid7(), source="/test")
     async with await PostgresEventLog.connect(database.url("scheduler")) as log:
         for number in range(count):
             going = [stream for stream, state in states.items() if state]
+            events: list[tuple[StreamName, Message]] = []
             if not going or draw.random() < 0.4:
                 run_id = uuid7()
                 stream = stream_name("run", run_id)
                 spec = RunSpec(step="train", priority=draw.randint(-1, 2))
-                message: Message = ev.RunQueued(run_id=run_id, project="red", number=number, spec=spec)
+                project = draw.choice(PROJECTS)
+                numbered = ev.ProjectRunNumbered(project=project, run_id=run_id, number=number)
+                events.append((stream_name("project", project), numbered))
+                message: Message = ev.RunQueued(run_id=run_id, project=project, number=number, spec=spec)
                 states[stream] = "queued"
             else:
                 stream = draw.choice(going)
                 message = draw.choice(NEXT[states[stream]])
                 states[stream] = AFTER.get(type(message), "")
-            context = Context(parse_actor("user:alice"), correlation_id=uuid7(), source="/test")
-            event = wrap(message, stream, context, SystemClock().now())
-            append = StreamAppend(stream, versions.get(stream, 0), [event])
-            await log.append(AppendCommand(CommandId(uuid7()), [append]))
-            versions[stream] = append.expected_version + 1
+            events.append((stream, message))
+            appends = []
+            for stream, message in events:
+                event = wrap(message, stream, context, SystemClock().now())
+                appends.append(StreamAppend(stream, versions.get(stream, 0), [event]))
+                versions[stream] = appends[-1].expected_version + 1
+            await log.append(AppendCommand(CommandId(uuid7()), appends))
 
 
 async def test_the_index_tells_the_queue_that_the_events_give(yard: ArchiveYard) -> None:
@@ -73,14 +83,17 @@ async def test_the_index_tells_the_queue_that_the_events_give(yard: ArchiveYard)
     await fill(yard.database, 90, draw)
     log = yard.whole
     assert await log.stream_index() is not None
+    head = (await log.head()).domain_position
+    assert head > 90
     indexed, folded = Queues(log, spacing_events=0, kept_runs_max=0), Queues(yard.hot)
-    for position in (1, 2, *draw.sample(range(3, 90), 12), 90):
+    for position in (1, 2, *draw.sample(range(3, head), 12), head):
         moment = Moment(position, Timestamp(), Timestamp(seconds=2_000_000_000))
-        queue = await folded.shown(moment)
-        assert await indexed.shown(moment) == queue
-        assert (await indexed.shown(moment, skipped=1, limit=3)).waiting == queue.waiting[1:4]
+        for project in ("", *PROJECTS):
+            queue = await folded.shown(moment, project)
+            assert await IndexedQueue(log).shown(moment, project, 0, None) == queue
+            assert (await indexed.shown(moment, project, skipped=1, limit=3)).waiting == queue.waiting[1:4]
     await yard.seal()
     await yard.detach()
     assert await log.stream_index() is None
-    assert await indexed.shown(moment) == queue
+    assert await indexed.shown(moment, project) == queue
     assert moment.position > PARTITION

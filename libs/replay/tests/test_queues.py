@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from enum import Enum, auto
 
 import pytest
 from google.protobuf.message import Message
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.history.v1.history_service_pb2 import QueueState, StateCount
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
 from runyard_contracts.ids import Position, StreamName, stream_name
@@ -20,6 +22,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Unavailable
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.stream_index import PAYLOADS_TOGETHER, OpenStreams, StreamIndex
+from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.queues import Queues
@@ -38,11 +41,31 @@ NEXT = {
 }
 
 
-async def _history(choices: list[tuple[str, int]]) -> Yard:
+class Numbered(Enum):
+    """When a run gets its number within its project."""
+
+    BEFORE_QUEUED = auto()
+    """As the scheduler does it."""
+    AFTER_QUEUED = auto()
+    NEVER = auto()
+
+
+async def _history(choices: list[tuple[str, int]], numbered: Numbered = Numbered.NEVER) -> Yard:
     yard = Yard()
     for run_id, choice in choices:
-        await yard.write("run", run_id, await _next_event(yard, run_id, choice), ALICE)
+        message = await _next_event(yard, run_id, choice)
+        is_new = isinstance(message, ev.RunQueued)
+        if is_new and numbered is Numbered.BEFORE_QUEUED:
+            await _number(yard, run_id)
+        await yard.write("run", run_id, message, ALICE)
+        if is_new and numbered is Numbered.AFTER_QUEUED:
+            await _number(yard, run_id)
     return yard
+
+
+async def _number(yard: Yard, run_id: str) -> None:
+    project = PROJECTS[run_id]
+    await yard.write("project", project, ev.ProjectRunNumbered(project=project, run_id=run_id))
 
 
 async def _next_event(yard: Yard, run_id: str, choice: int) -> Message:
@@ -83,6 +106,18 @@ class IndexedLog(MemoryEventLog):
             len(ended),
         )
 
+    async def counts(self, type_name: str, stream: StreamName, to: int) -> tuple[int, int]:
+        of_stream, elsewhere = await self.positions(type_name, stream, 1, to)
+        return len(of_stream), len(elsewhere)
+
+    async def positions(
+        self, type_name: str, stream: StreamName, first: int, to: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        page = await self.read(Lane.LANE_DOMAIN, to_position=Position(max(0, to)))
+        found = [event for event in page.events if event.type == type_name and event.position >= first]
+        of_stream = [event.position for event in found if event.envelope.stream == stream]
+        return of_stream, [event.position for event in found if event.position not in of_stream]
+
     async def payloads(self, positions: Sequence[int]) -> list[bytes]:
         self.looked_at.append(list(positions))
         stored = [event.envelope.SerializeToString() for event in await self.events(positions)]
@@ -114,18 +149,19 @@ def _moment(position: int) -> Moment:
 
 @given(
     st.lists(st.tuples(st.sampled_from(RUNS), st.integers(0, 5)), min_size=1, max_size=25),
-    st.lists(st.integers(1, 25), min_size=1, max_size=5),
+    st.lists(st.integers(1, 29), min_size=1, max_size=5),
     st.sampled_from([0, 3, 1_000]),
+    st.sampled_from(Numbered),
 )
 @settings(max_examples=30, deadline=None)
 def test_the_queue_has_every_run_as_the_run_itself_was(
-    choices: list[tuple[str, int]], positions: list[int], kept_runs_max: int
+    choices: list[tuple[str, int]], positions: list[int], kept_runs_max: int, numbered: Numbered
 ) -> None:
     async def check() -> None:
-        yard = await _history(choices)
+        yard = await _history(choices, numbered)
         folded = Queues(yard.log, spacing_events=2, kept_runs_max=kept_runs_max)
         indexed = Queues(IndexedLog(yard.log), spacing_events=0, kept_runs_max=0)
-        for position in (min(position, len(choices)) for position in positions):
+        for position in (min(position, len(yard.ids)) for position in positions):
             runs = await _runs_at(yard, position)
             for project in ("", "red", "blue"):
                 mine = {one: run for one, run in runs.items() if project in ("", PROJECTS[one])}
@@ -142,6 +178,33 @@ def test_the_queue_has_every_run_as_the_run_itself_was(
                 part = await indexed.shown(_moment(position), project, skipped=1, limit=2)
                 assert part.waiting == queue.waiting[1:3]
                 assert part.counts == queue.counts
+
+    asyncio.run(check())
+
+
+def test_the_index_tells_a_project_by_how_its_runs_are_numbered() -> None:
+    async def check() -> None:
+        choices = [("r1", 0), ("r2", 1), ("r3", 1), ("r1", 2), ("r3", 0), ("r4", 1)]
+        for numbered in Numbered:
+            log = IndexedLog((await _history(choices, numbered)).log)
+            head = (await log.head()).domain_position
+            queue = await IndexedQueue(log).shown(_moment(head), "blue", 0, None)
+            if numbered is not Numbered.BEFORE_QUEUED:
+                assert queue is None
+                continue
+            assert queue is not None
+            assert [run.run_id for run in queue.waiting] == ["r2", "r4"]
+            assert log.looked_at == [[4, 10]]
+            red = await IndexedQueue(log).shown(_moment(head), "red", 0, None)
+            assert red is not None
+            assert [(one.state, one.run_count) for one in red.counts] == [
+                (RunState.RUN_STATE_STARTING, 1),
+                (RunState.RUN_STATE_FINISHED, 1),
+            ]
+            # r4 is numbered, and not yet queued.
+            assert await IndexedQueue(log).shown(_moment(head - 1), "blue", 0, None) == QueueState(
+                waiting=queue.waiting[:1], counts=[StateCount(state=RunState.RUN_STATE_QUEUED, run_count=1)]
+            )
 
     asyncio.run(check())
 

@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 
@@ -43,6 +44,15 @@ where m.type = any($1::text[]) and m.position between $2 and $3 and not exists (
   select from log.domain_event e
   where e.type = $4 and e.position between $2 and $3 and e.stream = m.stream)
 """
+_COUNTS = """
+select count(*) filter (where stream = $2), count(*) filter (where stream <> $2)
+from log.domain_event where type = $1 and position <= $3
+"""
+_POSITIONS = """
+select coalesce(string_agg(int8send(position), ''::bytea) filter (where stream = $2), ''::bytea),
+  coalesce(string_agg(int8send(position), ''::bytea) filter (where stream <> $2), ''::bytea)
+from log.domain_event where type = $1 and position between $3 and $4
+"""
 # An array of numbers is a text here: the driver takes as long to look at a number of one as the database to
 # find its row, and on each connection asks the database what a bigint[] is, which takes ten milliseconds.
 # Many arrays with one statement, as each statement is planned anew; and short ones: what the database puts
@@ -76,6 +86,18 @@ class PostgresStreamIndex:
         moved = await self._moved(moves, end, min(begun), to) if begun else []
         return OpenStreams(begun, moved, ended_count)
 
+    async def counts(self, type_name: str, stream: StreamName, to: int) -> tuple[int, int]:
+        """See ``StreamIndex``."""
+        of_stream, elsewhere = await self._two(_COUNTS, type_name, stream, to)
+        return of_stream, elsewhere
+
+    async def positions(
+        self, type_name: str, stream: StreamName, first: int, to: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """See ``StreamIndex``."""
+        of_stream, elsewhere = await self._two(_POSITIONS, type_name, stream, first, to)
+        return _numbers(of_stream), _numbers(elsewhere)
+
     async def payloads(self, positions: Sequence[int]) -> list[bytes]:
         """See ``StreamIndex``."""
         parts = [
@@ -93,6 +115,13 @@ class PostgresStreamIndex:
 
     # Who asks for one row gets no workers beside it: here they are half as much work again, for little time.
 
+    async def _two(self, statement: str, *arguments: object) -> tuple[Any, Any]:
+        async with self._reading() as connection:
+            row = await connection.fetchrow(statement, *arguments)
+        if row is None:
+            raise AssertionError("what is put together is always one row")
+        return row[0], row[1]
+
     async def _count(self, type_name: str, to: int) -> int:
         async with self._reading() as connection:
             count: int = await connection.fetchval(_COUNT, type_name, to)
@@ -100,13 +129,12 @@ class PostgresStreamIndex:
 
     async def _begun(self, begin: str, end: str, to: int, begun_count: int, open_count: int) -> Sequence[int]:
         """Look at so many of the newest streams as go on, and at more when some of these have ended."""
-        found, newest_count = array("q"), open_count
+        found: Sequence[int] = ()
+        newest_count = open_count
         async with self._reading() as connection:
             while len(found) != open_count and newest_count:
-                found = array("q", await connection.fetchval(_BEGUN, begin, to, end, newest_count))
+                found = _numbers(await connection.fetchval(_BEGUN, begin, to, end, newest_count))
                 newest_count = newest_count * _MORE_STREAMS if newest_count < begun_count else 0
-        if sys.byteorder == "little":
-            found.byteswap()
         return found
 
     async def _moved(self, moves: Sequence[str], end: str, first: int, to: int) -> list[StreamName]:
@@ -121,6 +149,14 @@ class PostgresStreamIndex:
                 yield connection
         except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
+
+
+def _numbers(sent: bytes) -> Sequence[int]:
+    """Read what ``int8send`` wrote."""
+    numbers = array("q", sent)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
 
 
 def _array(numbers: Sequence[int]) -> str:

@@ -43,6 +43,35 @@ class StreamIndex(Protocol):
         """
         ...
 
+    async def counts(self, type_name: str, stream: StreamName, to: int) -> tuple[int, int]:
+        """Count the events of a type: those of one stream, and those of all others.
+
+        Args:
+            type_name: of the events.
+            stream: whose are told apart.
+            to: a position of the domain lane; later events are not looked at.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        ...
+
+    async def positions(
+        self, type_name: str, stream: StreamName, first: int, to: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Say where the events of a type are: those of one stream, and those of all others, in no order.
+
+        Args:
+            type_name: of the events.
+            stream: whose are told apart.
+            first: a position of the domain lane; earlier events are not looked at.
+            to: the same for later ones.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        ...
+
     async def payloads(self, positions: Sequence[int]) -> list[bytes]:
         """Give stored envelopes in order: ``PAYLOADS_TOGETHER`` of them, one after the other, as one.
 

@@ -1,8 +1,8 @@
 """The queue out of the log's index: only the runs that are shown, and those that moved, are read.
 
-The index tells which runs were queued and not finished. Of those that nothing else happened to it takes the
-priority to tell their places: that is looked at in their stored events, and remembered. The few others are
-folded.
+The index tells which runs were queued and not finished, and whose they are: a run is numbered within its
+project directly before it is queued. Of those that nothing else happened to it takes the priority to tell
+their places: that is looked at in their stored events, and remembered. The few others are folded.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from runyard.history.v1.history_service_pb2 import QueuedRun, QueueState
 from runyard.history.v1.queue_glance_pb2 import QueuedGlances
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import RunState
-from runyard_contracts.ids import Position, StreamName
+from runyard_contracts.ids import Position, StreamName, stream_name
 from runyard_core.fan_out import fan_out
 from runyard_eventlog.port import EventFilter, EventLog
 from runyard_eventlog.stream_index import (
     PAYLOADS_EACH,
     PAYLOADS_TOGETHER,
     HasStreamIndex,
+    OpenStreams,
     StreamIndex,
 )
 from runyard_replay.folding.queue import (
     EVENT_TYPES,
     FINISHED_TYPE,
+    NUMBERED_TYPE,
     PLACED_TYPES,
     QUEUED_TYPE,
     Place,
@@ -55,8 +57,8 @@ class IndexedQueue:
         self._event_log = event_log
         self._priorities: dict[int, int] = {}
 
-    async def shown(self, moment: Moment, skipped: int, limit: int | None) -> QueueState | None:
-        """Give a part of the queue of all projects as ``Queues.shown``; None where there is no index.
+    async def shown(self, moment: Moment, project: str, skipped: int, limit: int | None) -> QueueState | None:
+        """Give a part of the queue as ``Queues.shown``; None where there is no index that tells it.
 
         Raises:
             Unavailable: the log did not answer in time.
@@ -66,14 +68,16 @@ class IndexedQueue:
         index = await self._event_log.stream_index()
         if index is None:
             return None
-        streams = await index.open_streams(QUEUED_TYPE, PLACED_TYPES, FINISHED_TYPE, moment.position)
+        streams = await _open(index, moment.position, project)
+        if streams is None:
+            return None
         begun = sorted(streams.begun)
         moved, priority_at = await asyncio.gather(
             self._fold(streams.moved, moment.position), self._priorities_of(index, begun)
         )
         elsewhere = {run.queued_position for run in moved.asked()}
         resting = [position for position in begun if position not in elsewhere]
-        again = moved.waiting()
+        again = moved.waiting(project)
         # Sorting keeps the order of what is equal.
         first = sorted(resting, key=priority_at.__getitem__, reverse=True)
         places = [
@@ -85,7 +89,7 @@ class IndexedQueue:
         if await self._event_log.stream_index() is None:
             # A partition was detached meanwhile.
             return None
-        counts = moved.counts()
+        counts = moved.counts(project)
         counts[_QUEUED] += len(resting)
         counts[_FINISHED] += streams.ended_count
         waiting = (runs[place] if place in runs else again[place] for place in front)
@@ -125,6 +129,29 @@ class IndexedQueue:
         parts = [new[start : start + PAYLOADS_EACH] for start in range(0, len(new), PAYLOADS_EACH)]
         await fan_out(_PAYLOADS_AT_ONCE, look, parts)
         return known
+
+
+async def _open(index: StreamIndex, to: int, project: str) -> OpenStreams | None:
+    """Find the runs that began and did not finish; those of a project by the events that number its runs.
+
+    None where these do not stand directly before the runs' first: in a log that holds a part of another.
+    """
+    finding = index.open_streams(QUEUED_TYPE, PLACED_TYPES, FINISHED_TYPE, to)
+    if not project:
+        return await finding
+    # What the event at the position itself numbers is not queued yet.
+    stream, last = stream_name("project", project), to - 1
+    streams, (own_count, other_count) = await asyncio.gather(
+        finding, index.counts(NUMBERED_TYPE, stream, last)
+    )
+    begun = set(streams.begun)
+    first = min(begun, default=to) - 1
+    own, others = await index.positions(NUMBERED_TYPE, stream, first, last) if begun else ((), ())
+    own_begun = begun.intersection(position + 1 for position in own)
+    all_begun = own_begun.union(position + 1 for position in others)
+    if own_count + other_count != len(begun) + streams.ended_count or not begun <= all_begun:
+        return None
+    return OpenStreams(list(own_begun), streams.moved, own_count - len(own_begun))
 
 
 def _glanced(payloads: bytes, count: int) -> list[int]:

@@ -67,9 +67,8 @@ class Queues:
         Raises:
             Unavailable: the log did not answer in time.
         """
-        # The index knows no projects.
-        if not project and moment.position - self._kept_before(moment.position) > self._spacing:
-            indexed = await self._indexed.shown(moment, skipped, limit)
+        if moment.position - self._kept_before(moment.position) > self._spacing:
+            indexed = await self._indexed.shown(moment, project, skipped, limit)
             if indexed is not None:
                 return indexed
         fold = await self.at(moment.position)
@@ -85,7 +84,7 @@ class Queues:
         Raises:
             Unavailable: the log did not answer in time.
         """
-        await self._indexed.shown(moment, 0, 1)
+        await self._indexed.shown(moment, "", 0, 1)
 
     async def at(self, position: int) -> QueueFold:
         """Fold the queue at a position; not to be changed.
