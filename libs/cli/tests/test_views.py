@@ -33,7 +33,6 @@ from runyard.run.v1.types_pb2 import (
 from runyard_cli.commands.gpus import gpu_rows
 from runyard_cli.commands.history import event_line
 from runyard_cli.commands.nodes import node_row
-from runyard_cli.commands.outputs import path_in_run
 from runyard_cli.commands.ps import row_of
 from runyard_cli.commands.show import record_lines
 from runyard_cli.commands.why import why_lines
@@ -113,7 +112,13 @@ def whole_record() -> Record:
             micro_usd=4200,
             terms=[CostTerm(micro_usd=4200, price_id="p", explanation="18 s of H100 at $0.84: $0.0042")],
         ),
-        outputs=[Artifact(name="model.npz", size_bytes=10, sha256="e" * 64)],
+        outputs=[
+            Artifact(
+                size_bytes=10,
+                sha256="e" * 64,
+                origins=[ArtifactOrigin(origin=Origin(run_id="0198", path="model.npz"))],
+            )
+        ],
         logs=LogSummary(line_count=2, size_bytes=20, last_lines=[LogLine(text="bad\x1b[2J")]),
         results=[MetricLatest(name="accuracy", value=0.97, point_count=30, min=0.1, max=0.98)],
         statistics=[Statistic(name="memory_used_bytes", min=1, mean=2048, max=4096, sample_count=18)],
@@ -309,16 +314,17 @@ def test_event_is_a_line() -> None:
     assert event_line(EventView(envelope=envelope)).endswith("user:alice (cannot be read here)")
 
 
-def test_output_has_the_path_that_its_own_run_gave_it() -> None:
-    artifact = Artifact(
-        name="newest.npz",
-        origins=[
-            ArtifactOrigin(origin=Origin(path="a/model.npz", run_id="1")),
-            ArtifactOrigin(origin=Origin(path="newest.npz", run_id="2")),
-        ],
-    )
-    assert path_in_run(artifact, "1") == "a/model.npz"
-    assert path_in_run(artifact, "3") == "newest.npz"
+def test_a_record_shows_the_first_input_files_and_counts_the_rest() -> None:
+    inputs = [
+        Input(name=name, files=[InputFile(path=f"{number}.csv") for number in range(15)])
+        for name in ("near", "far", "away")
+    ]
+    record = Record(run=finished_run(), datasets=inputs)
+    text = "\n".join(record_lines(record, whole=False, now=0))
+    assert ("near: 14.csv" in text, "far: 4.csv" in text, "far: 5.csv" in text) == (True, True, False)
+    assert "far: 10 more files (--all)" in text
+    assert "away: 15 more files (--all)" in text
+    assert "away: 14.csv" in "\n".join(record_lines(record, whole=True, now=0))
 
 
 def test_datasets_and_models_are_listed_with_what_stands_for_them() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runyard.metric.v1.metric_service_pb2 import MetricLatest, Statistic
 from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import CauseCode, Environment, Executor, Hardware
+from runyard_cli.run_outputs import newest_outputs
 from runyard_cli.words import count_words, money_words, number_words, size_words, state_word, value_words
 
 CODE, PARAMETERS, DATASET, HARDWARE, ENVIRONMENT = (
@@ -60,13 +61,8 @@ def differences(first: Compared, second: Compared) -> list[Difference]:
 
 
 def output_paths(record: Record) -> dict[str, str]:
-    """Give the outputs of a run: path to SHA-256. The same bytes may have other paths elsewhere."""
-    return {
-        each.origin.path: artifact.sha256
-        for artifact in record.outputs
-        for each in artifact.origins
-        if each.origin.run_id == record.run.run_id
-    }
+    """Give the outputs of a run: path to SHA-256, of each path what is left of it."""
+    return {each.path: each.sha256 for each in newest_outputs(record.run.run_id, record.outputs)}
 
 
 def _facts(of: Compared) -> dict[str, dict[str, str]]:
@@ -147,9 +143,8 @@ def _environment(record: Record) -> Facts:
 
 
 def _outputs(record: Record) -> Facts:
-    sizes = {artifact.sha256: artifact.size_bytes for artifact in record.outputs}
-    for path, sha256 in output_paths(record).items():
-        yield path, f"{size_words(sizes[sha256])}, {_digest(sha256)}"
+    for each in newest_outputs(record.run.run_id, record.outputs):
+        yield each.path, f"{size_words(each.size_bytes)}, {_digest(each.sha256)}"
 
 
 def _mean(statistic: Statistic) -> str:

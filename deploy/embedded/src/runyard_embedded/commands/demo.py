@@ -13,10 +13,10 @@ import click
 
 from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest
 from runyard.cost.v1.cost_service_pb2 import ListPricesRequest
-from runyard_cli.commands.outputs import path_in_run
 from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import Style, note, say, styled
+from runyard_cli.run_outputs import newest_outputs
 from runyard_cli.session import converse, get_run
 from runyard_client import Client
 from runyard_embedded.commands.up import bring_up
@@ -98,4 +98,4 @@ async def _outputs(client: Client) -> dict[str, str]:
     """Give the datum:// reference of each file of the newest run, by path."""
     run = await get_run(client, f"{PROJECT}#latest")
     listed = await client.artifacts.ListArtifacts(ListArtifactsRequest(run_id=run.run_id, page_size=1000))
-    return {path_in_run(each, run.run_id): f"datum://{each.sha256}" for each in listed.artifacts}
+    return {each.path: f"datum://{each.sha256}" for each in newest_outputs(run.run_id, listed.artifacts)}

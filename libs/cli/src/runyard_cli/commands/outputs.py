@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
 
 from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest, ListArtifactsResponse
-from runyard.artifact.v1.types_pb2 import Artifact
 from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
-from runyard_cli.output import is_json, note, output_option, say, say_json
+from runyard_cli.output import is_json, note, output_option, safe, say, say_json
+from runyard_cli.run_outputs import RunOutput, outputs_of
 from runyard_cli.session import converse, get_run
-from runyard_cli.table import say_table
+from runyard_cli.table import Row, say_table
 from runyard_cli.transfer import Progress
 from runyard_cli.words import count_words, size_words
 from runyard_client import Client
 from runyard_client.errors import LocalError
 from runyard_client.files import download_file
+from runyard_client.store import TRANSFER_COUNT_MAX
 from runyard_contracts.manifest import ManifestError, check_path
+from runyard_core.fan_out import fan_out
 
 _PAGE_SIZE = 1000
 
@@ -40,30 +43,45 @@ _PAGE_SIZE = 1000
 )
 @output_option
 def command(run: str, project: str | None, pattern: str, directory: Path | None) -> None:
-    """List the files that RUN left behind, or download them."""
+    """List the files that RUN left behind, or download them.
 
-    async def work(client: Client) -> ListArtifactsResponse:
+    Of a path that was stored several times while the program ran, every version is listed, and the newest is
+    downloaded; `runyard get` has the others.
+    """
+
+    async def work(client: Client) -> tuple[ListArtifactsResponse, Sequence[RunOutput]]:
         found = await get_run(client, full_run_name(run, project))
         listed = await _list(client, found.run_id, pattern)
+        files = [
+            each for each in outputs_of(found.run_id, listed.artifacts) if fnmatchcase(each.path, pattern)
+        ]
         if directory is not None:
-            for artifact in listed.artifacts:
-                await _download(client, artifact, directory, path_in_run(artifact, found.run_id))
-        elif not is_json():
-            rows = [
-                (path_in_run(each, found.run_id), size_words(each.size_bytes), f"datum://{each.sha256[:16]}")
-                for each in listed.artifacts
-            ]
-            if rows:
-                say_table(("PATH", "SIZE", "URI"), rows, right=(1,))
-            else:
-                say("no outputs" + ("" if pattern == "*" else " like that"))
-        return listed
+            files = [each for each in files if each.is_newest]
+            await _download(client, files, directory)
+        return listed, files
 
-    listed = converse(work)
+    listed, files = converse(work)
     if is_json():
         say_json(listed)
     elif directory is not None:
-        note(f"{count_words(len(listed.artifacts), 'file')} in {directory}, SHA-256 checked")
+        for each in files:
+            say(safe(str(directory / each.path)))
+        note(f"{count_words(len(files), 'file')} in {directory}, SHA-256 checked")
+    elif files:
+        say_table(*output_rows(files), right=(1,))
+    else:
+        say("no outputs" + ("" if pattern == "*" else " like that"))
+
+
+def output_rows(files: Sequence[RunOutput]) -> tuple[Sequence[str], Sequence[Row]]:
+    """Give headings and rows of a table of files, with their versions where a path has several."""
+    rows = [(each.path, size_words(each.size_bytes), f"datum://{each.sha256[:16]}") for each in files]
+    if all(each.version_count == 1 for each in files):
+        return ("PATH", "SIZE", "URI"), rows
+    versions = [f"{each.version} of {each.version_count}" if each.version_count > 1 else "" for each in files]
+    return ("PATH", "SIZE", "URI", "VERSION"), [
+        (*row, version) for row, version in zip(rows, versions, strict=True)
+    ]
 
 
 async def _list(client: Client, run_id: str, pattern: str) -> ListArtifactsResponse:
@@ -73,32 +91,35 @@ async def _list(client: Client, run_id: str, pattern: str) -> ListArtifactsRespo
         page = await client.artifacts.ListArtifacts(request)
         listed.position = page.position
         listed.artifacts.extend(
-            each for each in page.artifacts if fnmatchcase(path_in_run(each, run_id), pattern)
+            artifact
+            for artifact in page.artifacts
+            if any(
+                each.origin.run_id == run_id and fnmatchcase(each.origin.path, pattern)
+                for each in artifact.origins
+            )
         )
         if not page.next_page_token:
             return listed
         request.page_token = page.next_page_token
 
 
-def path_in_run(artifact: Artifact, run_id: str) -> str:
-    """Give the path that a run gave a file; the same bytes may have others elsewhere."""
-    for each in artifact.origins:
-        if each.origin.run_id == run_id:
-            return each.origin.path
-    return artifact.name
+async def _download(client: Client, files: Sequence[RunOutput], directory: Path) -> None:
+    for each in files:
+        try:
+            check_path(each.path)
+        except ManifestError as error:
+            raise LocalError("BAD_PATH", f"an output cannot be written here: {error}") from None
+    progress = Progress(count_words(len(files), "file"), sum(each.size_bytes for each in files))
 
+    async def fetch(each: RunOutput) -> None:
+        target = directory / each.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
+        await download_file(client, each.sha256, target, on_bytes=progress.add)
 
-async def _download(client: Client, artifact: Artifact, directory: Path, path: str) -> None:
     try:
-        check_path(path)
-    except ManifestError as error:
-        raise LocalError("BAD_PATH", f"an output cannot be written here: {error}") from None
-    target = directory / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(path, artifact.size_bytes)
-    try:
-        await download_file(client, artifact.sha256, target, on_bytes=progress.add)
+        await fan_out(TRANSFER_COUNT_MAX, fetch, files)
     finally:
         progress.close()
-    if not is_json():
-        say(str(target))

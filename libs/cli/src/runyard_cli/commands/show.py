@@ -17,6 +17,7 @@ from runyard_cli.follow import metric_words
 from runyard_cli.gpu_words import incident_lines, statistic_lines
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, styled
+from runyard_cli.run_outputs import newest_outputs
 from runyard_cli.session import converse
 from runyard_cli.words import (
     cause_words,
@@ -40,6 +41,7 @@ _SHORT_DIGITS = 16
 _PACKAGES_SHOWN = 6
 _LOG_LINES_SHOWN = 5
 _SESSIONS_SHOWN = 5
+_FILES_SHOWN = 20
 
 
 @click.command("show", epilog=examples("show latest", "show 3 --all", "show digits#2 --output json"))
@@ -171,14 +173,19 @@ def _code(code: CodeRef, whole: bool) -> Sequence[str]:
 
 
 def _datasets(inputs: Sequence[Input], whole: bool) -> Iterator[str]:
+    files_left = _FILES_SHOWN
     for each in inputs:
         if not each.files:
             yield f"{each.name}: {', '.join(each.uris) or 'empty'}"
-        for file in each.files:
+        for file in each.files if whole else each.files[:files_left]:
             digest = _short(file.sha256, whole)
             yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}{_moved(file)}"
             if file.uri and not file.uri.endswith(file.sha256):
                 yield f"  from {file.uri}" + (f", then {file.resolved_uri}" if file.resolved_uri else "")
+        hidden = 0 if whole else len(each.files) - files_left
+        if hidden > 0:
+            yield f"{each.name}: {count_words(hidden, 'more file')} (--all)"
+        files_left = max(0, files_left - len(each.files))
 
 
 def _moved(file: InputFile) -> str:
@@ -251,8 +258,13 @@ def _cost(record: Record) -> Iterator[str]:
 
 
 def _outputs(record: Record, whole: bool) -> Iterator[str]:
-    for artifact in record.outputs:
-        yield f"{artifact.name}, {size_words(artifact.size_bytes)}, datum://{_short(artifact.sha256, whole)}"
+    newest = newest_outputs(record.run.run_id, record.outputs)
+    for each in newest if whole else newest[:_FILES_SHOWN]:
+        versions = f", the newest of {each.version_count} versions" if each.version_count > 1 else ""
+        uri = f"datum://{_short(each.sha256, whole)}"
+        yield f"{each.path}, {size_words(each.size_bytes)}, {uri}{versions}"
+    if len(newest) > _FILES_SHOWN and not whole:
+        yield f"and {len(newest) - _FILES_SHOWN:,} more (--all, or `runyard outputs`)"
 
 
 def _logs(record: Record) -> Iterator[str]:
