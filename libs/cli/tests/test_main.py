@@ -95,6 +95,18 @@ def test_error_is_one_or_two_lines_with_its_reason(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("group", [(), ("price",), ("history",), ("history", "dead-letters")])
+def test_a_group_alone_shows_its_help_as_it_is(runyard: Runner, group: tuple[str, ...]) -> None:
+    done = runyard(*group)
+    assert done.exit_code == 2
+    assert done.stderr == runyard(*group, "--help").stdout
+
+
+def test_a_sentence_of_several_lines_is_one_line(runyard: Runner) -> None:
+    done = runyard("price", "set", "1")
+    assert "Missing option '--per'. Choose from: gpu-hour, node-hour [WRONG_USAGE]" in done.stderr
+
+
 @pytest.mark.system
 def test_service_that_does_not_answer_gives_4_and_says_what_to_do(folder: Path, runyard: Runner) -> None:
     with_context(folder, "127.0.0.1:1")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_wide_characters_count_twice_and_marks_not_at_all() -> None:
     assert width_of("e\u0301") == 1
     assert cut("日本語", 5) == "日本…"
     assert cut("abc", 3) == "abc"
+    assert cut("e\u0301e\u0301e\u0301", 2) == "e\u0301…"
+
+
+def test_a_long_text_is_cut_in_the_time_of_one_look_at_it() -> None:
+    began = time.process_time()
+    assert cut("ä" * 1_000_000, 100) == "ä" * 99 + "…"
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

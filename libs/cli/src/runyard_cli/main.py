@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from runyard_cli.failures import ExitCode, explain_client_error, fail
+from runyard_cli.output import note
 
 # Help texts stand here so that listing the commands imports none of them.
 COMMANDS: Mapping[str, Mapping[str, str]] = {
@@ -134,8 +135,12 @@ def main() -> NoReturn:
 
 def _explain_usage(error: click.ClickException) -> NoReturn:
     context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        note(error.format_message())
+        raise SystemExit(int(ExitCode.USAGE))
     advice = f"Try `{context.command_path} --help`." if context is not None else ""
-    fail(ExitCode.USAGE, "WRONG_USAGE", error.format_message(), advice)
+    # Some of the parser's sentences are several lines: an error here is one.
+    fail(ExitCode.USAGE, "WRONG_USAGE", " ".join(error.format_message().split()), advice)
 
 
 def _explain(error: Exception) -> NoReturn:

@@ -62,8 +62,11 @@ def cut(text: str, width: int) -> str:
     """Shorten a text to a number of columns, with "…" at its end."""
     if width_of(text) <= width:
         return text
-    while text and width_of(text) > width - 1:
-        text = text[:-1]
+    left = width - 1
+    for index, char in enumerate(text):
+        left -= width_of(char)
+        if left < 0:
+            return text[:index] + "…"
     return text + "…"
 
 
