@@ -14,12 +14,11 @@ from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
 from runyard_cli.examples import examples
 from runyard_cli.gpu_words import process_words, reading_words
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import Cell, Row, say_table
 from runyard_cli.words import run_name, short_run_id, size_words
 from runyard_client import Client
-
-_PAGE_SIZE = 1000
 
 
 @click.command("gpus", epilog=examples("gpus", "gpus --node gpu-1 --processes"))
@@ -28,12 +27,13 @@ _PAGE_SIZE = 1000
 @output_option
 def command(node: str, *, processes: bool) -> None:
     """Show every GPU: who holds it, utilisation, memory, power, temperature, clock, and what is wrong."""
-    converse(lambda client: _show(client, node, with_processes=processes))
+    converse(lambda client: show(client, node, with_processes=processes))
 
 
-async def _show(client: Client, node_id: str, *, with_processes: bool) -> None:
+async def show(client: Client, node_id: str, *, with_processes: bool) -> None:
+    """Write every GPU of a node, or of all when it has no name."""
     listed, readings = await asyncio.gather(
-        client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE)),
+        every_page(client.scheduler.ListNodes, ListNodesRequest(page_size=PAGE_SIZE)),
         client.metrics.ListGpuReadings(ListGpuReadingsRequest(node_id=node_id)),
     )
     if is_json():

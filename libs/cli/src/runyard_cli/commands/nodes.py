@@ -9,12 +9,12 @@ from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest, ListNodesResp
 from runyard_cli.commands.node_access import invite, revoke
 from runyard_cli.examples import examples
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, Row, say_table
 from runyard_cli.words import size_words
 from runyard_client import Client
 
-_PAGE_SIZE = 1000
 _STATES = {
     NodeState.NODE_STATE_ATTACHED: Cell("attached", Style.GOOD),
     NodeState.NODE_STATE_INVITED: Cell("invited", Style.BUSY),
@@ -44,7 +44,7 @@ command.add_command(revoke)
 
 def _show() -> None:
     async def ask(client: Client) -> ListNodesResponse:
-        return await client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE))
+        return await every_page(client.scheduler.ListNodes, ListNodesRequest(page_size=PAGE_SIZE))
 
     answer = converse(ask)
     if is_json():

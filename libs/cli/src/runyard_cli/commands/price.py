@@ -21,17 +21,16 @@ from runyard_cli import output
 from runyard_cli.examples import examples
 from runyard_cli.history.moments import time_of
 from runyard_cli.output import is_json, output_option, say_json, say_page
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.session import converse
 from runyard_cli.table import say_table
 from runyard_client import Client, ClientError
 from runyard_contracts.ids import uuid7
 
-_PAGE_SIZE = 1000
-
 
 class TimeType(click.ParamType[Timestamp]):
-    """A time in ISO 8601, of this machine's zone unless it says, to the microsecond."""
+    """A time in ISO 8601, of this machine's zone unless it says; prices hold from a millisecond on."""
 
     name = "time"
 
@@ -114,7 +113,7 @@ def list_prices() -> None:
     """List the price book."""
 
     async def ask(client: Client) -> ListPricesResponse:
-        return await client.costs.ListPrices(ListPricesRequest(page_size=_PAGE_SIZE))
+        return await every_page(client.costs.ListPrices, ListPricesRequest(page_size=PAGE_SIZE))
 
     answer = converse(ask)
     nothing = "no prices yet: `runyard price set USD --per gpu-hour` sets one"
@@ -126,7 +125,8 @@ async def _of_nothing_yet(client: Client, price: Price) -> str:
     if not (price.node_id or price.gpu_model):
         return ""
     try:
-        nodes = (await client.scheduler.ListNodes(ListNodesRequest(page_size=_PAGE_SIZE))).nodes
+        request = ListNodesRequest(page_size=PAGE_SIZE)
+        nodes = (await every_page(client.scheduler.ListNodes, request)).nodes
     except ClientError:
         # The price is set; who else answers is another matter.
         return ""
