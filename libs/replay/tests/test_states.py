@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
@@ -103,6 +105,14 @@ async def test_a_projects_cost_counts_what_ran_at_that_moment() -> None:
     whole = (await shown(yard, 0, "digits", COST)).cost
     assert (whole.micro_usd, whole.runs[0].running) == (7_000_000, False)
     assert (await shown(yard, 6, "digits", COST)).cost.run_count == 0
+
+
+async def test_prices_are_shown_to_the_millisecond_that_they_are_counted_from() -> None:
+    yard = Yard()
+    price = Price(price_id="p", effective_from=Timestamp(seconds=9, nanos=438_861_000))
+    await yard.write("price", "p", PriceSet(price=price))
+    prices = (await shown(yard, 0, kind=SubjectKind.SUBJECT_KIND_PRICES)).prices.prices
+    assert [each.effective_from for each in prices] == [Timestamp(seconds=9, nanos=438_000_000)]
 
 
 async def test_a_file_and_a_node_are_shown_by_name() -> None:

@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1 import cost_service_pb2 as pb
 from runyard.cost.v1.cost_service_pb2_grpc import CostServiceStub
+from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
@@ -14,6 +16,8 @@ from runyard_eventlog.port import EventFilter
 from runyard_servicekit.channels import service_channel
 
 from .yard import AGENT_TOKEN, START, Yard, new_id, queue, reason, release, reserve
+
+pytestmark = pytest.mark.engines
 
 H100 = [("GPU-a", "H100")]
 TWO_H100 = [("GPU-a", "H100"), ("GPU-b", "H100")]
@@ -145,6 +149,19 @@ async def test_a_repeated_request_gives_the_first_price_again(yard: Yard) -> Non
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await yard.cost.SetPrice(request)
     assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_a_price_holds_from_a_millisecond_on_wherever_it_is_shown(yard: Yard) -> None:
+    wanted = Price(
+        unit=NODE_HOUR, micro_usd_per_hour=1, effective_from=Timestamp(seconds=9, nanos=438_861_000)
+    )
+    answer = await yard.cost.SetPrice(pb.SetPriceRequest(request_id=new_id(), price=wanted))
+    assert answer.price.effective_from == Timestamp(seconds=9, nanos=438_000_000)
+    read = ReadOptions(min_position=answer.position)
+    listed = await yard.cost.ListPrices(pb.ListPricesRequest(read=read))
+    assert list(listed.prices) == [answer.price]
+    (event,) = (await yard.log.read(Lane.LANE_DOMAIN)).events
+    assert event.message == PriceSet(price=answer.price)
 
 
 async def test_an_agent_may_not_set_prices(yard: Yard) -> None:

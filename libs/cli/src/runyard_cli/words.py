@@ -114,8 +114,8 @@ def zoned_words(time: Timestamp) -> str:
 
 
 def exact_words(time: Timestamp) -> str:
-    """Write a time to the microsecond, as commands take it again: "2026-11-22 20:03:24.438861+00:00"."""
-    return moment(time).isoformat(sep=" ") if is_set(time) else ""
+    """Write a time to the millisecond, as commands take it again: "2026-11-22 20:03:24.438+00:00"."""
+    return moment(time).isoformat(sep=" ", timespec="milliseconds") if is_set(time) else ""
 
 
 def moment(time: Timestamp) -> datetime:

@@ -10,6 +10,7 @@ from runyard_contracts.envelope import Context
 from runyard_contracts.ids import CommandId, Position, deterministic_id, stream_name
 from runyard_core.clock import Clock
 from runyard_cost.domain.price import PRICE, SetPrice, check_price
+from runyard_cost.projections.leases import milliseconds_of
 from runyard_eventlog.handler import execute, load
 from runyard_eventlog.port import EventLog
 
@@ -35,6 +36,8 @@ class Handlers:
     async def set_price(self, wanted: Price, request: Request) -> tuple[Price, Position]:
         """Add a line to the price book, from now on unless it says when; gives it with its position.
 
+        It holds from a whole millisecond on.
+
         Raises:
             InvalidInput: it cannot be a line; see ``check_price``.
             IdReused: the request id came before with other content.
@@ -48,6 +51,8 @@ class Handlers:
         if not price.HasField("effective_from"):
             price.effective_from.FromDatetime(now)
         check_price(price)
+        # Time is paid for in milliseconds, so nobody shall read a finer one.
+        price.effective_from.FromMilliseconds(milliseconds_of(price.effective_from))
         stream = stream_name("price", price.price_id)
         executed = await execute(
             self._log,

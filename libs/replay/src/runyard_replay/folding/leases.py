@@ -55,8 +55,14 @@ class LeaseFold:
         return [line for _, line in self.prices.values()]
 
     def newest_prices(self) -> list[Price]:
-        """Give the recorded price book as people are shown it, newest first."""
-        return [price for price, _ in reversed(self.prices.values())]
+        """Give the recorded price book as people are shown it, newest first: from which millisecond on."""
+        shown = []
+        for price, line in reversed(self.prices.values()):
+            each = Price()
+            each.CopyFrom(price)
+            each.effective_from.FromMilliseconds(line.effective_from_ms)
+            shown.append(each)
+        return shown
 
     def costs(
         self, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
