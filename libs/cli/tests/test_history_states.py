@@ -6,10 +6,12 @@ import pytest
 
 from runyard.history.v1.history_service_pb2 import (
     GetStateAsOfResponse,
+    GpuState,
     QueuedRun,
     QueueState,
     StateCount,
 )
+from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import RunState
 from runyard_cli.history.states import say_state
 
@@ -37,3 +39,11 @@ def test_a_whole_queue_has_no_more(
 ) -> None:
     say_state(queue(waiting, *numbers))
     assert "more" not in capsys.readouterr().out
+
+
+def test_nodes_that_are_left_out_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    gpus = GpuState(nodes=[Node(node_id="n1"), Node(node_id="n2")], more_node_count=3)
+    say_state(GetStateAsOfResponse(position=9, gpus=gpus), skipped=4)
+    assert "and 3 more nodes: --skip 6 shows them" in capsys.readouterr().out
+    say_state(GetStateAsOfResponse(position=9, gpus=gpus, queue=QueueState()), skipped=4)
+    assert "and 3 more nodes: as-of ... gpus --skip 2 shows them" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from runyard.history.v1.history_service_pb2 import (
     Subject,
     SubjectKind,
 )
+from runyard.node.v1.events_pb2 import NodeEnrolled, NodeForeignProcessSeen
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec, RunState
 from runyard_contracts.ids import uuid7
@@ -31,7 +32,7 @@ from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.states import state_as_of
 
-from .yard import ALICE, LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
+from .yard import ALICE, GPU, LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
 
 QUEUE, GPUS = SubjectKind.SUBJECT_KIND_QUEUE, SubjectKind.SUBJECT_KIND_GPUS
 COST, ANY = SubjectKind.SUBJECT_KIND_COST, SubjectKind.SUBJECT_KIND_UNSPECIFIED
@@ -95,6 +96,24 @@ async def test_gpus_are_shown_with_their_holders_and_foreign_processes() -> None
     await yard.foreign(gone=True)
     assert not (await shown(yard, 0, kind=GPUS)).gpus.foreign_processes
     assert not (await shown(yard, 4, kind=GPUS)).gpus.nodes[0].reservations
+
+
+async def test_nodes_come_in_parts_by_name_with_their_own_processes() -> None:
+    yard = Yard()
+    for name in ("n3", "n1", "n2"):
+        await yard.write("node", name, NodeEnrolled(node_id=name))
+        await yard.write("node", name, NodeForeignProcessSeen(node_id=name, gpu_uuid=GPU, pid=1))
+    request = GetStateAsOfRequest(subject=Subject(kind=GPUS), nodes_max=2)
+    gpus = (await state_as_of(yard.log, request, yard.clock)).gpus
+    assert [node.node_id for node in gpus.nodes] == ["n1", "n2"]
+    assert [process.node_id for process in gpus.foreign_processes] == ["n1", "n2"]
+    assert gpus.more_node_count == 1
+    request.nodes_skipped = 2
+    gpus = (await state_as_of(yard.log, request, yard.clock)).gpus
+    assert ([node.node_id for node in gpus.nodes], gpus.more_node_count) == (["n3"], 0)
+    request.nodes_max = 5_001
+    with pytest.raises(InvalidInput):
+        await state_as_of(yard.log, request, yard.clock)
 
 
 async def test_a_projects_cost_counts_what_ran_at_that_moment() -> None:

@@ -89,7 +89,7 @@ def timeline(
     type=click.IntRange(1, 10_000),
     default=1_000,
     show_default=True,
-    help="How many of the runs that waited.",
+    help="How many of the runs that waited; of `gpus`: of the nodes.",
 )
 @click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them.")
 @project_option
@@ -105,9 +105,11 @@ def as_of(at: AsOf, words: tuple[str, ...], limit: int, skip: int, project: str 
     It is what the yard knew at that moment, folded from the log. TIME is ISO 8601, of this machine's zone
     unless it says; 14:05 is when it last was that, "2h ago" and "now" are understood, too.
     """
-    request = pb.GetStateAsOfRequest(
-        as_of=at, subject=subject_of(words, project), waiting_max=limit, waiting_skipped=skip
-    )
+    request = pb.GetStateAsOfRequest(as_of=at, subject=subject_of(words, project))
+    if request.subject.kind == pb.SubjectKind.SUBJECT_KIND_GPUS:
+        request.nodes_max, request.nodes_skipped = limit, skip
+    else:
+        request.waiting_max, request.waiting_skipped = limit, skip
     answer, run_names = ask(lambda source: _state(source, request), direct=direct)
     if is_json():
         say_json(answer)

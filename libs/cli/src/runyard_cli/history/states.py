@@ -45,7 +45,7 @@ def say_state(
 
     Args:
         shown: what was answered.
-        skipped: of a queue, so many waiting runs were left out at its front.
+        skipped: of a queue, so many waiting runs were left out at its front; of GPUs, so many nodes.
         run_names: run id -> "digits#12", of runs that hold something.
     """
     say(f"as of position {shown.position}, recorded {zoned_words(shown.recorded_at)}")
@@ -59,6 +59,12 @@ def say_state(
         _say_queue(shown.queue, skipped)
     if shown.HasField("gpus"):
         _say_gpus(shown.gpus, run_names or {})
+        if shown.gpus.more_node_count:
+            # With a queue beside it nothing of the nodes was left out before these.
+            how = "as-of ... gpus " if shown.HasField("queue") else ""
+            first = len(shown.gpus.nodes) + (0 if shown.HasField("queue") else skipped)
+            more = count_words(shown.gpus.more_node_count, "more node")
+            say(f"and {more}: {how}--skip {first} shows them")
     if shown.HasField("cost"):
         _say_cost(shown.cost)
     if shown.HasField("prices"):

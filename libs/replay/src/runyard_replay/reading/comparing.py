@@ -29,7 +29,7 @@ from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.naming import ALIAS, CATEGORIES
 from runyard_replay.reading.pages import read_lane
 from runyard_replay.reading.queues import Queues
-from runyard_replay.reading.states import QueuePart, state_of, thing_as_of
+from runyard_replay.reading.states import Part, Parts, state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
 
 CHANGES_DEFAULT = 1_000
@@ -99,7 +99,8 @@ async def diff_states(
 
 async def _state(event_log: EventLog, thing: Thing, moment: Moment, queues: Queues) -> Message | None:
     try:
-        shown = await thing_as_of(event_log, thing, moment, queues, QueuePart(limit=COMPARED_RUNS_MAX))
+        parts = Parts(waiting=Part(limit=COMPARED_RUNS_MAX))
+        shown = await thing_as_of(event_log, thing, moment, queues, parts)
     except NotFound:
         return None
     waiting = sum(count.run_count for count in shown.queue.counts if count.state == _QUEUED)

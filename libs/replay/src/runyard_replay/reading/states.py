@@ -40,6 +40,9 @@ State = TypeVar("State", bound=Message)
 WAITING_DEFAULT = 1_000
 WAITING_MAX = 10_000
 """Most waiting runs of one answer: ten times as many would not go into a message."""
+NODES_DEFAULT = 1_000
+NODES_MAX = 5_000
+"""Most nodes of one answer: one with eight GPUs takes two kilobytes."""
 
 
 async def state_as_of(
@@ -54,7 +57,7 @@ async def state_as_of(
         queues: what is remembered of the queue; without, all of the log is read for it.
 
     Raises:
-        InvalidInput, NotFound, Ambiguous: as ``find_thing`` and ``part_of``.
+        InvalidInput, NotFound, Ambiguous: as ``find_thing`` and ``parts_of``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
@@ -62,29 +65,42 @@ async def state_as_of(
     subject = or_yard(request.subject)
     # Who folds a run sees whether it is there.
     thing = run_of_id(subject) or await find_thing(event_log, subject, moment.position)
-    return await thing_as_of(event_log, thing, moment, queues, part_of(request))
+    return await thing_as_of(event_log, thing, moment, queues, parts_of(request))
 
 
 @dataclass(frozen=True, slots=True)
-class QueuePart:
-    """Which of the waiting runs of a queue are shown."""
+class Part:
+    """Which of what is in one order are shown."""
 
     skipped: int = 0
     limit: int | None = None
     """None for all."""
 
 
-def part_of(request: GetStateAsOfRequest) -> QueuePart:
-    """Give the part that is asked for.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which of the waiting runs of a queue are shown, and which nodes."""
+
+    waiting: Part = Part()
+    nodes: Part = Part()
+
+
+def parts_of(request: GetStateAsOfRequest) -> Parts:
+    """Give the parts that are asked for.
 
     Raises:
         InvalidInput: below 0, or too much at once (BAD_PAGE_SIZE).
     """
-    if request.waiting_skipped < 0 or not 0 <= request.waiting_max <= WAITING_MAX:
-        raise InvalidInput(
-            f"waiting_skipped is 0 or more, waiting_max at most {WAITING_MAX}", code="BAD_PAGE_SIZE"
-        )
-    return QueuePart(request.waiting_skipped, request.waiting_max or WAITING_DEFAULT)
+    return Parts(
+        _part("waiting", request.waiting_skipped, request.waiting_max, WAITING_DEFAULT, WAITING_MAX),
+        _part("nodes", request.nodes_skipped, request.nodes_max, NODES_DEFAULT, NODES_MAX),
+    )
+
+
+def _part(name: str, skipped: int, asked: int, default: int, most: int) -> Part:
+    if skipped < 0 or not 0 <= asked <= most:
+        raise InvalidInput(f"{name}_skipped is 0 or more, {name}_max at most {most}", code="BAD_PAGE_SIZE")
+    return Part(skipped, asked or default)
 
 
 async def thing_as_of(
@@ -92,16 +108,16 @@ async def thing_as_of(
     thing: Thing,
     moment: Moment,
     queues: Queues | None = None,
-    part: QueuePart | None = None,
+    parts: Parts | None = None,
 ) -> GetStateAsOfResponse:
-    """Give a thing that was found, as it was at a moment; of a queue all, or a part.
+    """Give a thing that was found, as it was at a moment; of queue and nodes all, or a part.
 
     Raises:
         NotFound: it, or the version that is named, was not there yet.
         Unavailable: the log did not answer in time.
     """
     shown = GetStateAsOfResponse(position=moment.position, recorded_at=moment.recorded_at)
-    queues, part = queues or Queues(event_log, kept_runs_max=0), part or QueuePart()
+    queues, parts = queues or Queues(event_log, kept_runs_max=0), parts or Parts()
     match thing.kind:
         case SubjectKind.SUBJECT_KIND_RUN:
             shown.run.CopyFrom(await run_as_of(event_log, thing.id, moment.position))
@@ -110,9 +126,9 @@ async def thing_as_of(
         case SubjectKind.SUBJECT_KIND_FILE:
             shown.file.CopyFrom(await _file_as_of(event_log, thing.id, moment.position))
         case SubjectKind.SUBJECT_KIND_QUEUE:
-            shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment, part))
+            shown.queue.CopyFrom(await _queue_as_of(queues, thing.id, moment, parts.waiting))
         case SubjectKind.SUBJECT_KIND_GPUS:
-            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
+            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position, parts.nodes))
         case SubjectKind.SUBJECT_KIND_MODEL:
             shown.model.CopyFrom(await model_as_of(event_log, thing, moment.position))
         case SubjectKind.SUBJECT_KIND_DATASET:
@@ -126,8 +142,8 @@ async def thing_as_of(
             fold = await lease_fold(event_log, moment.position)
             shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
         case SubjectKind.SUBJECT_KIND_YARD:
-            shown.queue.CopyFrom(await _queue_as_of(queues, "", moment, part))
-            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position))
+            shown.queue.CopyFrom(await _queue_as_of(queues, "", moment, parts.waiting))
+            shown.gpus.CopyFrom(await _gpus_as_of(event_log, moment.position, parts.nodes))
         case _ as unknown:
             raise AssertionError(f"no state of subject kind {unknown}")
     return shown
@@ -203,11 +219,11 @@ async def _file_as_of(event_log: EventLog, sha256: str, position: int) -> Artifa
     return _there(file, "file", sha256, position)
 
 
-async def _queue_as_of(queues: Queues, project: str, moment: Moment, part: QueuePart) -> QueueState:
+async def _queue_as_of(queues: Queues, project: str, moment: Moment, part: Part) -> QueueState:
     return await queues.shown(moment, project, skipped=part.skipped, limit=part.limit)
 
 
-async def _gpus_as_of(event_log: EventLog, position: int) -> GpuState:
+async def _gpus_as_of(event_log: EventLog, position: int, part: Part) -> GpuState:
     nodes: dict[str, Node] = {}
     foreign: dict[str, ForeignProcesses] = {}
     wanted = EventFilter(types=("runyard.node.",))
@@ -216,10 +232,13 @@ async def _gpus_as_of(event_log: EventLog, position: int) -> GpuState:
             node_id = stream_id(event.envelope.stream)
             nodes[node_id] = node_after(nodes.get(node_id), event)
             foreign[node_id] = foreign_after(foreign.get(node_id, {}), event)
-    names = sorted(nodes)
+    names = sorted(nodes)[part.skipped :]
+    behind = names[part.limit :] if part.limit is not None else []
+    names = names[: len(names) - len(behind)]
     return GpuState(
         nodes=[nodes[name] for name in names],
         foreign_processes=[process for name in names for process in foreign[name].values()],
+        more_node_count=len(behind),
     )
 
 

@@ -562,10 +562,16 @@ class GetStateAsOfRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     WAITING_MAX_FIELD_NUMBER: _builtins.int
     WAITING_SKIPPED_FIELD_NUMBER: _builtins.int
+    NODES_MAX_FIELD_NUMBER: _builtins.int
+    NODES_SKIPPED_FIELD_NUMBER: _builtins.int
     waiting_max: _builtins.int
     """Most waiting runs of a queue to give: 1,000 when 0, at most 10,000. The counts are always of all runs."""
     waiting_skipped: _builtins.int
     """So many at the front of the queue are left out. For the next page ask at the position of the first."""
+    nodes_max: _builtins.int
+    """Most nodes to give with their GPUs: 1,000 when 0, at most 5,000."""
+    nodes_skipped: _builtins.int
+    """So many nodes, by name, are left out before these. For the next page ask at the position of the first."""
     @_builtins.property
     def as_of(self) -> _read_pb2.AsOf: ...
     @_builtins.property
@@ -577,10 +583,12 @@ class GetStateAsOfRequest(_message.Message):
         subject: Global___Subject | None = ...,
         waiting_max: _builtins.int = ...,
         waiting_skipped: _builtins.int = ...,
+        nodes_max: _builtins.int = ...,
+        nodes_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "subject", b"subject", "waiting_max", b"waiting_max", "waiting_skipped", b"waiting_skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "nodes_max", b"nodes_max", "nodes_skipped", b"nodes_skipped", "subject", b"subject", "waiting_max", b"waiting_max", "waiting_skipped", b"waiting_skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -769,21 +777,27 @@ class GpuState(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     FOREIGN_PROCESSES_FIELD_NUMBER: _builtins.int
+    MORE_NODE_COUNT_FIELD_NUMBER: _builtins.int
+    more_node_count: _builtins.int
+    """Nodes behind these, which are left out."""
     @_builtins.property
-    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_1.Node]: ...
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_1.Node]:
+        """By name."""
+
     @_builtins.property
     def foreign_processes(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.NodeForeignProcessSeen]:
-        """Processes of nobody's attempt that held GPU memory."""
+        """Processes on them of nobody's attempt that held GPU memory."""
 
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[_types_pb2_1.Node] | None = ...,
         foreign_processes: _abc.Iterable[_events_pb2.NodeForeignProcessSeen] | None = ...,
+        more_node_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["foreign_processes", b"foreign_processes", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["foreign_processes", b"foreign_processes", "more_node_count", b"more_node_count", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
