@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 
 from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Origin
@@ -17,6 +18,8 @@ from runyard_testkit import Database
 from runyard_testkit.read_model import ReadModel
 
 from .yard import sha256_of
+
+pytestmark = pytest.mark.engines
 
 ALICE = Context(
     actor=Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"), correlation_id=uuid7(), source="/artifact"

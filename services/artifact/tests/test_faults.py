@@ -16,6 +16,8 @@ from runyard_testkit.engines import new_bucket
 from .conftest import serving_yard
 from .yard import new_id, reason, send, sha256_of
 
+pytestmark = pytest.mark.engines
+
 
 async def test_uploads_wait_for_a_killed_store_and_lose_nothing(
     own_store: Store, database: Database, tmp_path: Path

@@ -14,6 +14,8 @@ from runyard.event.v1.read_pb2 import ReadOptions
 
 from .yard import MODEL, Yard, begin, event_types, new_id, reason, send, sha256_of
 
+pytestmark = pytest.mark.engines
+
 
 def together(contents: Mapping[str, bytes]) -> tuple[Origin, list[pb.FileOfMany]]:
     """Files of one attempt: their shared origin, and each with its path."""

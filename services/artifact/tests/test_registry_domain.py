@@ -20,11 +20,13 @@ from runyard.artifact.v1.registry_events_pb2 import (
 )
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput, VersionFile
 from runyard.artifact.v1.types_pb2 import Origin
+from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_artifact.domain.dataset import DATASET, CreateVersion, files_of
 from runyard_artifact.domain.description import read_description
 from runyard_artifact.domain.labels import ALIAS, LABELS, LabelFile, MoveAlias
 from runyard_artifact.domain.model import MODEL, RegisterVersion, version_of
 from runyard_artifact.domain.naming import check_label, parse_dataset_version, parse_model
+from runyard_artifact.domain.version_size import BYTES_MAX
 from runyard_core.errors import InvalidInput, NotFound, Rejected
 
 ORIGIN = Origin(run_id="run-1", attempt=1, project="vision")
@@ -196,6 +198,27 @@ def test_an_alias_of_a_dataset_stands_for_one_version_at_a_time() -> None:
 def test_a_version_without_files_is_refused() -> None:
     with pytest.raises(Rejected, match="0 files"):
         DATASET.decide(DATASET.fold([]), version("v1"))
+
+
+def test_a_version_holds_as_many_files_as_a_run_can_name() -> None:
+    most = [file(f"{number:06}.jpg") for number in range(8_800)]
+    [created] = DATASET.decide(DATASET.initial, version("v1", *most))
+    wanted = Input(name="data", uris=["dataset://images/v1"])
+    wanted.files.extend(
+        InputFile(uri=wanted.uris[0], path=each.path, sha256=each.sha256, size_bytes=each.size_bytes)
+        for each in most
+    )
+    assert created.ByteSize() < wanted.ByteSize() < BYTES_MAX
+    [registered] = MODEL.decide((), RegisterVersion("vision", "resnet", most, (), "", ORIGIN))
+    assert registered.ByteSize() < BYTES_MAX
+
+    more = [*most, *(file(f"x/{number}.jpg") for number in range(400))]
+    with pytest.raises(Rejected, match="v2 would have 9200 files, whose names") as refused:
+        DATASET.decide(DATASET.initial, version("v2", *more))
+    assert refused.value.code == "DATASET_TOO_LARGE"
+    with pytest.raises(Rejected, match="model://resnet/1 would have 9200 files") as refused:
+        MODEL.decide((), RegisterVersion("vision", "resnet", more, (), "", ORIGIN))
+    assert refused.value.code == "MODEL_TOO_LARGE"
 
 
 def test_versions_of_a_model_are_counted_and_an_attempt_registers_once() -> None:

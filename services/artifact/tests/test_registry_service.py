@@ -20,6 +20,8 @@ from runyard_servicekit.channels import service_channel
 
 from .yard import TOKEN, Yard, new_id, reason, sha256_of
 
+pytestmark = pytest.mark.engines
+
 ORIGIN = Origin(run_id="run-1", attempt=1, project="vision")
 
 
@@ -160,11 +162,14 @@ async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
                     "dataset://images/v1", {"uri": "dataset://images/v3", "from": "dataset://none/v1"},
                 ],
                 "valohai.alias": "best",
-            }
+            },
+            "c": {"note": "x" * 1_100_000, "valohai.model-versions": ["model://net/"]},
         },
     )  # fmt: skip
-    assert answer.made == ["datum://best"]
-    assert ["versions never change" in answer.problems[0], "no dataset" in answer.problems[1]] == [True, True]
+    assert answer.made == ["datum://best", "model://net/1"]
+    too_large, known, unknown = answer.problems
+    assert "properties of 'c' take 1100018 bytes; want at most 900000" in too_large
+    assert ["versions never change" in known, "no dataset" in unknown] == [True, True]
     stranger = DescribedOutput(
         path="x", sha256="0" * 64, metadata=ParseDict({"valohai.alias": "x"}, Struct())
     )

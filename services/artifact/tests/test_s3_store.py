@@ -17,6 +17,8 @@ from runyard_testkit import Bucket
 
 from .yard import sha256_of
 
+pytestmark = pytest.mark.engines
+
 
 def settings_of(bucket: Bucket, *, endpoint: str = "", public_endpoint: str = "") -> StoreSettings:
     return StoreSettings(

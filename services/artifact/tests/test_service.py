@@ -25,6 +25,8 @@ from runyard_eventlog.postgres import PostgresEventLog
 
 from .yard import MODEL, Yard, begin, event_types, new_id, reason, send, sha256_of
 
+pytestmark = pytest.mark.engines
+
 
 async def test_a_file_is_uploaded_committed_and_downloaded(yard: Yard) -> None:
     data = os.urandom(100_000)

@@ -16,6 +16,8 @@ from .gpu_machine import build_library
 from .running_agent import attempt_folder, cache, yard
 from .scripted_yard import ScriptedYard
 
+pytestmark = pytest.mark.engines
+
 __all__ = ["cache", "yard"]
 
 WAIT_AND_FAIL = "until [ -e go ]; do sleep 0.02; done"

@@ -17,6 +17,8 @@ from .running_agent import attempt_folder, cache, yard
 from .scripted_yard import ScriptedYard
 from .test_agent_gpus import Gpus, program_pid
 
+pytestmark = pytest.mark.engines
+
 __all__ = ["cache", "yard"]
 
 HELD_BYTES = 256 << 20

@@ -27,6 +27,8 @@ from runyard_testkit import Bus
 from .scripted_ledger import Ledger, create_stream
 from .scripted_yard import NODE_ID
 
+pytestmark = pytest.mark.engines
+
 
 def open_spool(directory: Path) -> tuple[Spool, Telemetry]:
     spool = Spool(directory, lambda *_: ("missing", b""), segment_bytes=20_000)

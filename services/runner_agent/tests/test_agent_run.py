@@ -20,6 +20,8 @@ from runyard_agent.runtime_process import private_view_problem
 from .running_agent import agent_changes, attempt_folder, cache, mounts, yard
 from .scripted_yard import AgentProcess, ScriptedYard
 
+pytestmark = pytest.mark.engines
+
 __all__ = ["agent_changes", "cache", "yard"]
 
 

@@ -35,6 +35,8 @@ from runyard_testkit import Bucket, Database
 
 from .store_double import TOKEN, sha256_of
 
+pytestmark = pytest.mark.engines
+
 # Over 64 MiB the service asks for parts.
 LARGE = os.urandom(1 << 20) * 70
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from runyard.agent.v1.agent_service_pb2 import AttemptStarted
 from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard_agent.domain import inputs_record
+from runyard_agent.domain.inputs_record import file_bytes, input_bytes
 from runyard_core.errors import Unavailable
 
 from .input_folder import fetch, yard
@@ -35,6 +38,47 @@ async def test_files_resolved_at_submit_are_not_asked_for_again(yard: Yard, tmp_
     [found] = await fetch(yard, tmp_path, wanted)
 
     assert found.files[0].sha256 == sha256
+
+
+async def test_more_files_than_one_record_names_are_refused_before_any_is_fetched(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_record, "RECORD_BYTES_MAX", 5_000)
+    folder = tmp_path / "shared/set"
+    folder.mkdir(parents=True)
+    for number in range(30):
+        (folder / f"{number}.jpg").touch()
+    sha256 = yard.store.put(b"weights")
+    stored = Input(name="model", uris=["dataset://models/v1"])
+    stored.files.add(uri=stored.uris[0], path="a.bin", sha256=sha256, size_bytes=7)
+    uri = f"file://{folder}/*"
+    wanted = (stored, Input(name="set", uris=[uri]))
+
+    with pytest.raises(Unavailable) as error:
+        await fetch(yard, tmp_path, *wanted, shared_folders=(folder,))
+
+    assert error.value.code == "INPUT_UNAVAILABLE"
+    assert error.value.message.startswith(
+        f"input 'set' ({uri}) cannot be had: it has 30 files, and names and hashes of all input files take "
+    )
+    assert "; one record holds 5000: pack them" in error.value.message
+    assert yard.store.requests == []
+
+
+def test_what_inputs_take_in_the_record_is_not_guessed_too_low() -> None:
+    one = Input(name="set", uris=[f"https://example.com/{number}" for number in range(9)])
+    web = InputFile(uri="https://example.com/a.bin")
+    stored = InputFile(uri="dataset://images/newest", resolved_uri="dataset://images/v1", size_bytes=5 << 20)
+    guessed = input_bytes(one) + sum(file_bytes(file, "x/a.bin") for file in (web, stored))
+    for file, size_bytes in ((web, 30 << 30), (stored, 5 << 20)):
+        file.path, file.sha256, file.size_bytes, file.moved_bytes = (
+            "x/a.bin",
+            "f" * 64,
+            size_bytes,
+            size_bytes,
+        )
+    one.files.extend([web, stored])
+    assert 0 <= guessed - AttemptStarted(inputs=[one]).ByteSize() < 10
 
 
 async def test_many_stored_files_are_asked_for_at_once_and_only_when_they_are_lacking(

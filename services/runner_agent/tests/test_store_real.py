@@ -19,6 +19,8 @@ from runyard_testkit.engines import Bucket
 
 from .store_double import sha256_of
 
+pytestmark = pytest.mark.engines
+
 SIZE_BYTES = 24 << 20
 DATA = os.urandom(SIZE_BYTES)
 

@@ -33,7 +33,7 @@ from .scripted_yard import ScriptedYard
 
 __all__ = ["cache", "yard"]
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("conformance")]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(180), pytest.mark.xdist_group("conformance")]
 
 ROOT = Path(__file__).resolve().parents[3]
 UTILS = "valohai-utils==0.8.0"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runyard.run.v1.types_pb2 import Executor, OnLost, RunSpec, RunState
+from runyard.run.v1.types_pb2 import Executor, InputFile, OnLost, RunSpec, RunState
 from runyard_core.errors import InvalidInput
 from runyard_scheduler.domain.spec import check_request, with_defaults
 from runyard_scheduler.run_filter import RunFilter, parse_filter
@@ -94,6 +94,16 @@ def test_a_bad_project_name_is_refused(name: str) -> None:
 def test_a_spec_over_the_limit_is_refused() -> None:
     with pytest.raises(InvalidInput) as error:
         check_request("digits", a_spec(image="x" * 1_100_000), "", ())
+    assert error.value.code == "SPEC_TOO_LARGE"
+    assert "at most 1000000): pass long content as an input file" in error.value.message
+
+
+def test_a_spec_that_names_too_many_input_files_says_how_many() -> None:
+    spec = a_spec()
+    asked = spec.inputs.add(name="data", uris=["dataset://images/v1"])
+    asked.files.extend([InputFile(path="a.jpg", sha256="0" * 64)] * 15_000)
+    with pytest.raises(InvalidInput, match="its inputs name 15000 files; pack them") as error:
+        check_request("digits", spec, "", ())
     assert error.value.code == "SPEC_TOO_LARGE"
 
 

@@ -32,7 +32,7 @@ from runyard_artifact.origins import Origins
 from runyard_contracts.ids import CommandId, Position, StreamName, deterministic_id, stream_name
 from runyard_core.clock import Clock
 from runyard_core.decider import Decider
-from runyard_core.errors import NotFound, Rejected
+from runyard_core.errors import InvalidInput, NotFound, Rejected
 from runyard_eventlog.handler import Executed, execute, load
 from runyard_eventlog.port import EventLog
 
@@ -199,7 +199,7 @@ class RegistryHandlers:
 async def _noting(applied: Applied, work: Awaitable[None]) -> None:
     try:
         await work
-    except (Rejected, NotFound) as error:
+    except (Rejected, NotFound, InvalidInput) as error:
         applied.problems.append(error.message)
 
 

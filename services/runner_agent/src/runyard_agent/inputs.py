@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
+from runyard_agent.domain.inputs_record import Listed, file_bytes, input_bytes, without_room
 from runyard_agent.domain.references import WITHOUT_SERVICE, placed, scheme_of
 from runyard_agent.input_sources import InputSources
 from runyard_core.errors import InvalidInput, RunyardError, Unavailable
@@ -48,7 +49,8 @@ async def fetch(of: InputsOf, inputs: Sequence[Input], inputs_dir: Path) -> list
     on demand are only listed.
 
     Raises:
-        Unavailable: INPUT_UNAVAILABLE, naming the input and its URI.
+        Unavailable: INPUT_UNAVAILABLE, naming the input and its URI; nothing was fetched when there are more
+            files than one record names.
     """
     wanted: dict[PurePosixPath, _Wanted] = {}
     for one in await _resolved(of, inputs):
@@ -62,6 +64,7 @@ async def fetch(of: InputsOf, inputs: Sequence[Input], inputs_dir: Path) -> list
                 )
             wanted[each.path] = each
 
+    _require_room(list(wanted.values()))
     await of.sources.expect([each.file for each in wanted.values() if not each.wanted.on_demand])
 
     async def fetch_one(each: _Wanted) -> InputFile:
@@ -75,11 +78,24 @@ async def fetch(of: InputsOf, inputs: Sequence[Input], inputs_dir: Path) -> list
     return [_with_files(one, by_input.get(one.name, [])) for one in inputs]
 
 
+def _require_room(wanted: Sequence[_Wanted]) -> None:
+    """Hold that one event can name all files: refused later, it would be missing from the run's record."""
+    listed: dict[str, Listed] = {}
+    for each in wanted:
+        name = each.wanted.name
+        if name not in listed:
+            listed[name] = Listed(name, each.file.uri, input_bytes(each.wanted))
+        listed[name].files.append(file_bytes(each.file, _path_in_input(each)))
+    if (problem := without_room(list(listed.values()))) is not None:
+        largest, error = problem
+        raise unavailable(largest.name, largest.uri, error)
+
+
 async def _fetch(of: InputsOf, each: _Wanted, destination: Path) -> InputFile:
     fetched = InputFile()
     fetched.CopyFrom(each.file)
     fetched.ClearField("moved_bytes")
-    fetched.path = str(PurePosixPath(*each.path.parts[1:]))
+    fetched.path = _path_in_input(each)
     if each.wanted.on_demand:
         return fetched
     try:
@@ -141,6 +157,10 @@ def _with_files(one: Input, files: Sequence[InputFile]) -> Input:
     del result.files[:]
     result.files.extend(files)
     return result
+
+
+def _path_in_input(each: _Wanted) -> str:
+    return str(PurePosixPath(*each.path.parts[1:]))
 
 
 def _source(file: InputFile) -> str:

@@ -10,11 +10,9 @@ from google.protobuf.message import Message
 from runyard.artifact.v1.registry_events_pb2 import DatasetAliasMoved, DatasetVersionCreated
 from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Origin
+from runyard_artifact.domain.version_size import check_size
 from runyard_core.decider import Decider
 from runyard_core.errors import NotFound, Rejected
-
-FILES_MAX = 100_000
-"""Most files of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +51,8 @@ def decide(state: DatasetState, command: CreateVersion) -> list[Message]:
     """
     files = sorted(command.files, key=lambda file: file.path)
     name = f"dataset://{command.dataset}/{command.version}"
-    if not 1 <= len(files) <= FILES_MAX:
-        code = "DATASET_TOO_LARGE" if files else "DATASET_EMPTY"
-        raise Rejected(f"{name} would have {len(files)} files; want 1 to {FILES_MAX}", code=code)
+    if not files:
+        raise Rejected(f"{name} would have 0 files; want 1 or more", code="DATASET_EMPTY")
     for alias in command.aliases:
         if alias in state.versions or alias == command.version:
             raise Rejected(
@@ -66,6 +63,7 @@ def decide(state: DatasetState, command: CreateVersion) -> list[Message]:
     known = state.versions.get(command.version)
     events: list[Message] = []
     if known is None:
+        check_size(files, name, "DATASET_TOO_LARGE")
         events.append(
             DatasetVersionCreated(
                 project=command.project,

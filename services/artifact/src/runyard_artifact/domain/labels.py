@@ -18,6 +18,9 @@ from runyard.artifact.v1.types_pb2 import Origin
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
 
+BYTES_MAX = 900_000
+"""Most that is said of one file at once, tags and properties: an event holds 1,044,480 bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
@@ -52,10 +55,17 @@ def decide_label(state: LabelState, command: LabelFile) -> list[Message]:
     """Give the events of new tags and changed properties; none when it is already so.
 
     Raises:
-        Rejected: OBJECT_MISSING, there is no such file.
+        Rejected: OBJECT_MISSING, there is no such file; LABELS_TOO_LARGE.
     """
     if not state.is_written:
         raise Rejected(f"there is no file {command.sha256}", code="OBJECT_MISSING")
+    size_bytes = command.properties.ByteSize() + sum(len(tag.encode()) for tag in command.tags)
+    if size_bytes > BYTES_MAX:
+        raise Rejected(
+            f"tags and properties of {command.origin.path!r} take {size_bytes} bytes; "
+            f"want at most {BYTES_MAX}",
+            code="LABELS_TOO_LARGE",
+        )
     events: list[Message] = []
     if new := [tag for tag in dict.fromkeys(command.tags) if tag not in state.tags]:
         events.append(ArtifactTagged(sha256=command.sha256, tags=new, origin=command.origin))

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from runyard.artifact.v1.registry_events_pb2 import ModelVersionRegistered
 from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Origin
+from runyard_artifact.domain.version_size import check_size
 from runyard_core.decider import Decider
 from runyard_core.errors import NotFound
 
@@ -31,10 +32,15 @@ ModelState = tuple[ModelVersionRegistered, ...]
 
 
 def decide(state: ModelState, command: RegisterVersion) -> list[Message]:
-    """Give the event of the next version; none when this attempt has registered these files already."""
+    """Give the event of the next version; none when this attempt has registered these files already.
+
+    Raises:
+        Rejected: MODEL_TOO_LARGE.
+    """
     files = sorted(command.files, key=lambda file: file.path)
     if any(each.origin == command.origin and list(each.files) == files for each in state):
         return []
+    check_size(files, f"model://{command.model}/{len(state) + 1}", "MODEL_TOO_LARGE")
     return [
         ModelVersionRegistered(
             project=command.project,

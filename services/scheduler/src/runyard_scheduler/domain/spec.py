@@ -51,7 +51,7 @@ def check_request(project: str, spec: RunSpec, title: str, tags: tuple[str, ...]
     if spec.ByteSize() > SPEC_BYTES_MAX:
         what = f"{spec.ByteSize()} bytes, at most {SPEC_BYTES_MAX}"
         raise InvalidInput(
-            f"the spec is too large ({what}): pass long content as an input file",
+            f"the spec is too large ({what}): {_smaller(spec)}",
             code="SPEC_TOO_LARGE",
             field_violations={"spec": what},
         )
@@ -60,6 +60,14 @@ def check_request(project: str, spec: RunSpec, title: str, tags: tuple[str, ...]
         field, what = next(iter(violations.items()))
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         raise InvalidInput(f"{field}: {what}{more}", code="INVALID_SPEC", field_violations=violations)
+
+
+def _smaller(spec: RunSpec) -> str:
+    """Say what makes a spec smaller: files of its inputs, when they are most of it."""
+    files = [file for asked in spec.inputs for file in asked.files]
+    if 2 * sum(file.ByteSize() for file in files) > SPEC_BYTES_MAX:
+        return f"its inputs name {len(files)} files; pack them into fewer, or mount their folder"
+    return "pass long content as an input file"
 
 
 def with_defaults(spec: RunSpec) -> RunSpec:
