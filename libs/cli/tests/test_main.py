@@ -196,3 +196,22 @@ def test_module_runs_like_the_script() -> None:
     command = [sys.executable, "-m", "runyard_cli", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("runyard, version ")
+
+
+@pytest.mark.system
+def test_a_pipe_that_is_closed_early_is_no_failure() -> None:
+    # Under the limit of a pipe all is written at the end; above it, in the middle of the command.
+    code = (
+        "import click; from runyard_cli.main import main, runyard\n"
+        "talk = lambda lines: [print('x' * 99) for _ in range(lines)]\n"
+        "options = [click.Argument(['lines'], type=int)]\n"
+        "runyard.get_command = lambda *_: click.Command('talk', callback=talk, params=options)\n"
+        "main()"
+    )
+    for lines in (10, 100_000):
+        command = [sys.executable, "-c", code, "talk", str(lines)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as talking:
+            assert talking.stdout is not None
+            talking.stdout.close()
+            _, said = talking.communicate(timeout=30)
+        assert (talking.returncode, said) == (0, "")

@@ -60,6 +60,14 @@ _BUILT_IN = {name: text for section in COMMANDS.values() for name, text in secti
 class YardGroup(click.Group):
     """The commands, each imported when it is called for."""
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; that nobody reads on is no failure of it, as click would have it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _read_by_nobody()
+            ctx.exit(ExitCode.DONE)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Name every command."""
         from runyard_cli.plugins import plugin_names
@@ -123,14 +131,18 @@ def main() -> NoReturn:
         sys.stderr.write("\n")
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read from the pipe has had enough; the interpreter must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _read_by_nobody()
         code = ExitCode.DONE
     except click.ClickException as error:
         _explain_usage(error)
     except Exception as error:  # noqa: BLE001 - the top: decides what people see
         _explain(error)
     raise SystemExit(int(code or 0))
+
+
+def _read_by_nobody() -> None:
+    """Let what is still to be written go nowhere: the interpreter must not complain of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain_usage(error: click.ClickException) -> NoReturn:

@@ -28,8 +28,12 @@ _KEYWORDS = {
     "dataset": SubjectKind.SUBJECT_KIND_DATASET,
     "project": SubjectKind.SUBJECT_KIND_PROJECT,
 }
-_AGO = re.compile(r"(?P<count>[0-9]{1,6}) ?(?P<unit>s|sec|m|min|h|hours?|d|days?) ago")
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_AGO = re.compile(
+    r"(?P<count>[0-9]{1,6}) ?"
+    r"(?P<unit>s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?) ago",
+    re.IGNORECASE,
+)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _NAMED = ("cost", "run", "node", "file", "model", "dataset", "project")
 THINGS = "[RUN|NODE|FILE|MODEL|DATASET|queue [PROJECT]|gpus|prices|cost PROJECT|project PROJECT]"
 """What a question may be about, as a usage line says it."""
@@ -48,7 +52,7 @@ class MomentType(click.ParamType[AsOf]):
         if isinstance(value, AsOf):
             return value
         text = str(value).strip()
-        if text == "now":
+        if text.lower() == "now":
             return AsOf()
         if text.isdecimal() and len(text) <= 18:
             return AsOf(position=int(text))
@@ -79,7 +83,9 @@ def recent_time(text: str, now: datetime) -> AsOf | None:
     """Read a time of the last day, or one so long ago; None when it is none."""
     try:
         if ago := _AGO.fullmatch(text):
-            return _as_of(now - timedelta(seconds=int(ago["count"]) * _SECONDS[ago["unit"][0]]))
+            return _as_of(now - timedelta(seconds=int(ago["count"]) * _SECONDS[ago["unit"][0].lower()]))
+        if text[1:2] == ":":
+            text = f"0{text}"
         # A date alone is not a time of day, and was read before.
         time = datetime.combine(now.date(), time_of_day.fromisoformat(text)) if ":" in text else None
     except (ValueError, OverflowError):
