@@ -10,7 +10,7 @@ import pytest
 from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_cli import local_inputs
-from runyard_cli.local_inputs import LocalInput, find_local, place
+from runyard_cli.local_inputs import LocalInput, find_local, place, require_room, uri_of, without_own
 
 
 @pytest.fixture
@@ -61,9 +61,35 @@ def test_what_means_no_file_is_said(folder: Path, source: str, reason: str) -> N
 
 
 def test_too_many_files_are_refused_before_any_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_inputs, "FILES_MAX", 2)
-    with pytest.raises(ValueError, match="3 files, at most 2"):
-        find_local("lots")
+    lots, one = find_local("lots"), find_local("one.csv")
+    needed = lots.record_bytes + one.record_bytes
+    monkeypatch.setattr(local_inputs, "RECORD_BYTES_MAX", needed)
+    require_room([one, lots])
+    monkeypatch.setattr(local_inputs, "RECORD_BYTES_MAX", needed - 1)
+    with pytest.raises(ValueError, match=rf"'lots' means 3 files, .* take {needed} bytes"):
+        require_room([one, lots])
+
+
+def test_what_files_take_of_a_run_is_not_guessed_too_low(folder: Path) -> None:
+    lots = find_local("lots")
+    uploaded = {
+        path: Artifact(sha256=f"{number}" * 64, size_bytes=1 << 40)
+        for number, (path, _) in enumerate(lots.files)
+    }
+    one = Input(name="data", uris=map(uri_of, uploaded.values()), keep_directories="full")
+    place(one, [lots], uploaded)
+    assert 0 <= lots.record_bytes - one.ByteSize() < 10 * len(one.files)
+
+
+def test_files_that_were_just_uploaded_are_not_asked_for_again(folder: Path) -> None:
+    local = find_local("one.csv")
+    uploaded = {path: Artifact(sha256="a" * 64) for path, _ in local.files}
+    own, other, typed = f"datum://{'a' * 64}", "datum://best", f"datum://{'b' * 64}"
+    one = Input(name="data", uris=[own, other, typed])
+    assert list(without_own(one, [local, other, typed], uploaded).uris) == [other, typed]
+    assert list(without_own(one, [local, own], uploaded).uris) == [own, other, typed]
+    one.filename = "new.csv"
+    assert without_own(one, [local], uploaded) == one
 
 
 def test_a_link_to_a_folder_above_does_not_go_round(folder: Path) -> None:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from runyard.run.v1.types_pb2 import Input
     from runyard_client import Client
 
-FILES_MAX = 10_000
-"""Of one ``--input``; more belong into a dataset or a shared folder."""
+RECORD_BYTES_MAX = 950_000
+"""What names and hashes of local files may take of a run's specification, which holds 1,000,000 bytes."""
+
+_RECORD_BYTES_OF_EACH = 230
+"""Of each file, beside its path: its reference twice, its hash and its size."""
 
 _UPLOADS_AT_ONCE = 8
 
@@ -30,12 +33,17 @@ class LocalInput:
     files: tuple[tuple[Path, str], ...]
     """Each file, and its path below the input where the input keeps folders."""
 
+    @property
+    def record_bytes(self) -> int:
+        """What its files take of the specification of a run."""
+        return sum(len(path.encode("utf-8", "replace")) + _RECORD_BYTES_OF_EACH for _, path in self.files)
+
 
 def find_local(source: str) -> LocalInput:
     """Find the files that a path, a folder or a pattern (``*``, ``**``) means.
 
     Raises:
-        ValueError: there are none, or too many; the message says which.
+        ValueError: there are none.
     """
     path = Path(source)
     if path.is_file():
@@ -50,11 +58,23 @@ def find_local(source: str) -> LocalInput:
     files = [each for each in found if each.is_file()]
     if not files:
         raise ValueError(f"{source!r} means no file here")
-    if len(files) > FILES_MAX:
-        raise ValueError(
-            f"{source!r} means {len(files)} files, at most {FILES_MAX}: pack them, or share the folder"
-        )
     return LocalInput(source, tuple((each, each.relative_to(root).as_posix()) for each in files))
+
+
+def require_room(wanted: Iterable[str | LocalInput]) -> None:
+    """Hold that a run can name all files: the yard would say so only when they are uploaded.
+
+    Raises:
+        ValueError: it cannot; names the input with the most.
+    """
+    own = [each for each in wanted if isinstance(each, LocalInput)]
+    size_bytes = sum(local.record_bytes for local in own)
+    if size_bytes > RECORD_BYTES_MAX:
+        largest = max(own, key=lambda local: local.record_bytes)
+        raise ValueError(
+            f"{largest.source!r} means {len(largest.files)} files, and names and hashes of all local files "
+            f"take {size_bytes} bytes, at most {RECORD_BYTES_MAX}: pack them, or share the folder"
+        )
 
 
 async def upload(
@@ -77,6 +97,18 @@ async def upload(
         uploaded |= dict(zip(paths, await fan_out(_UPLOADS_AT_ONCE, put, paths), strict=True))
         tell(local, uploaded)
     return uploaded
+
+
+def without_own(asked: Input, chosen: Sequence[str | LocalInput], uploaded: Uploaded) -> Input:
+    """Give what of an input the yard must find: no file that was just uploaded, unless it is renamed."""
+    from runyard.run.v1.types_pb2 import Input
+
+    others = Input()
+    others.CopyFrom(asked)
+    if not asked.filename:
+        own = {uri_of(artifact) for artifact in uploaded.values()} - {*map(str, chosen)}
+        others.uris[:] = [uri for uri in asked.uris if uri not in own]
+    return others
 
 
 def place(resolved: Input, chosen: Sequence[str | LocalInput], uploaded: Uploaded) -> None:

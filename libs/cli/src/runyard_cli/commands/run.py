@@ -12,7 +12,16 @@ import click
 
 from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
-from runyard_cli.local_inputs import LocalInput, Uploaded, find_local, place, upload, uri_of
+from runyard_cli.local_inputs import (
+    LocalInput,
+    Uploaded,
+    find_local,
+    place,
+    require_room,
+    upload,
+    uri_of,
+    without_own,
+)
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
@@ -193,12 +202,13 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
         asked = replace(asked, options=options)
     spec = asked.spec(snapshot.code, {path: uri_of(artifact) for path, artifact in uploaded.items()})
     # A reference that names nothing is refused here, not after a wait in the queue.
+    wanted = [without_own(each, asked.inputs.get(each.name, ()), uploaded) for each in spec.inputs]
     resolved = await client.artifacts.ResolveInputs(
-        ResolveInputsRequest(inputs=spec.inputs, project=asked.project)
+        ResolveInputsRequest(inputs=wanted, project=asked.project)
     )
-    del spec.inputs[:]
-    spec.inputs.extend(resolved.inputs)
-    for each in spec.inputs:
+    for each, found in zip(spec.inputs, resolved.inputs, strict=True):
+        del each.files[:]
+        each.files.extend(found.files)
         place(each, asked.inputs.get(each.name, ()), uploaded)
     return await client.scheduler.SubmitRun(
         SubmitRunRequest(
@@ -257,15 +267,15 @@ def _parameters(
 
 def _inputs(inputs: Sequence[str]) -> dict[str, list[str | LocalInput]]:
     chosen: dict[str, list[str | LocalInput]] = {}
-    for text in inputs:
-        name, source = _pair(text, "--input")
-        sources = chosen.setdefault(name, [])
-        if not source:
-            continue
-        try:
-            sources.append(source if "://" in source else find_local(source))
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--input") from None
+    try:
+        for text in inputs:
+            name, source = _pair(text, "--input")
+            sources = chosen.setdefault(name, [])
+            if source:
+                sources.append(source if "://" in source else find_local(source))
+        require_room(each for sources in chosen.values() for each in sources)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--input") from None
     return chosen
 
 
