@@ -17,6 +17,8 @@ from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import TELEMETRY, chunk, command, detail, fill
 
+pytestmark = pytest.mark.engines
+
 REFUSED = (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)
 
 ON_EACH_TABLE = (

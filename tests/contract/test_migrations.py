@@ -13,6 +13,8 @@ from runyard_eventlog.admission import CATEGORY_LANES, ROLE_CATEGORIES
 from runyard_eventlog.migrate import NEWEST_REVISION, migrate
 from runyard_testkit import Database
 
+pytestmark = pytest.mark.engines
+
 
 async def test_migration_may_run_again_and_beside_others(empty_database: Database) -> None:
     await asyncio.gather(

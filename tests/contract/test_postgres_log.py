@@ -18,6 +18,8 @@ from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def log_database(database: Database) -> Database:

@@ -14,6 +14,8 @@ from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, details, fill, run_stream
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def log_database(database: Database) -> Database:

@@ -27,6 +27,8 @@ from runyard_testkit import Database
 from tests.contract.events import details, run_stream
 from tests.contract.stories import Stories
 
+pytestmark = pytest.mark.engines
+
 EVENTS = 20_000
 
 

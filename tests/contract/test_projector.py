@@ -24,6 +24,8 @@ from runyard_testkit import Database
 from tests.contract.events import command, context, detail, details, fill, run_stream
 from tests.contract.stories import POISON, STORY, Stories, rows_of
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:

@@ -16,6 +16,8 @@ from tests.contract.events import context, details, run_stream
 from tests.contract.rebuild_yard import DIFFERS, DONE, SCHEMA, RingingLog, live, rebuilder, rebuilt, tell
 from tests.contract.stories import rows_of
 
+pytestmark = pytest.mark.engines
+
 
 async def test_a_damaged_live_table_is_named_row_by_row_and_replaced_when_accepted(
     pool: asyncpg.Pool, story_log: RingingLog

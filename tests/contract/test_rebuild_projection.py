@@ -35,6 +35,8 @@ from tests.contract.rebuild_yard import (
 )
 from tests.contract.stories import Stories, rows_of
 
+pytestmark = pytest.mark.engines
+
 
 async def test_a_rebuild_takes_the_live_tables_place_and_tells_the_log(
     pool: asyncpg.Pool, story_log: RingingLog

@@ -26,6 +26,8 @@ from runyard_testkit import Bus, Database
 from tests.contract.events import DOMAIN, chunk, command, detail, details, fill, run_stream
 from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def log_database(database: Database) -> Database:

@@ -18,6 +18,8 @@ from tests.contract.events import context, details, run_stream
 from tests.contract.rebuild_yard import DONE, SCHEMA, Mended, RingingLog, live, rebuilder, rebuilt, shown
 from tests.contract.stories import POISON, Stories
 
+pytestmark = pytest.mark.engines
+
 
 async def test_requeued_events_are_applied_in_order_and_the_projector_goes_on(
     pool: asyncpg.Pool, story_log: RingingLog

@@ -22,6 +22,8 @@ from runyard_testkit import Database
 from tests.replay.every_projection import EVERY, Subject
 from tests.replay.test_replay_equality import rebuilt, recorded
 
+pytestmark = pytest.mark.engines
+
 HISTORY = "corrupt-dataset"
 """The one with the most different events."""
 COLUMNS = (

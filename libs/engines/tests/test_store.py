@@ -16,6 +16,8 @@ from runyard_engines.store import PORT_OFFSETS, REGION
 from runyard_testkit import Bucket
 from runyard_testkit.engines import store_client
 
+pytestmark = pytest.mark.engines
+
 
 async def test_an_acknowledged_object_survives_a_kill(own_store: Store) -> None:
     content = secrets.token_bytes(300_000)

@@ -6,6 +6,8 @@ from nats.js.api import StreamConfig
 
 from runyard_testkit import Bucket, Bus, Database
 
+pytestmark = pytest.mark.engines
+
 LOG_SCHEMAS = "select count(*) from information_schema.schemata where schema_name = 'log'"
 
 

@@ -33,7 +33,16 @@ def test_every_file_is_in_one_share_and_folders_stay_whole(
     assert all(owners[path.parent] == number for number, share in enumerate(shares) for path in share)
 
 
-def test_a_file_that_is_left_out_as_a_whole_has_no_weight(tmp_path: Path) -> None:
-    (tmp_path / "test_slow.py").write_text("pytestmark = pytest.mark.engines\n" + "#" * 1000)
-    (tmp_path / "test_quick.py").write_text("")
-    assert files_of(Share(1, 1), [tmp_path], UNIT) == {tmp_path / "test_quick.py"}
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "pytestmark = pytest.mark.engines",
+        'pytestmark = [pytest.mark.xdist_group("yard"), pytest.mark.engines]',
+        "pytestmark = [\n    pytest.mark.timeout(30),\n    pytest.mark.engines,\n]",
+    ],
+)
+def test_a_file_that_is_left_out_as_a_whole_has_no_weight(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "test_slow.py").write_text(f"{mark}\n" + "#" * 1000)
+    quick = tmp_path / "test_quick.py"
+    quick.write_text("pytestmark = [\n    pytest.mark.timeout(30),\n]\nWHY = 'not pytest.mark.engines'\n")
+    assert files_of(Share(1, 1), [tmp_path], UNIT) == {quick}

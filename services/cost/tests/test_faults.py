@@ -12,6 +12,8 @@ from runyard_engines import Postgres
 
 from .yard import Yard, new_id, release, reserve
 
+pytestmark = pytest.mark.engines
+
 PRICE = Price(unit=PriceUnit.PRICE_UNIT_NODE_HOUR, micro_usd_per_hour=1_000_000)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncpg
+import pytest
 
 from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
@@ -13,6 +14,8 @@ from runyard_testkit import Database
 from runyard_testkit.read_model import ReadModel
 
 from .yard import append, queue, release, reserve
+
+pytestmark = pytest.mark.engines
 
 
 async def test_leases_and_prices_are_rebuilt_from_the_log_row_for_row(database: Database) -> None:

@@ -14,6 +14,8 @@ from runyard_testkit.read_model import ReadModel
 from .story import story
 from .yard import append
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.mark.parametrize("batch_max", [1, 7, 1_000])
 async def test_a_rebuilt_graph_has_the_same_rows(database: Database, batch_max: int) -> None:

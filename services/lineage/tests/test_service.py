@@ -26,6 +26,8 @@ from runyard_testkit import Bus, Database
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions
 from .yard import append, knowing_peers, next_item, serving
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 async def channel(database: Database, bus: Bus, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:

@@ -16,6 +16,8 @@ from runyard_testkit import Bus, Database
 
 from .yard import DEADLINE_SECONDS, AgentSpool, Service, log_chunk, scheduling, serving
 
+pytestmark = pytest.mark.engines
+
 RUN_ID = uuid7()
 LINES_BEFORE = 200
 

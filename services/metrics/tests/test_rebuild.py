@@ -17,6 +17,8 @@ from runyard_testkit.read_model import ReadModel
 
 from .test_ingest import SPOOLS, Wire, message
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:

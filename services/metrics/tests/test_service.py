@@ -27,6 +27,8 @@ from runyard_testkit import Bus, Database
 
 from .yard import AgentSpool, Scheduler, log_chunk, loss_points, next_item, scheduling, serving
 
+pytestmark = pytest.mark.engines
+
 RUN_ID = uuid7()
 
 

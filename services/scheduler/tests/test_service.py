@@ -15,6 +15,8 @@ from .conftest import RunScheduler
 from .service_client import CLIENT, Client, attach, client, fresh, reason
 from .yard import WAIT_SECONDS, ScriptedAgent, a_spec, a_submit, held, started
 
+pytestmark = pytest.mark.engines
+
 __all__ = ["client"]
 
 

@@ -17,6 +17,8 @@ from runyard_servicekit.paging import PageToken, encode_page_token
 from .service_client import Client, attach, client, fresh, reason
 from .yard import a_spec, a_submit
 
+pytestmark = pytest.mark.engines
+
 __all__ = ["client"]
 
 

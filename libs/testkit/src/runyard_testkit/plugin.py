@@ -50,8 +50,9 @@ __all__ = [
 ]
 
 ENGINE_FIXTURES = frozenset({"postgres", "nats_server", "store", "own_postgres", "own_nats", "own_store"})
+SLOW_MARKS = frozenset({"system", "engines", "docker", "faults"})
 DOCKER_FIXTURES = frozenset({"docker_client", "test_image"})
-SHARE_FILES = pytest.StashKey[frozenset[Path]]()
+SHARE_PATHS = pytest.StashKey[frozenset[Path]]()
 PROFILE_VARIABLE = "RUNYARD_HYPOTHESIS_PROFILE"
 
 # All unit tests together shall take less than 20 s; a deeper search is one variable away.
@@ -72,7 +73,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hypothesis seed: --hypothesis-seed={config.getoption('hypothesis_seed')}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by what a test asks for, so that no mark can be forgotten; refuse a group that nobody keeps."""
     for item in items:
         named = item.get_closest_marker("xdist_group")
@@ -85,6 +86,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.engines)
         if asked & DOCKER_FIXTURES:
             item.add_marker(pytest.mark.docker)
+    if config.getoption("share"):
+        _refuse_unmarked_files(items)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,16 +109,18 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no file of another share, and none whose every test would be left out."""
-    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+    """Import no file of another share, no ``conftest.py`` beside it, and no file that is left out whole."""
+    is_folder = collection_path.is_dir()
+    if not is_folder and not (collection_path.suffix == ".py" and collection_path.name.startswith("test_")):
         return None
     expression = config.getoption("markexpr")
     if not config.getoption("share"):
-        return skips_whole_file(collection_path, expression) or None
-    if SHARE_FILES not in config.stash:
+        return (not is_folder and skips_whole_file(collection_path, expression)) or None
+    if SHARE_PATHS not in config.stash:
         folders = [config.rootpath / name for name in config.getini("testpaths")]
-        config.stash[SHARE_FILES] = files_of(Share.parse(config.getoption("share")), folders, expression)
-    return collection_path not in config.stash[SHARE_FILES] or None
+        files = files_of(Share.parse(config.getoption("share")), folders, expression)
+        config.stash[SHARE_PATHS] = files.union(*(file.parents for file in files))
+    return collection_path not in config.stash[SHARE_PATHS] or None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,6 +132,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     from runyard_testkit.group_scheduling import GroupScheduling
 
     return GroupScheduling(config, log)
+
+
+def _refuse_unmarked_files(items: list[pytest.Item]) -> None:
+    # The quick tests would read such files for nothing, and all that they import.
+    marks_of: dict[Path, set[str]] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers() if mark.name in SLOW_MARKS}
+        marks_of[item.path] = marks_of.get(item.path, marks) & marks
+    unmarked = [f"{path}: pytestmark = pytest.mark.{min(marks)}" for path, marks in marks_of.items() if marks]
+    if unmarked:
+        raise pytest.UsageError("\n".join(["Files without a quick test shall say so:", *unmarked]))
 
 
 def _shared_seed(config: pytest.Config) -> str:

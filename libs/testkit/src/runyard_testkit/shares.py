@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-WHOLE_FILE_MARK = re.compile(r"^pytestmark = .*\bmark\.(system|engines|docker|faults)\b", re.MULTILINE)
+WHOLE_FILE_MARK = re.compile(
+    r"^pytestmark = (?:\[[^\]]*|[^\[\n]*)\bmark\.(system|engines|docker|faults)\b", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
