@@ -28,6 +28,7 @@ def main() -> int:
         results += found
     verdicts = [result.met for result in results if result.met is not None]
     sys.stdout.write(f"{table(results)}\n{sum(verdicts)} of {len(verdicts)} targets are met\n")
+    sys.stdout.write(f"by Python {sys.version}\n")
     return 0 if all(verdicts) else 1
 
 

@@ -29,7 +29,6 @@ from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.readmodel import Build
-from runyard_eventlog.rebuild_worker import SWITCH_SECONDS
 from runyard_eventlog.subscriber import follow
 from runyard_lineage.projections.edges import EdgesProjection
 from tests.bench.replay_history import RUNS_AT_ONCE
@@ -194,7 +193,6 @@ def _peak_bytes() -> int:
 def run(job: Job) -> Took:
     """Do a job in this process, which starts as a service and its rebuild worker do."""
     set_collector()
-    sys.setswitchinterval(SWITCH_SECONDS)
     return asyncio.run(_work(job))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,9 +61,10 @@ def measured(
 
 
 def write(results: Sequence[Result], path: Path) -> None:
-    """Write results as a JSON list."""
+    """Write results as a JSON list, with the Python that they are of: builds differ by up to a quarter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([{**asdict(r), "ratio": r.ratio} for r in results], indent=2) + "\n")
+    found = [{**asdict(r), "ratio": r.ratio, "python": sys.version} for r in results]
+    path.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def table(results: Sequence[Result]) -> str:

@@ -1,4 +1,4 @@
-"""The pure middle of the projector: what it asks for, what it parks, and the collector that waits for it."""
+"""The pure middle of the projector: what it asks for, and what it parks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pytest
-
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.envelope import Context, parse_actor, wrap
 from runyard_contracts.ids import Position, stream_name
@@ -16,8 +14,6 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import Put, RowKey, Rows, TableSpec
 from runyard_eventlog.folding import BatchFold
 from runyard_eventlog.row_cache import RowCache
-
-LARGE = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ COUNTS = TableSpec("count", CountRow, ("project",))
 
 
 class Counting:
-    """Counts the runs of a project, twice each; notes what it was asked, and whether the collector was on."""
+    """Counts the runs of a project, twice each; notes what it was asked."""
 
     name = "counting"
     version = 1
@@ -41,14 +37,12 @@ class Counting:
     def __init__(self, *, names: str = "digits") -> None:
         self._names = names
         self.asked = 0
-        self.collector_was_on: set[bool] = set()
 
     def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
         self.asked += 1
         return [RowKey("count", (self._names,))]
 
     def apply(self, event: RecordedEvent, rows: Rows) -> Iterator[Put[CountRow]]:
-        self.collector_was_on.add(gc.isenabled())
         if event.position == 3:
             raise ValueError("a mistake")
         before = rows.get(COUNTS, "digits")
@@ -97,18 +91,13 @@ def test_an_event_that_looks_at_what_it_did_not_name_is_parked() -> None:
     assert "did not name" in parked.error
 
 
-@pytest.mark.parametrize(("event_count", "is_on"), [(LARGE, False), (10, True)])
-def test_the_collector_waits_for_a_large_batch_only(event_count: int, is_on: bool) -> None:
-    projection = Counting()
-    assert not BatchFold(projection, _events(event_count), frozenset(), RowCache(has_all_keys=True)).go_on()
-    assert gc.isenabled()
-    assert projection.collector_was_on == {is_on}
-
-
-def test_a_collector_that_was_off_stays_off() -> None:
-    gc.disable()
+def test_what_a_service_froze_at_its_start_stays_frozen_after_a_large_batch() -> None:
+    gc.freeze()
     try:
-        BatchFold(Counting(), _events(LARGE), frozenset(), RowCache(has_all_keys=True)).go_on()
-        assert not gc.isenabled()
+        frozen_count = gc.get_freeze_count()
+        projection = Counting()
+        assert not BatchFold(projection, _events(600), frozenset(), RowCache(has_all_keys=True)).go_on()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen_count // 2
     finally:
-        gc.enable()
+        gc.unfreeze()

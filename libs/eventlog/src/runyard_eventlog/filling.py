@@ -25,7 +25,9 @@ from runyard_eventlog.row_cache import RowCache
 FILL_BATCH_MAX = 6_000
 """Most events of one transaction of a rebuild."""
 PAGE_EVENTS_MAX = 2_000
-"""Events that are read and folded together: larger pages fall out of the processor's cache."""
+"""Events that are read together."""
+TURN_EVENTS_MAX = 500
+"""Events that are folded before the loop has its turn, some 5 ms: what is read and written must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,14 @@ async def fill(
         async with aclosing(_pages(log, lane, types, place.position, to_position, page_max)) as pages:
             async for page in pages:
                 events = undisputed(page.events, disputed) if disputed else page.events
-                folded = await _fold_apart(pool, store, projection, events, batch.after, cache)
-                limit.record_all(events, folded.parked)
-                batch.add(folded, page.scanned_to, len(events))
+                for begin in range(0, len(events), TURN_EVENTS_MAX):
+                    some = events[begin : begin + TURN_EVENTS_MAX]
+                    folded = await _fold(pool, store, projection, some, batch.after, cache)
+                    limit.record_all(some, folded.parked)
+                    batch.add(folded, len(some))
+                    # Folding in a thread instead costs an eighth more: the two would share one interpreter.
+                    await asyncio.sleep(0)
+                batch.reached(page.scanned_to)
                 if batch.event_count + page_max <= batch_max and page.scanned_to < to_position:
                     continue
                 if writing is not None:
@@ -136,14 +143,18 @@ class _Batch:
         self.folded = Folded()
         self.event_count = 0
 
-    def add(self, folded: Folded, position: Position, event_count: int) -> None:
+    def add(self, folded: Folded, event_count: int) -> None:
         self.folded.extend(folded)
         self.event_count += event_count
-        streams = self.after.parked_streams | folded.parked_streams
-        self.after = replace(self.after, position=position, parked_streams=streams)
+        if folded.parked:
+            streams = self.after.parked_streams | folded.parked_streams
+            self.after = replace(self.after, parked_streams=streams)
+
+    def reached(self, position: Position) -> None:
+        self.after = replace(self.after, position=position)
 
 
-async def _fold_apart(
+async def _fold(
     pool: asyncpg.Pool,
     store: ProjectionStore,
     projection: Projection[Any],
@@ -151,9 +162,9 @@ async def _fold_apart(
     place: Place,
     cache: RowCache,
 ) -> Folded:
-    """Fold in a thread, so that the loop can go on with what is being written and read meanwhile."""
+    """Fold over rows that may not be written yet; a build gets its indexes when rows must be read back."""
     fold = BatchFold(projection, events, place.parked_streams, cache)
-    while missing := await asyncio.to_thread(fold.go_on):
+    while missing := fold.go_on():
         await store.index(pool)
         async with pool.acquire() as connection:
             fold.supply(missing, await store.fetch(connection, missing))

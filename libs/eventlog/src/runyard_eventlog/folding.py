@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -16,7 +14,6 @@ from runyard_contracts.upcasting import NoUpcasterError
 from runyard_core.projection import Projection, Put, PutAll, RowKey, TableSpec, values_of
 from runyard_eventlog.row_cache import Key, Keys, RowCache, RowMissingError
 
-_LARGE_BATCH_EVENTS = 500
 _UNDECODABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
 _position_of: Callable[[object], int] = attrgetter("position")
 
@@ -81,32 +78,31 @@ class BatchFold:
         """Fold to the end, or to an event that looks at rows that must be fetched; gives their keys."""
         events, stopped, parked = self._events[self._next :], self._stopped, self.folded.parked
         apply, cache = self._projection.apply, self._cache
-        with _collector_waiting(len(events)):
-            for number, event in enumerate(events, self._next):
-                if stopped and (stream := event.envelope.stream) in stopped:
-                    parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
-                    continue
-                try:
-                    event.message  # noqa: B018 - decodes
-                except _UNDECODABLE as error:
-                    parked.append(Parked(event, "UNDECODABLE", repr(error)))
-                    continue
-                try:
-                    puts = apply(event, cache)
-                    if not isinstance(puts, list):
-                        puts = list(puts)
-                except RowMissingError:
-                    missing = self._missing_from(number)
-                    if missing:
-                        return missing
-                    unnamed = KeyError("apply looked at a row that reads() did not name")
-                    parked.append(Parked(event, "APPLY_FAILED", repr(unnamed)))
-                    stopped.add(event.envelope.stream)
-                except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
-                    parked.append(Parked(event, "APPLY_FAILED", repr(error)))
-                    stopped.add(event.envelope.stream)
-                else:
-                    self._keep(puts, event.position)
+        for number, event in enumerate(events, self._next):
+            if stopped and (stream := event.envelope.stream) in stopped:
+                parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
+                continue
+            try:
+                event.message  # noqa: B018 - decodes
+            except _UNDECODABLE as error:
+                parked.append(Parked(event, "UNDECODABLE", repr(error)))
+                continue
+            try:
+                puts = apply(event, cache)
+                if not isinstance(puts, list):
+                    puts = list(puts)
+            except RowMissingError:
+                missing = self._missing_from(number)
+                if missing:
+                    return missing
+                unnamed = KeyError("apply looked at a row that reads() did not name")
+                parked.append(Parked(event, "APPLY_FAILED", repr(unnamed)))
+                stopped.add(event.envelope.stream)
+            except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
+                parked.append(Parked(event, "APPLY_FAILED", repr(error)))
+                stopped.add(event.envelope.stream)
+            else:
+                self._keep(puts, event.position)
         self._next = len(self._events)
         return {}
 
@@ -162,23 +158,3 @@ def _replaced(rows: list[object], former: object, row: object) -> bool:
         if _position_of(rows[at]) != _position_of(former):
             break
     return False  # It was fetched: the batch was folded before.
-
-
-@contextmanager
-def _collector_waiting(event_count: int) -> Iterator[None]:
-    """Keep the garbage collector from a large batch: looking through it takes as long as folding it.
-
-    A batch is hundreds of thousands of objects without cycles, all in use until it is written. They go to the
-    old objects without being looked at. Small batches are left alone, as a service that lives on them for
-    months needs its collector.
-    """
-    if event_count < _LARGE_BATCH_EVENTS or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.unfreeze()
-        gc.enable()

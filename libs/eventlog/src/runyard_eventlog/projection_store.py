@@ -20,6 +20,8 @@ from runyard_eventlog.folding import Folded, Parked
 from runyard_eventlog.readmodel import Build
 
 _INDEXES_AT_ONCE = 2
+_NOT_WAITING = "set_config('synchronous_commit', 'off', true)"
+"""In a select: the transaction's commit does not wait for the disk."""
 
 
 class PlaceMovedError(Exception):
@@ -150,7 +152,7 @@ class ProjectionStore:
         """Make the indexes of a build that was filled without them. Safe beside others, and after a kill.
 
         A build has none until rows must be read back: making them at the end costs a third. Two are made at
-        once.
+        once. Like its batches they do not wait for the disk: those that the database loses are made again.
         """
         if self._is_indexed:
             return
@@ -161,14 +163,14 @@ class ProjectionStore:
         ]
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute(
-                "select pg_advisory_xact_lock(hashtextextended($1, 0))",
+                f"select pg_advisory_xact_lock(hashtextextended($1, 0)), {_NOT_WAITING}",
                 f"runyard indexes {self._schema}.{self._name}{self._build}",
             )
             turn = asyncio.Semaphore(_INDEXES_AT_ONCE)
 
             async def make(index: readmodel.Index) -> None:
-                async with turn, pool.acquire() as other:
-                    await other.execute(index.ddl)
+                async with turn, pool.acquire() as other, other.transaction():
+                    await other.execute(f"select {_NOT_WAITING}; {index.ddl}")
 
             async with asyncio.TaskGroup() as group:
                 for index in indexes:

@@ -37,7 +37,6 @@ CONNECT_SECONDS_MAX = 10.0
 BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0, tries_max=60)
 """For a database that is away."""
 JOB_BYTES_MAX = 64 * 1024
-SWITCH_SECONDS = 0.001
 NICENESS = 5
 """Queries of the service come first."""
 
@@ -72,8 +71,6 @@ def class_name(projection: Projection[Any]) -> str:
 def main() -> int:
     """Do the job on standard input; 0 when its last progress says how it ended."""
     os.nice(NICENESS)
-    # What folds and what writes are two threads; the writer must not wait long for its turn.
-    sys.setswitchinterval(SWITCH_SECONDS)
     set_collector()
     return asyncio.run(_work())
 
