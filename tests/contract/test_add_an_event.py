@@ -136,9 +136,13 @@ async def test_a_payload_on_which_a_step_fails_is_undecodable_and_a_newer_versio
 
 def test_what_the_page_names_exists() -> None:
     text = PAGE.read_text()
-    for path in re.findall(r"`((?:libs|tests|services|proto)/[\w./-]+)`", text):
+    paths = re.findall(r"`((?:libs|tests|services|proto)/[\w./-]+)`", text)
+    modules = re.findall(r"python -m ([\w.]+)", text)
+    assert len(paths) > 3
+    assert modules
+    for path in paths:
         assert (ROOT / path).exists() or path == "proto/runyard/node/v1/drain_events.proto", path
-    for module in re.findall(r"python -m ([\w.]+)", text):
+    for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 
 

@@ -1,4 +1,4 @@
-"""What every implementation of the log must answer. Memory and Postgres pass the same tests."""
+"""What every implementation of the log answers a reader. Memory and Postgres pass the same tests."""
 
 from __future__ import annotations
 

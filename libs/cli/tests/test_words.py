@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from click import BadParameter
 from google.protobuf.struct_pb2 import ListValue, NullValue, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -70,7 +71,7 @@ def test_price_is_read_exactly(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["-1", "abc", "0.0000001", "nan", "inf", "", "1e30"])
 def test_price_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match="want dollars"):
+    with pytest.raises(BadParameter, match="want dollars"):
         micro_usd(text)
 
 

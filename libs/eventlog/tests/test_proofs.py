@@ -34,7 +34,9 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 @pytest.mark.parametrize("lane", LANES, ids=["domain", "telemetry"])
 async def test_every_sealed_event_can_be_proven(yard: Yard, lane: Lane.ValueType) -> None:
     archive = yard.archive()
-    for row in yard.stored.rows(lane)[: yard.sealed_to[lane]]:
+    rows = yard.stored.rows(lane)[: yard.sealed_to[lane]]
+    assert rows
+    for row in rows:
         proof = await prove_event(archive, yard.stored, str(row.event_id))
         proven = check_proof(proof, yard.key.public)
         assert proven.event == row

@@ -24,7 +24,9 @@ def test_a_line_is_set_once() -> None:
     [
         Price(unit=GPU_HOUR, effective_from=NOON),
         Price(unit=NODE_HOUR, node_id="node-1", micro_usd_per_hour=MICRO_USD_PER_HOUR_MAX),
-        Price(unit=GPU_HOUR, gpu_model="NVIDIA H100 80GB HBM3", note="list price"),
+        Price(unit=GPU_HOUR, gpu_model="NVIDIA H100 80GB HBM3", note="n" * 1_000),
+        Price(unit=GPU_HOUR, gpu_model="L" * 200, effective_from=Timestamp(seconds=0)),
+        Price(unit=GPU_HOUR, micro_usd_per_hour=10**12, effective_from=Timestamp(seconds=4_102_444_800)),
     ],
 )
 def test_a_good_line_is_taken(price: Price) -> None:
@@ -37,12 +39,13 @@ def test_a_good_line_is_taken(price: Price) -> None:
         (Price(unit=GPU_HOUR, node_id="node-1", gpu_model="L4"), "BAD_PRICE_SCOPE"),
         (Price(unit=GPU_HOUR, node_id="Node 1"), "BAD_PRICE_SCOPE"),
         (Price(unit=GPU_HOUR, gpu_model="L\0"), "BAD_PRICE_SCOPE"),
+        (Price(unit=GPU_HOUR, gpu_model="L" * 201), "BAD_PRICE_SCOPE"),
         (Price(), "BAD_PRICE_UNIT"),
         (Price(unit=NODE_HOUR, gpu_model="L4"), "BAD_PRICE_UNIT"),
         (Price(unit=GPU_HOUR, micro_usd_per_hour=-1), "BAD_PRICE_AMOUNT"),
-        (Price(unit=GPU_HOUR, micro_usd_per_hour=MICRO_USD_PER_HOUR_MAX + 1), "BAD_PRICE_AMOUNT"),
+        (Price(unit=GPU_HOUR, micro_usd_per_hour=10**12 + 1), "BAD_PRICE_AMOUNT"),
         (Price(unit=GPU_HOUR, effective_from=Timestamp(seconds=-1)), "BAD_PRICE_TIME"),
-        (Price(unit=GPU_HOUR, effective_from=Timestamp(seconds=10**11)), "BAD_PRICE_TIME"),
+        (Price(unit=GPU_HOUR, effective_from=Timestamp(seconds=4_102_444_801)), "BAD_PRICE_TIME"),
         (Price(unit=GPU_HOUR, note="n" * 1_001), "BAD_PRICE_NOTE"),
     ],
 )

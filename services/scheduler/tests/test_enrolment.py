@@ -157,6 +157,7 @@ async def test_what_was_decided_of_nodes_can_be_decided_again(yard: MemoryYard) 
         assert command is not None
         assert NODE_DECIDER.decide(state, command) == messages
         state = NODE_DECIDER.fold(messages, state)
+    assert state == yard.ledger.world.node(NODE).node
     await agent.close()
 
 

@@ -26,6 +26,7 @@ async def test_a_run_that_ended_early_does_not_come_back_when_the_log_tells_of_i
     await yard.stop(run.run_id)
     world = yard.ledger.world
     page = await yard.ledger.log.read(Lane.LANE_DOMAIN)
+    assert run.run_id in {event.envelope.stream.removeprefix("run-") for event in page.events}
     for event in page.events:
         world.follow([event], event.position)
         assert world.run(run.run_id) is None

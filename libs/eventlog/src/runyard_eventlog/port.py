@@ -1,6 +1,6 @@
 """The port to the event log, which the memory and the Postgres implementation both fill.
 
-Both pass the same conformance suite (tests/contract/test_event_log.py).
+Both pass the same conformance suite (tests/contract/test_{appending_to,reading}_the_log.py).
 """
 
 from __future__ import annotations

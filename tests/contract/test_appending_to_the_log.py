@@ -1,4 +1,4 @@
-"""What every implementation of the log must do. Memory and Postgres pass the same tests."""
+"""What every implementation of the log does with a command. Memory and Postgres pass the same tests."""
 
 from __future__ import annotations
 
@@ -226,17 +226,21 @@ async def test_an_event_over_the_limit_is_refused_and_one_below_is_kept(log: Eve
 
 @pytest.mark.parametrize("name", ["run", "run-", "Run-1", "run-a b", "run-../x", "-1", f"run-{'x' * 300}"])
 async def test_a_bad_stream_name_is_refused(log: EventLog, name: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as caught:
         await log.append(details(StreamName(name), 0, "a"))
+    assert caught.value.code == "BAD_STREAM_NAME"
 
 
 async def test_a_command_names_each_stream_once_and_each_event_id_once(log: EventLog) -> None:
     stream = run_stream()
-    event = detail(stream, "a")
-    with pytest.raises(InvalidInput):
-        await log.append(command(StreamAppend(stream, 0, [event]), StreamAppend(stream, 1, [event])))
-    with pytest.raises(InvalidInput):
-        await log.append(command(StreamAppend(stream, 0, [event, event])))
+    event, other = detail(stream, "a"), detail(stream, "b")
+    for twice in (
+        command(StreamAppend(stream, 0, [event]), StreamAppend(stream, 1, [other])),
+        command(StreamAppend(stream, 0, [event, event])),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            await log.append(twice)
+        assert caught.value.code == "ID_TWICE"
 
 
 async def test_of_racing_commands_on_one_version_exactly_one_wins(log: EventLog) -> None:
