@@ -10,6 +10,8 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import DiffStatesRequest, SubjectKind
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec
 from runyard_contracts.envelope import Context, parse_actor, wrap
@@ -17,6 +19,7 @@ from runyard_contracts.ids import CommandId, StreamName, stream_name, uuid7
 from runyard_core.clock import SystemClock
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.queues import Queues
@@ -92,6 +95,11 @@ async def test_the_index_tells_the_queue_that_the_events_give(yard: ArchiveYard)
             queue = await folded.shown(moment, project)
             assert await IndexedQueue(log).shown(moment, project, 0, None) == queue
             assert (await indexed.shown(moment, project, skipped=1, limit=3)).waiting == queue.waiting[1:4]
+    span = DiffStatesRequest(begin=AsOf(position=head - 10), end=AsOf(position=head))
+    span.subject.kind = SubjectKind.SUBJECT_KIND_QUEUE
+    differs = await diff_states(log, span, SystemClock(), indexed)
+    assert differs == await diff_states(yard.hot, span, SystemClock())
+    assert differs.changes
     await yard.seal()
     await yard.detach()
     assert await log.stream_index() is None

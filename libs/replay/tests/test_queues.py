@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from enum import Enum, auto
+from collections.abc import Collection, Sequence
 
 import pytest
 from google.protobuf.message import Message
@@ -14,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard.history.v1.history_service_pb2 import QueueState, StateCount
+from runyard.event.v1.read_pb2 import AsOf
+from runyard.history.v1.history_service_pb2 import (
+    DiffStatesRequest,
+    QueueState,
+    StateCount,
+    Subject,
+    SubjectKind,
+)
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
 from runyard_contracts.ids import Position, StreamName, stream_name
@@ -22,6 +28,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Unavailable
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.stream_index import PAYLOADS_TOGETHER, OpenStreams, StreamIndex
+from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.pages import read_stream
@@ -41,31 +48,16 @@ NEXT = {
 }
 
 
-class Numbered(Enum):
-    """When a run gets its number within its project."""
-
-    BEFORE_QUEUED = auto()
-    """As the scheduler does it."""
-    AFTER_QUEUED = auto()
-    NEVER = auto()
-
-
-async def _history(choices: list[tuple[str, int]], numbered: Numbered = Numbered.NEVER) -> Yard:
+async def _history(choices: list[tuple[str, int]], *, numbered: Collection[str] = RUNS) -> Yard:
+    """Write what happens to runs; some of them are numbered within their project before they are queued."""
     yard = Yard()
     for run_id, choice in choices:
         message = await _next_event(yard, run_id, choice)
-        is_new = isinstance(message, ev.RunQueued)
-        if is_new and numbered is Numbered.BEFORE_QUEUED:
-            await _number(yard, run_id)
+        if isinstance(message, ev.RunQueued) and run_id in numbered:
+            project = PROJECTS[run_id]
+            await yard.write("project", project, ev.ProjectRunNumbered(project=project, run_id=run_id))
         await yard.write("run", run_id, message, ALICE)
-        if is_new and numbered is Numbered.AFTER_QUEUED:
-            await _number(yard, run_id)
     return yard
-
-
-async def _number(yard: Yard, run_id: str) -> None:
-    project = PROJECTS[run_id]
-    await yard.write("project", project, ev.ProjectRunNumbered(project=project, run_id=run_id))
 
 
 async def _next_event(yard: Yard, run_id: str, choice: int) -> Message:
@@ -92,6 +84,7 @@ class IndexedLog(MemoryEventLog):
     def __init__(self, log: MemoryEventLog) -> None:
         vars(self).update(vars(log))
         self.looked_at: list[list[int]] = []
+        self.folded: list[list[str]] = []
 
     async def stream_index(self) -> StreamIndex:
         return self
@@ -124,6 +117,15 @@ class IndexedLog(MemoryEventLog):
         parts = range(0, len(stored), PAYLOADS_TOGETHER)
         return [b"".join(stored[start : start + PAYLOADS_TOGETHER]) for start in parts]
 
+    async def events_of(
+        self, streams: Sequence[StreamName], types: Sequence[str], to: int
+    ) -> list[RecordedEvent]:
+        self.folded.append(list(streams))
+        found = [
+            event for stream in streams for event in await self.read_stream(stream, to_position=Position(to))
+        ]
+        return [event for event in found if event.type in types]
+
     async def events(self, positions: Sequence[int]) -> list[RecordedEvent]:
         page = await self.read(Lane.LANE_DOMAIN)
         return [event for event in page.events if event.position in positions]
@@ -151,14 +153,14 @@ def _moment(position: int) -> Moment:
     st.lists(st.tuples(st.sampled_from(RUNS), st.integers(0, 5)), min_size=1, max_size=25),
     st.lists(st.integers(1, 29), min_size=1, max_size=5),
     st.sampled_from([0, 3, 1_000]),
-    st.sampled_from(Numbered),
+    st.sampled_from([RUNS, RUNS[1:], ()]),
 )
 @settings(max_examples=30, deadline=None)
 def test_the_queue_has_every_run_as_the_run_itself_was(
-    choices: list[tuple[str, int]], positions: list[int], kept_runs_max: int, numbered: Numbered
+    choices: list[tuple[str, int]], positions: list[int], kept_runs_max: int, numbered: Collection[str]
 ) -> None:
     async def check() -> None:
-        yard = await _history(choices, numbered)
+        yard = await _history(choices, numbered=numbered)
         folded = Queues(yard.log, spacing_events=2, kept_runs_max=kept_runs_max)
         indexed = Queues(IndexedLog(yard.log), spacing_events=0, kept_runs_max=0)
         for position in (min(position, len(yard.ids)) for position in positions):
@@ -185,33 +187,69 @@ def test_the_queue_has_every_run_as_the_run_itself_was(
 def test_the_index_tells_a_project_by_how_its_runs_are_numbered() -> None:
     async def check() -> None:
         choices = [("r1", 0), ("r2", 1), ("r3", 1), ("r1", 2), ("r3", 0), ("r4", 1)]
-        for numbered in Numbered:
-            log = IndexedLog((await _history(choices, numbered)).log)
-            head = (await log.head()).domain_position
-            queue = await IndexedQueue(log).shown(_moment(head), "blue", 0, None)
-            if numbered is not Numbered.BEFORE_QUEUED:
-                assert queue is None
-                continue
-            assert queue is not None
-            assert [run.run_id for run in queue.waiting] == ["r2", "r4"]
-            assert log.looked_at == [[4, 10]]
-            red = await IndexedQueue(log).shown(_moment(head), "red", 0, None)
-            assert red is not None
-            assert [(one.state, one.run_count) for one in red.counts] == [
-                (RunState.RUN_STATE_STARTING, 1),
-                (RunState.RUN_STATE_FINISHED, 1),
-            ]
-            # r4 is numbered, and not yet queued.
-            assert await IndexedQueue(log).shown(_moment(head - 1), "blue", 0, None) == QueueState(
-                waiting=queue.waiting[:1], counts=[StateCount(state=RunState.RUN_STATE_QUEUED, run_count=1)]
-            )
+        log = IndexedLog((await _history(choices)).log)
+        queue = await IndexedQueue(log).shown(_moment(10), "blue", 0, None)
+        assert queue is not None
+        assert [run.run_id for run in queue.waiting] == ["r2", "r4"]
+        assert log.looked_at == [[4, 10]]
+        red = await IndexedQueue(log).shown(_moment(10), "red", 0, None)
+        assert red is not None
+        assert [(one.state, one.run_count) for one in red.counts] == [
+            (RunState.RUN_STATE_STARTING, 1),
+            (RunState.RUN_STATE_FINISHED, 1),
+        ]
+        # r4 is numbered, and not yet queued.
+        assert await IndexedQueue(log).shown(_moment(9), "blue", 0, None) == QueueState(
+            waiting=queue.waiting[:1], counts=[StateCount(state=RunState.RUN_STATE_QUEUED, run_count=1)]
+        )
+        for numbered in ((), RUNS[1:], RUNS[:-1]):
+            part = IndexedLog((await _history(choices, numbered=numbered)).log)
+            head = (await part.head()).domain_position
+            assert await IndexedQueue(part).shown(_moment(head), "blue", 0, None) is None
+
+    asyncio.run(check())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(RUNS), st.integers(0, 5)), min_size=1, max_size=20),
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+)
+@settings(max_examples=15, deadline=None)
+def test_the_index_tells_what_differs_as_all_events_do(
+    choices: list[tuple[str, int]], span: tuple[int, int]
+) -> None:
+    async def check() -> None:
+        yard = await _history(choices)
+        begin, end = (AsOf(position=min(at, len(yard.ids))) for at in sorted(span))
+        for name in ("", PROJECTS[choices[0][0]]):
+            subject = Subject(kind=SubjectKind.SUBJECT_KIND_QUEUE, name=name)
+            request = DiffStatesRequest(begin=begin, end=end, subject=subject)
+            log = IndexedLog(yard.log)
+            indexed = Queues(log, spacing_events=0, kept_runs_max=0)
+            told = await diff_states(log, request, yard.clock, indexed)
+            assert told == await diff_states(yard.log, request, yard.clock)
+
+    asyncio.run(check())
+
+
+def test_what_differs_is_looked_for_among_the_runs_that_moved() -> None:
+    async def check() -> None:
+        yard = await _history([("r1", 0), ("r2", 0), ("r3", 0), ("r1", 0), ("r4", 0)])
+        log = IndexedLog(yard.log)
+        subject = Subject(kind=SubjectKind.SUBJECT_KIND_QUEUE)
+        request = DiffStatesRequest(begin=AsOf(position=6), end=AsOf(position=9), subject=subject)
+        answer = await diff_states(log, request, yard.clock)
+        assert {change.path.partition("]")[0] for change in answer.changes} == {
+            *("waiting[r1", "waiting[r4", "counts[RUN_STATE_STARTING")
+        }
+        assert log.folded == [["run-r1", "run-r4"]] * 2
 
     asyncio.run(check())
 
 
 def test_a_run_that_waits_again_says_so() -> None:
     async def check() -> None:
-        yard = await _history([("r1", 0), ("r1", 0), ("r1", 2), ("r1", 1)])
+        yard = await _history([("r1", 0), ("r1", 0), ("r1", 2), ("r1", 1)], numbered=())
         (run,) = (await Queues(yard.log).shown(_moment(4))).waiting
         asked = await yard.log.read_stream(stream_name("run", "r1"))
         assert (run.attempt_count, run.queued_position) == (1, 1)
@@ -222,7 +260,7 @@ def test_a_run_that_waits_again_says_so() -> None:
 
 def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
     async def check() -> None:
-        yard = await _history([("r2", 0), ("r1", 1)])
+        yard = await _history([("r2", 0), ("r1", 1)], numbered=())
         queue = await Queues(LargeRunsLog(yard.log), spacing_events=0).shown(_moment(2))
         assert [(run.run_id, run.priority) for run in queue.waiting] == [("r1", 1), ("r2", 0)]
 
@@ -231,7 +269,7 @@ def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
 
 def test_a_log_that_goes_away_meanwhile_is_said_as_it_is() -> None:
     async def check() -> None:
-        yard = await _history([("r2", 0), ("r1", 1)])
+        yard = await _history([("r2", 0), ("r1", 1)], numbered=())
         with pytest.raises(Unavailable):
             await Queues(SilentLog(yard.log), spacing_events=0).shown(_moment(2))
 
@@ -240,7 +278,7 @@ def test_a_log_that_goes_away_meanwhile_is_said_as_it_is() -> None:
 
 def test_what_is_remembered_is_not_looked_at_again() -> None:
     async def check() -> None:
-        yard = await _history([("r2", 0), ("r1", 1)])
+        yard = await _history([("r2", 0), ("r1", 1)], numbered=())
         log = IndexedLog(yard.log)
         queues = Queues(log, spacing_events=0)
         await queues.remember(_moment(2))
@@ -253,7 +291,9 @@ def test_what_is_remembered_is_not_looked_at_again() -> None:
 
 def test_no_more_is_kept_than_allowed() -> None:
     async def check() -> None:
-        yard = await _history([(run_id, 0) for run_id in RUNS] + [("r1", 0), ("r2", 0), ("r3", 0)])
+        yard = await _history(
+            [(run_id, 0) for run_id in RUNS] + [("r1", 0), ("r2", 0), ("r3", 0)], numbered=()
+        )
         queues = Queues(yard.log, spacing_events=1, kept_runs_max=5)
         for position in range(1, 8):
             await queues.at(position)

@@ -70,6 +70,15 @@ _EVENTS = """
 select position, timestamptz_send(recorded_at), payload from log.domain_event
 where position = any($1::text::bigint[]) order by position
 """
+# Stream by stream: asked for "any" of five hundred, a connection that has asked often walks all positions.
+_EVENTS_OF = """
+select found.position, timestamptz_send(found.recorded_at), found.payload
+from unnest($1::text[]) with ordinality given(stream, number) cross join lateral (
+  select * from log.domain_event
+  where stream = given.stream collate "C" and type = any($2::text[]) and position <= $3
+) found
+order by given.number, found.version
+"""
 
 
 class PostgresStreamIndex:
@@ -106,6 +115,14 @@ class PostgresStreamIndex:
         ]
         async with self._reading() as connection:
             return [row[0] for row in await connection.fetch(_PAYLOADS, parts)]
+
+    async def events_of(
+        self, streams: Sequence[StreamName], types: Sequence[str], to: int
+    ) -> list[RecordedEvent]:
+        """See ``StreamIndex``."""
+        async with self._reading() as connection:
+            found = await connection.fetch(_EVENTS_OF, streams, types, to)
+        return list(rows.events(found))
 
     async def events(self, positions: Sequence[int]) -> list[RecordedEvent]:
         """See ``StreamIndex``."""

@@ -14,6 +14,9 @@ PAYLOADS_EACH = 5_000
 PAYLOADS_TOGETHER = 100
 """Of them, so many are given as one."""
 
+STREAMS_EACH = 500
+"""Most streams whose events are asked for at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenStreams:
@@ -77,6 +80,21 @@ class StreamIndex(Protocol):
 
         Args:
             positions: where they are, ascending; at most ``PAYLOADS_EACH``.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        ...
+
+    async def events_of(
+        self, streams: Sequence[StreamName], types: Sequence[str], to: int
+    ) -> list[RecordedEvent]:
+        """Give the events of streams, one stream after the other, each in the order of its versions.
+
+        Args:
+            streams: at most ``STREAMS_EACH``, each with few events.
+            types: of the events.
+            to: a position of the domain lane; later events are left out.
 
         Raises:
             Unavailable: the log did not answer in time.

@@ -19,7 +19,7 @@ from runyard_replay.folding.leases import milliseconds_of
 from runyard_replay.folding.runs import state_after
 
 NUMBERED_TYPE = "runyard.project.run_numbered"
-"""On the project's stream; who queues a run appends it directly before the run's first event."""
+"""On the project's stream, directly before ``QUEUED_TYPE`` of the run: one append writes both."""
 QUEUED_TYPE = "runyard.run.queued"
 FINISHED_TYPE = "runyard.run.finished"
 PLACED_TYPES = ("runyard.run.lease_granted", "runyard.run.stop_requested")

@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import QueuedRun, QueueState
 from runyard.history.v1.queue_glance_pb2 import QueuedGlances
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import RunState
-from runyard_contracts.ids import Position, StreamName, stream_name
+from runyard_contracts.ids import stream_name
 from runyard_core.fan_out import fan_out
-from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.port import EventLog
 from runyard_eventlog.stream_index import (
     PAYLOADS_EACH,
     PAYLOADS_TOGETHER,
@@ -27,24 +26,21 @@ from runyard_eventlog.stream_index import (
     StreamIndex,
 )
 from runyard_replay.folding.queue import (
-    EVENT_TYPES,
     FINISHED_TYPE,
     NUMBERED_TYPE,
     PLACED_TYPES,
     QUEUED_TYPE,
     Place,
-    QueueFold,
     front_of,
     queue_state,
     queued_run,
 )
 from runyard_replay.reading.moments import Moment
-from runyard_replay.views import readable
+from runyard_replay.reading.some_runs import fold_runs
 
 PRIORITIES_MAX = 300_000
 """Runs whose priority is remembered: some 30 MB."""
 _PAYLOADS_AT_ONCE = 3
-_STREAMS_EACH = 500
 _QUEUED = RunState.RUN_STATE_QUEUED
 _FINISHED = RunState.RUN_STATE_FINISHED
 
@@ -73,7 +69,7 @@ class IndexedQueue:
             return None
         begun = sorted(streams.begun)
         moved, priority_at = await asyncio.gather(
-            self._fold(streams.moved, moment.position), self._priorities_of(index, begun)
+            fold_runs(index, streams.moved, moment.position), self._priorities_of(index, begun)
         )
         elsewhere = {run.queued_position for run in moved.asked()}
         resting = [position for position in begun if position not in elsewhere]
@@ -94,22 +90,6 @@ class IndexedQueue:
         counts[_FINISHED] += streams.ended_count
         waiting = (runs[place] if place in runs else again[place] for place in front)
         return queue_state(waiting, +counts, moment.time)
-
-    async def _fold(self, streams: Sequence[StreamName], to: int) -> QueueFold:
-        """Fold the runs of these streams; the order of runs among each other does not matter."""
-        fold = QueueFold()
-        for start in range(0, len(streams), _STREAMS_EACH):
-            wanted = EventFilter(types=EVENT_TYPES, streams=streams[start : start + _STREAMS_EACH])
-            after = 0
-            while after < to:
-                page = await self._event_log.read(
-                    Lane.LANE_DOMAIN, after_position=Position(after), to_position=Position(to), filter=wanted
-                )
-                for event in page.events:
-                    if readable(event) is not None:
-                        fold.apply(event)
-                after = page.scanned_to
-        return fold
 
     async def _priorities_of(self, index: StreamIndex, positions: Sequence[int]) -> Mapping[int, int]:
         """Give the priorities of runs, and of any others that are remembered, by ascending positions."""

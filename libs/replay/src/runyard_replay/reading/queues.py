@@ -11,6 +11,7 @@ from contextlib import aclosing
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import QueueState
 from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.stream_index import HasStreamIndex, StreamIndex
 from runyard_replay.folding.queue import EVENT_TYPES, QueueFold, front_of, queue_state
 from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
@@ -75,6 +76,14 @@ class Queues:
         waiting = fold.waiting(project)
         front = front_of(waiting, skipped, limit)
         return queue_state((waiting[place] for place in front), fold.counts(project), moment.time)
+
+    async def index(self) -> StreamIndex | None:
+        """Give the log's index of streams, if it has one.
+
+        Raises:
+            Unavailable: the log did not answer in time.
+        """
+        return await self._event_log.stream_index() if isinstance(self._event_log, HasStreamIndex) else None
 
     async def remember(self, moment: Moment) -> None:
         """Look at the queue at a moment, so that the next question is answered as fast as later ones.
