@@ -58,7 +58,6 @@ def is_same(stored: Sequence[StoredColumns], begin: int = 0) -> bool:
 
 
 @given(cuts=st.sets(st.integers(1, COUNT - 1)), begin=st.integers(0, COUNT))
-@settings(max_examples=30, deadline=None)
 def test_rows_are_the_same_however_they_are_cut(cuts: set[int], begin: int) -> None:
     places = sorted({begin, COUNT, *(cut for cut in cuts if cut > begin)})
     found = [columns_of(rows()[first:last]) for first, last in pairwise(places)]

@@ -177,7 +177,6 @@ async def test_a_rewritten_file_names_segment_and_event(
 
 
 @given(place=flips)
-@settings(max_examples=30, deadline=None)
 async def test_a_flipped_bit_of_a_file_names_the_segment(yard: Yard, place: tuple[int, int]) -> None:
     with changed_file(yard, SECOND.parquet, lambda content: flipped(content, place)):
         found = await findings(yard, lanes=[DOMAIN])

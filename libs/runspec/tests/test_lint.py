@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard_core.errors import InvalidInput
@@ -156,7 +156,6 @@ _data = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(_keys, _data, max_size=3), max_size=3))
 def test_lint_never_raises_and_agrees_with_parse(data: object) -> None:
     import json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard_core.errors import InvalidInput
@@ -101,24 +101,20 @@ def test_parameters_fill_input_references() -> None:
     assert list(build(config, {"day": "tue"}, step="s").inputs[0].uris) == ["s3://bucket/tue.npz"]
 
 
-@settings(max_examples=40)
+ONE_PARAMETER = "- step:\n    name: s\n    image: x\n    command: run {parameters}\n    parameters: [%s]\n"
+A_TEXT = parse_config(ONE_PARAMETER % "{name: p}")
+A_NUMBER = parse_config(ONE_PARAMETER % "{name: p, type: integer}")
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30))
 def test_any_text_reaches_the_program_as_one_argument(text: str) -> None:
-    config = parse_config(
-        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n    parameters: [{name: p}]\n"
-    )
-    spec = build(config, {"p": text}, step="s")
+    spec = build(A_TEXT, {"p": text}, step="s")
     assert shlex.split(spec.command_lines[0]) == ["run", f"--p={text}"]
     assert spec.parameters[0].value.string_value == text
 
 
-@settings(max_examples=40)
 @given(st.integers(-(2**53) + 1, 2**53 - 1))
 def test_whole_numbers_are_carried_exactly(number: int) -> None:
-    config = parse_config(
-        "- step:\n    name: s\n    image: x\n    command: run {parameters}\n"
-        "    parameters: [{name: p, type: integer}]\n"
-    )
-    spec = build(config, {"p": str(number)}, step="s")
+    spec = build(A_NUMBER, {"p": str(number)}, step="s")
     assert int(spec.parameters[0].value.number_value) == number
     assert list(spec.command_lines) == [f"run --p={number}"]

@@ -34,10 +34,10 @@ def test_a_thinned_series_keeps_the_lowest_and_highest_value(values: list[float]
     assert any(map(math.isnan, kept)) == any(map(math.isnan, values))
 
 
-def test_one_spike_in_a_million_points_survives() -> None:
-    values = [0.0] * 1_000_000
-    values[654_321] = 9.0
-    assert 654_321 in thinned_indices(values, 2_000)
+def test_one_spike_among_a_hundred_thousand_points_survives() -> None:
+    values = [0.0] * 100_000
+    values[65_432] = 9.0
+    assert 65_432 in thinned_indices(values, 2_000)
 
 
 def test_too_few_points_are_refused() -> None:

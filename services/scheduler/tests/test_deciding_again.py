@@ -30,6 +30,9 @@ QUEUED = ev.RunQueued(run_id=RUN, project="digits", number=1, spec=a_spec(gpu_co
 GRANTED = ev.RunLeaseGranted(
     run_id=RUN, attempt=1, lease_id="l", epoch=1, node_id="n1", gpu_uuids=["GPU-0"], lease_milliseconds=60_000
 )
+RESERVED = node_ev.NodeGpusReserved(
+    node_id="n1", lease_id="l", run_id=RUN, attempt=1, gpu_uuids=["GPU-0"], project="digits"
+)
 NO_GPU_FREE = (
     '"Needs 1 GPU on one node; the most free now is 0 of 2 on n1, '
     'where 2 GPUs are used by processes that belong to no run."'
@@ -48,9 +51,7 @@ def recorded(*commands: tuple[str, Sequence[Message]]) -> list[RecordedEvent]:
     for actor, messages in commands:
         command_id = uuid7()
         for message in messages:
-            of_node = isinstance(
-                message, node_ev.NodeEnrolled | node_ev.NodeAttached | node_ev.NodeForeignProcessSeen
-            )
+            of_node = message.DESCRIPTOR.file.package == "runyard.node.v1"
             stream: StreamName = stream_name("node", "n1") if of_node else stream_name("run", RUN)
             versions[stream] = versions.get(stream, 0) + 1
             context = Context(parse_actor(actor), correlation_id=RUN, source="/scheduler")
@@ -95,6 +96,21 @@ async def test_the_same_code_decides_the_same_again(yard: MemoryYard) -> None:
     assert {decision.command for decision in decisions} >= {
         *("Attach", "Detach", "Queue", "NumberRun", "Grant", "Placement", "Reserve", "Release", "Report"),
         *("MarkUnreachable", "ExpireLease", "GiveUp", "RequestStop"),
+    }
+
+
+def test_a_decision_names_the_run_and_the_project_that_it_was_about() -> None:
+    decisions = again(
+        recorded(("agent:n1", ENROLLED), (ALICE, [QUEUED]), (SCHEDULER, [GRANTED]), (SCHEDULER, [RESERVED]))
+    )
+    named = {decision.command: (decision.stream, decision.run_id, decision.project) for decision in decisions}
+    of_run = (f"run-{RUN}", RUN, "digits")
+    assert named == {
+        "Attach": ("node-n1", "", ""),
+        "Queue": of_run,
+        "Placement": of_run,
+        "Grant": of_run,
+        "Reserve": ("node-n1", RUN, "digits"),
     }
 
 

@@ -87,6 +87,16 @@ def test_a_node_without_any_slot_takes_no_new_run_and_is_kept_for_none() -> None
     assert "the most free now is 3 of 4 on b" in beside.waiting[Requirement(4, docker=False)]
 
 
+def test_a_reason_names_three_nodes_and_counts_the_others() -> None:
+    away = [replace(supply(name, 1), attached=False) for name in ("e", "d", "c", "b", "a")]
+    made = planned([waits("run", 1)], away)
+    assert (
+        made.waiting[Requirement(1, docker=False)] == "No node is attached now (a, b, c and 2 more enrolled)."
+    )
+    made = planned([waits("run", 1)], away[:3])
+    assert made.waiting[Requirement(1, docker=False)] == "No node is attached now (c, d, e enrolled)."
+
+
 def test_a_gpu_run_needs_a_slot_too() -> None:
     made = planned([waits("run", 1)], [supply("a", 2, slots=0)])
     assert made.waiting[Requirement(1, docker=False)] == "Every slot of a is taken."
