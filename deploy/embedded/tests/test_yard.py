@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runyard_core.errors import Rejected
 from runyard_embedded.credentials import load_or_create
 from runyard_embedded.home import Home, node_id_of_this_machine
 from runyard_embedded.state import Phase, ProcessState, read_state
@@ -24,6 +26,8 @@ from runyard_embedded.stopping import RunningAttempt, running_attempts
 from runyard_engines import Postgres, ProcessIdentity, agent_user
 from runyard_engines.process import wait_for_exit
 from runyard_testkit import Bucket, Bus
+
+from .backup_page import Reader, lines_of
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yards")]
 
@@ -39,17 +43,24 @@ class Yard:
         self.home = Home(folder)
         self.settings = settings
 
-    def runyard(self, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def runyard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "runyard_cli", *arguments],
-            cwd=folder,
-            env={**ENVIRONMENT, "RUNYARD_HOME": str(self.home.folder), **self.settings},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=150,
             check=False,
         )
+
+    def begin(self, *arguments: str, folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "runyard_cli", *arguments]
+        return subprocess.Popen(command, cwd=folder, env=self.environment, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**ENVIRONMENT, "RUNYARD_HOME": str(self.home.folder), **self.settings}
 
     def up(self) -> None:
         done = self.runyard("up", "--background")
@@ -77,7 +88,7 @@ class Yard:
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    running = Yard(tmp_path_factory.mktemp("embedded") / "home")
+    running = Yard(tmp_path_factory.mktemp("embedded") / ".runyard")
     running.up()
     yield running
     running.down()
@@ -165,6 +176,10 @@ PROJECT = """
     name: wait
     image: none
     command: echo waiting; exec sleep 600
+- step:
+    name: put
+    image: none
+    command: echo fish > $VH_OUTPUTS_DIR/fish
 """
 
 
@@ -172,37 +187,66 @@ PROJECT = """
 def training(yard: Yard, tmp_path: Path) -> RunningAttempt:
     """A run that does not end by itself."""
     (tmp_path / "valohai.yaml").write_text(PROJECT)
-    queued = yard.runyard("run", "wait", "--executor", "process", "--project", "waits", folder=tmp_path)
-    assert queued.returncode == 0, queued.stderr
-    deadline = time.monotonic() + 60
-    while "waiting" not in yard.runyard("logs", "latest", "--project", "waits").stdout:
-        assert time.monotonic() < deadline
+    command = ["run", "wait", "--executor", "process", "--project", "digits", "--follow"]
+    with yard.begin(*command, folder=tmp_path) as following:
+        assert following.stdout is not None
+        assert "waiting\n" in following.stdout
+        following.terminate()
     (attempt,) = running_attempts(yard.home)
     return attempt
 
 
-def test_down_asks_before_it_stops_what_trains_and_can_leave_it(yard: Yard, training: RunningAttempt) -> None:
+def test_a_yard_is_backed_up_while_it_trains_lost_and_put_back_as_the_page_says(
+    yard: Yard, training: RunningAttempt, tmp_path: Path
+) -> None:
+    reader = Reader(yard.home.folder.parent, tmp_path, ENVIRONMENT)
+    reader.type("runyard run put --executor process --project digits --follow")
+    seal(yard)
+    asks_before_it_stops(yard)
+    down, *_ = reader.follow("Back up")
+    assert "1 attempt trains on" in down
+    assert training.shim.is_alive()
+    assert reader.type("runyard ps --project digits --state running").count("digits#") == 1
+    yard.down()
+    assert running_attempts(yard.home) == []
+
+    shutil.rmtree(yard.home.folder)
+    unpack, give_key, up, _, *looks = lines_of("Restore")  # tests of their own compare the read models
+    reader.type(unpack)
+    assert "[YARD_KEY_MISSING]" in reader.type(up, expect=1)
+    reader.type(give_key)
+    yard.home.credentials_file.rename(tmp_path / "credentials")
+    with pytest.raises(Rejected, match=r"credentials\.json is missing.* put it back from a backup"):
+        load_or_create(yard.home)
+    (tmp_path / "credentials").rename(yard.home.credentials_file)
+    reader.type(up)
+    assert "the restored log, which ends at" in (yard.home.logs / "supervisor.log").read_text()
+
+    for look in looks:
+        reader.type(look)
+    assert (tmp_path / "out" / "fish").read_text() == "fish\n"
+    assert f"by user:{getpass.getuser()}" in reader.type("runyard show digits#2")
+    assert "used code" in reader.type("runyard trace digits#2")
+    # The one that trained is gone, and the yard says so or soon will; a new one works.
+    assert reader.type("runyard ps --project digits").count("digits#") == 2
+    assert "digits#3 succeeded" in reader.type("runyard run put --executor process --project digits --follow")
+
+
+def asks_before_it_stops(yard: Yard) -> None:
     refused = yard.runyard("down")
     assert refused.returncode == 3
     assert "1 attempt still trains" in refused.stderr
     assert "--keep-runs" in refused.stderr
     assert yard.identities()["supervisor"].is_alive()
 
-    kept = yard.runyard("down", "--keep-runs")
-    assert (kept.returncode, training.shim.is_alive()) == (0, True)
-    assert "1 attempt trains on" in kept.stdout
-    assert yard.runyard("status").returncode == 4
 
-    yard.up()
-    assert yard.runyard("ps", "--project", "waits", "--state", "running").stdout.count("waits#") == 1
-    yard.down()
-    assert running_attempts(yard.home) == []
-    # As after a restore: the same yard, and another log.
-    restored = yard.runyard("up", "--background", "--restored")
-    assert restored.returncode == 0, restored.stderr
-    assert "the restored log, which ends at" in (yard.home.logs / "supervisor.log").read_text()
-    assert {process["state"]["phase"] for process in yard.status().values()} == {"up"}
-    assert yard.runyard("ps", "--project", "waits", "--state", "finished").stdout.count("waits#") == 1
+def seal(yard: Yard) -> None:
+    """Seal what the log holds of runs, as its service does when it is due."""
+    given = environment_of(yard.identities()["lineage"]).split("\0")
+    environment = dict(line.split("=", 1) for line in given if line)
+    environment |= {"RUNYARD_SEALING_AGE_SECONDS_MAX": "0.001", "RUNYARD_SEALING_EVENTS_MAX": "40"}
+    command = [sys.executable, "-m", "runyard_lineage.sealing_process", "domain"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
 
 async def test_two_yards_stand_side_by_side(yard: Yard, tmp_path: Path) -> None:
