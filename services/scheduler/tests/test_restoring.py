@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC
+
 from runyard.agent.v1.agent_service_pb2 import AttemptReport, ForeignProcess, LeaseGrant
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.run.v1.events_pb2 import RunHandsOnClosed, RunHandsOnOpened
 from runyard.run.v1.types_pb2 import CauseCode, OnLost, RunState
-from runyard_contracts.ids import NodeId, uuid7
+from runyard_contracts.envelope import Context, parse_actor, wrap
+from runyard_contracts.ids import NodeId, stream_name, uuid7
+from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import RowKey, TableSpec
 from runyard_scheduler.process.restoring import node_entry, run_entry
 from runyard_scheduler.process.world import World
@@ -15,6 +21,7 @@ from runyard_scheduler.projections.scheduler import SchedulerProjection
 
 from .yard import MemoryYard, a_report, a_spec, held, started
 
+SILENCE = ("unreachable", "lease_expired", "reachable_again")
 WEB = "https://example.com/data.csv"
 
 
@@ -99,9 +106,44 @@ async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: Me
     await yard.pass_time(11)
     await agent.close()
 
+    told = [name for name in restored_after_each(await events_of(yard)) if name in SILENCE]
+    assert told == ["unreachable", "lease_expired", "reachable_again", "unreachable"]
+
+
+async def test_a_session_that_is_open_is_restored_as_open(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    run = await yard.submit()
+    grant = await agent.grant()
+    await agent.report(started(grant))
+    await agent.close()
+    events = await events_of(yard)
+    for session_id in ("s1", "s2"):
+        append(
+            events, RunHandsOnOpened(run_id=run.run_id, attempt=1, epoch=grant.epoch, session_id=session_id)
+        )
+    append(events, RunHandsOnClosed(run_id=run.run_id, attempt=1, epoch=grant.epoch, session_id="s1"))
+    assert restored_after_each(events)[-3:] == ["hands_on_opened", "hands_on_opened", "hands_on_closed"]
+
+
+async def events_of(yard: MemoryYard) -> list[RecordedEvent]:
+    return list((await yard.ledger.log.read(Lane.LANE_DOMAIN)).events)
+
+
+def append(events: list[RecordedEvent], message: RunHandsOnOpened | RunHandsOnClosed) -> None:
+    """Add an event to those of its run."""
+    stream = stream_name("run", message.run_id)
+    last = [event.envelope for event in events if event.envelope.stream == stream][-1]
+    context = Context(parse_actor("service:scheduler"), last.correlation_id, source="/scheduler")
+    envelope = wrap(message, stream, context, last.occurred_at.ToDatetime(UTC))
+    envelope.position, envelope.stream_version = len(events) + 1, last.stream_version + 1
+    events.append(RecordedEvent(envelope))
+
+
+def restored_after_each(events: Iterable[RecordedEvent]) -> list[str]:
+    """Compare what the rows and what the log give after each event; give the types of those of runs."""
     types, newest, world = [], Newest(), World()
     projection = SchedulerProjection()
-    for event in (await yard.ledger.log.read(Lane.LANE_DOMAIN)).events:
+    for event in events:
         world.apply(event)
         types.append(event.type.removeprefix("runyard.run."))
         for put in projection.apply(event, newest):  # type: ignore[arg-type] # holds every table's rows
@@ -114,5 +156,4 @@ async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: Me
         assert restored == list(world.runs()), event
         nodes = [node_entry(row) for row in newest.rows.values() if isinstance(row, NodeRow)]
         assert nodes == list(world.nodes()), event
-    told = [name for name in types if name in ("unreachable", "lease_expired", "reachable_again")]
-    assert told == ["unreachable", "lease_expired", "reachable_again", "unreachable"]
+    return types
