@@ -26,7 +26,7 @@ from runyard_contracts.envelope import Context, actor_name, parse_actor, wrap
 from runyard_contracts.ids import EventId, StreamName, uuid7
 from runyard_eventlog.stored_event import RECORDED_EPOCH
 from tests.bench import replay_lives as lives
-from tests.bench.replay_lives import EVENTS_A_RUN
+from tests.bench.replay_lives import EVENTS_A_RUN, EVENTS_TO_QUEUE
 
 RUNS_AT_ONCE = 50
 _BATCH = 64
@@ -80,8 +80,8 @@ class History:
         await self._write(islice(self._order, position - self.position))
 
     async def queue(self, run_count: int) -> None:
-        """Write runs that wait."""
-        await self._write((self._next_run(), 0) for _ in range(run_count))
+        """Write runs that wait, ``EVENTS_TO_QUEUE`` events of each."""
+        await self._write(event for _ in range(run_count) for event in _queued(self._next_run()))
 
     async def _write(self, events: Iterator[tuple[int, int]]) -> None:
         async with (
@@ -108,7 +108,9 @@ class History:
         yield 0, 0
         while True:
             numbers = [self._next_run() for _ in range(RUNS_AT_ONCE)]
-            for index in range(EVENTS_A_RUN):
+            for number in numbers:
+                yield from _queued(number)
+            for index in range(EVENTS_TO_QUEUE, EVENTS_A_RUN):
                 for number in numbers:
                     yield number, index
 
@@ -157,6 +159,10 @@ class History:
         if key not in self._templates:
             self._templates[key] = _template(*lives.event(*key), lives.VERSIONS[index])
         return self._templates[key]
+
+
+def _queued(number: int) -> Iterator[tuple[int, int]]:
+    return ((number, index) for index in range(EVENTS_TO_QUEUE))
 
 
 def _template(stream: StreamName, message: Message, version: int) -> _Template:

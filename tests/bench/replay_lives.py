@@ -40,7 +40,9 @@ from runyard.run.v1.types_pb2 import (
 from runyard_contracts.ids import StreamName, sha256_of, stream_name
 
 EVENTS_A_RUN = 11
-VERSIONS = (1, 0, 2, 0, 3, 4, 5, 0, 1, 2, 6)
+EVENTS_TO_QUEUE = 2
+"""Of them, so many queue it: one append writes these."""
+VERSIONS = (0, 1, 2, 0, 3, 4, 5, 0, 1, 2, 6)
 """Of the streams of these events; 0 for a project's and a node's."""
 NODES = 20
 PROJECTS = 5
@@ -137,11 +139,11 @@ def _life(kind: int) -> list[tuple[StreamName, Message]]:
     artifact = stream_name("artifact", model)
     origin = Origin(run_id=run_id, attempt=1, path="model.pt", project=project)
     return [
-        (run, ev.RunQueued(run_id=run_id, project=project, number=_NUMBER, spec=_spec(kind))),
         (
             stream_name("project", project),
             ev.ProjectRunNumbered(project=project, run_id=run_id, number=_NUMBER),
         ),
+        (run, ev.RunQueued(run_id=run_id, project=project, number=_NUMBER, spec=_spec(kind))),
         (run, ev.RunLeaseGranted(**at, epoch=1, lease_milliseconds=30_000)),
         (node, NodeGpusReserved(**at, project=project, gpu_models=["H200"])),
         (run, ev.EnvironmentCaptured(**of, epoch=1, environment=_environment(kind % ENVIRONMENTS))),

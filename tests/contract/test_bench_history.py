@@ -30,13 +30,14 @@ from runyard_eventlog.verification import verify
 from runyard_replay.reading.states import run_as_of
 from runyard_testkit import Database
 from tests.bench.replay_history import History
-from tests.bench.replay_lives import EVENTS_A_RUN, event
+from tests.bench.replay_lives import EVENTS_A_RUN, EVENTS_TO_QUEUE, event
 from tests.contract.events import DOMAIN
 from tests.replay.runbooks import HISTORIES
 from tests.replay.test_histories import events_of
 
 EVENTS = 1_205
 WAITING = 7
+ALL = EVENTS + WAITING * EVENTS_TO_QUEUE
 INDEXES = "select indexdef from pg_indexes where schemaname = 'log' order by indexdef"
 
 
@@ -71,7 +72,7 @@ async def test_a_copied_history_is_one_that_appends_write(database: Database, tm
         await PostgresEventLog.connect(database.url("scheduler")) as writing,
     ):
         stored = PostgresStoredLog(pool)
-        rows = await stored.read(DOMAIN, 1, EVENTS + WAITING)
+        rows = await stored.read(DOMAIN, 1, ALL)
         events = (await log.read(DOMAIN, limit=10_000)).events
         _check(rows, events, history)
         found = await log.find(EventId(events[500].envelope.event_id))
@@ -88,7 +89,7 @@ async def test_a_copied_history_is_one_that_appends_write(database: Database, tm
         appended = await writing.append(
             AppendCommand(CommandId(uuid7()), [StreamAppend(stream, 1, [granted])])
         )
-        assert appended.position == Position(EVENTS + WAITING + 1)
+        assert appended.position == Position(ALL + 1)
 
         key, store = SigningKey.load_or_create(tmp_path / "key"), FolderStore(tmp_path / "archive")
         await Sealer(log, stored, store, key, settings=SealingSettings(events_max=400)).seal_due(DOMAIN)
@@ -99,7 +100,7 @@ async def test_a_copied_history_is_one_that_appends_write(database: Database, tm
 
 def _check(rows: list[StoredEvent], events: Sequence[RecordedEvent], history: History) -> None:
     """See that columns, envelopes and messages say the same, and that versions have no gaps."""
-    assert [event.position for event in events] == list(range(1, EVENTS + WAITING + 1))
+    assert [event.position for event in events] == list(range(1, ALL + 1))
     versions: dict[str, int] = {}
     for row, found in zip(rows, events, strict=True):
         envelope = found.envelope
