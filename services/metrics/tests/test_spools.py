@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded
+from runyard_contracts.ids import deterministic_id
 from runyard_contracts.subjects import telemetry_subject
 from runyard_metrics.domain.spools import (
     RefusedBatchError,
@@ -45,7 +46,7 @@ def test_a_batch_belongs_to_the_spool_of_its_stream() -> None:
         ({"stream": "telemetry-node-1"}, SUBJECT),
         ({"stream": "telemetry-.s1"}, SUBJECT),
         ({"stream_version": 2}, SUBJECT),
-        ({"stream_version": 0}, SUBJECT),
+        ({"stream_version": 0, "event_id": deterministic_id("node-1", "s1", 0)}, SUBJECT),
         ({"event_id": "0190c4b0-0000-7000-8000-000000000000"}, SUBJECT),
         ({"lane": Lane.LANE_DOMAIN}, SUBJECT),
     ],

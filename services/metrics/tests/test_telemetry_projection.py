@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -303,6 +304,26 @@ def test_gpu_columns_that_do_not_fit_make_a_malformed_batch() -> None:
     folded = fold(TelemetryProjection(), recorded([batch]))
     assert folded.get(MALFORMED_BATCH, "node-1", "s1") is not None
     assert folded.get(GPU_USAGE, "r1", 1, "node-1") is None
+
+
+@pytest.mark.parametrize(
+    ("first_row", "gpu_index", "is_within"), [(0, 0, True), (1, 0, False), (0, 1, False)]
+)
+def test_a_process_outside_its_batch_makes_a_malformed_batch(
+    first_row: int, gpu_index: int, is_within: bool
+) -> None:
+    batch = _gpu_samples("r1")
+    batch.processes.add(pid=7, gpu_index=gpu_index, first_row=first_row, row_count=2, memory_bytes=[1, 1])
+    folded = fold(TelemetryProjection(), recorded([batch]))
+    assert (folded.get(MALFORMED_BATCH, "node-1", "s1") is None) == is_within
+
+
+def test_a_point_of_no_name_makes_a_malformed_batch() -> None:
+    batch = _points(("loss", 1, 2.0))
+    batch.name_indices[0] = len(batch.names)
+    row = fold(TelemetryProjection(), recorded([batch])).get(MALFORMED_BATCH, "node-1", "s1")
+    assert row is not None
+    assert row.reason == f"name index {len(batch.names)} of {len(batch.names)} names"
 
 
 def test_every_batch_moves_the_committed_mark() -> None:

@@ -18,7 +18,7 @@ from runyard_replay.deciding import by_command
 from runyard_replay.folding.decisions import Decision
 from runyard_scheduler.process.deciding_again import SchedulerDeciders
 
-from .yard import MemoryYard, a_spec, an_inventory, finished, held, started
+from .yard import MemoryYard, a_spec, an_inventory, exited, finished, held, started
 
 RUN = "run-1"
 SCHEDULER, ALICE = "service:scheduler", "user:alice"
@@ -84,7 +84,9 @@ async def test_the_same_code_decides_the_same_again(yard: MemoryYard) -> None:
     for seconds in (11, 50, 60):
         await yard.pass_time(seconds)
     second = await yard.attach("node-2", an_inventory(gpu_count=1))
-    await second.run_to_the_end(await second.grant())
+    ends = await second.grant()
+    for report in (started(ends), exited(ends), finished(ends)):
+        await second.report(report)
     back = await yard.attach("node-1", an_inventory(gpu_count=1, boot_id="boot-2"), held=[held(late)])
     await back.report(finished(late))
     await yard.stop(waits.run_id)

@@ -101,6 +101,12 @@ def test_no_recorded_command_holds_a_secret_or_is_long(command: list[str], value
     assert not [value for value in values if any(value in text for text in shown) and "*" not in value]
 
 
+def test_a_recorded_command_is_cut_where_all_its_arguments_together_are_too_long() -> None:
+    most = "a" * (COMMAND_CHARACTERS_MAX - 2)
+    assert recordable([most, "bc"], ()) == (most, "bc")
+    assert recordable([most, "b", "cd", "e"], ()) == (most, "b", "c\N{HORIZONTAL ELLIPSIS}")
+
+
 def test_recorded_sessions_can_be_decided_again() -> None:
     run = given_events(QUEUED, GRANTED, STARTED)
     by_alice = Envelope(actor=Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice"))

@@ -31,15 +31,22 @@ class Folded:
 
 
 def fold(projection: Projection[RecordedEvent], events: Iterable[RecordedEvent]) -> Folded:
-    """Apply events one after the other; looking at a row that ``reads`` did not name is an error."""
+    """Apply events one after the other.
+
+    It is an error to look at a row that ``reads`` did not name, and to put two rows of one key for one event.
+    """
     folded = Folded()
     for event in events:
         named = {(key.table, key.values) for key in projection.reads(event)}
+        places: set[tuple[str, tuple[KeyValue, ...]]] = set()
         for put in list(projection.apply(event, _OnlyNamed(folded, named))):
             for row in put.rows if isinstance(put, PutAll) else (put.row,):
+                place = (put.table.name, put.table.key_of(row))
                 assert row.position == event.position
+                assert place not in places, f"two rows of {place} at position {event.position}"
+                places.add(place)
                 folded.puts.append(Put(put.table, row))
-                folded.current[put.table.name, put.table.key_of(row)] = row
+                folded.current[place] = row
     return folded
 
 
