@@ -26,8 +26,8 @@ FILL_BATCH_MAX = 6_000
 """Most events of one transaction of a rebuild."""
 PAGE_EVENTS_MAX = 2_000
 """Events that are read together."""
-TURN_EVENTS_MAX = 500
-"""Events that are folded before the loop has its turn, some 5 ms: what is read and written must not wait."""
+TURN_EVENTS_MAX = 250
+"""Events that are folded before the loop has its turn, some 3 ms: what is read and written must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ async def fill(
                     folded = await _fold(pool, store, projection, some, batch.after, cache)
                     limit.record_all(some, folded.parked)
                     batch.add(folded, len(some))
-                    # Folding in a thread instead costs an eighth more: the two would share one interpreter.
+                    # A thread for the fold would share the interpreter with this one, and take more of it.
                     await asyncio.sleep(0)
                 batch.reached(page.scanned_to)
                 if batch.event_count + page_max <= batch_max and page.scanned_to < to_position:

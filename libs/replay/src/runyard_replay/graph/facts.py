@@ -103,8 +103,8 @@ def _queued(queued: RunQueued, envelope: Envelope, _: ProjectOf) -> Facts:
         (_RUN, run_id, _WAS_ASSOCIATED_WITH, _ACTOR, actor[1], "submitter"),
         (_RUN, run_id, _USED, _PARAMETERS, parameters, ""),
     ]
-    if spec.code.tree_sha256:
-        code = _code(spec.code.SerializeToString())
+    if (given := spec.code).tree_sha256:
+        code = _code(given.SerializeToString())
         things.append(code)
         edges.append((_RUN, run_id, _USED, _CODE, code[1], ""))
     return (things, edges)
@@ -126,8 +126,8 @@ def _started(started: RunStarted, _: Envelope, project_of: ProjectOf) -> Facts:
     run_id = key_text(started.run_id)
     things: list[Thing] = []
     edges: list[EdgeKey] = []
-    if started.hardware.node_id:
-        things += _machines(started.hardware.SerializeToString())
+    if (hardware := started.hardware).node_id:
+        things += _machines(hardware.SerializeToString())
     for used in started.inputs:
         role = key_text(used.name)
         versions: dict[str, None] = {}

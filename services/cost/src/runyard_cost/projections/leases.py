@@ -94,8 +94,9 @@ def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) 
     reserved_at_ms = milliseconds_of(envelope.occurred_at)
     node_id, lease_id = reserved.node_id, reserved.lease_id
     run_id, project = reserved.run_id, reserved.project
-    gpu_uuids = tuple(reserved.gpu_uuids)
-    models = (*reserved.gpu_models, *("" for _ in gpu_uuids))
+    gpu_uuids, gpu_models = tuple(reserved.gpu_uuids), tuple(reserved.gpu_models)
+    if len(gpu_models) != len(gpu_uuids):
+        gpu_models = (*gpu_models, *("" for _ in gpu_uuids))[: len(gpu_uuids)]
     lease = LeaseRow(
         node_id=node_id,
         lease_id=lease_id,
@@ -103,7 +104,7 @@ def _put_reserved(event: RecordedEvent, reserved: NodeGpusReserved, rows: Rows) 
         run_id=run_id,
         attempt=reserved.attempt,
         gpu_uuids=gpu_uuids,
-        gpu_models=models[: len(gpu_uuids)],
+        gpu_models=gpu_models,
         reserved_at_ms=reserved_at_ms,
         released_at_ms=None,
         reserved_event_id=envelope.event_id,

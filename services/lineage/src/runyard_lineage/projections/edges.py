@@ -43,14 +43,14 @@ class EdgesProjection:
         new: dict[VertexKey, VertexRow] = {}
         for thing in things:
             kind, vertex_id, label, told = thing
-            before = new.get(thing[:2]) if new else None
-            if before is None:
-                before = rows.get(VERTEX, kind, vertex_id)
+            key = (kind, vertex_id)
+            before = new.get(key) or rows.get(VERTEX, kind, vertex_id)
+            # Most often a thing that is known is only named.
             if before is not None and not told and (not label or label == before.label):
                 continue
             after = described_after(thing, before, position)
             if after is not before:
-                new[thing[:2]] = after
+                new[key] = after
         if new:
             puts.append(PutAll(VERTEX, [*new.values()]))
         if edges:
