@@ -305,11 +305,13 @@ class Names(RegistryServiceServicer):
         self.described: list[DescribeOutputsRequest] = []
         self.problems: list[str] = []
         self.status: grpc.StatusCode | None = None
+        self.seconds_given: list[float] = []
 
     async def DescribeOutputs(self, request: Any, context: Any) -> DescribeOutputsResponse:
         if self.status is not None:
             await context.abort(self.status, "told to")
         self.described.append(request)
+        self.seconds_given.append(context.time_remaining())
         return DescribeOutputsResponse(problems=self.problems)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard_agent import collecting
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.live_outputs import LiveOutputs
@@ -22,6 +24,15 @@ from .store_double import Yard
 __all__ = ["folder", "yard"]
 
 pytestmark = pytest.mark.system
+
+
+async def test_many_outputs_have_the_time_that_many_take(yard: Yard) -> None:
+    for count in (1, 8_000):
+        outputs = [DescribedOutput(path=f"{number}") for number in range(count)]
+        await yard.client.describe_outputs("id", Origin(run_id="r"), outputs)
+    few, many = yard.registry.seconds_given
+    assert 15 < few < 21
+    assert 400 < many < 421
 
 
 async def test_sidecars_and_lines_describe_outputs_and_are_none(yard: Yard, folder: Path) -> None:

@@ -44,6 +44,8 @@ from runyard_core.fan_out import fan_out
 from runyard_core.retry import Backoff, Retries
 
 _CALL_SECONDS_MAX = 20.0
+# The service looks at each in the log and may write an event of it: many would never be through in that.
+_CALL_SECONDS_OF_EACH_OUTPUT = 0.05
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 _FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
@@ -241,7 +243,8 @@ class ArtifactClient:
             RunyardError: as the service says.
         """
         request = DescribeOutputsRequest(request_id=request_id, origin=origin, outputs=outputs)
-        return await self._call(self._registry.DescribeOutputs, request)
+        more_seconds = _CALL_SECONDS_OF_EACH_OUTPUT * len(outputs)
+        return await self._call(self._registry.DescribeOutputs, request, more_seconds)
 
     async def _download_once(self, sha256: str, destination: Path) -> int:
         answer = await self._call(self._service.GetDownload, GetDownloadRequest(sha256=sha256))
@@ -307,11 +310,13 @@ class ArtifactClient:
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[RequestMessage, ResponseMessage],
         request: RequestMessage,
+        more_seconds: float = 0.0,
     ) -> ResponseMessage:
+        seconds_max = self._call_seconds_max + more_seconds
         retries = Retries("asking the artifact service", _BACKOFF, logger, seconds_max=self._patience_seconds)
         while True:
             try:
-                answer = await method(request, metadata=self._metadata, timeout=self._call_seconds_max)
+                answer = await method(request, metadata=self._metadata, timeout=seconds_max)
             except grpc.aio.AioRpcError as error:
                 status, sentence = error.code(), error.details() or "no details"
                 if status not in _PASSING:
