@@ -46,3 +46,12 @@ def test_a_file_that_is_left_out_as_a_whole_has_no_weight(mark: str, tmp_path: P
     quick = tmp_path / "test_quick.py"
     quick.write_text("pytestmark = [\n    pytest.mark.timeout(30),\n]\nWHY = 'not pytest.mark.engines'\n")
     assert files_of(Share(1, 1), [tmp_path], UNIT) == {quick}
+
+
+def test_a_property_weighs_more_than_its_text(tmp_path: Path) -> None:
+    for folder, text in (("long", "#" * 1_000), ("other", "#" * 900), ("property", "\n@given(x)")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test_it.py").write_text(text)
+    shares = [files_of(Share(number, 2), [tmp_path], UNIT) for number in (1, 2)]
+    assert {path.parent.name for path in shares[0]} == {"property"}
+    assert {path.parent.name for path in shares[1]} == {"long", "other"}

@@ -17,6 +17,9 @@ WHOLE_FILE_MARK = re.compile(
     r"^pytestmark = (?:\[[^\]]*|[^\[\n]*)\bmark\.(system|engines|docker|faults)\b", re.MULTILINE
 )
 
+PROPERTY_WEIGHT = 10_000
+"""In characters of other tests: a property is tried with 30 examples."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -47,15 +50,20 @@ def skips_whole_file(path: Path, expression: str) -> bool:
 
 
 def files_of(share: Share, folders: Iterable[Path], expression: str) -> frozenset[Path]:
-    """Choose the files of one share: whole folders (neighbours import the same) of about equal size."""
-    bytes_of: dict[Path, int] = {}
+    """Choose the files of one share: whole folders (neighbours import the same) of about equal weight."""
+    weight_of: dict[Path, int] = {}
     files = sorted(path for folder in folders for path in folder.rglob("test_*.py"))
     kept = [path for path in files if not skips_whole_file(path, expression)]
     for path in kept:
-        bytes_of[path.parent] = bytes_of.get(path.parent, 0) + path.stat().st_size
+        weight_of[path.parent] = weight_of.get(path.parent, 0) + _weight(path)
     loads = [0] * share.count
     owners: dict[Path, int] = {}
-    for folder in sorted(bytes_of, key=lambda folder: (-bytes_of[folder], folder)):
+    for folder in sorted(weight_of, key=lambda folder: (-weight_of[folder], folder)):
         owners[folder] = loads.index(min(loads))
-        loads[owners[folder]] += bytes_of[folder]
+        loads[owners[folder]] += weight_of[folder]
     return frozenset(path for path in kept if owners[path.parent] == share.number - 1)
+
+
+def _weight(path: Path) -> int:
+    text = path.read_text(encoding="utf-8")
+    return len(text) + PROPERTY_WEIGHT * text.count("\n@given(")
