@@ -116,6 +116,12 @@ def test_a_decision_names_the_run_and_the_project_that_it_was_about() -> None:
     }
 
 
+def test_a_command_that_its_events_do_not_tell_is_said_to_be_not_decided() -> None:
+    (*_, decision) = again(recorded((ALICE, [QUEUED]), (SCHEDULER, [ev.RunStarted(run_id=RUN, attempt=1)])))
+    assert (decision.command, decision.differences) == ("", ())
+    assert decision.not_decided == "what was asked cannot be told from its events"
+
+
 def test_a_lease_that_the_planner_would_not_give_today_is_named_with_its_reason() -> None:
     foreign = node_ev.NodeForeignProcessSeen(node_id="n1", gpu_uuid="GPU-1", pid=7)
     other = node_ev.NodeForeignProcessSeen(node_id="n1", gpu_uuid="GPU-0", pid=8)

@@ -70,11 +70,18 @@ def set_gpus(spec: RunSpec) -> None:
             "spec.inputs[0].keep_directories",
         ),
         (lambda spec: spec.environment_variables.add(name="A B"), "spec.environment_variables[0]"),
+        (lambda spec: spec.environment_variables.add(name="A", value="b\0"), "spec.environment_variables[0]"),
         (lambda spec: setattr(spec.code, "tree_sha256", "abc"), "spec.code.tree_sha256"),
     ],
 )
 def test_a_wrong_spec_is_refused_by_field(change: Callable[[RunSpec], object], field: str) -> None:
     assert violations_of(change) == {field}
+
+
+def test_a_variable_may_have_any_value_that_a_program_can_get() -> None:
+    spec = a_spec()
+    spec.environment_variables.add(name="A_1", value="b = c\n")
+    check_request("digits", spec, "", ())
 
 
 def test_every_wrong_field_is_named_at_once() -> None:
