@@ -17,7 +17,7 @@ WHOLE_FILE_MARK = re.compile(
     r"^pytestmark = (?:\[[^\]]*|[^\[\n]*)\bmark\.(system|engines|docker|faults)\b", re.MULTILINE
 )
 
-PROPERTY_WEIGHT = 10_000
+PROPERTY_WEIGHT = 5_000
 """In characters of other tests: a property is tried with 30 examples."""
 
 
