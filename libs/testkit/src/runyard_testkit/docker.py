@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -20,11 +22,15 @@ IMAGE = "local/python:3.11"
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
     """Give a client of the daemon."""
+    reason = ""
     try:
         client = docker.from_env(timeout=60)
         client.ping()
     except DockerException as error:
-        _missing(f"no Docker daemon answers ({error}): run tests/tools/start-dockerd")
+        reason = f"no Docker daemon answers ({error}): run tests/tools/start-dockerd"
+    if reason:
+        _forget_socket()
+        _missing(reason)
     yield client
     client.close()
 
@@ -38,6 +44,13 @@ def test_image(docker_client: docker.DockerClient) -> str:
     except ImageNotFound:
         _missing(f"the image {image} is not there: run tests/tools/make-test-image")
     return image
+
+
+def _forget_socket() -> None:
+    """Collect the socket that the library leaves open when nobody answers: its warning would end pytest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _missing(reason: str) -> NoReturn:
