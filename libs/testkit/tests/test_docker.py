@@ -11,10 +11,11 @@ import pytest
 
 from runyard_testkit.docker import REQUIRE_VARIABLE
 
+pytestmark = pytest.mark.system
+
 NEEDS_DOCKER = "def test_needs_docker(docker_client): ..."
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(("required", "status", "said"), [("0", 0, "1 skipped"), ("1", 1, "1 error")])
 def test_a_machine_without_docker_skips_unless_it_is_required(
     required: str, status: int, said: str, tmp_path: Path
