@@ -18,6 +18,7 @@ from runyard_cli.table import cut
 from runyard_cli.words import cause_words, duration_words, number_words, run_name, run_seconds, state_word
 from runyard_client import Client, Unreachable
 from runyard_core.retry import Backoff, Retries, Telling, retried
+from runyard_core.task_group import TaskGroup
 
 _GIVE_UP_SECONDS = 60.0
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
@@ -61,7 +62,7 @@ class Follower:
             ClientError: a service refused.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 states = group.create_task(self._watch_states())
                 lines = group.create_task(self._watch_lines())
                 ended = group.create_task(self._is_over.wait())

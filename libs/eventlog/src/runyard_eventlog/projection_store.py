@@ -14,6 +14,7 @@ import asyncpg
 
 from runyard_contracts.ids import Position
 from runyard_core.projection import KeyValue, Projection, RowKey, TableSpec
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog import bookkeeping, readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.folding import Folded, Parked
@@ -172,7 +173,7 @@ class ProjectionStore:
                 async with turn, pool.acquire() as other, other.transaction():
                     await other.execute(f"select {_NOT_WAITING}; {index.ddl}")
 
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for index in indexes:
                     group.create_task(make(index))
             for index in indexes:

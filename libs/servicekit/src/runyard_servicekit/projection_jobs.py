@@ -13,6 +13,7 @@ from google.protobuf import json_format
 
 from runyard.projection.v1.types_pb2 import RebuildPhase, RebuildProgress
 from runyard_core.errors import Unavailable
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.rebuild import Subject
 from runyard_eventlog.rebuild_worker import Job, class_name
 
@@ -23,6 +24,7 @@ ENDED = frozenset(
         RebuildPhase.REBUILD_PHASE_FAILED,
     }
 )
+
 STARTS_MAX = 3
 """How often a worker that was killed is started again without having come further."""
 LINE_BYTES_MAX = 4 * 1024 * 1024
@@ -71,7 +73,7 @@ class ProjectionJobs:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Take jobs while the block runs; it ends when it is cancelled, and all workers with it."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             self._group = group
             yield
 

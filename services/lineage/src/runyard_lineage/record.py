@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +27,7 @@ from runyard.run.v1.scheduler_service_pb2 import GetRunRequest, GetRunResponse
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Run
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError, Unavailable
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.moment import Moments
 from runyard_lineage.domain.completeness import completeness, last_attempt
 from runyard_servicekit.error_mapping import reason_of
@@ -88,7 +88,7 @@ class RecordHandlers:
         if read.HasField("as_of"):
             at.as_of.CopyFrom(read.as_of)
         missing: list[str] = []
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             outputs = group.create_task(_box("outputs", "artifact", self._outputs(run, at), missing))
             cost = group.create_task(_box("experiment cost", "cost", self._cost(run, at), missing))
             telemetry = group.create_task(

@@ -6,7 +6,6 @@ moment loses nothing: what was not acknowledged is delivered again, what the log
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from runyard_contracts.ids import CommandId, deterministic_id
 from runyard_core.clock import Clock, SystemClock
 from runyard_core.errors import Conflict, IdReused, InvalidInput, Unavailable
 from runyard_core.retry import Backoff, Retries, retried
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
 from runyard_metrics.binding import CONSUMER, bind
 from runyard_metrics.domain.spools import RefusedBatchError, Spool, SpoolKey, moved, spool_of, take, without
@@ -100,7 +100,7 @@ class Ingest:
                 await self._refuse(message, str(error))
                 continue
             by_spool.setdefault(key, []).append(Delivery(message, envelope))
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for key, deliveries in by_spool.items():
                 group.create_task(self._advance(key, deliveries))
         self._forget_idle_spools()

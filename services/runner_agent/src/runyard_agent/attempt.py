@@ -37,6 +37,7 @@ from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
 from runyard_core.errors import RunyardError, Unavailable
 from runyard_core.retry import Backoff, Retries, Telling
+from runyard_core.task_group import TaskGroup
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Attempt:
             await self._stop_news.wait()
             raise StopOrdered
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             watching = group.create_task(watch_for_stop())
             with attempt_span("prepare", self._grant):
                 plan = await self._prepare(executor)
@@ -210,7 +211,7 @@ class Attempt:
             in_container=self.record.state.executor == Executor.EXECUTOR_DOCKER,
         )
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 reader = LogReader(plan.stdout, plan.stderr, self.telemetry)
                 if (watch := self._stop_watch()) is not None:
                     await asyncio.to_thread(watch.look_back, self.telemetry.position("stdout_offset"))
@@ -250,7 +251,7 @@ class Attempt:
                 await runtime.kill(handle)
                 await asyncio.sleep(_KILL_AGAIN_SECONDS)
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             stopping = group.create_task(end_when_stopped())
             ended = await runtime.wait(handle, plan)
             stopping.cancel()

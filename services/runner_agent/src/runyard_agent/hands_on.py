@@ -44,6 +44,7 @@ from runyard_agent.runtime_process import ProcessRuntime
 from runyard_agent.side_command import CHUNK_BYTES, CommandPlan, SideCommand
 from runyard_agent.side_process import start_beside_process
 from runyard_core.errors import Rejected, RunyardError
+from runyard_core.task_group import TaskGroup
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class HandsOn:
             # One connection for all; it is made when the first session asks for it.
             channel = await stack.enter_async_context(self._open_channel())
             self._stub = HandsOnAgentServiceStub(channel)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 self._group = group
                 await ready.wait()
                 await self._end_left_behind()

@@ -22,6 +22,7 @@ from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
 from runyard_contracts import agent_controls
 from runyard_core.errors import RunyardError
+from runyard_core.task_group import TaskGroup
 
 Tell = Callable[[str], None]
 
@@ -89,7 +90,7 @@ class Preparation:
         for _, sentence in agent_controls.not_heeded(asked):
             self._tell(sentence)
         make_folders(self._plan)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             fetching = group.create_task(self._fetch_inputs())
             surrounding = group.create_task(self._surround(executor))
         fetched, surroundings = fetching.result(), surrounding.result()

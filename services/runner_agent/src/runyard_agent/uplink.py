@@ -34,6 +34,7 @@ from runyard.node.v1.types_pb2 import NodeInventory
 from runyard_agent.gate import Gate, open_channel
 from runyard_contracts import gate as gate_names
 from runyard_core.retry import Backoff, Retries
+from runyard_core.task_group import TaskGroup
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class _Session:
             if first.WhichOneof("message") != "welcome":
                 raise SilentSchedulerError(f"expected Welcome, got {first.WhichOneof('message')}")
             self._take_welcome(first.welcome)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._listen(call))
                 group.create_task(self._renew(call, first.welcome.heartbeat_milliseconds / 1000))
                 group.create_task(self._send_reports(call))

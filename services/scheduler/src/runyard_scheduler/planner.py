@@ -12,6 +12,7 @@ from runyard_contracts.ids import NodeId
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, Unavailable
 from runyard_core.retry import Backoff, Retries
+from runyard_core.task_group import TaskGroup
 from runyard_scheduler.domain.placement import Placement, Requirement, Supply, plan, what_is_lacking
 from runyard_scheduler.lease_handlers import LeaseHandlers
 from runyard_scheduler.ledger import Ledger
@@ -76,7 +77,7 @@ class Planner:
         made = plan(world.queue, supplies, self._clock.now())
         self._waiting = made.waiting
         by_node = sorted(made.placements, key=lambda placement: placement.node_id)
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             # Grants of one node change its stream one after the other; nodes do not wait for each other.
             for _, placements in groupby(by_node, key=_node):
                 tasks.create_task(self._grant_all(list(placements)))
