@@ -11,7 +11,8 @@ from runyard_replay.exports import FILES, read_events, read_manifest
 from tests.replay.record import INCIDENTS
 from tests.replay.runbooks import HISTORIES
 
-SIZE_BYTES_MAX = 1_000_000
+SIZE_BYTES_MAX = 2_500_000
+"""Two hours of GPU samples are two megabytes."""
 
 
 def events_of(history: Path, lane: Lane.ValueType) -> list[Envelope]:
