@@ -163,8 +163,13 @@ async def _run_until_stopped(
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with asyncio.TaskGroup() as group:
         works = (attempts.run(ready), *others, _attach_when(ready, uplink))
-        parts = {group.create_task(work) for work in works}
-        await stopping.wait()
+        parts = {group.create_task(work, name=getattr(work, "__qualname__", repr(work))) for work in works}
+        asked = group.create_task(stopping.wait())
+        ended, _ = await asyncio.wait((asked, *parts), return_when=asyncio.FIRST_COMPLETED)
+        if asked not in ended:
+            # Without one of them it would look well and do half of its work: whoever keeps it starts it anew.
+            names = ", ".join(part.get_name() for part in ended)
+            raise RuntimeError(f"{names} ended, though nobody stopped the agent")
         logger.info("stopping; attempts go on without the agent")
         while parts:
             # More than once: on Python 3.11 a wait that ends at this very moment swallows its cancellation.
