@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 
 from runyard_core.errors import RunyardError
+from runyard_core.task_group import TaskGroup
 from runyard_embedded.plan import Member, Plan
 from runyard_embedded.state import Phase, ProcessState, YardState, now_text
 from runyard_engines import EngineFailed
@@ -68,7 +69,7 @@ class Supervisor:
             await self._start(self._plan.services)
             await self._start(self._plan.agent)
             self._set_phase(Phase.UP)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for member in self._plan.members:
                     group.create_task(self._watch(member))
                 for keep in self._upkeep:
@@ -82,7 +83,7 @@ class Supervisor:
 
     async def _start(self, stage: Sequence[Member]) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for member in stage:
                     group.create_task(self._start_one(member))
         except BaseExceptionGroup as errors:
@@ -128,7 +129,7 @@ class Supervisor:
         self._note(member, Phase.FAILED, reason)
 
     async def _stop(self, stage: Sequence[Member]) -> None:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for member in stage:
                 group.create_task(self._stop_one(member))
 
