@@ -12,6 +12,7 @@ from runyard.artifact.v1.artifact_service_pb2 import ListArtifactsRequest, ListA
 from runyard_cli.examples import examples
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, safe, say, say_json
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.run_outputs import RunOutput, outputs_of
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import Row, say_table
@@ -23,8 +24,6 @@ from runyard_client.files import download_file
 from runyard_client.store import TRANSFER_COUNT_MAX
 from runyard_contracts.manifest import ManifestError, check_path
 from runyard_core.fan_out import fan_out
-
-_PAGE_SIZE = 1000
 
 
 @click.command(
@@ -85,22 +84,17 @@ def output_rows(files: Sequence[RunOutput]) -> tuple[Sequence[str], Sequence[Row
 
 
 async def _list(client: Client, run_id: str, pattern: str) -> ListArtifactsResponse:
-    request = ListArtifactsRequest(run_id=run_id, page_size=_PAGE_SIZE)
-    listed = ListArtifactsResponse()
-    while True:
-        page = await client.artifacts.ListArtifacts(request)
-        listed.position = page.position
-        listed.artifacts.extend(
-            artifact
-            for artifact in page.artifacts
-            if any(
-                each.origin.run_id == run_id and fnmatchcase(each.origin.path, pattern)
-                for each in artifact.origins
-            )
+    request = ListArtifactsRequest(run_id=run_id, page_size=PAGE_SIZE)
+    listed = await every_page(client.artifacts.ListArtifacts, request)
+    wanted = [
+        artifact
+        for artifact in listed.artifacts
+        if any(
+            each.origin.run_id == run_id and fnmatchcase(each.origin.path, pattern)
+            for each in artifact.origins
         )
-        if not page.next_page_token:
-            return listed
-        request.page_token = page.next_page_token
+    ]
+    return ListArtifactsResponse(artifacts=wanted, position=listed.position)
 
 
 async def _download(client: Client, files: Sequence[RunOutput], directory: Path) -> None:
