@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from runyard_cli import output
+
 from .imported import Terminal, export_of
+
+
+@pytest.fixture(autouse=True)
+def words_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the command line runs one command: what an earlier test chose must not stay."""
+    monkeypatch.setattr(output._Mode, "is_json", False)
 
 
 @pytest.fixture
