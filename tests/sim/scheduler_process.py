@@ -10,6 +10,7 @@ import grpc
 
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard_core.errors import RunyardError, Unavailable
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_scheduler.agents import AgentServicer
@@ -126,7 +127,7 @@ class SchedulerProcess:
         projector = MemoryProjector(self._tables, self._log, self._doorbell, universe)
         queries = MemoryQueries(self._tables, projector, self._log)
         watches = Watches(ledger, clock, self._doorbell)
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             self._agents = AgentServicer(
                 ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000)
             )

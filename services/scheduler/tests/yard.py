@@ -23,6 +23,7 @@ from runyard.run.v1.scheduler_service_pb2 import StopRunRequest, SubmitRunReques
 from runyard.run.v1.types_pb2 import Cause, CauseCode, OutputFile, Resources, Run, RunSpec
 from runyard_contracts.ids import RunId, deterministic_id, uuid7
 from runyard_core.clock import ManualClock
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_scheduler.agents import AgentServicer
@@ -243,7 +244,7 @@ async def memory_yard(
     planner = Planner(ledger, sessions, leases, clock)
     watcher = ClockWatcher(sessions, leases, nodes, clock, Limits(10, 15))
     settings = ServiceSettings(tokens_file=tokens_file, stop_grace_seconds=0)
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         agents = AgentServicer(ledger, sessions, leases, nodes, tasks, 2_000)
         hands_on = HandsOn(ledger, sessions, HandsOnHandlers(ledger, clock, fill_grant), tasks, idle_seconds)
         hands_on.close_left_open()

@@ -7,8 +7,8 @@ import sys
 from types import TracebackType
 
 
-class TaskGroup(asyncio.TaskGroup):
-    """A group for tasks that go on after it has failed.
+class TaskGroup(asyncio.TaskGroup):  # noqa: TID251 - the one place
+    """The group that all our code uses: its task may go on after it has failed.
 
     Where one of its tasks fails while the group is waited for, Python 3.11 asks the waiting task to cancel
     and never takes that back. Before 3.11.4 every later ``asyncio.timeout`` of that task then ends with

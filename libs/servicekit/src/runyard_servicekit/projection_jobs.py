@@ -68,7 +68,7 @@ class ProjectionJobs:
         self._database_url = database_url
         self._archive_url = archive_url
         self._running: dict[tuple[str, Mode], RunningJob] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -32,6 +32,7 @@ from runyard_core.errors import Unavailable
 from runyard_core.presign import SigningKey
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries, retried
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
@@ -92,7 +93,7 @@ async def main(settings: ArtifactSettings) -> None:
             registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry_servicer, server)
 
         credentials = NodeCredentials()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(credentials.follow(event_log, doorbell))
             for projector in projectors:
                 group.create_task(projector.run())

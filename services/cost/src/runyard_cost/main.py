@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from runyard.cost.v1 import cost_service_pb2_grpc
 from runyard_core.clock import SystemClock
+from runyard_core.task_group import TaskGroup
 from runyard_cost.costs import Costs
 from runyard_cost.handlers import Handlers
 from runyard_cost.moment import PricedMoments
@@ -68,7 +69,7 @@ async def main(settings: CostSettings) -> None:
             ProjectionServicer("cost", operations).register(server)
             cost_service_pb2_grpc.add_CostServiceServicer_to_server(servicer, server)
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(projector.run())
             if settings.nats_url:
                 group.create_task(

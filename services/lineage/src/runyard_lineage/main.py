@@ -16,6 +16,7 @@ from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
 from runyard.record.v1 import record_service_pb2, record_service_pb2_grpc
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_core.clock import SystemClock
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.moment import Moments
@@ -63,7 +64,7 @@ async def main(settings: LineageSettings) -> None:
         ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
         _peers(settings) as peers,
-        asyncio.TaskGroup() as tasks,
+        TaskGroup() as tasks,
     ):
         projector = Projector(pool, event_log, EdgesProjection(), schema=SCHEMA, doorbell=doorbell)
         moments = Moments(event_log, projector)

@@ -14,6 +14,7 @@ from runyard.event.v1.envelope_pb2 import Lane
 from runyard.metric.v1.metric_service_pb2 import DESCRIPTOR
 from runyard.metric.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
 from runyard_core.clock import SystemClock
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
@@ -45,7 +46,7 @@ async def main(settings: MetricsSettings) -> None:
             settings.database_url.get_secret_value(), CONNECTIONS_MAX, command_seconds_max=30.0
         ) as pool,
         open_event_log(pool, settings.archive_url.get_secret_value(), doorbell=doorbell) as event_log,
-        asyncio.TaskGroup() as tasks,
+        TaskGroup() as tasks,
     ):
         telemetry = Projector(
             pool,

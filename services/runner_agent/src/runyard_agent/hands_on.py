@@ -99,7 +99,7 @@ class HandsOn:
         self._executors = executors
         self._open_channel = open_channel
         self._metadata = (("authorization", f"Bearer {token}"),)
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self._stub: HandsOnAgentServiceStub | None = None
         self._beside: dict[str, set[int]] = {}
         """Processes that were started beside the program of an attempt, by its name."""

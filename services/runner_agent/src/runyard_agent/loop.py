@@ -17,6 +17,7 @@ from runyard_agent.node import Node
 from runyard_agent.telemetry import AttemptTelemetry, Telemetry
 from runyard_agent.telemetry_envelope import Cause
 from runyard_core.retry import Backoff, Retries
+from runyard_core.task_group import TaskGroup
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Attempts:
         self._store = store
         self._telemetry = telemetry
         self._attempts: dict[tuple[str, int], Attempt] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self.reports_changed: Callable[[], None] = lambda: None
         """Called when there is a report to send."""
         self.held_changed: Callable[[], None] = lambda: None
@@ -44,7 +45,7 @@ class Attempts:
 
     async def run(self, ready: asyncio.Event) -> None:
         """Go on with every attempt found on disk (then ``ready`` is set), and with those to come."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             self._group = group
             for record in self._store.load():
                 logger.info("found attempt %s again, %s", record.directory.name, record.state.phase.value)

@@ -42,6 +42,7 @@ from runyard_agent.transfers import Transfers
 from runyard_agent.uplink import Uplink
 from runyard_contracts.ids import SpoolId
 from runyard_core.clock import Clock, SystemClock
+from runyard_core.task_group import TaskGroup
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ async def _run_until_stopped(
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         works = (attempts.run(ready), *others, _attach_when(ready, uplink))
         parts = {group.create_task(work, name=getattr(work, "__qualname__", repr(work))) for work in works}
         asked = group.create_task(stopping.wait())

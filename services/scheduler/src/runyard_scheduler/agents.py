@@ -13,6 +13,7 @@ from runyard.agent.v1.agent_service_pb2 import AttachRequest, AttachResponse, He
 from runyard.event.v1.envelope_pb2 import ActorKind
 from runyard_contracts.ids import NodeId, is_name
 from runyard_core.errors import Conflict, InvalidInput, PermissionDenied, Unauthenticated
+from runyard_core.task_group import TaskGroup
 from runyard_scheduler.conversation import Conversation
 from runyard_scheduler.fencing import judge
 from runyard_scheduler.lease_handlers import LeaseHandlers
@@ -36,7 +37,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         sessions: Sessions,
         leases: LeaseHandlers,
         nodes: NodeHandlers,
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
         heartbeat_milliseconds: int,
         fill_secrets: FillSecrets | None = None,
     ) -> None:

@@ -16,6 +16,7 @@ from runyard.agent.v1.hands_on_service_pb2 import ForwardTask, JoinBegin, JoinRe
 from runyard_contracts.ids import NodeId, RunId, uuid7
 from runyard_core.errors import Conflict, NotFound, Rejected, ResourceExhausted, RunyardError, Unavailable
 from runyard_core.retry import Backoff, Retries, retried
+from runyard_core.task_group import TaskGroup
 from runyard_scheduler.domain.hands_on import attempt_at_hand
 from runyard_scheduler.domain.run_commands import CloseHandsOn, OpenHandsOn
 from runyard_scheduler.hands_on_channel import Channel
@@ -44,7 +45,7 @@ class HandsOn:
         ledger: Ledger,
         agents: Sessions,
         handlers: HandsOnHandlers,
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
         idle_seconds: float,
     ) -> None:
         """Serve until the task group ends; a session in which nothing passes for ``idle_seconds`` ends."""

@@ -18,6 +18,7 @@ from runyard.run.v1 import hands_on_service_pb2_grpc as pb_grpc
 from runyard.run.v1.hands_on_pb2 import Terminal
 from runyard_contracts.ids import RunId
 from runyard_core.errors import InvalidInput, RunyardError, Unavailable
+from runyard_core.task_group import TaskGroup
 from runyard_scheduler.hands_on import HandsOn
 from runyard_scheduler.hands_on_channel import CHUNK_BYTES_MAX, Channel, too_large
 from runyard_scheduler.hands_on_session import HandsOnSession
@@ -44,7 +45,7 @@ log = structlog.get_logger("runyard.scheduler.hands_on")
 class HandsOnServicer(pb_grpc.HandsOnServiceServicer):
     """Serves clients."""
 
-    def __init__(self, hands_on: HandsOn, find_run: FindRun, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, hands_on: HandsOn, find_run: FindRun, tasks: TaskGroup) -> None:
         """Serve until the task group ends; ``find_run`` gives the run that a name means."""
         self._hands_on = hands_on
         self._find_run = find_run
@@ -125,7 +126,7 @@ class HandsOnServicer(pb_grpc.HandsOnServiceServicer):
 class HandsOnAgentServicer(agent_pb_grpc.HandsOnAgentServiceServicer):
     """Serves agents."""
 
-    def __init__(self, hands_on: HandsOn, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, hands_on: HandsOn, tasks: TaskGroup) -> None:
         """Serve until the task group ends."""
         self._hands_on = hands_on
         self._tasks = tasks
@@ -148,7 +149,7 @@ class HandsOnAgentServicer(agent_pb_grpc.HandsOnAgentServiceServicer):
 
 
 def register_hands_on(
-    server: grpc.aio.Server, hands_on: HandsOn, find_run: FindRun, tasks: asyncio.TaskGroup
+    server: grpc.aio.Server, hands_on: HandsOn, find_run: FindRun, tasks: TaskGroup
 ) -> None:
     """Add both services to a server."""
     pb_grpc.add_HandsOnServiceServicer_to_server(HandsOnServicer(hands_on, find_run, tasks), server)

@@ -20,6 +20,7 @@ from runyard.run.v1 import (
 from runyard_contracts.ids import NodeId
 from runyard_core.clock import SystemClock
 from runyard_core.errors import DeadlineExceeded, Unauthenticated
+from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import ProjectionStopped
@@ -108,7 +109,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
     scheduler = SchedulerServicer(ledger, handlers, queries, watches, planner, sessions)
     operations = ProjectionOperations("scheduler", [projector], pool, ledger.log, settings)
     secret_servicer = SecretServicer(SecretHandlers(ledger, secrets, clock), secrets, queries, ledger.log)
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         agents = AgentServicer(
             ledger, sessions, leases, nodes, tasks, round(settings.heartbeat_seconds * 1000), secrets.fill
         )
