@@ -78,8 +78,10 @@ async def opened(database: Database, folder: Path) -> AsyncIterator[ArchiveYard]
     ):
         await make_partitions_small(admin)
         made = ArchiveYard(database, pool, admin, folder)
-        yield made
-        await made.hot.close()
+        try:
+            yield made
+        finally:
+            await made.hot.close()
 
 
 async def make_partitions_small(admin: asyncpg.Pool) -> None:

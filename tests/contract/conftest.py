@@ -79,9 +79,8 @@ async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
 @pytest.fixture
 async def admin(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """A connection that may do anything."""
-    connection = await asyncpg.connect(database.admin_url)
-    yield connection
-    await connection.close()
+    async with database.connected() as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -111,12 +111,9 @@ async def test_only_sealed_partitions_are_detached_and_never_the_head(yard: Arch
 
 @pytest.mark.parametrize("role", ["lineage", "scheduler", "relay", "reader"])
 async def test_no_service_may_detach(yard: ArchiveYard, role: str) -> None:
-    connection = await asyncpg.connect(yard.database.url(role))
-    try:
+    async with yard.database.connected(role) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.fetchval("select log.detach_oldest_partition(1::smallint, 100)")
-    finally:
-        await connection.close()
 
 
 async def test_nobody_notices_that_partitions_were_detached(yard: ArchiveYard) -> None:
@@ -171,24 +168,23 @@ async def test_nobody_notices_that_partitions_were_detached(yard: ArchiveYard) -
 async def test_mirror_and_read_models_go_on_over_a_detached_partition(yard: ArchiveYard, bus: Bus) -> None:
     await fill_domain(yard, 50)
     await yard.seal()
-    client = await bus.connect("test")
-    async with (
-        asyncpg.create_pool(yard.database.url("scheduler"), min_size=1, max_size=6) as pool,
-        open_event_log(pool, str(yard.folder / "archive")) as log,
-    ):
-        head = (await log.head()).domain_position
-        async with relaying(yard.database, bus):
-            await mirrored(client, log, head)
-        before = await projected(pool, log, head, 7, version=1)
-        await yard.detach()
-        assert await projected(pool, log, head, 7, version=2) == before
-        await fill_domain(yard, 5)
-        async with relaying(yard.database, bus):
-            await mirrored(client, log, head + 5)
-    async with yard.admin.acquire() as connection:
-        verdict = await audit(connection, client)
-    assert (verdict.verdict, verdict.first_position, verdict.last_position) == ("SAME", 21, head + 5)
-    await client.close()
+    async with await bus.connect("test") as client:
+        async with (
+            asyncpg.create_pool(yard.database.url("scheduler"), min_size=1, max_size=6) as pool,
+            open_event_log(pool, str(yard.folder / "archive")) as log,
+        ):
+            head = (await log.head()).domain_position
+            async with relaying(yard.database, bus):
+                await mirrored(client, log, head)
+            before = await projected(pool, log, head, 7, version=1)
+            await yard.detach()
+            assert await projected(pool, log, head, 7, version=2) == before
+            await fill_domain(yard, 5)
+            async with relaying(yard.database, bus):
+                await mirrored(client, log, head + 5)
+        async with yard.admin.acquire() as connection:
+            verdict = await audit(connection, client)
+        assert (verdict.verdict, verdict.first_position, verdict.last_position) == ("SAME", 21, head + 5)
 
 
 async def test_two_sealers_at_once_seal_every_segment_once(yard: ArchiveYard) -> None:

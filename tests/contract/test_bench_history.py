@@ -58,14 +58,13 @@ def test_a_run_of_the_benchmarks_writes_the_events_that_a_recorded_run_wrote() -
 
 @pytest.mark.engines
 async def test_a_copied_history_is_one_that_appends_write(database: Database, tmp_path: Path) -> None:
-    admin = await asyncpg.connect(database.admin_url)
-    indexes = await admin.fetch(INDEXES)
-    history = History(database.admin_url)
-    await history.grow_to(1_000)
-    await history.grow_to(EVENTS)
-    await history.queue(WAITING)
-    assert await admin.fetch(INDEXES) == indexes
-    await admin.close()
+    async with database.connected() as admin:
+        indexes = await admin.fetch(INDEXES)
+        history = History(database.admin_url)
+        await history.grow_to(1_000)
+        await history.grow_to(EVENTS)
+        await history.queue(WAITING)
+        assert await admin.fetch(INDEXES) == indexes
     async with (
         asyncpg.create_pool(database.url("lineage"), min_size=1, max_size=6) as pool,
         PostgresEventLog(pool) as log,

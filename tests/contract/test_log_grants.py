@@ -77,12 +77,9 @@ async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
         await fill(opened, 2)
         stream = stream_name("telemetry", "node-1.spool")
         await metrics.append(command(StreamAppend(stream, 0, [chunk(stream, "line")])))
-        relay = await asyncpg.connect(database.url("relay"))
-        try:
+        async with database.connected("relay") as relay:
             for lane in (1, 2):
                 await relay.execute("select log.add_partition($1::smallint)", lane)
-        finally:
-            await relay.close()
         yield opened
 
 
@@ -142,11 +139,8 @@ async def test_no_role_can_change_the_log_but_through_append(
     tried = await attempts(admin)
     before = await _everything(admin)
     for role in ROLES:
-        connection = await asyncpg.connect(database.url(role))
-        try:
+        async with database.connected(role) as connection:
             assert (role, await accepted(connection, tried)) == (role, [])
-        finally:
-            await connection.close()
     assert await _everything(admin) == before
 
 
@@ -191,15 +185,12 @@ async def test_not_even_an_administrator_changes_events_by_a_slip(
 
 async def test_a_role_appends_to_its_own_categories_and_to_no_other(database: Database) -> None:
     for role in ROLES:
-        connection = await asyncpg.connect(database.url(role))
         outcomes = dict.fromkeys(CATEGORY_LANES, "denied")
-        try:
+        async with database.connected(role) as connection:
             for category in CATEGORY_LANES:
                 with contextlib.suppress(*REFUSED):
                     (row,) = await connection.fetch(APPEND, *append_arguments([admit(_one_event(category))]))
                     outcomes[category] = row["outcome"]
-        finally:
-            await connection.close()
         own = ROLE_CATEGORIES.get(role, ())
         assert (role, outcomes) == (
             role,
@@ -218,10 +209,7 @@ async def test_a_foreign_category_beside_an_own_one_refuses_the_whole_command(
 ) -> None:
     run, price = stream_name("run", uuid7()), stream_name("price", uuid7())
     both = command(StreamAppend(run, 0, [detail(run, "a")]), StreamAppend(price, 0, [detail(price, "b")]))
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         (row,) = await connection.fetch(APPEND, *append_arguments([admit(both)]))
-    finally:
-        await connection.close()
     assert (row["outcome"], row["stream"]) == ("denied", price)
     assert (await log.head()).domain_position == 2

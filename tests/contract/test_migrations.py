@@ -23,15 +23,14 @@ async def test_migration_may_run_again_and_beside_others(empty_database: Databas
     started = time.monotonic()
     await migrate(empty_database.admin_url, empty_database.role_passwords)
     assert time.monotonic() - started < 2.0
-    connection = await asyncpg.connect(empty_database.admin_url)
-    assert await connection.fetchval("select version_num from log.revision") == NEWEST_REVISION
-    lanes = {tuple(row) for row in await connection.fetch("select category, lane from log.category")}
-    assert lanes == {(category, int(lane)) for category, lane in CATEGORY_LANES.items()}
-    writers = await connection.fetch("select role, category from log.writer")
-    assert {tuple(row) for row in writers} == {
-        (role, category) for role, categories in ROLE_CATEGORIES.items() for category in categories
-    }
-    await connection.close()
+    async with empty_database.connected() as connection:
+        assert await connection.fetchval("select version_num from log.revision") == NEWEST_REVISION
+        lanes = {tuple(row) for row in await connection.fetch("select category, lane from log.category")}
+        assert lanes == {(category, int(lane)) for category, lane in CATEGORY_LANES.items()}
+        writers = await connection.fetch("select role, category from log.writer")
+        assert {tuple(row) for row in writers} == {
+            (role, category) for role, categories in ROLE_CATEGORIES.items() for category in categories
+        }
 
 
 async def test_a_warm_migration_loads_no_alembic(database: Database) -> None:
@@ -46,14 +45,9 @@ async def test_a_warm_migration_loads_no_alembic(database: Database) -> None:
 
 
 async def test_a_service_owns_its_schema_and_no_other(database: Database) -> None:
-    scheduler = await asyncpg.connect(database.url("scheduler"))
-    reader = await asyncpg.connect(database.url("reader"))
-    try:
+    async with database.connected("scheduler") as scheduler, database.connected("reader") as reader:
         await scheduler.execute("create table scheduler.mine (a int); insert into scheduler.mine values (1)")
         assert await reader.fetchval("select a from scheduler.mine") == 1
         for statement in ("create table cost.mine (a int)", "create table public.mine (a int)"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await scheduler.execute(statement)
-    finally:
-        await scheduler.close()
-        await reader.close()

@@ -68,14 +68,11 @@ async def test_of_a_shredded_person_nothing_is_kept_but_the_id(keyring_of: Open,
     lineage = await keyring_of("lineage")
     person_id = person_of(await lineage.seal(ZOE, NAME))
     await lineage.erase(person_id)
-    admin = await asyncpg.connect(database.admin_url)
-    try:
+    async with database.connected() as admin:
         assert await admin.fetchval("select personal.erase($1)", person_id) is False
         kept = "select name_hash, wrapped_key from personal.person where person_id = $1"
         assert [tuple(row) for row in await admin.fetch(kept, person_id)] == [(None, None)]
         assert await admin.fetchval("select erased_count from personal.erasures") == 1
-    finally:
-        await admin.close()
 
 
 async def test_what_only_looks_sealed_and_another_yards_names_stay_closed(
@@ -110,10 +107,7 @@ async def test_a_role_may_shred_or_change_keys_only_as_it_must(
         refused.append("insert into personal.person (person_id, name_hash, wrapped_key) values ('', '', '')")
     if role == "runyard_relay":
         refused.append("select from personal.person")
-    connection = await asyncpg.connect(database.url(role))
-    try:
+    async with database.connected(role) as connection:
         for statement in refused:
             with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)):
                 await connection.execute(statement)
-    finally:
-        await connection.close()

@@ -30,21 +30,17 @@ def log_database(database: Database) -> Database:
 async def test_a_role_that_pretends_to_be_another_appends_as_itself(
     log: PostgresEventLog, database: Database
 ) -> None:
-    connection = await asyncpg.connect(database.url("cost"))
-    try:
+    async with database.connected("cost") as connection:
         stream = run_stream()
         (row,) = await connection.fetch(APPEND, *append_arguments([admit(details(stream, 0, "a"))]))
         assert (row["outcome"], row["stream"]) == ("denied", stream)
-    finally:
-        await connection.close()
 
 
 async def test_a_planted_function_or_table_does_not_reach_into_append(
     log: PostgresEventLog, database: Database
 ) -> None:
     """The function's search path is pinned, temporary objects come last."""
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         await connection.execute("create temporary table command (command_id uuid)")
         await connection.execute(
             "create function scheduler.clock_timestamp() returns timestamptz language sql "
@@ -53,18 +49,13 @@ async def test_a_planted_function_or_table_does_not_reach_into_append(
         await connection.execute("set search_path = scheduler, pg_temp, pg_catalog")
         (row,) = await connection.fetch(APPEND, *append_arguments([admit(details(run_stream(), 0, "a"))]))
         assert row["outcome"] == "appended"
-    finally:
-        await connection.close()
 
 
 async def test_append_wants_read_committed(database: Database) -> None:
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         with pytest.raises(asyncpg.PostgresError, match="read committed"):
             async with connection.transaction(isolation="repeatable_read"):
                 await connection.fetch(APPEND, *append_arguments([admit(details(run_stream(), 0, "a"))]))
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize(
@@ -101,14 +92,11 @@ async def test_a_malformed_batch_is_refused_as_a_whole(database: Database, fault
             arguments[position["types"]] = ["t", "t"]
         case _:
             arguments[3:] = [[] for _ in arguments[3:]]
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         with pytest.raises(asyncpg.PostgresError, match=reason):
             await connection.fetch(APPEND, *arguments)
         for table in ("event", "event_id", "stream", "command"):
             assert await connection.fetchval(f"select count(*) from log.{table}") == 0
-    finally:
-        await connection.close()
 
 
 async def test_writers_that_stall_and_roll_back_leave_no_hole(
@@ -122,20 +110,19 @@ async def test_writers_that_stall_and_roll_back_leave_no_hole(
     shared = [run_stream() for _ in range(3)]
 
     async def raw_writer(writer: int) -> None:
-        connection = await asyncpg.connect(database.url("scheduler"))
-        for number in range(12):
-            asked = admit(details(run_stream(), 0, f"raw {writer}.{number}", "second"))
-            transaction = connection.transaction()
-            await transaction.start()
-            (row,) = await connection.fetch(APPEND, *append_arguments([asked]))
-            assert row["outcome"] == "appended"
-            await asyncio.sleep(dice.random() * 0.004)
-            if dice.random() < 0.5:
-                await transaction.rollback()
-            else:
-                await transaction.commit()
-                committed.extend(event.event_id for event in asked.events)
-        await connection.close()
+        async with database.connected("scheduler") as connection:
+            for number in range(12):
+                asked = admit(details(run_stream(), 0, f"raw {writer}.{number}", "second"))
+                transaction = connection.transaction()
+                await transaction.start()
+                (row,) = await connection.fetch(APPEND, *append_arguments([asked]))
+                assert row["outcome"] == "appended"
+                await asyncio.sleep(dice.random() * 0.004)
+                if dice.random() < 0.5:
+                    await transaction.rollback()
+                else:
+                    await transaction.commit()
+                    committed.extend(event.event_id for event in asked.events)
 
     async def writer(number: int) -> None:
         for _ in range(20):
@@ -191,9 +178,8 @@ async def test_events_cross_a_partition_boundary(
     page = await log.read(DOMAIN, after_position=Position(19_999_999))
     assert [event.position for event in page.events] == [20_000_000, 20_000_001, 20_000_002]
     assert len(await log.read_stream(stream)) == 3
-    relay = await asyncpg.connect(database.url("relay"))
-    assert await relay.fetchval("select log.add_partition(1::smallint)") == "domain_event_000040000001"
-    await relay.close()
+    async with database.connected("relay") as relay:
+        assert await relay.fetchval("select log.add_partition(1::smallint)") == "domain_event_000040000001"
     await _jump_to(admin, 40_000_000)
     assert (await log.append(details(run_stream(), 0, "d"))).position == 40_000_001
 
@@ -226,21 +212,19 @@ async def test_an_event_id_known_in_the_other_lane_is_refused(
 
 async def test_a_long_replay_does_not_stop_appends(log: PostgresEventLog, database: Database) -> None:
     await fill(log, 5)
-    connection = await asyncpg.connect(database.url("reader"))
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            assert await connection.fetchval("select count(*) from log.domain_event") == 5
-            await fill(log, 5)
-            assert await connection.fetchval("select count(*) from log.domain_event") == 5
-    finally:
-        await connection.close()
+    async with (
+        database.connected("reader") as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        assert await connection.fetchval("select count(*) from log.domain_event") == 5
+        await fill(log, 5)
+        assert await connection.fetchval("select count(*) from log.domain_event") == 5
 
 
 async def test_appends_update_no_row(database: Database, admin: asyncpg.Connection) -> None:
     """Former versions of a row stay as long as a replay's snapshot, and would slow down each append."""
     stream = run_stream()
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         for version in range(5):
             await connection.fetch(APPEND, *append_arguments([admit(details(stream, version, "a"))]))
         await connection.execute("select pg_stat_force_next_flush()")
@@ -250,8 +234,6 @@ async def test_appends_update_no_row(database: Database, admin: asyncpg.Connecti
         )
         assert changes is not None
         assert (changes["added"], changes["changed"]) == (4 * 5, 0)
-    finally:
-        await connection.close()
 
 
 async def test_conflicts_of_a_batch_are_told_one_by_one(log: PostgresEventLog) -> None:
@@ -278,8 +260,7 @@ async def test_each_command_of_a_mixed_batch_gets_its_own_answer(database: Datab
         reused,
         details(run_stream(), 0, "k", "l", "m"),
     ]
-    connection = await asyncpg.connect(database.url("scheduler"))
-    try:
+    async with database.connected("scheduler") as connection:
         first = [admit(known), admit(moved), admit(details(grows, 0, "start"))]
         await connection.fetch(APPEND, *append_arguments(first))
         batch = [admit(one) for one in mixed]
@@ -309,5 +290,3 @@ async def test_each_command_of_a_mixed_batch_gets_its_own_answer(database: Datab
         )
         assert len(versions) == 6
         assert all(row[1] == row[2] == row[3] for row in versions)
-    finally:
-        await connection.close()

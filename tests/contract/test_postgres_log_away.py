@@ -75,16 +75,16 @@ async def test_a_killed_database_is_waited_for_and_keeps_what_it_acknowledged(
 async def test_a_database_that_stays_away_is_unavailable(
     own_postgres: Postgres, own_database: Database
 ) -> None:
-    pool = await asyncpg.create_pool(own_database.url("scheduler"), min_size=1, max_size=2)
-    log = PostgresEventLog(pool, append_seconds_max=0.5)
     asked = details(run_stream(), 0, "a")
-    await own_postgres.stop()
-    with pytest.raises(Unavailable):
-        await log.append(asked)
-    with pytest.raises(Unavailable):
-        await log.head()
-    await log.close()
-    pool.terminate()
+    async with (
+        asyncpg.create_pool(own_database.url("scheduler"), min_size=1, max_size=2) as pool,
+        PostgresEventLog(pool, append_seconds_max=0.5) as log,
+    ):
+        await own_postgres.stop()
+        with pytest.raises(Unavailable):
+            await log.append(asked)
+        with pytest.raises(Unavailable):
+            await log.head()
 
 
 async def test_a_closed_log_refuses(log: PostgresEventLog) -> None:

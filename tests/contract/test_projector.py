@@ -128,20 +128,20 @@ async def test_batches_that_a_crash_of_the_database_took_are_folded_again(
     assert [row for row in again if answer.position not in row] == whole
 
 
+CUT = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'runyard_scheduler'"
+
+
 async def test_cut_connections_give_no_row_twice(
     pool: asyncpg.Pool, log: PostgresEventLog, database: Database
 ) -> None:
     head = await tell(log, 150)
     whole = await projected(pool, log, head, 1_000, version=1)
-    admin = await asyncpg.connect(database.admin_url)
-    projector = Projector(pool, log, Stories(2), schema="scheduler", batch_max=3)
-    async with running(projector):
-        while projector.checkpoint < head:
-            await admin.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'runyard_scheduler'"
-            )
-            await projector.wait_for(min(projector.checkpoint + 30, head), 20)
-    await admin.close()
+    async with database.connected() as admin:
+        projector = Projector(pool, log, Stories(2), schema="scheduler", batch_max=3)
+        async with running(projector):
+            while projector.checkpoint < head:
+                await admin.execute(CUT)
+                await projector.wait_for(min(projector.checkpoint + 30, head), 20)
     assert await rows_of(pool, "scheduler", 2) == whole  # type: ignore[arg-type]
 
 

@@ -38,9 +38,8 @@ def log_database(database: Database) -> Database:
 @pytest.fixture
 async def client(bus: Bus) -> AsyncIterator[Client]:
     """A bus connection that may do anything."""
-    opened = await bus.connect("test")
-    yield opened
-    await opened.close()
+    async with await bus.connect("test") as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 300])
@@ -106,12 +105,9 @@ async def test_a_killed_bus_is_filled_again_without_gap_or_double(
     async with relaying(database, bus):
         for _ in range(2):
             await _append_while_the_bus_dies(own_nats, log)
-        client = await bus.connect("test")
-        try:
+        async with await bus.connect("test") as client:
             await mirrored(client, log, (await log.head()).domain_position)
             verdict = await audit(admin, client)
-        finally:
-            await client.close()
     assert (verdict.verdict, verdict.mirror_count) == ("SAME", 240)
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
-import asyncpg
 import pytest
 
 from runyard.event.v1.envelope_pb2 import Lane
@@ -17,7 +16,7 @@ from runyard_core.errors import Unavailable
 from runyard_engines import NatsServer, start_ready
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.memory import MemoryEventLog
-from runyard_eventlog.port import EventFilter, EventLog, Page
+from runyard_eventlog.port import EventFilter, Page
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.subscriber import follow
 from runyard_testkit import Bus, Database
@@ -136,8 +135,7 @@ async def test_nothing_said_on_the_bus_is_believed(
     log: PostgresEventLog, bus: Bus, bodies: Sequence[bytes]
 ) -> None:
     bell = Doorbell()
-    listener, liar = await bus.connect("scheduler"), await bus.connect("relay")
-    try:
+    async with await bus.connect("scheduler") as listener, await bus.connect("relay") as liar:
         await bell.listen(listener)
         await listener.flush()
         await fill(log, 2)
@@ -145,9 +143,6 @@ async def test_nothing_said_on_the_bus_is_believed(
             await liar.publish(subjects.HEAD, body)
         async with aclosing(follow(log, DOMAIN, doorbell=bell)) as pages:
             assert await take(pages, 2) == [1, 2]
-    finally:
-        await listener.close()
-        await liar.close()
 
 
 async def test_the_doorbell_rings_again_after_the_bus_was_restarted(own_nats: NatsServer) -> None:
@@ -182,31 +177,26 @@ async def test_the_doorbell_starts_before_the_bus_does(own_nats: NatsServer) -> 
 
 async def _until_it_rings(bus: Bus, bell: Doorbell) -> None:
     """Ring as the relay does until it is heard: connecting takes its time."""
-    relay = await bus.connect("relay")
-    try:
+    async with await bus.connect("relay") as relay:
         async with asyncio.timeout(20):
             heard = bell.rings
             while not await bell.wait(heard, timeout_seconds=0.1):
                 await relay.publish(subjects.HEAD, b"{}")
                 await relay.flush()
-    finally:
-        await relay.close()
 
 
 async def test_a_follower_survives_cut_connections(log: PostgresEventLog, database: Database) -> None:
-    admin = await asyncpg.connect(database.admin_url)
     bell = Doorbell()
-    reader: EventLog = await PostgresEventLog.connect(database.url("cost"))
-    try:
-        async with asyncio.TaskGroup() as group:
-            found = group.create_task(take(follow(reader, DOMAIN, doorbell=bell, page_size=3), 60))
-            for _ in range(20):
-                await fill(log, 3)
-                bell.ring()
-                await admin.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'runyard_cost'"
-                )
-        assert found.result() == list(range(1, 61))
-    finally:
-        await admin.close()
-        await reader.close()  # type: ignore[attr-defined]
+    async with (
+        database.connected() as admin,
+        await PostgresEventLog.connect(database.url("cost")) as reader,
+        asyncio.TaskGroup() as group,
+    ):
+        found = group.create_task(take(follow(reader, DOMAIN, doorbell=bell, page_size=3), 60))
+        for _ in range(20):
+            await fill(log, 3)
+            bell.ring()
+            await admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'runyard_cost'"
+            )
+    assert found.result() == list(range(1, 61))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import asyncpg
-
 from runyard_replay.direct import admin_database_url
+from runyard_testkit import connected
 from tests.e2e.yard import Yard
 
 
@@ -26,8 +25,7 @@ async def places_with(words: Sequence[str], yard: Yard, *folders: Path) -> list[
 async def _tables_with(words: Sequence[str], database_url: str) -> list[str]:
     # Payloads are bytes, which the database writes in hexadecimal.
     patterns = [form for word in words for form in (word, word.encode().hex())]
-    connection = await asyncpg.connect(database_url)
-    try:
+    async with connected(database_url) as connection:
         tables = await connection.fetch(
             "select format('%I.%I', schemaname, tablename) as name from pg_tables "
             "where schemaname not in ('pg_catalog', 'information_schema')"
@@ -40,5 +38,3 @@ async def _tables_with(words: Sequence[str], database_url: str) -> list[str]:
             if await connection.fetchval(held, patterns):
                 found.append(name)
         return found
-    finally:
-        await connection.close()

@@ -18,6 +18,7 @@ from runyard.event.v1.envelope_pb2 import ActorKind
 from runyard.history.v1.history_service_pb2 import ListEventsRequest
 from runyard.run.v1.types_pb2 import Executor, Run, RunSpec
 from runyard_replay.direct import reader_database_url
+from runyard_testkit import connected
 from tests.e2e.yard import Clients, Yard
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240), pytest.mark.xdist_group("yard")]
@@ -153,16 +154,13 @@ async def test_an_export_tells_the_same_story_without_any_engine(
 
 async def test_the_readers_role_and_session_cannot_write(yard: Yard) -> None:
     url = reader_database_url(yard.home, {})
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         with pytest.raises(asyncpg.PostgresError):
             await connection.execute("update log.identity set log_id = gen_random_uuid()")
         with pytest.raises(asyncpg.PostgresError):
             await connection.execute(
                 "set default_transaction_read_only = off; delete from log.event where position = 1"
             )
-    finally:
-        await connection.close()
 
 
 def test_a_piped_timeline_may_be_cut_short(yard: Yard) -> None:

@@ -186,25 +186,21 @@ async def test_a_bit_that_rots_on_the_disk_of_the_bus_is_made_good(
     bus = Bus(own_nats)
     async with await PostgresEventLog.connect(database.url("scheduler")) as log:
         await asyncio.gather(*(fill(log, 30) for _ in range(10)))
-        client = await bus.connect("test")
-        async with relaying(database, bus):
+        async with await bus.connect("test") as client, relaying(database, bus):
             await mirrored(client, log, 300)
-        await client.close()
         assert own_nats.process is not None
         own_nats.process.kill()
         await own_nats.stop()
         await asyncio.to_thread(_flip_a_bit, own_nats.spec.data_dir)
         await start_ready(own_nats)
-        client = await bus.connect("test")
-        mirror = Mirror(client, (await log.head()).log_id)
-        info = await mirror.info()
-        async with relaying(database, bus):
-            await fill(log, 1)
-            await mirrored(client, log, 301)
-        admin = await asyncpg.connect(database.admin_url)
-        verdict = await audit(admin, client)
-        await admin.close()
-        await client.close()
+        async with await bus.connect("test") as client:
+            mirror = Mirror(client, (await log.head()).log_id)
+            info = await mirror.info()
+            async with relaying(database, bus):
+                await fill(log, 1)
+                await mirrored(client, log, 301)
+            async with database.connected() as admin:
+                verdict = await audit(admin, client)
     assert info is not None
     assert 100 < info.state.messages < 200
     assert (verdict.verdict, verdict.mirror_count) == ("SAME", 301)

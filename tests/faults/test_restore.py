@@ -59,22 +59,18 @@ async def test_after_a_restore_everybody_who_saw_more_stops_and_a_new_identity_s
         await fill(log, 10)
         await _project(own_database, 10)
     await copy_data(own_postgres, copy)
-    client = await bus.connect("test")
-    try:
+    async with await bus.connect("test") as client:
         await _lose_five_events(own_postgres, own_database, bus, copy)
-        admin = await asyncpg.connect(own_database.admin_url)
-        assert (await audit(admin, client)).verdict == "DIFFERENT"
-        restored = await give_new_identity(own_database.admin_url)
-        assert (restored.domain_position, restored.read_models_ahead) == (10, [])
-        async with await PostgresEventLog.connect(own_database.url("scheduler")) as log:
-            assert (await log.head()).log_id == restored.log_id != restored.former_log_id
-            await fill(log, 2)
-            async with relaying(own_database, bus):
-                await mirrored(client, log, 12)
-        assert (await audit(admin, client)).verdict == "SAME"
-        await admin.close()
-    finally:
-        await client.close()
+        async with own_database.connected() as admin:
+            assert (await audit(admin, client)).verdict == "DIFFERENT"
+            restored = await give_new_identity(own_database.admin_url)
+            assert (restored.domain_position, restored.read_models_ahead) == (10, [])
+            async with await PostgresEventLog.connect(own_database.url("scheduler")) as log:
+                assert (await log.head()).log_id == restored.log_id != restored.former_log_id
+                await fill(log, 2)
+                async with relaying(own_database, bus):
+                    await mirrored(client, log, 12)
+            assert (await audit(admin, client)).verdict == "SAME"
     await _project(own_database, 12)
 
 
@@ -91,9 +87,8 @@ async def _lose_five_events(server: Postgres, database: Database, bus: Bus, copy
         await fill(log, 5)
         while (await anext(pages)).scanned_to < 15:
             pass
-        client = await bus.connect("test")
-        await mirrored(client, log, 15)
-        await client.close()
+        async with await bus.connect("test") as client:
+            await mirrored(client, log, 15)
         await projector.wait_for(15, SECONDS_MAX)
         await go_back(server, copy)
         async with asyncio.timeout(2 * SECONDS_MAX):
@@ -125,9 +120,8 @@ async def test_read_models_that_were_not_restored_with_the_log_are_named_and_sto
     async with await PostgresEventLog.connect(database.url("scheduler")) as log:
         await fill(log, 3)
     await _project(database, 3)
-    connection = await asyncpg.connect(database.url("cost"))
-    await connection.execute("update cost.projection_checkpoint set position = 4 where version = 1")
-    await connection.close()
+    async with database.connected("cost") as connection:
+        await connection.execute("update cost.projection_checkpoint set position = 4 where version = 1")
     async with asyncpg.create_pool(database.url("cost"), min_size=1, max_size=4) as pool:
         projector = Projector(pool, PostgresEventLog(pool), Stories(), schema="cost")
         projecting = asyncio.ensure_future(projector.run())

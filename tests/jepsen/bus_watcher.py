@@ -10,7 +10,6 @@ import logging
 import sys
 from pathlib import Path
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -46,12 +45,10 @@ class BusWatcher:
 
     async def _run_connection(self) -> None:
         url, password = self._arguments.nats_url, self._arguments.nats_password
-        client = await nats.connect(url, user="test", password=password, allow_reconnect=False)
-        try:
+        async with Client() as client:
+            await client.connect(url, user="test", password=password, allow_reconnect=False)
             while True:
                 await self._follow(client)
-        finally:
-            await client.close()
 
     async def _follow(self, client: Client) -> None:
         """Write down what comes after our place, until nothing came for a while."""

@@ -10,7 +10,6 @@ import os
 import random
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
@@ -72,13 +71,10 @@ async def test_what_was_acknowledged_is_there_once_and_in_order_and_every_watche
 
 async def stored_events(database: Database) -> list[Stored]:
     """Read the whole log, past all code of ours."""
-    connection = await asyncpg.connect(database.admin_url)
-    try:
+    async with database.connected() as connection:
         rows = await connection.fetch(
             "select lane, position, event_id::text, stream, version, payload from log.event order by 1, 2"
         )
-    finally:
-        await connection.close()
     return [
         Stored(lane, position, event_id, stream, version, text_of(Envelope.FromString(payload)))
         for lane, position, event_id, stream, version, payload in rows
@@ -102,18 +98,13 @@ def _watched_by(number: int, stored: list[Stored]) -> list[Stored]:
 
 
 async def _log_id(database: Database) -> str:
-    connection = await asyncpg.connect(database.admin_url)
-    try:
+    async with database.connected() as connection:
         return await log_id_of(connection)
-    finally:
-        await connection.close()
 
 
 async def _mirrored(nats: NatsServer, database: Database, log_id: str) -> None:
     """Wait until the relay has caught up, and hold its mirror against the log."""
-    client = await Bus(nats).connect("test")
-    connection = await asyncpg.connect(database.admin_url)
-    try:
+    async with await Bus(nats).connect("test") as client, database.connected() as connection:
         head = await connection.fetchval("select max(position) from log.domain_event")
         mirror = Mirror(client, log_id)
         async with asyncio.timeout(_CATCH_UP_SECONDS_MAX):
@@ -125,9 +116,6 @@ async def _mirrored(nats: NatsServer, database: Database, log_id: str) -> None:
                 await asyncio.sleep(0.05)
         verdict = await audit(connection, client)
         assert (verdict.verdict, verdict.mirror_count) == ("SAME", head)
-    finally:
-        await connection.close()
-        await client.close()
 
 
 def _counts(clients: list[list[Record]]) -> dict[str, int]:

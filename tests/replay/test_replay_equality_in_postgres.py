@@ -34,11 +34,10 @@ COLUMNS = (
 
 @pytest.mark.engines
 async def test_a_recorded_history_gives_the_same_rows_in_postgres(database: Database) -> None:
-    admin = await asyncpg.connect(database.admin_url)
-    for lane in (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY):
-        rows = [_row(event) for event in recorded(HISTORY, lane)]
-        await admin.copy_records_to_table("event", schema_name="log", columns=COLUMNS, records=rows)
-    await admin.close()
+    async with database.connected() as admin:
+        for lane in (Lane.LANE_DOMAIN, Lane.LANE_TELEMETRY):
+            rows = [_row(event) for event in recorded(HISTORY, lane)]
+            await admin.copy_records_to_table("event", schema_name="log", columns=COLUMNS, records=rows)
     for subject in EVERY:
         history = recorded(HISTORY, subject.lane)
         async with asyncpg.create_pool(database.url(subject.service), min_size=2, max_size=6) as pool:

@@ -89,8 +89,12 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[str, int]]:
 
     async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()[:2]
-        yield host, port
-        await asyncio.gather(*tasks)
+        try:
+            yield host, port
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -124,8 +128,10 @@ async def opened(files: Files) -> AsyncIterator[int]:
         async with await loop.create_server(
             gate.accept, "127.0.0.1", 0, ssl=gate.tls(files.certificate)
         ) as server:
-            yield server.sockets[0].getsockname()[1]
-            await gate.close()
+            try:
+                yield server.sockets[0].getsockname()[1]
+            finally:
+                await gate.close()
 
 
 def test_keys_are_their_owners_alone(files: Files) -> None:

@@ -113,10 +113,14 @@ async def a_yard(
     services = dict.fromkeys(names.NAMES, ("127.0.0.1", service_port))
     gate = Gate(services | {names.STORE: ("127.0.0.1", store_port)})
     loop, tls = asyncio.get_running_loop(), gate.tls(certificate)
-    async with await loop.create_server(gate.accept, "127.0.0.1", port, ssl=tls) as listening:
-        yield listening.sockets[0].getsockname()[1]
-        await gate.close()
-    await server.stop(None)
+    try:
+        async with await loop.create_server(gate.accept, "127.0.0.1", port, ssl=tls) as listening:
+            try:
+                yield listening.sockets[0].getsockname()[1]
+            finally:
+                await gate.close()
+    finally:
+        await server.stop(None)
 
 
 async def entered(port: int, authority_sha256: bytes) -> Context:

@@ -24,21 +24,19 @@ TELEMETRY = StreamConfig(name=subjects.TELEMETRY_STREAM, subjects=[subjects.TELE
 async def refused_publishes(bus: Bus, user: str, tried: list[str]) -> list[str]:
     """Publish to each subject and give those that the server refused, once it has seen all of them."""
     refused: list[str] = []
-    connection = await bus.connect(user, error_cb=noting(refused))
-    for subject in tried:
-        await connection.publish(subject, b"x")
-    await seen_by_server(connection)
-    await connection.close()
+    async with await bus.connect(user, error_cb=noting(refused)) as connection:
+        for subject in tried:
+            await connection.publish(subject, b"x")
+        await seen_by_server(connection)
     return [subject for subject in tried if any(f'"{subject.lower()}"' in text for text in refused)]
 
 
 async def refused_subscriptions(bus: Bus, user: str, tried: list[str]) -> list[str]:
     refused: list[str] = []
-    connection = await bus.connect(user, error_cb=noting(refused))
-    for subject in tried:
-        await connection.subscribe(subject)
-    await seen_by_server(connection)
-    await connection.close()
+    async with await bus.connect(user, error_cb=noting(refused)) as connection:
+        for subject in tried:
+            await connection.subscribe(subject)
+        await seen_by_server(connection)
     return [subject for subject in tried if any(f'"{subject.lower()}"' in text for text in refused)]
 
 
@@ -102,44 +100,43 @@ async def test_the_relay_leaves_the_telemetry_stream_alone(bus: Bus) -> None:
 
 
 async def test_telemetry_goes_in_once_and_is_acknowledged_to_the_agent(bus: Bus) -> None:
-    metrics, agent = await bus.connect("metrics"), await bus.connect("agent-node-1")
-    stream = metrics.jetstream()
-    await stream.add_stream(TELEMETRY)
-    publish = agent.jetstream().publish
-    first = await publish("runyard.telemetry.node-1.gpu", b"1", headers={"Nats-Msg-Id": "one"})
-    again = await publish("runyard.telemetry.node-1.gpu", b"1", headers={"Nats-Msg-Id": "one"})
-    assert (first.seq, first.duplicate, again.seq, again.duplicate) == (1, None, 1, True)
-    consumer = await stream.pull_subscribe("runyard.telemetry.>", durable="metrics", stream="TELEMETRY")
-    (message,) = await consumer.fetch(5, timeout=5)
-    assert (message.subject, message.headers) == ("runyard.telemetry.node-1.gpu", {"Nats-Msg-Id": "one"})
-    await message.ack_sync(timeout=5)
-    marks = await agent.subscribe("runyard.committed.node-1")
-    await agent.flush()
-    await metrics.publish("runyard.committed.node-1", b"mark")
-    assert (await marks.next_msg(timeout=5)).data == b"mark"
-    await metrics.close()
-    await agent.close()
+    async with await bus.connect("metrics") as metrics, await bus.connect("agent-node-1") as agent:
+        stream = metrics.jetstream()
+        await stream.add_stream(TELEMETRY)
+        publish = agent.jetstream().publish
+        first = await publish("runyard.telemetry.node-1.gpu", b"1", headers={"Nats-Msg-Id": "one"})
+        again = await publish("runyard.telemetry.node-1.gpu", b"1", headers={"Nats-Msg-Id": "one"})
+        assert (first.seq, first.duplicate, again.seq, again.duplicate) == (1, None, 1, True)
+        consumer = await stream.pull_subscribe("runyard.telemetry.>", durable="metrics", stream="TELEMETRY")
+        (message,) = await consumer.fetch(5, timeout=5)
+        assert (message.subject, message.headers) == ("runyard.telemetry.node-1.gpu", {"Nats-Msg-Id": "one"})
+        await message.ack_sync(timeout=5)
+        marks = await agent.subscribe("runyard.committed.node-1")
+        await agent.flush()
+        await metrics.publish("runyard.committed.node-1", b"mark")
+        assert (await marks.next_msg(timeout=5)).data == b"mark"
 
 
 async def test_an_agent_cannot_have_the_acknowledgement_written_into_the_mirror(bus: Bus) -> None:
-    relay, metrics, agent = [await bus.connect(user) for user in ("relay", "metrics", "agent-node-1")]
-    mirror = relay.jetstream()
-    await mirror.add_stream(EVENTS)
-    await metrics.jetstream().add_stream(TELEMETRY)
-    await agent.publish("runyard.telemetry.node-1.gpu", b"x", reply="runyard.event.run.forged")
-    # Answered after the one before it, so its acknowledgement has gone wherever it goes.
-    await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"y")
-    await relay.flush()
-    assert (await mirror.stream_info("EVENTS_x")).state.messages == 0
-    for connection in (relay, metrics, agent):
-        await connection.close()
+    async with (
+        await bus.connect("relay") as relay,
+        await bus.connect("metrics") as metrics,
+        await bus.connect("agent-node-1") as agent,
+    ):
+        mirror = relay.jetstream()
+        await mirror.add_stream(EVENTS)
+        await metrics.jetstream().add_stream(TELEMETRY)
+        await agent.publish("runyard.telemetry.node-1.gpu", b"x", reply="runyard.event.run.forged")
+        # Answered after the one before it, so its acknowledgement has gone wherever it goes.
+        await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"y")
+        await relay.flush()
+        assert (await mirror.stream_info("EVENTS_x")).state.messages == 0
 
 
 async def test_without_a_stream_the_agent_is_told_at_once(bus: Bus) -> None:
-    agent = await bus.connect("agent-node-1")
-    with pytest.raises((NoRespondersError, NatsError)):
-        await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"x", timeout=5)
-    await agent.close()
+    async with await bus.connect("agent-node-1") as agent:
+        with pytest.raises((NoRespondersError, NatsError)):
+            await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"x", timeout=5)
 
 
 async def test_nobody_gets_in_without_a_password(bus: Bus) -> None:
@@ -151,32 +148,29 @@ async def test_nobody_gets_in_without_a_password(bus: Bus) -> None:
 
 async def test_a_stream_survives_a_kill(own_nats: NatsServer) -> None:
     bus = Bus(own_nats)
-    connection = await bus.connect("relay", allow_reconnect=False)
-    stream = connection.jetstream()
-    await stream.add_stream(EVENTS)
-    for number in range(20):
-        await stream.publish(f"runyard.event.run.{number}", b"x")
-    assert own_nats.process is not None
-    own_nats.process.kill()
-    await own_nats.process.wait()
-    await connection.close()
+    async with await bus.connect("relay", allow_reconnect=False) as connection:
+        stream = connection.jetstream()
+        await stream.add_stream(EVENTS)
+        for number in range(20):
+            await stream.publish(f"runyard.event.run.{number}", b"x")
+        assert own_nats.process is not None
+        own_nats.process.kill()
+        await own_nats.process.wait()
     await start_ready(own_nats)
-    connection = await bus.connect("relay")
-    assert (await connection.jetstream().stream_info("EVENTS_x")).state.messages == 20
-    await connection.close()
+    async with await bus.connect("relay") as connection:
+        assert (await connection.jetstream().stream_info("EVENTS_x")).state.messages == 20
 
 
 async def test_a_new_node_gets_in_without_a_restart(own_nats: NatsServer) -> None:
-    kept = await Bus(own_nats).connect("relay")
-    own_nats.set_users([*own_nats.spec.users, agent_user("node-9", "nine")])
+    async with await Bus(own_nats).connect("relay") as kept:
+        own_nats.set_users([*own_nats.spec.users, agent_user("node-9", "nine")])
 
-    refused: list[str] = []
-    async with asyncio.timeout(20):
-        while not (new := await admitted(own_nats.spec.url, "agent-node-9", "nine", refused)):
-            await kept.flush()  # until the server has read its configuration again
-    assert kept.is_connected
-    await new.close()
-    await kept.close()
+        refused: list[str] = []
+        async with asyncio.timeout(20):
+            while not (new := await admitted(own_nats.spec.url, "agent-node-9", "nine", refused)):
+                await kept.flush()  # until the server has read its configuration again
+        await new.close()
+        assert kept.is_connected
 
 
 async def admitted(url: str, user: str, password: str, refused: list[str]) -> Client | None:

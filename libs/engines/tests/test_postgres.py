@@ -8,8 +8,11 @@ import asyncpg
 import pytest
 
 from runyard_engines import EngineFailed, PortInUse, Postgres, PostgresSpec, choose_port, start_ready
+from runyard_testkit import connected
 
 pytestmark = pytest.mark.engines
+
+GONE = (asyncpg.PostgresError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def described(folder: Path, **settings: str) -> Postgres:
@@ -18,11 +21,8 @@ def described(folder: Path, **settings: str) -> Postgres:
 
 
 async def value(engine: Postgres, query: str) -> object:
-    connection = await asyncpg.connect(engine.spec.url(), timeout=10)
-    try:
+    async with connected(engine.spec.url()) as connection:
         return await connection.fetchval(query)
-    finally:
-        await connection.close(timeout=10)
 
 
 async def test_data_survives_a_stop_and_a_start(own_postgres: Postgres) -> None:
@@ -34,25 +34,25 @@ async def test_data_survives_a_stop_and_a_start(own_postgres: Postgres) -> None:
 
 async def test_a_killed_server_recovers_what_it_has_answered(own_postgres: Postgres) -> None:
     await value(own_postgres, "create table kept (n int)")
-    connection = await asyncpg.connect(own_postgres.spec.url())
-    for number in range(200):
-        await connection.execute("insert into kept values ($1)", number)
-    assert own_postgres.process is not None
-    own_postgres.process.kill()
-    await own_postgres.process.wait()
-    with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
-        await connection.execute("select 1")
-    connection.terminate()
+    async with connected(own_postgres.spec.url()) as connection:
+        for number in range(200):
+            await connection.execute("insert into kept values ($1)", number)
+        assert own_postgres.process is not None
+        own_postgres.process.kill()
+        await own_postgres.process.wait()
+        with pytest.raises(
+            (asyncpg.PostgresError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        ):
+            await connection.execute("select 1")
     await start_ready(own_postgres)
     assert await value(own_postgres, "select count(*) from kept") == 200
 
 
 async def test_a_stop_does_not_wait_for_clients(own_postgres: Postgres) -> None:
-    connection = await asyncpg.connect(own_postgres.spec.url())
-    await own_postgres.stop()
-    assert own_postgres.process is not None
-    assert own_postgres.process.exit_code() == 0
-    connection.terminate()
+    async with connected(own_postgres.spec.url()):
+        await own_postgres.stop()
+        assert own_postgres.process is not None
+        assert own_postgres.process.exit_code() == 0
 
 
 async def test_a_wrong_password_is_refused(own_postgres: Postgres) -> None:
@@ -93,9 +93,11 @@ async def test_a_half_made_data_directory_is_made_anew(tmp_path: Path) -> None:
     half.mkdir()
     (half / "PG_VERSION").write_text("18")
     engine = described(tmp_path)
-    await start_ready(engine)
-    assert await value(engine, "select 1") == 1
-    await engine.stop()
+    try:
+        await start_ready(engine)
+        assert await value(engine, "select 1") == 1
+    finally:
+        await engine.stop()
 
 
 async def test_a_lock_with_the_number_of_another_process_does_not_keep_it_down(

@@ -44,10 +44,12 @@ async def following(log: MemoryEventLog) -> AsyncIterator[NodeCredentials]:
     with pytest.raises(Unavailable):
         credentials.caller("nobody knows yet")
     task = asyncio.create_task(credentials.follow(log))
-    async with asyncio.timeout(5):
-        await credentials.read.wait()
-    yield credentials
-    task.cancel()
+    try:
+        async with asyncio.timeout(5):
+            await credentials.read.wait()
+        yield credentials
+    finally:
+        task.cancel()
 
 
 async def test_a_token_may_be_handed_in_and_nothing_else() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncpg
 import pytest
 from nats.js.api import StreamConfig
 
@@ -12,17 +11,15 @@ LOG_SCHEMAS = "select count(*) from information_schema.schemata where schema_nam
 
 
 async def test_an_empty_database_is_empty(empty_database: Database) -> None:
-    connection = await asyncpg.connect(empty_database.admin_url)
-    assert await connection.fetchval(LOG_SCHEMAS) == 0
-    await connection.close()
+    async with empty_database.connected() as connection:
+        assert await connection.fetchval(LOG_SCHEMAS) == 0
 
 
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_a_migrated_database_is_fresh_in_every_test(database: Database, turn: int) -> None:
-    connection = await asyncpg.connect(database.admin_url)
-    await connection.execute("create table left_behind (turn int)")
-    assert await connection.fetchval(LOG_SCHEMAS) == 1
-    await connection.close()
+    async with database.connected() as connection:
+        await connection.execute("create table left_behind (turn int)")
+        assert await connection.fetchval(LOG_SCHEMAS) == 1
 
 
 @pytest.mark.parametrize("turn", [1, 2])

@@ -41,4 +41,3 @@ async def check_input_to_its_end(cat: SideCommand, data: bytes) -> None:
         reading = group.create_task(output_of(cat))
     assert reading.result() == (data, b"")
     assert await cat.wait() == CommandExit(0)
-    await cat.close()

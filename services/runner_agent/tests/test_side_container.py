@@ -40,11 +40,16 @@ async def running(runtime: DockerRuntime, plan_of: MakePlan, *lines: str) -> Asy
         await runtime.remove(handle, plan)
 
 
+@asynccontextmanager
 async def started(
     daemon: DockerDaemon, handle: Handle, *command: str, terminal: bool = False
-) -> ContainerCommand:
+) -> AsyncIterator[ContainerCommand]:
     asked = CommandPlan(command, "xterm" if terminal else "", columns=132, rows=43)
-    return await start_beside_container(daemon, handle, asked)
+    started = await start_beside_container(daemon, handle, asked)
+    try:
+        yield started
+    finally:
+        await started.close()
 
 
 async def commands_in(daemon: DockerDaemon, handle: Handle) -> int:
@@ -57,29 +62,25 @@ async def test_a_command_has_the_containers_folders_and_variables(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
     async with running(runtime, plan_of) as handle:
-        command = await started(daemon, handle, "sh", "-c", "pwd; echo $MODE; echo oh >&2; exit 3")
-        assert await output_of(command) == (b"/valohai/repository\nfast\n", b"oh\n")
-        assert await command.wait() == CommandExit(3)
-        await command.close()
-        missing = await started(daemon, handle, "no-such-command")
-        assert b"not found" in (await output_of(missing))[1]
-        assert await missing.wait() == CommandExit(127)
-        await missing.close()
+        async with started(daemon, handle, "sh", "-c", "pwd; echo $MODE; echo oh >&2; exit 3") as command:
+            assert await output_of(command) == (b"/valohai/repository\nfast\n", b"oh\n")
+            assert await command.wait() == CommandExit(3)
+        async with started(daemon, handle, "no-such-command") as missing:
+            assert b"not found" in (await output_of(missing))[1]
+            assert await missing.wait() == CommandExit(127)
 
 
 async def test_input_goes_in_to_its_end_and_nothing_gets_lost(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
-    data = os.urandom(1_000_000)
-    async with running(runtime, plan_of) as handle:
-        await check_input_to_its_end(await started(daemon, handle, "cat"), data)
+    async with running(runtime, plan_of) as handle, started(daemon, handle, "cat") as cat:
+        await check_input_to_its_end(cat, os.urandom(1_000_000))
 
 
 async def test_a_shell_has_a_terminal_with_its_size(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
-    async with running(runtime, plan_of) as handle:
-        shell = await started(daemon, handle, terminal=True)
+    async with running(runtime, plan_of) as handle, started(daemon, handle, terminal=True) as shell:
         await shell.write(b"echo $TERM:$(stty size)\n")
         await read_until(shell, b"xterm:43 132\r\n")
         await shell.resize(80, 24)
@@ -88,28 +89,28 @@ async def test_a_shell_has_a_terminal_with_its_size(
         await shell.write(b"exit 7\n")
         await output_of(shell)
         assert await shell.wait() == CommandExit(7)
-        await shell.close()
 
 
 async def test_a_shell_ends_with_its_container(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
-    async with running(runtime, plan_of) as handle:
-        shell = await started(daemon, handle, "sleep", "61", terminal=True)
+    async with (
+        running(runtime, plan_of) as handle,
+        started(daemon, handle, "sleep", "61", terminal=True) as shell,
+    ):
         await runtime.kill(handle)
         await output_of(shell)
         assert await shell.wait() is None
-        await shell.close()
 
 
 async def test_letting_go_of_a_shell_ends_it_and_not_the_container(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
+    lasting = "trap '' HUP; echo ready; sleep 61; sleep 62"
     async with running(runtime, plan_of) as handle:
-        shell = await started(daemon, handle, "sh", "-c", "trap '' HUP; echo ready; sleep 61; sleep 62")
-        await read_until(shell, b"ready\n")
-        assert await commands_in(daemon, handle) == 1
-        await shell.close()
+        async with started(daemon, handle, "sh", "-c", lasting) as shell:
+            await read_until(shell, b"ready\n")
+            assert await commands_in(daemon, handle) == 1
         assert await commands_in(daemon, handle) == 0
         assert await runtime.pids(handle)
 
@@ -118,10 +119,13 @@ async def test_what_a_dead_agent_left_is_ended_by_the_next(
     runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan
 ) -> None:
     async with running(runtime, plan_of) as handle:
-        shell = await started(daemon, handle, "sh", "-c", "echo ready; sleep 61; sleep 62")
-        await read_until(shell, b"ready\n")
-        # A killed agent leaves no more than a closed connection.
-        shell._writer.close()
+        # It lets go of nothing itself: a killed agent leaves no more than a closed connection.
+        asked = CommandPlan(("sh", "-c", "echo ready; sleep 61; sleep 62"), "", columns=132, rows=43)
+        shell = await start_beside_container(daemon, handle, asked)
+        try:
+            await read_until(shell, b"ready\n")
+        finally:
+            shell._writer.close()
         assert await commands_in(daemon, handle) == 1
         await end_left_behind(daemon, handle)
         assert await commands_in(daemon, handle) == 0

@@ -37,37 +37,38 @@ async def running(make_plan: MakePlan, *lines: str) -> AsyncIterator[tuple[Launc
         await RUNTIME.remove(handle, plan)
 
 
-async def started(plan: LaunchPlan, *command: str, terminal: bool = False) -> ProcessCommand:
+@asynccontextmanager
+async def started(plan: LaunchPlan, *command: str, terminal: bool = False) -> AsyncIterator[ProcessCommand]:
     asked = CommandPlan(command, "xterm" if terminal else "", columns=132, rows=43)
-    return await start_beside_process(plan, (), asked)
+    started = await start_beside_process(plan, (), asked)
+    try:
+        yield started
+    finally:
+        await started.close()
 
 
 async def test_a_command_finds_the_programs_world_and_tells_how_it_ended(make_plan: MakePlan) -> None:
     async with running(make_plan) as (plan, _):
         (plan.repository / "train.py").touch()
-        command = await started(plan, "sh", "-c", 'pwd; ls; echo "$GREETING"; echo oh >&2; exit 3')
-        assert await output_of(command) == (
-            b"/valohai/repository\ntrain.py\ngood morning\n"
-            if not await private_view_problem()
-            else f"{plan.repository}\ntrain.py\ngood morning\n".encode(),
-            b"oh\n",
-        )
-        assert await command.wait() == CommandExit(3)
-        await command.close()
-        killed = await started(plan, "sh", "-c", "kill -SEGV $$")
-        await output_of(killed)
-        assert await killed.wait() == CommandExit(128 + signal.SIGSEGV, signal.SIGSEGV)
-        await killed.close()
-        missing = await started(plan, "no-such-command")
-        assert await output_of(missing) == (b"", b"runyard: no-such-command: not found\n")
-        assert await missing.wait() == CommandExit(127)
-        await missing.close()
+        async with started(plan, "sh", "-c", 'pwd; ls; echo "$GREETING"; echo oh >&2; exit 3') as command:
+            assert await output_of(command) == (
+                b"/valohai/repository\ntrain.py\ngood morning\n"
+                if not await private_view_problem()
+                else f"{plan.repository}\ntrain.py\ngood morning\n".encode(),
+                b"oh\n",
+            )
+            assert await command.wait() == CommandExit(3)
+        async with started(plan, "sh", "-c", "kill -SEGV $$") as killed:
+            await output_of(killed)
+            assert await killed.wait() == CommandExit(128 + signal.SIGSEGV, signal.SIGSEGV)
+        async with started(plan, "no-such-command") as missing:
+            assert await output_of(missing) == (b"", b"runyard: no-such-command: not found\n")
+            assert await missing.wait() == CommandExit(127)
 
 
 async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePlan) -> None:
-    data = os.urandom(3_000_000)
-    async with running(make_plan) as (plan, _):
-        await check_input_to_its_end(await started(plan, "cat"), data)
+    async with running(make_plan) as (plan, _), started(plan, "cat") as cat:
+        await check_input_to_its_end(cat, os.urandom(3_000_000))
 
 
 async def interrupt(shell: SideCommand, prompt: bytes) -> None:
@@ -82,8 +83,7 @@ async def interrupt(shell: SideCommand, prompt: bytes) -> None:
 
 
 async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: MakePlan) -> None:
-    async with running(make_plan) as (plan, _):
-        shell = await started(plan, terminal=True)
+    async with running(make_plan) as (plan, _), started(plan, terminal=True) as shell:
         await shell.write(b"echo $TERM:$(stty size):$(tty | cut -c 1-9)\n")
         await read_until(shell, b"xterm:43 132:/dev/pts/\r\n")
         await shell.resize(80, 24)
@@ -99,12 +99,13 @@ async def test_a_shell_has_a_terminal_with_its_size_and_job_control(make_plan: M
         await read_until(shell, b"after\r\n")
         await output_of(shell)
         assert await shell.wait() == CommandExit(7)
-        await shell.close()
 
 
 async def test_a_shell_ends_with_the_program_and_with_it_all_that_it_started(make_plan: MakePlan) -> None:
-    async with running(make_plan) as (plan, handle):
-        shell = await started(plan, "sh", "-c", "trap '' HUP TERM; sleep 61 & echo $$; wait", terminal=True)
+    async with (
+        running(make_plan) as (plan, handle),
+        started(plan, "sh", "-c", "trap '' HUP TERM; sleep 61 & echo $$; wait", terminal=True) as shell,
+    ):
         pid = int(await read_until(shell, b"\r\n"))
         below = [pid, *process_table.descendants(pid)] if process_table.start_ticks(pid) else []
         await RUNTIME.kill(handle)
@@ -112,25 +113,22 @@ async def test_a_shell_ends_with_the_program_and_with_it_all_that_it_started(mak
         await output_of(shell)
         assert await shell.wait() is None
         assert not [each for each in below if process_table.start_ticks(each)]
-        await shell.close()
 
 
 async def test_letting_go_of_a_shell_ends_it_and_not_the_program(make_plan: MakePlan) -> None:
     async with running(make_plan) as (plan, handle):
         before = set(await RUNTIME.pids(handle))
-        shell = await started(plan, "sh", "-c", "sleep 61 & setsid sleep 62 & echo ready; wait")
-        await read_until(shell, b"ready\n")
-        parent = shell._parent.pid
-        below = process_table.descendants(parent)
-        assert len(below) >= 3
-        await shell.close()
+        async with started(plan, "sh", "-c", "sleep 61 & setsid sleep 62 & echo ready; wait") as shell:
+            await read_until(shell, b"ready\n")
+            parent = shell._parent.pid
+            below = process_table.descendants(parent)
+            assert len(below) >= 3
         assert not [each for each in below if process_table.start_ticks(each)]
         assert set(await RUNTIME.pids(handle)) == before
 
 
 async def test_a_shell_ends_with_an_agent_that_is_killed(make_plan: MakePlan) -> None:
-    async with running(make_plan) as (plan, _):
-        shell = await started(plan, "sleep", "61")
+    async with running(make_plan) as (plan, _), started(plan, "sleep", "61") as shell:
         parent = shell._parent.pid
         # The kernel closes what a killed agent held open.
         os.close(shell._life_descriptor)
@@ -138,4 +136,3 @@ async def test_a_shell_ends_with_an_agent_that_is_killed(make_plan: MakePlan) ->
         await output_of(shell)
         assert await shell.wait() is None
         assert not process_table.start_ticks(parent)
-        await shell.close()

@@ -143,9 +143,6 @@ async def test_a_project_has_a_bounded_number_of_secrets(
 
 @pytest.mark.parametrize("role", [role for role in ROLES if role != "runyard_scheduler"])
 async def test_no_other_role_sees_them(role: str, database: Database) -> None:
-    connection = await asyncpg.connect(database.url(role))
-    try:
+    async with database.connected(role) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.fetch("select from secret.project_secret")
-    finally:
-        await connection.close()

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import inspect
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-import nats
 from minio import Minio
 from nats.aio.client import Client as NatsClient
 
@@ -66,6 +66,10 @@ class Database:
         user = role if role.startswith("runyard_") else f"runyard_{role}"
         return self.server.url(user=user, password=self.role_passwords[user], database=self.name)
 
+    def connected(self, role: str = "") -> AbstractAsyncContextManager[asyncpg.Connection]:
+        """Connect as a role while the block runs; as the superuser without one."""
+        return connected(self.url(role) if role else self.admin_url)
+
 
 @dataclass(frozen=True, slots=True)
 class Bus:
@@ -83,11 +87,17 @@ class Bus:
         return next(known.password for known in self.server.spec.users if known.name == user)
 
     async def connect(self, user: str = "test", **options: Any) -> NatsClient:
-        """Connect as a user; an agent gets its own inbox prefix. The caller closes it."""
+        """Connect as a user; an agent gets its own inbox prefix. ``async with`` closes it."""
         for node in NODES:
             if user == agent_user_name(node):
                 options.setdefault("inbox_prefix", subjects.inbox_prefix(node))
-        return await nats.connect(self.url, user=user, password=self.password(user), **options)
+        client = NatsClient()
+        try:
+            await client.connect(self.url, user=user, password=self.password(user), **options)
+        except BaseException:
+            await client.close()  # a refused connect leaves its socket open
+            raise
+        return client
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +193,28 @@ async def migrate_database(database: Database) -> None:
         await done
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to a database while the block runs; who is in no state to say goodbye hangs up."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        yield connection
+        await connection.close(timeout=10)
+    finally:
+        connection.terminate()
+
+
 async def create_database(server: PostgresSpec, name: str, template: str | None = None) -> None:
     """Create a database, as a copy of a template if one is named."""
-    connection = await asyncpg.connect(server.url(), timeout=10)
-    try:
+    async with connected(server.url()) as connection:
         source = f' template "{template}"' if template else ""
         await connection.execute(f'create database "{name}"{source}')
-    finally:
-        await connection.close(timeout=10)
 
 
 async def drop_database(server: PostgresSpec, name: str) -> None:
     """Drop a database with whoever is still connected to it."""
-    connection = await asyncpg.connect(server.url(), timeout=10)
-    try:
+    async with connected(server.url()) as connection:
         await connection.execute(f'drop database if exists "{name}" with (force)')
-    finally:
-        await connection.close(timeout=10)
 
 
 async def delete_streams(bus: Bus) -> None:
