@@ -4,6 +4,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from runyard_testkit import Bucket, Bus, Database
+from runyard_testkit.engines import STANDING
 
 pytestmark = pytest.mark.engines
 
@@ -24,11 +25,10 @@ async def test_a_migrated_database_is_fresh_in_every_test(database: Database, tu
 
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_the_bus_has_no_streams_when_a_test_begins(bus: Bus, turn: int) -> None:
-    connection = await bus.connect("relay")
-    manager = connection.jetstream()
-    assert await manager.streams_info() == []
-    await manager.add_stream(StreamConfig(name="EVENTS_x", subjects=["runyard.event.>"]))
-    await connection.close()
+    async with await bus.connect("relay") as client:
+        manager = client.jetstream()
+        assert [stream.config.name for stream in await manager.streams_info()] == [STANDING]
+        await manager.add_stream(StreamConfig(name="EVENTS_x", subjects=["runyard.event.>"]))
 
 
 @pytest.mark.parametrize("turn", [1, 2])

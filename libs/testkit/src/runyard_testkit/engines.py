@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import asyncpg
 from minio import Minio
 from nats.aio.client import Client as NatsClient
+from nats.js.api import StreamConfig
 
 from runyard_contracts import subjects
 from runyard_engines import (
@@ -43,6 +44,13 @@ ROLES = ("scheduler", "artifact", "metrics", "cost", "lineage", "relay", "reader
 NODES = ("node-1", "node-2")
 TEMPLATE = "runyard_template"
 START_ATTEMPTS = 3
+
+STANDING = "STANDING"
+"""A stream of nobody, as the mirror and the telemetry stand beside each other in a yard.
+
+A server that has lost its last stream removes the folder of streams behind its answer, and refuses to make a
+stream at that moment (error 10049).
+"""
 
 Result = TypeVar("Result")
 
@@ -218,15 +226,29 @@ async def drop_database(server: PostgresSpec, name: str) -> None:
 
 
 async def delete_streams(bus: Bus) -> None:
-    """Remove every stream of the server with its consumers."""
-    connection = await bus.connect("test")
-    try:
+    """Remove every stream of the server with its consumers, but for ``STANDING``."""
+    async with await bus.connect("test") as connection:
         manager = connection.jetstream(timeout=5)
-        for stream in await manager.streams_info():
-            if stream.config.name:
-                await manager.delete_stream(stream.config.name)
-    finally:
-        await connection.close()
+        names = {stream.config.name or "" for stream in await manager.streams_info()}
+        if STANDING not in names:
+            await manager.add_stream(StreamConfig(name=STANDING, subjects=["testkit.standing"]))
+        if left := names - {STANDING}:
+            await _removed_from_disk(bus)
+            for name in left:
+                await manager.delete_stream(name)
+            await _removed_from_disk(bus)
+
+
+async def _removed_from_disk(bus: Bus) -> None:
+    """Wait until deleted streams are gone from the disk, too.
+
+    The server removes their files behind its answer. A stream of the same name that is deleted before that
+    keeps its own, and the next of that name begins with them.
+    """
+    folder = bus.server.spec.data_dir / "jetstream"
+    async with asyncio.timeout(20):
+        while any(folder.glob("*/*/streams/.*")):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.005)
 
 
 def new_bucket(store: Store, name: str) -> Bucket:

@@ -88,7 +88,7 @@ async def empty_database(postgres: Postgres, role_passwords: dict[str, str]) -> 
 
 @pytest.fixture
 async def bus(nats_server: NatsServer) -> Bus:
-    """Give the bus, with no streams in it."""
+    """Give the bus, with no streams in it but ``STANDING``."""
     clean = Bus(nats_server)
     await delete_streams(clean)
     return clean
