@@ -23,12 +23,21 @@ CLIENT = (("authorization", f"Bearer {CLIENT_TOKEN}"),)
 
 
 class Client:
-    """A client of the scheduler with a token and a deadline on every call."""
+    """A client of the scheduler with a token and a deadline on every call, and the agents beside it."""
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.agents: list[ScriptedAgent] = []
         self.channel = grpc.aio.insecure_channel(address)
         self._stub = SchedulerServiceStub(self.channel)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for agent in self.agents:
+            await agent.close()
+        await self.channel.close()
 
     async def submit(self, request: pb.SubmitRunRequest | None = None) -> pb.SubmitRunResponse:
         return await self._stub.SubmitRun(request or a_submit(), metadata=CLIENT, timeout=WAIT_SECONDS)
@@ -87,13 +96,12 @@ def reason(error: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> str:
 
 @pytest.fixture
 async def client(run_scheduler: RunScheduler) -> AsyncIterator[Client]:
-    async with run_scheduler() as address:
-        made = Client(address)
+    async with run_scheduler() as address, Client(address) as made:
         yield made
-        await made.channel.close()
 
 
 async def attach(client: Client, node_id: str = "node-1") -> ScriptedAgent:
     agent = ScriptedAgent(client.address, node_id)
+    client.agents.append(agent)
     await agent.hello()
     return agent

@@ -47,7 +47,6 @@ async def test_a_submitted_run_is_granted_run_and_finished(yard: MemoryYard) -> 
         "finished",
     ]
     assert yard.ledger.world.node("node-1").node.reservations == ()
-    await agent.close()
 
 
 async def test_every_event_names_its_run_its_cause_and_its_actor(yard: MemoryYard) -> None:
@@ -67,7 +66,6 @@ async def test_every_event_names_its_run_its_cause_and_its_actor(yard: MemoryYar
     # In one command each: both or neither.
     assert reserved.command_id == granted.command_id
     assert released.command_id == ended.command_id
-    await agent.close()
 
 
 async def test_a_run_waits_for_a_node_and_says_why(yard: MemoryYard) -> None:
@@ -77,7 +75,6 @@ async def test_a_run_waits_for_a_node_and_says_why(yard: MemoryYard) -> None:
     agent = await yard.attach()
     assert (await agent.grant()).run_id == run.run_id
     assert yard.planner.waiting_reason(run.run_id) == ""
-    await agent.close()
 
 
 async def test_the_next_run_starts_when_a_gpu_becomes_free(yard: MemoryYard) -> None:
@@ -89,7 +86,6 @@ async def test_the_next_run_starts_when_a_gpu_becomes_free(yard: MemoryYard) -> 
     await agent.report(exited(first_grant))
     grant = await agent.grant()
     assert (grant.run_id, list(grant.gpu_uuids)) == (second.run_id, ["GPU-0"])
-    await agent.close()
 
 
 async def test_a_renewal_renews_what_is_wanted_and_fences_the_rest(yard: MemoryYard) -> None:
@@ -103,7 +99,6 @@ async def test_a_renewal_renews_what_is_wanted_and_fences_the_rest(yard: MemoryY
     assert answer.sequence == 5
     assert list(answer.lease_ids) == [grant.lease_id]
     assert list(answer.fenced_attempts) == [forged, older]
-    await agent.close()
 
 
 async def test_what_an_agent_keeps_in_memory_alone_comes_again_with_the_grant(yard: MemoryYard) -> None:
@@ -116,7 +111,6 @@ async def test_what_an_agent_keeps_in_memory_alone_comes_again_with_the_grant(ya
     again = await yard.attach(held=[kept])
     assert await again.grant() == grant
     assert list((await again.renew(kept)).lease_ids) == [grant.lease_id]
-    await again.close()
 
 
 async def test_a_grant_says_who_asked_for_the_run_and_when(yard: MemoryYard) -> None:
@@ -125,7 +119,6 @@ async def test_a_grant_says_who_asked_for_the_run_and_when(yard: MemoryYard) -> 
     agent = await yard.attach()
     grant = await agent.grant()
     assert (grant.submitted_by, grant.queued_at) == ("user:alice", run.queued_at)
-    await agent.close()
 
 
 async def test_a_grant_is_sent_again_until_it_is_held(yard: MemoryYard) -> None:
@@ -139,7 +132,6 @@ async def test_a_grant_is_sent_again_until_it_is_held(yard: MemoryYard) -> None:
     holder = await yard.attach(held=[held(grant)])
     assert (await holder.renew(held(grant))).lease_ids == [grant.lease_id]
     assert not holder.has("lease_grant")
-    await holder.close()
 
 
 async def test_a_second_attach_of_a_node_ends_the_first(yard: MemoryYard) -> None:
@@ -178,7 +170,6 @@ async def test_a_stream_opens_with_hello_and_has_only_one(yard: MemoryYard) -> N
     await twice.call.write(pb.AttachRequest(hello=pb.Hello(node_id="node-1")))
     assert await code_of(twice) == grpc.StatusCode.INVALID_ARGUMENT
     await mute.close()
-    await twice.close()
 
 
 async def test_a_repeated_report_is_acknowledged_and_recorded_once(yard: MemoryYard) -> None:
@@ -192,7 +183,6 @@ async def test_a_repeated_report_is_acknowledged_and_recorded_once(yard: MemoryY
         assert (await agent.report(late)).rejected_reason == ""
     assert (await yard.types(run.run_id)).count("started") == 1
     assert (await yard.types(run.run_id)).count("finished") == 1
-    await agent.close()
 
 
 async def test_a_report_that_never_can_be_taken_is_acknowledged_with_the_reason(yard: MemoryYard) -> None:
@@ -213,7 +203,6 @@ async def test_a_report_that_never_can_be_taken_is_acknowledged_with_the_reason(
     await agent.report(status)
     status.status_detail = "two"
     assert (await agent.report(status)).rejected_reason.startswith("COMMAND_ID_REUSED")
-    await agent.close()
 
 
 async def test_a_queued_run_is_stopped_at_once(yard: MemoryYard) -> None:
@@ -240,7 +229,6 @@ async def test_a_stop_order_is_sent_again_until_the_run_has_ended(yard: MemoryYa
     await again.report(finished(grant, exit_code=1))
     last = (await yard.ledger.history(run.run_id))[-1].message
     assert last.cause.code == CauseCode.CAUSE_CODE_STOPPED_BY_USER  # type: ignore[attr-defined]
-    await again.close()
 
 
 async def test_a_stopped_run_that_its_node_never_took_ends_without_it(yard: MemoryYard) -> None:
@@ -253,7 +241,6 @@ async def test_a_stopped_run_that_its_node_never_took_ends_without_it(yard: Memo
     await yard.until(lambda: yard.ledger.world.run(run.run_id) is None)
     assert (await yard.types(run.run_id))[-3:] == ["stop_requested", "attempt_failed", "finished"]
     assert not again.has("lease_grant")
-    await again.close()
 
 
 async def test_a_foreign_process_and_a_changed_inventory_are_recorded(yard: MemoryYard) -> None:
@@ -265,7 +252,6 @@ async def test_a_foreign_process_and_a_changed_inventory_are_recorded(yard: Memo
     await yard.until(lambda: len(yard.ledger.world.node("node-1").node.free_gpu_uuids) == 1)
     types = [event.type for event in await yard.ledger.log.read_stream(StreamName("node-node-1"))]
     assert types[-2:] == ["runyard.node.foreign_process_seen", "runyard.node.inventory_changed"]
-    await agent.close()
 
 
 @pytest.mark.system
@@ -275,4 +261,3 @@ async def test_an_agent_that_stops_reading_is_sent_away(yard: MemoryYard) -> Non
     for _ in range(2_000):
         session.send(pb.AttachResponse(lease_renewed=pb.LeaseRenewed()))
     assert await code_of(agent) == grpc.StatusCode.RESOURCE_EXHAUSTED
-    await agent.close()

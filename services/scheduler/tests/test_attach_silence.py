@@ -46,7 +46,6 @@ async def test_a_silent_node_is_recorded_and_its_run_goes_on_when_it_returns(yar
     await agent.report(exited(grant))
     await agent.report(finished(grant))
     assert (await yard.types(run.run_id))[-1] == "finished"
-    await agent.close()
 
 
 async def test_a_lost_run_that_asked_for_it_runs_elsewhere_and_the_late_report_changes_nothing(
@@ -75,8 +74,6 @@ async def test_a_lost_run_that_asked_for_it_runs_elsewhere_and_the_late_report_c
     assert (await yard.types(run.run_id))[-1] == "stale_report_received"
     await other.run_to_the_end(second)
     assert (await yard.types(run.run_id))[-1] == "finished"
-    await returned.close()
-    await other.close()
 
 
 async def test_an_expired_attempt_that_is_to_be_requeued_is_fenced_and_its_own_report_requeues_it(
@@ -95,7 +92,6 @@ async def test_an_expired_attempt_that_is_to_be_requeued_is_fenced_and_its_own_r
     await agent.renew()
     second = await agent.grant()
     assert (second.run_id, second.attempt) == (run.run_id, 2)
-    await agent.close()
 
 
 async def test_an_attempt_that_its_node_does_not_know_is_lost_when_its_lease_ends(yard: MemoryYard) -> None:
@@ -107,7 +103,6 @@ async def test_an_attempt_that_its_node_does_not_know_is_lost_when_its_lease_end
         await agent.renew()
         await yard.pass_time(9)
     assert (await yard.types(run.run_id))[-2:] == ["attempt_failed", "finished"]
-    await agent.close()
 
 
 async def test_a_node_gets_nothing_new_while_it_holds_what_was_given_up(yard: MemoryYard) -> None:
@@ -127,7 +122,6 @@ async def test_a_node_gets_nothing_new_while_it_holds_what_was_given_up(yard: Me
     assert yard.planner.waiting_reason(waiting.run_id)
     await again.renew()
     assert (await again.grant()).run_id == waiting.run_id
-    await again.close()
 
 
 async def test_a_process_that_was_stopped_blames_nobody(yard: MemoryYard) -> None:
@@ -172,7 +166,6 @@ async def test_leases_are_renewed_while_the_log_is_away_and_reports_are_recorded
         log.is_away = False
         await agent.receive("report_acknowledged")
         assert (await yard.types(run.run_id))[-1] == "started"
-        await agent.close()
 
 
 async def test_a_restarted_scheduler_knows_what_it_granted_and_gives_every_lease_its_time_again(
@@ -197,4 +190,3 @@ async def test_a_restarted_scheduler_knows_what_it_granted_and_gives_every_lease
         await agent.report(exited(grant))
         assert (await agent.grant()).run_id == waiting.run_id
         assert (await agent.report(finished(grant))).rejected_reason == ""
-        await agent.close()

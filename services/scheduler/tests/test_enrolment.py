@@ -128,7 +128,6 @@ async def test_a_revoked_node_is_lost_with_its_attempts_and_its_stream_ends(yard
     await yard.pass_time(61)
     await yard.pass_time(31)
     assert (await yard.types(run.run_id))[-2:] == ["attempt_failed", "finished"]
-    await agent.close()
 
 
 async def test_access_is_restored_as_the_log_tells_it(yard: MemoryYard) -> None:

@@ -59,7 +59,6 @@ async def test_the_next_attempt_is_granted_the_image_of_the_first(yard: MemoryYa
     await agent.report(lost)
     second = await agent.grant()
     assert (second.attempt, second.image_pin) == (2, f"ghcr.io/team/model@sha256:{'b' * 64}")
-    await agent.close()
 
 
 async def test_the_next_attempt_is_granted_the_files_that_the_first_found_outside(yard: MemoryYard) -> None:
@@ -85,7 +84,6 @@ async def test_the_next_attempt_is_granted_the_files_that_the_first_found_outsid
     spec.inputs[0].files.append(found)
     assert second.attempt == 2
     assert second.spec.inputs == spec.inputs
-    await agent.close()
 
 
 async def test_a_lease_is_restored_as_the_log_tells_it_after_each_event(yard: MemoryYard) -> None:

@@ -35,7 +35,6 @@ async def test_a_run_goes_from_submit_to_its_record(client: Client) -> None:
     assert run == await client.get("digits#1")
     node = (await client.node("node-1")).node
     assert len(node.inventory.gpus) == 2
-    await agent.close()
 
 
 async def test_the_trace_of_the_submit_travels_into_events_and_grant(client: Client) -> None:
@@ -44,7 +43,6 @@ async def test_the_trace_of_the_submit_travels_into_events_and_grant(client: Cli
     metadata = (*CLIENT, ("traceparent", f"00-{trace}-b7ad6b7169203331-01"))
     await SchedulerServiceStub(client.channel).SubmitRun(a_submit(), metadata=metadata, timeout=WAIT_SECONDS)
     assert (await agent.grant()).traceparent.split("-")[1] == trace
-    await agent.close()
 
 
 async def test_a_repeated_request_gets_the_first_answer(client: Client) -> None:
@@ -96,7 +94,6 @@ async def test_what_no_enrolled_node_can_run_is_refused_but_queues_before_any_ha
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert reason(error) == "IMPOSSIBLE_RESOURCES"
     assert "node-1, has 2 GPUs" in str(error.value.details())
-    await agent.close()
 
 
 async def test_stopping_a_running_run_reaches_its_agent(client: Client) -> None:
@@ -112,7 +109,6 @@ async def test_stopping_a_running_run_reaches_its_agent(client: Client) -> None:
     await agent.run_to_the_end(grant, exit_code=1)
     assert (await fresh(client, run.run_id)).outcome == Outcome.OUTCOME_STOPPED
     assert (await client.stop(run.run_id)).run.state == RunState.RUN_STATE_FINISHED
-    await agent.close()
 
 
 async def test_what_has_just_ended_can_be_stopped_again_by_any_name(client: Client) -> None:
@@ -137,22 +133,18 @@ async def test_silence_is_noticed_without_anybody_asking(client: Client) -> None
         "attempt_failed",
         "requeued",
     ]
-    await agent.close()
 
 
 async def test_a_restarted_scheduler_goes_on_from_its_read_model(run_scheduler: RunScheduler) -> None:
-    async with run_scheduler() as address:
-        client = Client(address)
+    async with run_scheduler() as address, Client(address) as client:
         agent = await attach(client)
         running = (await client.submit(a_submit(spec=a_spec(gpu_count=1)))).run
         grant = await agent.grant()
         await agent.report(started(grant))
         waiting = (await client.submit(a_submit(spec=a_spec(gpu_count=2)))).run
-        await agent.close()
-        await client.channel.close()
-    async with run_scheduler() as address:
-        client = Client(address)
+    async with run_scheduler() as address, Client(address) as client:
         agent = ScriptedAgent(address, "node-1")
+        client.agents.append(agent)
         welcome = await agent.hello([held(grant)])
         assert list(welcome.fenced_attempts) == []
         assert (await agent.renew(held(grant))).lease_ids == [grant.lease_id]
@@ -161,8 +153,6 @@ async def test_a_restarted_scheduler_goes_on_from_its_read_model(run_scheduler: 
         assert (await agent.grant()).run_id == waiting.run_id
         assert (await client.submit()).run.number == 3
         assert (await fresh(client, running.run_id)).outcome == Outcome.OUTCOME_SUCCEEDED
-        await agent.close()
-        await client.channel.close()
 
 
 async def test_an_agents_token_opens_no_clients_doors_and_none_opens_nothing(client: Client) -> None:

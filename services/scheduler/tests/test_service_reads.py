@@ -92,7 +92,6 @@ async def test_runs_are_filtered_by_what_they_are_and_where(client: Client) -> N
     assert await found("tag=nightly AND tag=big") == [second.run_id]
     assert await found("tag=nightly AND step=evaluate") == []
     assert await found("") == [waiting.run.run_id, second.run_id, placed.run.run_id]
-    await agent.close()
 
 
 async def test_a_list_leaves_variables_out_and_a_mask_chooses_fields(client: Client) -> None:
@@ -142,7 +141,6 @@ async def test_the_past_is_shown_as_it_was(client: Client) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.get(run_id, ReadOptions(as_of=AsOf(position=10**9)))
     assert error.value.code() == grpc.StatusCode.OUT_OF_RANGE
-    await agent.close()
 
 
 async def test_a_node_shows_what_it_has_and_what_is_reserved(client: Client) -> None:

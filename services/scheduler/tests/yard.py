@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -193,6 +193,8 @@ class MemoryYard:
     clock: ManualClock
     hands_on: HandsOn
     address: str
+    agents: list[ScriptedAgent] = field(default_factory=list)
+    """All that were attached; they hang up with the yard."""
 
     async def submit(self, spec: RunSpec | None = None, project: str = "digits") -> Run:
         return (await self.handlers.submit(a_submit(project, spec))).run
@@ -208,6 +210,7 @@ class MemoryYard:
         held: Iterable[agent_pb.HeldAttempt] = (),
     ) -> ScriptedAgent:
         agent = ScriptedAgent(self.address, node_id, inventory)
+        self.agents.append(agent)
         await agent.hello(held)
         return agent
 
@@ -255,7 +258,7 @@ async def memory_yard(
 
         async with serving(settings, [AGENT_SERVICE], register) as port:
             planning = tasks.create_task(planner.run())
-            yield MemoryYard(
+            made = MemoryYard(
                 ledger,
                 sessions,
                 Handlers(ledger, clock),
@@ -266,6 +269,11 @@ async def memory_yard(
                 hands_on,
                 f"127.0.0.1:{port}",
             )
+            try:
+                yield made
+            finally:
+                for agent in made.agents:
+                    await agent.close()
             await hands_on.end_all()
             sessions.end_all()
         planning.cancel()
