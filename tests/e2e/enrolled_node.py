@@ -6,13 +6,13 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
 from runyard.node.v1.enrolment_service_pb2 import EnrollNodeRequest
 from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from runyard.node.v1.types_pb2 import NodeInventory
+from runyard_agent.bus_connection import hang_up
 from runyard_contracts import gate as names
 from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import uuid7
@@ -73,15 +73,21 @@ async def connect(node_id: str, node: Enrolled, heard: list[str], closed: asynci
     async def on_closed() -> None:
         closed.set()
 
-    return await nats.connect(
-        f"tls://{node.gate.address}",
-        user=bus_user(node_id),
-        password=node.bus_password,
-        tls=node.gate.tls(),
-        tls_hostname=names.BUS,
-        tls_handshake_first=True,
-        inbox_prefix=inbox_prefix(node_id),
-        allow_reconnect=False,
-        error_cb=on_error,
-        closed_cb=on_closed,
-    )
+    client = Client()
+    try:
+        await client.connect(
+            f"tls://{node.gate.address}",
+            user=bus_user(node_id),
+            password=node.bus_password,
+            tls=node.gate.tls(),
+            tls_hostname=names.BUS,
+            tls_handshake_first=True,
+            inbox_prefix=inbox_prefix(node_id),
+            allow_reconnect=False,
+            error_cb=on_error,
+            closed_cb=on_closed,
+        )
+    except BaseException:
+        await hang_up(client)
+        raise
+    return client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from runyard_agent.spool_file import SpoolRecord
 from runyard_agent.telemetry import Telemetry
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Corrupt
+from runyard_core.retry import Retries
 from runyard_engines import NatsServer
 from runyard_engines.nats import agent_user_name
 from runyard_testkit import Bus
@@ -47,11 +49,14 @@ async def publishing(spool: Spool, bus: Bus) -> AsyncIterator[None]:
     user = agent_user_name(NODE_ID)
     publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, user, bus.password(user)))
     tasks = [asyncio.ensure_future(spool.keep_synced()), asyncio.ensure_future(publisher.run())]
-    yield
-    for task in tasks:
-        assert not task.done(), task
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield
+        for task in tasks:
+            assert not task.done(), task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def segments(directory: Path) -> list[Path]:
@@ -71,172 +76,163 @@ async def until_trimmed(spool: Spool, sequence: int) -> None:
 
 
 async def test_every_batch_arrives_and_the_spool_is_trimmed_to_the_mark(bus: Bus, tmp_path: Path) -> None:
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    ledger = Ledger()
+    async with await bus.connect("test") as client:
+        await create_stream(client)
+        spool, telemetry = open_spool(tmp_path)
+        ledger = Ledger()
 
-    async with publishing(spool, bus), ledger.listening(client):
-        last = write(telemetry, 1_000)
-        await until_trimmed(spool, last)
+        async with publishing(spool, bus), ledger.listening(client):
+            last = write(telemetry, 1_000)
+            await until_trimmed(spool, last)
 
-    assert len(ledger.batches) == 1_000
-    assert len(segments(tmp_path)) == 1
-    await client.close()
+        assert len(ledger.batches) == 1_000
+        assert len(segments(tmp_path)) == 1
 
 
 async def test_batches_wait_until_there_is_a_stream_and_somebody_who_commits(
     bus: Bus, tmp_path: Path
 ) -> None:
-    client = await bus.connect("test")
-    spool, telemetry = open_spool(tmp_path)
-    ledger = Ledger()
+    async with await bus.connect("test") as client:
+        spool, telemetry = open_spool(tmp_path)
+        ledger = Ledger()
 
-    async with publishing(spool, bus):
-        last = write(telemetry, 20)
-        await spool.wait_for_durable(last)
-        await create_stream(client)
-        async with ledger.listening(client):
-            await until_trimmed(spool, last)
+        async with publishing(spool, bus):
+            last = write(telemetry, 20)
+            await spool.wait_for_durable(last)
+            await create_stream(client)
+            async with ledger.listening(client):
+                await until_trimmed(spool, last)
 
-    assert len(ledger.batches) == 20
-    await client.close()
+        assert len(ledger.batches) == 20
 
 
 async def test_a_backlog_is_read_from_the_disk_once(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    last = write(telemetry, 2_000)
-    await spool.sync()
-    read, spool_read = list[int](), spool.read
+    async with await bus.connect("test") as client:
+        await create_stream(client)
+        spool, telemetry = open_spool(tmp_path)
+        last = write(telemetry, 2_000)
+        await spool.sync()
+        read, spool_read = list[int](), spool.read
 
-    def counted(after_sequence: int) -> list[SpoolRecord]:
-        records = spool_read(after_sequence)
-        read.extend(record.sequence for record in records)
-        return records
+        def counted(after_sequence: int) -> list[SpoolRecord]:
+            records = spool_read(after_sequence)
+            read.extend(record.sequence for record in records)
+            return records
 
-    monkeypatch.setattr(spool, "read", counted)
-    async with publishing(spool, bus), Ledger().listening(client):
-        await until_trimmed(spool, last)
+        monkeypatch.setattr(spool, "read", counted)
+        async with publishing(spool, bus), Ledger().listening(client):
+            await until_trimmed(spool, last)
 
-    assert read == list(range(1, last + 1))
-    await client.close()
+        assert read == list(range(1, last + 1))
 
 
 async def test_killed_bus_loses_and_changes_nothing(own_nats: NatsServer, tmp_path: Path) -> None:
     bus = Bus(own_nats)
-    client = await bus.connect("test", max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-    await create_stream(client)
+    async with await bus.connect("test") as client:
+        await create_stream(client)
     spool, telemetry = open_spool(tmp_path / "spool")
     ledger = Ledger()
 
     async with publishing(spool, bus):
         for _ in range(3):
-            last = write(telemetry, 300)
-            async with ledger.listening(client):
-                await ledger.wait_for(spool.spool_id, last - 150)
-            assert own_nats.process is not None
-            own_nats.process.kill()
-            await own_nats.process.wait(10)
+            async with await bus.connect("test", allow_reconnect=False) as client:
+                last = write(telemetry, 300)
+                async with ledger.listening(client):
+                    await ledger.wait_for(spool.spool_id, last - 150)
+                assert own_nats.process is not None
+                own_nats.process.kill()
+                await own_nats.process.wait(10)
             last = write(telemetry, 50)
             await own_nats.start()
             await own_nats.ready()
-            await client.close()
-            client = await bus.connect("test")
-        async with ledger.listening(client):
+        async with await bus.connect("test") as client, ledger.listening(client):
             await until_trimmed(spool, last)
 
     assert sorted(sequence for _, sequence in ledger.batches) == list(range(1, last + 1))
-    await client.close()
 
 
 async def test_emptied_bus_is_filled_again_from_the_mark(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "_RESEND_SECONDS_MIN", 0.3)
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    ledger = Ledger()
-
-    async with publishing(spool, bus):
-        last = write(telemetry, 30)
-        await until_held(client, 30)
-        # What the bus has acknowledged is gone before anybody committed it.
-        await client.jetstream().delete_stream("TELEMETRY")
+    async with await bus.connect("test") as client:
         await create_stream(client)
-        async with ledger.listening(client):
-            await until_trimmed(spool, last)
+        spool, telemetry = open_spool(tmp_path)
+        ledger = Ledger()
 
-    assert len(ledger.batches) == 30
-    await client.close()
+        async with publishing(spool, bus):
+            last = write(telemetry, 30)
+            await until_held(client, 30)
+            # What the bus has acknowledged is gone before anybody committed it.
+            await client.jetstream().delete_stream("TELEMETRY")
+            await create_stream(client)
+            async with ledger.listening(client):
+                await until_trimmed(spool, last)
+
+        assert len(ledger.batches) == 30
 
 
 async def test_marks_of_other_spools_and_nonsense_trim_nothing(bus: Bus, tmp_path: Path) -> None:
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    ledger = Ledger()
+    async with await bus.connect("test") as client:
+        await create_stream(client)
+        spool, telemetry = open_spool(tmp_path)
+        ledger = Ledger()
 
-    async with publishing(spool, bus):
-        last = write(telemetry, 5)
-        await until_held(client, 5)
-        for nonsense in (b"", b"5", b"{}", b'{"spool_id": "other", "sequence": 5}', b"\xff"):
-            await client.publish(f"runyard.committed.{NODE_ID}", nonsense)
-        await client.flush()
-        async with ledger.listening(client):
-            await ledger.wait_for(spool.spool_id, last)
-            await until_trimmed(spool, last)
-    await client.close()
+        async with publishing(spool, bus):
+            last = write(telemetry, 5)
+            await until_held(client, 5)
+            for nonsense in (b"", b"5", b"{}", b'{"spool_id": "other", "sequence": 5}', b"\xff"):
+                await client.publish(f"runyard.committed.{NODE_ID}", nonsense)
+            await client.flush()
+            async with ledger.listening(client):
+                await ledger.wait_for(spool.spool_id, last)
+                await until_trimmed(spool, last)
 
 
 async def test_what_a_restored_log_lost_is_sent_again(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "_RESEND_SECONDS_MIN", 0.3)
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    ledger, restored = Ledger(), Ledger()
-
-    async with publishing(spool, bus):
-        async with ledger.listening(client):
-            await until_trimmed(spool, write(telemetry, 30))
-        restored.batches = {key: data for key, data in ledger.batches.items() if key[1] <= 12}
-        restored.committed = {spool.spool_id: 12}
-        # The bus forgets what it has seen, as after two minutes.
-        await client.jetstream().delete_stream("TELEMETRY")
+    async with await bus.connect("test") as client:
         await create_stream(client)
-        async with restored.listening(client):
-            last = write(telemetry, 1)
-            await restored.wait_for(spool.spool_id, last)
-            await until_trimmed(spool, last)
+        spool, telemetry = open_spool(tmp_path)
+        ledger, restored = Ledger(), Ledger()
 
-    assert {**restored.batches, **ledger.batches} == restored.batches
-    await client.close()
+        async with publishing(spool, bus):
+            async with ledger.listening(client):
+                await until_trimmed(spool, write(telemetry, 30))
+            restored.batches = {key: data for key, data in ledger.batches.items() if key[1] <= 12}
+            restored.committed = {spool.spool_id: 12}
+            # The bus forgets what it has seen, as after two minutes.
+            await client.jetstream().delete_stream("TELEMETRY")
+            await create_stream(client)
+            async with restored.listening(client):
+                last = write(telemetry, 1)
+                await restored.wait_for(spool.spool_id, last)
+                await until_trimmed(spool, last)
+
+        assert {**restored.batches, **ledger.batches} == restored.batches
 
 
 async def test_mark_beyond_the_spool_ends_the_publisher(bus: Bus, tmp_path: Path) -> None:
-    client = await bus.connect("test")
-    await create_stream(client)
-    spool, telemetry = open_spool(tmp_path)
-    write(telemetry, 1)
-    await spool.sync()
-    user = agent_user_name(NODE_ID)
-    publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, user, bus.password(user)))
-    running = asyncio.ensure_future(publisher.run())
-    mark = json.dumps({"spool_id": spool.spool_id, "sequence": 7}).encode()
+    async with await bus.connect("test") as client:
+        await create_stream(client)
+        spool, telemetry = open_spool(tmp_path)
+        write(telemetry, 1)
+        await spool.sync()
+        user = agent_user_name(NODE_ID)
+        publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, user, bus.password(user)))
+        running = asyncio.ensure_future(publisher.run())
+        mark = json.dumps({"spool_id": spool.spool_id, "sequence": 7}).encode()
 
-    # Once a batch has come, it listens to marks.
-    await until_held(client, 1)
-    await client.publish(f"runyard.committed.{NODE_ID}", mark)
+        # Once a batch has come, it listens to marks.
+        await until_held(client, 1)
+        await client.publish(f"runyard.committed.{NODE_ID}", mark)
 
-    with pytest.raises(Corrupt, match="old copy"):
-        await asyncio.wait_for(running, 5)
-    await client.close()
+        with pytest.raises(Corrupt, match="old copy"):
+            await asyncio.wait_for(running, 5)
 
 
 async def test_agent_may_publish_for_its_own_node_only(bus: Bus) -> None:
@@ -245,12 +241,41 @@ async def test_agent_may_publish_for_its_own_node_only(bus: Bus) -> None:
     async def on_error(error: Exception) -> None:
         refused.append(error)
 
-    client = await bus.connect(agent_user_name(NODE_ID), error_cb=on_error)
-    await client.publish("runyard.telemetry.node-2.log", b"")
-    await client.flush()
-    async with asyncio.timeout(5):
-        while not refused:  # noqa: ASYNC110 - the server brings it about
-            await asyncio.sleep(0.01)
+    async with await bus.connect(agent_user_name(NODE_ID), error_cb=on_error) as client:
+        await client.publish("runyard.telemetry.node-2.log", b"")
+        await client.flush()
+        async with asyncio.timeout(5):
+            while not refused:  # noqa: ASYNC110 - the server brings it about
+                await asyncio.sleep(0.01)
 
-    assert isinstance(refused[0], nats.errors.Error)
-    await client.close()
+        assert isinstance(refused[0], nats.errors.Error)
+
+
+def sockets() -> int:
+    """Count the open sockets of this process."""
+    return sum(
+        os.readlink(file).startswith("socket:")
+        for file in Path("/proc/self/fd").iterdir()
+        if file.is_symlink()
+    )
+
+
+async def test_a_refused_connection_is_given_back(
+    bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: asyncio.Queue[int] = asyncio.Queue()
+
+    async def pause(_: Retries, error: Exception) -> None:
+        refused.put_nowait(sockets())
+
+    monkeypatch.setattr(Retries, "pause", pause)
+    spool, _ = open_spool(tmp_path)
+    publisher = Publisher(spool, NODE_ID, BusAddress(bus.url, agent_user_name(NODE_ID), "wrong"))
+    before = sockets()
+    running = asyncio.ensure_future(publisher.run())
+    try:
+        async with asyncio.timeout(10):
+            assert [await refused.get() for _ in range(3)] == [before] * 3
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -181,15 +181,19 @@ async def connect_bus(url: str, user: str, password: str, name: str) -> Client:
         _log.debug("bus: %r", error)
 
     client = Client()
-    await client.connect(
-        url,
-        user=user or None,
-        password=password or None,
-        name=name,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
-        error_cb=on_error,
-    )
+    try:
+        await client.connect(
+            url,
+            user=user or None,
+            password=password or None,
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            error_cb=on_error,
+        )
+    except BaseException:
+        await client.close()  # whoever is stopped while it connects leaves no socket
+        raise
     return client
 
 

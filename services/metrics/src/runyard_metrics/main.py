@@ -90,18 +90,15 @@ async def _bus(settings: MetricsSettings) -> AsyncIterator[Client]:
     async def on_error(error: Exception) -> None:
         log.warning("the bus says", error=repr(error))
 
-    client = Client()
-    await client.connect(
-        settings.nats_url,
-        user=settings.nats_user or None,
-        password=settings.nats_password.get_secret_value() or None,
-        name="runyard-metrics",
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, fractions too
-        connect_timeout=2,
-        error_cb=on_error,
-    )
-    try:
+    async with Client() as client:
+        await client.connect(
+            settings.nats_url,
+            user=settings.nats_user or None,
+            password=settings.nats_password.get_secret_value() or None,
+            name="runyard-metrics",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, fractions too
+            connect_timeout=2,
+            error_cb=on_error,
+        )
         yield client
-    finally:
-        await client.close()

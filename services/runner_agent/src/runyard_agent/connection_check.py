@@ -7,11 +7,12 @@ import ssl
 from collections.abc import Mapping
 
 import grpc
-import nats
 import nats.errors
+from nats.aio.client import Client
 
 from runyard.artifact.v1.artifact_service_pb2 import ResolveInputsRequest
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runyard_agent.bus_connection import hang_up
 from runyard_agent.enrolled import Enrolled
 from runyard_agent.gate import Gate, open_channel
 from runyard_contracts import gate as names
@@ -53,9 +54,10 @@ async def _bus_problem(gate: Gate, enrolled: Enrolled) -> str:
     async def on_error(error: Exception) -> None:
         heard.append(str(error))
 
+    client = Client()
     try:
         async with asyncio.timeout(_CALL_SECONDS_MAX):
-            client = await nats.connect(
+            await client.connect(
                 f"tls://{gate.address}",
                 user=enrolled.bus_user,
                 password=enrolled.bus_password,
@@ -66,9 +68,10 @@ async def _bus_problem(gate: Gate, enrolled: Enrolled) -> str:
                 allow_reconnect=False,
                 error_cb=on_error,
             )
-            await client.close()
     except ssl.SSLCertVerificationError:
         return _WRONG_CERTIFICATE
     except (nats.errors.Error, OSError, TimeoutError) as error:
         return next((text for text in (*heard, str(error)) if text), type(error).__name__)
+    finally:
+        await hang_up(client)
     return ""

@@ -15,13 +15,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
+from runyard_agent.bus_connection import hang_up
 from runyard_agent.gate import Gate
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord
@@ -102,30 +102,31 @@ class Publisher:
 
         gate = self._address.gate
         # Not by itself: a connection that comes back has dead subscriptions and replies that never come.
-        client = await nats.connect(
-            self._address.url,
-            user=self._address.user,
-            password=self._address.password,
-            tls=gate.tls() if gate else None,
-            tls_hostname=gate_names.BUS if gate else None,
-            tls_handshake_first=gate is not None,
-            name=f"runyard-agent-{self._node_id}",
-            inbox_prefix=subjects.inbox_prefix(self._node_id),
-            allow_reconnect=False,
-            ping_interval=_PING_SECONDS,
-            max_outstanding_pings=2,
-            closed_cb=on_closed,
-            disconnected_cb=on_closed,
-            error_cb=on_error,
-        )
+        client = Client()
         try:
+            await client.connect(
+                self._address.url,
+                user=self._address.user,
+                password=self._address.password,
+                tls=gate.tls() if gate else None,
+                tls_hostname=gate_names.BUS if gate else None,
+                tls_handshake_first=gate is not None,
+                name=f"runyard-agent-{self._node_id}",
+                inbox_prefix=subjects.inbox_prefix(self._node_id),
+                allow_reconnect=False,
+                ping_interval=_PING_SECONDS,
+                max_outstanding_pings=2,
+                closed_cb=on_closed,
+                disconnected_cb=on_closed,
+                error_cb=on_error,
+            )
             await client.subscribe(subjects.committed_subject(self._node_id), cb=self._take_mark)
             await client.flush(timeout=5)
             self._begin_again()
             await self._publish(client)
         finally:
             self._begin_again()
-            await _close(client)
+            await hang_up(client)
 
     def _begin_again(self) -> None:
         for _, _, future in self._in_flight:
@@ -241,11 +242,3 @@ class Publisher:
             # The client would swallow it here; it must end the agent.
             self._spool_error = error
             self._ended.set()
-
-
-async def _close(client: Client) -> None:
-    try:
-        async with asyncio.timeout(2):
-            await client.close()
-    except (nats.errors.Error, OSError, TimeoutError):
-        logger.debug("the connection to the bus did not close cleanly")
