@@ -59,3 +59,18 @@ async def test_an_empty_log_is_no_reason_not_to_start(database: Database) -> Non
         open_event_log(pool) as event_log,
     ):
         await get_ready(pool, KEPT, HistoryHandlers(event_log, Doorbell(), SystemClock()))
+
+
+async def test_a_service_that_is_stopped_meanwhile_keeps_no_connection(database: Database) -> None:
+    async with open_pool(database.url("lineage"), KEPT) as pool, open_event_log(pool) as event_log:
+        handlers = HistoryHandlers(event_log, Doorbell(), SystemClock())
+        async with pool.acquire():
+            # It waits for the last one, which somebody else has.
+            getting_ready = asyncio.create_task(get_ready(pool, KEPT, handlers))
+            while pool.get_idle_size() or pool.get_size() < KEPT:  # noqa: ASYNC110 - a pool tells nobody
+                await asyncio.sleep(0)
+            getting_ready.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await getting_ready
+        async with asyncio.timeout(10):
+            await pool.close()

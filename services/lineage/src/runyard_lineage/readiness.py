@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from runyard_core.errors import RunyardError
 from runyard_eventlog.connections import AWAY
@@ -33,8 +34,10 @@ async def get_ready(pool: asyncpg.Pool, connection_count: int, history: HistoryH
 
 
 async def _look_on_each(pool: asyncpg.Pool, connection_count: int, history: HistoryHandlers) -> None:
-    held = [await pool.acquire() for _ in range(connection_count)]
+    held: list[PoolConnectionProxy[asyncpg.Record]] = []
     try:
+        for _ in range(connection_count):
+            held.append(await pool.acquire())  # noqa: PERF401 - whoever is stopped meanwhile gives back these
         for _ in range(connection_count):
             # The pool lends first what came back last, so these take turns.
             await pool.release(held.pop(0))
