@@ -21,7 +21,7 @@ from runyard_eventlog.auditor import audit
 from runyard_eventlog.mirror import Mirror, MirrorMismatch, read_messages
 from runyard_eventlog.port import StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
-from runyard_eventlog.relay import EXIT_MISMATCH
+from runyard_eventlog.relay import EXIT_MISMATCH, LEADER_LOCK
 from runyard_testkit import Bus, Database
 from tests.contract.events import DOMAIN, chunk, command, detail, details, fill, run_stream
 from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
@@ -146,7 +146,7 @@ async def test_only_one_relay_is_active_and_another_takes_over(
                 "select pg_terminate_backend(l.pid) from pg_locks l join pg_database d on d.oid = l.database "
                 "where l.locktype = 'advisory' and l.granted and d.datname = current_database() "
                 "and l.objid = $1",
-                0x52454C41,
+                LEADER_LOCK,
             )
             await fill(log, 5)
             await mirrored(client, log, (await log.head()).domain_position)

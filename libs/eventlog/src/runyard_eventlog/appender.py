@@ -28,7 +28,6 @@ CALL_SECONDS_MAX = 10.0
 _SAFE = "sending the same command again is safe"
 _WATCH_SECONDS = 0.2
 _BACKOFF = Backoff(first_seconds=0.05, seconds_max=1.0)
-_PASSING = (*AWAY, asyncpg.LockNotAvailableError)
 
 _log = logging.getLogger(__name__)
 
@@ -195,8 +194,8 @@ class _Sender:
         seconds_left = deadline - asyncio.get_running_loop().time()
         retries = Retries("appending", _BACKOFF, _log, seconds_max=seconds_left)
         try:
-            return append_answers(commands, await retried(lambda: self._try(arguments), _PASSING, retries))
-        except _PASSING as error:
+            return append_answers(commands, await retried(lambda: self._try(arguments), AWAY, retries))
+        except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
 
     async def _try(self, arguments: Sequence[object]) -> list[asyncpg.Record]:
@@ -206,7 +205,7 @@ class _Sender:
             rows: list[asyncpg.Record] = await self._connection.fetch(
                 APPEND, *arguments, timeout=CALL_SECONDS_MAX
             )
-        except _PASSING:
+        except AWAY:
             await self.drop_connection()
             raise
         return rows

@@ -1,4 +1,4 @@
-"""What a connection of the pool is, and which errors mean that the database is away."""
+"""What a connection of the pool is, and which errors mean that the database is away or held by somebody."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ AWAY = (
     asyncpg.OperatorInterventionError,
     # What asyncpg says of a connection that was ended between two statements.
     asyncpg.InternalClientError,
+    # What others hold for longer than our role waits, or in a circle with us: what we did is undone.
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+    # Whoever was stopped inside a transaction is put out of it, and nobody is let in among too many.
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TooManyConnectionsError,
 )
-"""Raised when the database is away, is going down, or does not answer in time: try again."""
+"""Raised when the database is away, is going down, does not answer in time, or others hold what is needed.
+
+Nothing of the statement or its transaction is kept, and nothing was wrong with it: try again, as long as it
+takes in a loop, and say ``Unavailable`` to who asked.
+"""
 
 
 async def leave_as_it_is(_: Connection) -> None:

@@ -27,6 +27,7 @@ from runyard_eventlog.filling import fold_events
 from runyard_eventlog.folding import Folded, Parked
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import Place, ProjectionStore
+from runyard_eventlog.querying import lent
 from runyard_eventlog.row_cache import RowCache
 
 REQUEUED_MAX = 1_000
@@ -80,8 +81,12 @@ class DeadLetters:
         self._checkpoint = f"{schema}.projection_checkpoint"
 
     async def page(self, *, after: int, limit: int, stream: str = "") -> list[DeadLetter]:
-        """Give parked events behind a position, in order."""
-        async with self._pool.acquire() as connection:
+        """Give parked events behind a position, in order.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        async with lent(self._pool) as connection:
             return await self._read(connection, after=after, limit=limit, stream=stream)
 
     async def get(self, position: int) -> tuple[DeadLetter, RecordedEvent]:
@@ -89,7 +94,7 @@ class DeadLetters:
 
         Raises:
             NotFound: none is parked there (DEAD_LETTER_NOT_FOUND).
-            Unavailable: the log did not answer.
+            Unavailable: the log or the database did not answer.
         """
         found = await self.page(after=position - 1, limit=1)
         if not found or found[0].position != position:
@@ -106,10 +111,10 @@ class DeadLetters:
 
         Raises:
             Rejected: later rows were built on what an event changes (REBUILD_NEEDED); nothing is changed.
-            Unavailable: the log did not answer.
+            Unavailable: the log or the database did not answer.
         """
         done = Requeued()
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with lent(self._pool) as connection, connection.transaction():
             # The projector waits, so that no event of these streams comes in between.
             await self._store.lock(connection)
             letters = await self._read(connection, after=0, limit=limit, stream=stream)

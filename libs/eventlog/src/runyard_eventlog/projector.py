@@ -177,8 +177,9 @@ class Projector:
         while True:
             try:
                 await self._open()
-                retries.succeeded()
-                await self._follow()
+                if self._is_shown:
+                    retries.succeeded()
+                await self._follow(retries)
             except (*AWAY, Unavailable) as error:
                 await retries.pause(error)
             except store.PlaceMovedError:
@@ -232,7 +233,7 @@ class Projector:
                 "together with it. Build them anew, see docs/how-to/restore-the-log.md"
             )
 
-    async def _follow(self) -> None:
+    async def _follow(self, retries: Retries) -> None:
         async for page in follow(
             self._log,
             self._lane,
@@ -242,6 +243,7 @@ class Projector:
             page_size=self._batch_max,
         ):
             await self._apply(page)
+            retries.succeeded()
             is_behind = len(page.events) == self._batch_max
             head = (await self._log.head()).of(self._lane) if is_behind else page.scanned_to
             self._position_lag = head - page.scanned_to

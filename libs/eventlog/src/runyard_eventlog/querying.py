@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from runyard_core.errors import Unavailable
-from runyard_eventlog.connections import AWAY, leave_as_it_is
+from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is
 
 CONNECT_SECONDS_MAX = 10.0
 IDLE_SECONDS_MAX = 300.0
@@ -57,6 +57,20 @@ async def open_pool(
         ) from error
     async with pool:
         yield pool
+
+
+@asynccontextmanager
+async def lent(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+    """Lend a connection for what a service does with its read models once: for a caller, or at its start.
+
+    Raises:
+        Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
+    """
+    try:
+        async with pool.acquire() as connection:
+            yield connection
+    except AWAY as error:
+        raise _unreachable(error) from error
 
 
 async def queried(pool: asyncpg.Pool, statement: str, *arguments: object) -> list[asyncpg.Record]:

@@ -43,7 +43,9 @@ EXIT_MISMATCH = 3
 CHECK_SECONDS = 5.0
 """How often an idle relay looks whether the mirror is still as it left it."""
 
-_LEADER_LOCK = 0x52454C41
+LEADER_LOCK = 0x52454C41
+"""Advisory lock of the database that the one active relay holds."""
+
 _LOOK_SECONDS = 1.0
 _BACKOFF = Backoff(first_seconds=0.5, seconds_max=0.5)
 _UPKEEP_SECONDS = 60.0
@@ -89,7 +91,8 @@ class Relay:
                 async with self._leading() as connection:
                     await self._follow(connection)
             except (NatsError, *AWAY) as error:
-                # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it.
+                # Also WRONG_LAST_SEQUENCE: an acknowledgement was lost, and looking again tells it. And a
+                # server that still removes a mirror, which can neither take an event nor make another.
                 await self._retries.pause(error)
 
     @asynccontextmanager
@@ -152,7 +155,7 @@ async def _become_leader(connection: Connection) -> None:
     """Wait for the lock, which the database hands on as soon as the leader's connection is gone."""
     while True:
         try:
-            await connection.execute("select pg_advisory_lock($1)", _LEADER_LOCK)
+            await connection.execute("select pg_advisory_lock($1)", LEADER_LOCK)
         except asyncpg.LockNotAvailableError:  # the role's lock_timeout
             continue
         return

@@ -22,6 +22,7 @@ from runyard_eventlog.connections import AWAY
 from runyard_eventlog.dead_letters import REQUEUED_MAX, DeadLetter, DeadLetters, Requeued
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import lent
 from runyard_eventlog.readmodel import Build
 from runyard_eventlog.rebuild import Subject
 from runyard_eventlog.rebuild_record import BUILDING, DIFFERS, SWAPPED, RebuildRecord, RebuildRecords
@@ -111,7 +112,7 @@ class ProjectionOperations:
             state=BUILDING,
             event=None,
         )
-        async with self._pool.acquire() as connection:
+        async with lent(self._pool) as connection:
             record = await self._records(projector).begin(connection, wanted, from_replaced=from_replaced)
         async with aclosing(self._start(projector, record).watch()) as steps:
             async for progress in steps:
@@ -143,7 +144,7 @@ class ProjectionOperations:
             raise Conflict(f"the rebuild of {projector.projection.name} goes on", code="REBUILD_RUNNING")
         builds = Builds(projector.projection, projector.schema)
         dropped: list[str] = []
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with lent(self._pool) as connection, connection.transaction():
             for kept in await builds.kept(connection):
                 if _kind(kept, projector.projection.version) == kind:
                     await builds.drop(connection, kept)
@@ -234,7 +235,7 @@ class ProjectionOperations:
 
     async def _describe(self, projector: Projector) -> pb.Projection:
         projection, lag = projector.projection, projector.lag
-        async with self._pool.acquire() as connection:
+        async with lent(self._pool) as connection:
             builds = await Builds(projection, projector.schema).kept(connection)
             record = await self._records(projector).find(connection)
         described = pb.Projection(

@@ -40,7 +40,7 @@ from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
-from runyard_eventlog.querying import open_pool
+from runyard_eventlog.querying import lent, open_pool
 from runyard_servicekit.node_credentials import NodeCredentials
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
@@ -115,7 +115,7 @@ async def main(settings: ArtifactSettings) -> None:
 async def _projectors(pool: asyncpg.Pool, event_log: EventLog, doorbell: Doorbell) -> list[Projector]:
     """Give what fills catalogue and registry; their tables are there before the first query may come."""
     projections: tuple[Projection[RecordedEvent], ...] = (CatalogueProjection(), RegistryProjection())
-    async with pool.acquire() as connection:
+    async with lent(pool) as connection:
         for projection in projections:
             await ProjectionStore(projection, SCHEMA).create(connection)
     return [

@@ -25,7 +25,7 @@ from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
-from runyard_eventlog.querying import open_pool
+from runyard_eventlog.querying import lent, open_pool
 from runyard_servicekit.projection_operations import ProjectionOperations
 from runyard_servicekit.projection_servicer import PROJECTION_SERVICE, ProjectionServicer
 from runyard_servicekit.server import serving
@@ -54,7 +54,7 @@ async def main(settings: CostSettings) -> None:
         engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), **_QUERY_POOL)
         stack.push_async_callback(engine.dispose)
         projection = CostProjection()
-        async with pool.acquire() as connection:
+        async with lent(pool) as connection:
             # Before the first query may come.
             await ProjectionStore(projection, SCHEMA).create(connection)
         projector = Projector(pool, event_log, projection, schema=SCHEMA, doorbell=doorbell)

@@ -14,6 +14,7 @@ from runyard_contracts.ids import Position
 from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
 from runyard_eventlog.projection_store import ProjectionStore
+from runyard_eventlog.querying import lent
 from runyard_scheduler.process.restoring import restore_world
 from runyard_scheduler.process.world import World
 from runyard_scheduler.projections.nodes import NODES
@@ -53,22 +54,30 @@ _INDEXES: Mapping[str, str] = {
 
 
 async def prepare(pool: asyncpg.Pool) -> None:
-    """Make the tables and indexes that are missing."""
+    """Make the tables and indexes that are missing.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
     store = ProjectionStore(SchedulerProjection(), SCHEMA)
-    async with pool.acquire() as connection:
+    async with lent(pool) as connection:
         await store.create(connection)
         for name, on in _INDEXES.items():
             await connection.execute(f"create index if not exists {name}_v{VERSION} on {on}")
 
 
 async def read_world(pool: asyncpg.Pool) -> World:
-    """Give the world as the read model shows it at its checkpoint."""
+    """Give the world as the read model shows it at its checkpoint.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
     store = ProjectionStore(SchedulerProjection(), SCHEMA)
     live = f"""and not exists (
         select from {RUN_TABLE} ended
         where ended.run_id = first.run_id and ended.state = {RunState.RUN_STATE_FINISHED})"""
     async with (
-        pool.acquire() as connection,
+        lent(pool) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         position = (await store.place(connection)).position
