@@ -6,15 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg
 from nats.aio.client import Client
 
 from runyard_contracts import subjects
 from runyard_eventlog.mirror import Mirror
 from runyard_eventlog.port import EventLog
-from runyard_eventlog.relay import CHECK_SECONDS, Relay, connect_bus
+from runyard_eventlog.relay import CHECK_SECONDS, LEADER_LOCK, Relay, connect_bus
 from runyard_testkit import Bus, Database
 
 SECONDS_MAX = 20.0
+
+_RELAY_STANDS_STILL = """
+select exists (
+  select from pg_locks w join pg_locks l using (pid, database) join pg_database d on d.oid = database
+  where d.datname = current_database() and not w.granted and w.relation = 'log.identity'::regclass
+    and l.granted and l.locktype = 'advisory' and l.objid = $1)
+"""
 
 
 @asynccontextmanager
@@ -30,6 +38,20 @@ async def relaying(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await client.close()
+
+
+@asynccontextmanager
+async def standing_still(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """Hold the running relay before its next look at the mirror, which it begins by asking whose log it is.
+
+    Whatever is done to the mirror meanwhile it sees as one, and nothing half done, which it would repair.
+    """
+    async with admin.transaction():
+        await admin.execute("lock table log.identity in access exclusive mode")
+        async with asyncio.timeout(SECONDS_MAX):
+            while not await admin.fetchval(_RELAY_STANDS_STILL, LEADER_LOCK):  # noqa: ASYNC110 - the server knows
+                await asyncio.sleep(0.01)
+        yield
 
 
 async def mirrored(client: Client, log: EventLog, position: int) -> Mirror:

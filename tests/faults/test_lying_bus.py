@@ -21,7 +21,7 @@ from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.projector import Projector
 from runyard_testkit import Bus, Database
 from tests.contract.events import DOMAIN, fill
-from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
+from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying, standing_still
 from tests.contract.stories import Stories, rows_of
 
 pytestmark = [pytest.mark.engines, pytest.mark.faults]
@@ -157,7 +157,8 @@ async def test_a_mirror_that_lost_something_is_filled_again_while_the_relay_runs
     async with relaying(world.database, world.bus, check_seconds=CHECK_SECONDS), reading(world) as check:
         await fill(world.log, 9)
         mirror = await mirrored(world.client, world.log, 9)
-        await damage(world.client, mirror, await read_messages(world.admin, 0, 10, mirror.log_id))
+        async with standing_still(world.admin):
+            await damage(world.client, mirror, await read_messages(world.admin, 0, 10, mirror.log_id))
         # Some while it is broken, some as soon as it is whole again.
         await fill(world.log, 3)
         await _whole(mirror, 12)
@@ -226,7 +227,8 @@ async def test_a_mirror_with_foreign_messages_halts_the_relay_and_no_reader_is_m
     ):
         await fill(world.log, 9)
         mirror = await mirrored(world.client, world.log, 9)
-        await damage(world.client, mirror, await read_messages(world.admin, 0, 10, mirror.log_id))
+        async with standing_still(world.admin):
+            await damage(world.client, mirror, await read_messages(world.admin, 0, 10, mirror.log_id))
         with pytest.raises(MirrorMismatch, match=r"position|sequence|mirror"):
             # Nothing is appended: the relay looks by itself.
             async with asyncio.timeout(SECONDS_MAX):
