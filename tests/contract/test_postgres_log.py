@@ -13,7 +13,7 @@ from runyard_contracts.ids import Position, stream_name, uuid7
 from runyard_core.errors import Conflict, IdReused, PermissionDenied
 from runyard_eventlog.admission import admit
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
-from runyard_eventlog.port import Appended, EventLog, StreamAppend
+from runyard_eventlog.port import Appended, EventFilter, EventLog, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, append_at_end, command, detail, details, fill, run_stream
@@ -290,3 +290,76 @@ async def test_each_command_of_a_mixed_batch_gets_its_own_answer(database: Datab
         )
         assert len(versions) == 6
         assert all(row[1] == row[2] == row[3] for row in versions)
+
+
+_MANY = """
+insert into log.event (lane, position, version, after_position, recorded_at, event_id, stream, type,
+  correlation_id, actor, payload)
+select 1, p, 1, 0, now(), gen_random_uuid(), 'artifact-' || (p / 3), 'runyard.usual',
+  'c' || p, 'user:alice', ''
+from generate_series(1, 40000) p
+"""
+_RARE = """
+insert into log.event (lane, position, version, after_position, recorded_at, event_id, stream, type,
+  correlation_id, actor, payload)
+select 1, 40000 + p, 1, 0, now(), gen_random_uuid(), case when p % 2 = 0 then 'price-' else 'alias-' end || p,
+  case when p % 2 = 0 then 'runyard.price.set' else 'runyard.alias.moved' end, 'c', 'user:alice', ''
+from generate_series(1, 10) p
+"""
+_WALKED = """
+select sum(idx_tup_read)::bigint from pg_stat_user_indexes
+where schemaname = 'log' and relname like 'domain\\_event\\_%' and indexrelname like '%\\_pkey'
+"""
+
+
+async def test_the_events_of_some_streams_are_found_without_a_walk_over_the_log_however_often_asked(
+    database: Database,
+) -> None:
+    """PostgreSQL plans a statement without a look at what is asked from its sixth time on."""
+    wanted = EventFilter(streams=[f"artifact-{number}" for number in range(1, 300)])
+    async with database.connected() as admin:
+        await admin.execute(_MANY)
+        await admin.execute("analyze log.event")
+
+    async def walked() -> int:
+        await pool.execute("select pg_stat_force_next_flush()")
+        return int(await pool.fetchval(_WALKED))
+
+    async with (
+        asyncpg.create_pool(database.url("reader"), min_size=1, max_size=1) as pool,
+        PostgresEventLog(pool) as log,
+    ):
+        before = await walked()
+        for _ in range(10):
+            page = await log.read(DOMAIN, filter=wanted, limit=1_000)
+            assert (len(page.events), page.scanned_to) == (897, 40_000)
+        assert await walked() - before < 1_000
+        assert await pool.fetchval("select count(*) from pg_prepared_statements where statement ~ 'any'") < 3
+
+
+async def test_rare_events_of_a_category_or_prefix_are_found_without_a_walk_behind_the_first_look(
+    database: Database,
+) -> None:
+    admin = await asyncpg.connect(database.admin_url)
+    await admin.execute(_MANY)
+    await admin.execute(_RARE)
+    await admin.execute("analyze log.event")
+
+    async def walked() -> int:
+        await pool.execute("select pg_stat_force_next_flush()")
+        return int(await pool.fetchval(_WALKED))
+
+    async with asyncpg.create_pool(database.url("reader"), min_size=1, max_size=1) as pool:
+        log = PostgresEventLog(pool)
+        for wanted in (
+            EventFilter(categories=("price", "alias")),
+            EventFilter(types=("runyard.price.", "runyard.alias.")),
+            EventFilter(types=("runyard.price.set", "runyard.alias.")),
+        ):
+            before = await walked()
+            for _ in range(6):
+                page = await log.read(DOMAIN, filter=wanted, limit=100)
+                assert [event.position for event in page.events] == list(range(40_001, 40_011))
+            assert await walked() - before < 6 * 21_000
+        await log.close()
+    await admin.close()

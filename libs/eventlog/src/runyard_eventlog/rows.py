@@ -31,6 +31,8 @@ _ADDED = {
 _PARSED_TOGETHER = 100
 """Envelopes that share their memory: whoever keeps one of them keeps them all."""
 _KEPT_BYTES = 4_096
+_PREFIXES_MAX = 16
+"""Of types, that a statement names one by one."""
 _TIME_BYTES = 8
 _TABLES = {Lane.LANE_DOMAIN: "log.domain_event", Lane.LANE_TELEMETRY: "log.telemetry_event"}
 
@@ -59,6 +61,13 @@ class Query:
         """Add a condition; ``{}`` in it stands for the argument."""
         self.arguments.append(argument)
         self.conditions.append(condition.format(f"${len(self.arguments)}"))
+
+    def where_any(self, alternatives: Sequence[tuple[str, object]]) -> None:
+        """Add conditions with their arguments, of which one must hold."""
+        alone = len(self.conditions)
+        for condition, argument in alternatives:
+            self.where(condition, argument)
+        self.conditions[alone:] = [f"({' or '.join(self.conditions[alone:])})"]
 
 
 def first_position(lane: Lane.ValueType) -> str:
@@ -186,16 +195,18 @@ def is_selective(wanted: EventFilter) -> bool:
 def _add_filter(query: Query, wanted: EventFilter) -> None:
     exact = [name for name in wanted.types if not name.endswith(".")]
     prefixes = [name for name in wanted.types if name.endswith(".")]
-    if exact and not prefixes:
-        query.where("type = any({}::text[])", exact)
-    elif prefixes:
-        query.where("(type = any({}::text[])", exact)
-        query.arguments.append(prefixes)
-        query.conditions[-1] += f" or type ^@ any(${len(query.arguments)}::text[]))"
+    types: list[tuple[str, object]] = [("type = any({}::text[])", exact)] if exact else []
+    if len(prefixes) > _PREFIXES_MAX:
+        types.append(("type ^@ any({}::text[])", prefixes))
+    else:
+        # One by one: where a statement is planned for its arguments, an index leads to what begins so.
+        types += [("type ^@ {}", prefix) for prefix in prefixes]
+    if types:
+        query.where_any(types)
     if wanted.streams:
         query.where("stream = any({}::text[])", list(wanted.streams))
     if wanted.categories:
-        query.where("split_part(stream, '-', 1) = any({}::text[])", list(wanted.categories))
+        query.where_any([("stream ^@ {}", f"{category}-") for category in wanted.categories])
     if wanted.correlation_id:
         query.where("correlation_id = {}", wanted.correlation_id)
     if wanted.causation_id:
