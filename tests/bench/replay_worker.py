@@ -23,7 +23,7 @@ from runyard_contracts.ids import Position
 from runyard_core.projection import Projection
 from runyard_cost.projections.leases import CostProjection
 from runyard_eventlog.builds import Builds
-from runyard_eventlog.collector import set_collector
+from runyard_eventlog.collector import keep_memory, set_collector
 from runyard_eventlog.filling import fill
 from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.postgres import PostgresEventLog
@@ -193,6 +193,8 @@ def _peak_bytes() -> int:
 def run(job: Job) -> Took:
     """Do a job in this process, which starts as a service and its rebuild worker do."""
     set_collector()
+    if job.mode == "rebuild":
+        keep_memory()
     return asyncio.run(_work(job))
 
 

@@ -26,7 +26,7 @@ from runyard_core.errors import RunyardError, Unavailable
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
-from runyard_eventlog.collector import set_collector
+from runyard_eventlog.collector import keep_memory, set_collector
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.projection_store import PlaceMovedError
 from runyard_eventlog.rebuild import Rebuilder, Subject
@@ -72,6 +72,7 @@ def main() -> int:
     """Do the job on standard input; 0 when its last progress says how it ended."""
     os.nice(NICENESS)
     set_collector()
+    keep_memory()
     return asyncio.run(_work())
 
 
