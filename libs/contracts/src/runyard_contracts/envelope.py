@@ -82,17 +82,35 @@ def unwrap(envelope: Envelope) -> Message:
     """
     type_name = envelope.type
     found = BY_NAME.get(type_name) or event_type(type_name)
-    data = envelope.data
+    is_newest = envelope.schema_version == found.schema_version
+    data = envelope.data if is_newest else upcast_data(envelope)
     try:
-        if envelope.schema_version != found.schema_version:
-            data = upcasting.upcast(found.name, envelope.schema_version, found.schema_version, data)
         return found.decode(data)
+    except DecodeError as error:
+        raise undecodable(envelope, error) from error
+
+
+def upcast_data(envelope: Envelope) -> bytes:
+    """Give the payload of an envelope as its type's newest schema version has it.
+
+    Raises:
+        UnknownEventTypeError, NoUpcasterError: as ``unwrap``.
+        UndecodableEventError: a step of its upcast fails on it.
+    """
+    found = event_type(envelope.type)
+    try:
+        return upcasting.upcast(found.name, envelope.schema_version, found.schema_version, envelope.data)
     except upcasting.NoUpcasterError:
         raise
     except (DecodeError, ValueError, LookupError) as error:
-        raise UndecodableEventError(
-            f"event {envelope.event_id} ({envelope.type}) at position {envelope.position}: {error}"
-        ) from error
+        raise undecodable(envelope, error) from error
+
+
+def undecodable(envelope: Envelope, error: Exception) -> UndecodableEventError:
+    """Say which event it is whose payload is not what its type says."""
+    return UndecodableEventError(
+        f"event {envelope.event_id} ({envelope.type}) at position {envelope.position}: {error}"
+    )
 
 
 def actor_name(actor: Actor) -> str:
