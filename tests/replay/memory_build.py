@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ class Build:
         if self.position != place.position:
             raise PlaceMovedError
         for spec in self.subject.projection.tables:
-            for row in folded.rows[spec.name]:
+            for row in map(spec.row, folded.rows[spec.name]):
                 own = self.rows.setdefault(RowKey(spec.name, spec.key_of(row)), {})
                 assert row.position not in own, "a row is never written twice"
                 own[row.position] = row
@@ -93,6 +93,9 @@ class _OnlyNamed:
         if RowKey(table.name, key) not in self._named:
             raise KeyError(f"reads() did not name row {key} of {table.name}")
         return self._rows.get(table, *key)
+
+    def lookup(self, table: TableSpec[RowT]) -> Callable[[tuple[KeyValue, ...]], RowT | None]:
+        return lambda key: self.get(table, *key)
 
 
 class Filler:

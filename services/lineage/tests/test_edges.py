@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import json
 
-from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
-from runyard.run.v1.events_pb2 import RunInputFetched, RunQueued, RunStarted
-from runyard.run.v1.types_pb2 import Input, InputFile
-from runyard_contracts.ids import sha256_of
-from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX
-from runyard_replay.graph.identities import environment_id
-from runyard_replay.graph.rows import EdgeRow
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from .folding import fold
+from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
+from runyard.run.v1.events_pb2 import EnvironmentCaptured, RunFinished, RunInputFetched, RunQueued, RunStarted
+from runyard.run.v1.glances_pb2 import EnvironmentCapturedGlance
+from runyard.run.v1.types_pb2 import Input, InputFile, Outcome, RunSpec
+from runyard_contracts.envelope import UndecodableEventError
+from runyard_contracts.ids import sha256_of
+from runyard_lineage.projections.edges import EdgesProjection
+from runyard_lineage.tables import EDGE, RUN_NUMBER, VERTEX
+from runyard_replay.graph.identities import canonical_json, environment_id
+from runyard_replay.graph.rows import EdgeRow, VertexRow, described_after
+
+from .folding import fold, recorded
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, environment, story, versions
 
 
@@ -126,3 +133,50 @@ def test_text_that_postgres_cannot_store_or_index_is_made_storable() -> None:
     (edge,) = fold([started, RunQueued()]).rows(EDGE)[:1]
     assert edge.role == "a\ufffdb"
     assert len(edge.target_id) == 200
+
+
+def test_properties_are_canonical_whatever_people_call_things() -> None:
+    named = RunQueued(run_id="r", project='a "b"\\', number=1, title="é\n\x00", spec=RunSpec(step="\t,"))
+    folded = fold([*story(), *versions(), named, RunFinished(run_id="r", outcome=Outcome.OUTCOME_FAILED)])
+    for row in folded.rows(VERTEX):
+        assert row.properties == canonical_json(json.loads(row.properties))
+    run = folded.get(VERTEX, VertexKind.VERTEX_KIND_RUN, "r")
+    assert run is not None
+    assert json.loads(run.properties) == {
+        "number": "1",
+        "outcome": "FAILED",
+        "project": 'a "b"\\',
+        "step": "\t,",
+        "title": "é\n\x00",
+    }
+
+
+def test_an_event_with_a_part_that_does_not_parse_is_undecodable() -> None:
+    broken = EnvironmentCapturedGlance(run_id=TRAIN, environment=b"\xff")
+    (event,) = recorded([EnvironmentCaptured()])
+    event.envelope.data = broken.SerializeToString()
+    with pytest.raises(UndecodableEventError, match="position 1"):
+        EdgesProjection().reads(event)
+
+
+def test_an_input_too_large_to_be_kept_says_the_same() -> None:
+    files = [InputFile(path=f"{number}", sha256=sha256_of(b"%d" % number)) for number in range(100)]
+    folded = fold([*story(), RunStarted(run_id=TRAIN, inputs=[Input(name="data", files=files)])])
+    used = [edge for edge in folded.rows(EDGE) if edge.position > len(story())]
+    assert [edge.target_id for edge in used] == [file.sha256 for file in files]
+    assert {edge.role for edge in used} == {"data"}
+
+
+TEXTS = st.dictionaries(
+    st.sampled_from(["a", "ab", "a_b", "b"]), st.text(alphabet='",\\{}:é\x00a', max_size=5)
+)
+
+
+@given(known=TEXTS, told=TEXTS.filter(bool))
+@example(known={"a": ","}, told={"a": ""})
+@example(known={"a": '",'}, told={"b": "\\"})
+@example(known={"a": ""}, told={"ab": ","})
+def test_properties_told_later_win_whatever_they_are(known: dict[str, str], told: dict[str, str]) -> None:
+    before = VertexRow(VertexKind.VERTEX_KIND_RUN, "r", 1, "", canonical_json(known))
+    thing = (VertexKind.VERTEX_KIND_RUN, "r", "", canonical_json(told))
+    assert described_after(thing, before, 2).properties == canonical_json(known | told)

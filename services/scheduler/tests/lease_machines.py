@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,9 @@ class Tables:
 
     def get(self, table: TableSpec[Any], *key: str | int) -> Any:
         return self.rows.get(RowKey(table.name, key))
+
+    def lookup(self, table: TableSpec[Any]) -> Callable[[tuple[str | int, ...]], Any]:
+        return lambda key: self.get(table, *key)
 
     def apply(self, events: list[RecordedEvent]) -> None:
         projection = SchedulerProjection()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 RowT = TypeVar("RowT")
 EventT_contra = TypeVar("EventT_contra", contravariant=True)
@@ -44,6 +44,10 @@ class TableSpec(Generic[RowT]):
         """Give the values of the key fields of a row."""
         return values_of(self.key)(row)
 
+    def row(self, put: RowT | tuple[object, ...]) -> RowT:
+        """Give the row that was put, perhaps as the plain tuple of its columns."""
+        return put if isinstance(put, self.row_class) else self.row_class(*cast("tuple[Any, ...]", put))
+
 
 class RowKey(NamedTuple):
     """Names the current row of a table."""
@@ -60,10 +64,17 @@ class Put(NamedTuple, Generic[RowT]):
 
 
 class PutAll(NamedTuple, Generic[RowT]):
-    """Several new rows of one table, as ``Put`` one after the other: many rows are kept at a time."""
+    """Several new rows of one table, as ``Put`` one after the other: many rows are kept at a time.
+
+    Rows of a named tuple that are never read may be plain tuples, as they are only written.
+    """
 
     table: TableSpec[RowT]
-    rows: Sequence[RowT]
+    rows: Sequence[RowT | tuple[object, ...]]
+
+
+put_all: Callable[[tuple[TableSpec[Any], Sequence[Any]]], PutAll[Any]] = partial(tuple.__new__, PutAll)
+"""Make a ``PutAll`` of its pair as its constructor does, in half the time."""
 
 
 class Rows(Protocol):
@@ -75,6 +86,10 @@ class Rows(Protocol):
         Raises:
             KeyError: ``reads`` did not name this key, and it is not at hand by chance.
         """
+        ...
+
+    def lookup(self, table: TableSpec[RowT]) -> Callable[[tuple[KeyValue, ...]], RowT | None]:
+        """Give ``get`` for one table, by whole keys: for an event that looks at many rows of it."""
         ...
 
 

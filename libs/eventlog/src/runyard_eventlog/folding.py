@@ -77,15 +77,10 @@ class BatchFold:
     def go_on(self) -> dict[str, set[Key]]:
         """Fold to the end, or to an event that looks at rows that must be fetched; gives their keys."""
         events, stopped, parked = self._events[self._next :], self._stopped, self.folded.parked
-        apply, cache = self._projection.apply, self._cache
+        apply, cache, keep = self._projection.apply, self._cache, self._keep
         for number, event in enumerate(events, self._next):
             if stopped and (stream := event.envelope.stream) in stopped:
                 parked.append(Parked(event, "BEHIND_PARKED", f"an earlier event of {stream} is parked"))
-                continue
-            try:
-                event.message  # noqa: B018 - decodes
-            except _UNDECODABLE as error:
-                parked.append(Parked(event, "UNDECODABLE", repr(error)))
                 continue
             try:
                 puts = apply(event, cache)
@@ -98,11 +93,14 @@ class BatchFold:
                 unnamed = KeyError("apply looked at a row that reads() did not name")
                 parked.append(Parked(event, "APPLY_FAILED", repr(unnamed)))
                 stopped.add(event.envelope.stream)
+            except _UNDECODABLE as error:
+                parked.append(Parked(event, "UNDECODABLE", repr(error)))
             except Exception as error:  # noqa: BLE001 - a projection's mistake must not stop the others' events
                 parked.append(Parked(event, "APPLY_FAILED", repr(error)))
                 stopped.add(event.envelope.stream)
             else:
-                self._keep(puts, event.position)
+                if puts:
+                    keep(puts, event.position)
         self._next = len(self._events)
         return {}
 
@@ -129,7 +127,7 @@ class BatchFold:
         plans = self._plans
         for put in puts:
             rows, newest, key_of = plans[put[0].name]
-            new = put[1] if type(put) is PutAll else (put[1],)
+            new = put[1] if type(put) is PutAll else put[1:]
             if newest is None:
                 rows += new
                 continue

@@ -37,10 +37,10 @@ class RowCache:
         self._has_all_keys = has_all_keys
         self._key_bits = key_bits
         self._rows_max = rows_max
-        # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
-        self._recent = _Half(self._look_back)
-        self._before = _Half(self._look_back)
         self._forgotten: KnownKeys | None = None
+        # Two halves: what was used since the last turn, and before it. A turn forgets the older half.
+        self._before = self._half({})
+        self._recent = self._half(self._before)
 
     def get(self, table: TableSpec[RowT], *key: KeyValue) -> RowT | None:
         """See ``Rows.get``.
@@ -51,6 +51,10 @@ class RowCache:
         row: RowT | None = self._recent[table.name][key]
         return row
 
+    def lookup(self, table: TableSpec[RowT]) -> Callable[[Key], RowT | None]:
+        """See ``Rows.lookup``. Raises as ``get`` does."""
+        return self._recent[table.name].__getitem__
+
     def of(self, table: str) -> dict[Key, object | None]:
         """Give the rows of a table to put new ones into. Another dictionary after each ``turn``."""
         return self._recent[table]
@@ -59,11 +63,10 @@ class RowCache:
         """Give those of these keys whose rows must be fetched."""
         missing: dict[str, set[Key]] = {}
         for table, values in keys:
-            if values not in self._recent[table]:
-                try:
-                    self._look_back(table, values)
-                except RowMissingError:
-                    missing.setdefault(table, set()).add(values)
+            try:
+                self._recent[table][values]
+            except RowMissingError:
+                missing.setdefault(table, set()).add(values)
         return missing
 
     def supply(self, keys: Keys, fetched: Mapping[RowKey, object | None]) -> None:
@@ -84,37 +87,50 @@ class RowCache:
             self._forgotten = self._forgotten or KnownKeys(self._key_bits)
             for table, rows in self._before.items():
                 self._forgotten.add_all(table, (values for values, row in rows.items() if row is not None))
-        self._before, self._recent = self._recent, _Half(self._look_back)
+        self._recent.forget_before()
+        self._before, self._recent = self._recent, self._half(self._recent)
 
-    def _look_back(self, table: str, key: Key) -> Any:
-        row = self._before[table].get(key, _UNKNOWN)
-        if row is not _UNKNOWN:
-            self._recent[table][key] = row
-            return row
-        if self._has_all_keys and (self._forgotten is None or not self._forgotten.has(table, key)):
-            return None
-        raise RowMissingError
+    def _half(self, before: Mapping[str, _TableRows]) -> _Half:
+        if not self._has_all_keys:
+            return _Half(before, lambda _table, _key: True)
+        return _Half(before, self._forgotten.has if self._forgotten else None)
 
 
 class _Half(dict[str, "_TableRows"]):
     """Table -> key -> its newest row; None when the table has none."""
 
-    def __init__(self, look_back: Callable[[str, Key], Any]) -> None:
-        self._look_back = look_back
+    def __init__(self, before: Mapping[str, _TableRows], may_have: Callable[[str, Key], bool] | None) -> None:
+        """Look back into another half; None when a key that is not there either has no row."""
+        self._before = before
+        self._may_have = may_have
 
     def __missing__(self, table: str) -> _TableRows:
-        rows = self[table] = _TableRows(partial(self._look_back, table))
+        may_have = partial(self._may_have, table) if self._may_have else None
+        rows = self[table] = _TableRows(self._before.get(table, {}), may_have)
         return rows
+
+    def forget_before(self) -> None:
+        """Let go of the half before this one."""
+        self._before = {}
+        for rows in self.values():
+            rows.before = {}
 
 
 class _TableRows(dict[Key, Any]):
     """Rows of one table; a subscript that is not there looks back, which costs nothing when it is."""
 
-    def __init__(self, look_back: Callable[[Key], Any]) -> None:
-        self._look_back = look_back
+    def __init__(self, before: Mapping[Key, Any], may_have: Callable[[Key], bool] | None) -> None:
+        self.before = before
+        self._may_have = may_have
 
     def __missing__(self, key: Key) -> Any:
-        return self._look_back(key)
+        row = self.before.get(key, _UNKNOWN)
+        if row is not _UNKNOWN:
+            self[key] = row
+            return row
+        if self._may_have is None or not self._may_have(key):
+            return None
+        raise RowMissingError
 
 
 class KnownKeys:

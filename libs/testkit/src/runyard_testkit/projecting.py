@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,6 +25,10 @@ class Folded:
         assert row is None or isinstance(row, table.row_class)
         return row
 
+    def lookup(self, table: TableSpec[RowT]) -> Callable[[tuple[KeyValue, ...]], RowT | None]:
+        """Give what looks current rows up."""
+        return lambda key: self.get(table, *key)
+
     def rows(self, table: TableSpec[RowT]) -> list[RowT]:
         """Give every row of a table, in the order put."""
         return [put.row for put in self.puts if put.table is table and isinstance(put.row, table.row_class)]
@@ -40,7 +44,7 @@ def fold(projection: Projection[RecordedEvent], events: Iterable[RecordedEvent])
         named = {(key.table, key.values) for key in projection.reads(event)}
         places: set[tuple[str, tuple[KeyValue, ...]]] = set()
         for put in list(projection.apply(event, _OnlyNamed(folded, named))):
-            for row in put.rows if isinstance(put, PutAll) else (put.row,):
+            for row in map(put.table.row, put.rows if isinstance(put, PutAll) else (put.row,)):
                 place = (put.table.name, put.table.key_of(row))
                 assert row.position == event.position
                 assert place not in places, f"two rows of {place} at position {event.position}"
@@ -58,3 +62,6 @@ class _OnlyNamed:
         if (table.name, key) not in self._named:
             raise KeyError((table.name, key))
         return self._folded.get(table, *key)
+
+    def lookup(self, table: TableSpec[RowT]) -> Callable[[tuple[KeyValue, ...]], RowT | None]:
+        return lambda key: self.get(table, *key)

@@ -6,12 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
 
-from runyard.lineage.v1.lineage_service_pb2 import VertexKind
-from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.graph.facts import EdgeKey, facts
-from runyard_replay.graph.identities import key_text
-from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edge_rows, property_of
+from runyard_replay.graph.rows import EdgeRow, VertexKey, VertexRow, described_after, edges_told
 
 
 class GatheredGraph:
@@ -28,22 +25,19 @@ class GatheredGraph:
 
     def apply(self, event: RecordedEvent) -> None:
         """Go on with the next event."""
-        message = event.message
-        things, edges = facts(message, event.envelope, self._project_of)
+        things, edges, numbered = facts(event.envelope, self._vertices.get)
         for thing in things:
             key: VertexKey = thing[:2]
             self._vertices[key] = described_after(thing, self._vertices.get(key), event.position)
-        for edge in edge_rows([key for key in edges if key not in self._edges], event):
+        for columns in edges_told([key for key in edges if key not in self._edges], event):
+            edge = EdgeRow(*columns)
             self._edges.add(edge.key)
             self._up[edge.source_kind, edge.source_id].append(edge)
             self._down[edge.target_kind, edge.target_id].append(edge)
-        if isinstance(message, RunQueued):
-            project = key_text(message.project)
-            self._runs[project, message.number] = key_text(message.run_id)
-            self._last_numbers[project] = message.number
-
-    def _project_of(self, run_id: str) -> str:
-        return property_of(self._vertices.get((VertexKind.VERTEX_KIND_RUN, run_id)), "project")
+        if numbered is not None:
+            project, number, run_id = numbered
+            self._runs[project, number] = run_id
+            self._last_numbers[project] = number
 
     async def edges_up(self, sources: Sequence[VertexKey], position: int, limit: int) -> list[EdgeRow]:  # noqa: ARG002 - see the class
         """See ``Graph.edges_up``."""

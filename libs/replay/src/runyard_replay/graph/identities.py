@@ -72,21 +72,22 @@ def canonical_json(value: object) -> str:
 
 def canonical_texts(texts: Iterable[tuple[str, str]]) -> str:
     """Write an object of texts, each name once, as ``canonical_json`` does in five times the time."""
-    return "{" + ",".join([f"{_quoted(name)}:{_quoted(text)}" for name, text in sorted(texts)]) + "}"
+    return "{" + ",".join([f"{quoted(name)}:{quoted(text)}" for name, text in sorted(texts)]) + "}"
 
 
 def _object(written: Mapping[str, str]) -> str:
-    return "{" + ",".join([f"{_quoted(name)}:{written[name]}" for name in sorted(written)]) + "}"
+    return "{" + ",".join([f"{quoted(name)}:{written[name]}" for name in sorted(written)]) + "}"
 
 
-_quoted: Callable[[str], str] = encode_basestring
+quoted: Callable[[str], str] = encode_basestring
+"""Write a text as canonical JSON."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _value_json(value: Value) -> str:
     match value.WhichOneof("kind"):
         case "string_value":
-            return _quoted(value.string_value)
+            return quoted(value.string_value)
         case "bool_value":
             return "true" if value.bool_value else "false"
         case "number_value" if isfinite(number := value.number_value):

@@ -8,8 +8,9 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from runyard_contracts.recorded import RecordedEvent
-from runyard_replay.graph.facts import EdgeKey, Properties, Thing
+from runyard_replay.graph.facts import EdgeKey
 from runyard_replay.graph.identities import canonical_texts
+from runyard_replay.graph.things import Thing
 
 VertexKey = tuple[int, str]
 """Kind and id."""
@@ -24,7 +25,7 @@ class VertexRow(NamedTuple):
     position: int
     label: str
     properties: str
-    """Canonical JSON object, text to text."""
+    """Canonical JSON object, text to text; names are words of letters, digits and underscores."""
 
 
 class EdgeRow(NamedTuple):
@@ -52,40 +53,59 @@ def described_after(thing: Thing, before: VertexRow | None, position: int) -> Ve
     """Add what an event knows of a vertex; gives the same row when it knows nothing new."""
     kind, vertex_id, label, told = thing
     if before is None:
-        return _VERTEX_ROW((kind, vertex_id, position, label, canonical_texts(told) if told else "{}"))
+        return _VERTEX_ROW((kind, vertex_id, position, label, told or "{}"))
     known = before.properties
-    properties = _merged(known, told) if told else known
+    properties = _merged(known, told) if told and told != known else known
     label = label or before.label
     if properties == known and label == before.label:
         return before
     return _VERTEX_ROW((kind, vertex_id, position, label, properties))
 
 
-def property_of(vertex: VertexRow | None, name: str) -> str:
-    """Give a property of a vertex; empty when it has none."""
-    if vertex is None:
-        return ""
-    known: dict[str, str] = json.loads(vertex.properties)
-    return known.get(name, "")
+EdgeColumns = tuple[int, str, int, int, str, str, int, str, int]
+"""The fields of an ``EdgeRow``: half the work where hundreds of thousands are only written each second."""
 
 
-def edge_rows(edges: Sequence[EdgeKey], event: RecordedEvent) -> list[EdgeRow]:
-    """Write edges as the event tells them, each once."""
+def edges_told(edges: Sequence[EdgeKey], event: RecordedEvent) -> list[EdgeColumns]:
+    """Write edges as the event tells them, which tells each once."""
     envelope = event.envelope
     occurred_at = envelope.occurred_at
     occurred_at_us = occurred_at.seconds * 1_000_000 + occurred_at.nanos // 1_000
     told = (event.position, envelope.event_id, occurred_at_us)
-    return [_EDGE_ROW(key + told) for key in (dict.fromkeys(edges) if len(edges) > 1 else edges)]
+    return [key + told for key in edges]
 
 
 # What NamedTuple's own constructor does, without its way over Python.
-_EDGE_ROW: Callable[[tuple[object, ...]], EdgeRow] = partial(tuple.__new__, EdgeRow)
 _VERTEX_ROW: Callable[[tuple[object, ...]], VertexRow] = partial(tuple.__new__, VertexRow)
 
 
-@lru_cache(maxsize=4_096)
-def _merged(known: str, told: Properties) -> str:
-    """Add properties to those known, both of few things that are told of again and again."""
-    texts: dict[str, str] = json.loads(known)
-    texts.update(told)
-    return canonical_texts(texts.items())
+def _merged(known: str, told: str) -> str:
+    """Add properties to those known."""
+    if known == "{}":
+        return told
+    added = _pairs(told)
+    if added is None or _is_hard(known) or any(name in known for name, _ in added):
+        texts: dict[str, str] = json.loads(known)
+        texts.update(json.loads(told))
+        return canonical_texts(texts.items())
+    # A third of the time of JSON. What ends a name sorts before all that a name may have.
+    pairs = known[2:-2].split('","')
+    pairs += [pair for _, pair in added]
+    pairs.sort()
+    return '{"' + '","'.join(pairs) + '"}'
+
+
+@lru_cache(maxsize=256)
+def _pairs(told: str) -> Sequence[tuple[str, str]] | None:
+    """Take an object apart: each name as only a name is written, and its pair without the outer quotes.
+
+    None where that cannot be told from its text. Few are told of many things.
+    """
+    if _is_hard(told):
+        return None
+    return [('"' + pair.partition('"')[0] + '":', pair) for pair in told[2:-2].split('","')]
+
+
+def _is_hard(written: str) -> bool:
+    """Say whether something is escaped, or a text begins with what stands between pairs."""
+    return "\\" in written or ':","' in written
