@@ -120,7 +120,9 @@ async def fill(
                     # A thread for the fold would share the interpreter with this one, and take more of it.
                     await asyncio.sleep(0)
                 batch.reached(page.scanned_to)
-                if batch.event_count + page_max <= batch_max and page.scanned_to < to_position:
+                # While the last page is written nothing is folded, so no other page waits to go with it.
+                is_near_end = to_position - page.scanned_to <= 2 * page_max
+                if batch.event_count + page_max <= batch_max and not is_near_end:
                     continue
                 if writing is not None:
                     yield await writing

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,11 +17,12 @@ from runyard_core.task_group import TaskGroup
 from runyard_eventlog import bookkeeping, readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.folding import Folded, Parked
-from runyard_eventlog.readmodel import Build
+from runyard_eventlog.readmodel import Build, Index
 
-_INDEXES_AT_ONCE = 2
 _NOT_WAITING = "set_config('synchronous_commit', 'off', true)"
 """In a select: the transaction's commit does not wait for the disk."""
+_ALONE = "set_config('min_parallel_table_scan_size', '128MB', true)"
+"""In a select: no parallel workers for an index of a smaller table, where they cost more than they do."""
 
 
 class PlaceMovedError(Exception):
@@ -162,22 +162,21 @@ class ProjectionStore:
             for spec in self._specs.values()
             for index in readmodel.indexes(spec, self._version, self._schema, self._build)
         ]
+        left = iter(indexes)
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute(
-                f"select pg_advisory_xact_lock(hashtextextended($1, 0)), {_NOT_WAITING}",
+                f"select pg_advisory_xact_lock(hashtextextended($1, 0)), {_NOT_WAITING}, {_ALONE}",
                 f"runyard indexes {self._schema}.{self._name}{self._build}",
             )
-            turn = asyncio.Semaphore(_INDEXES_AT_ONCE)
-
-            async def make(index: readmodel.Index) -> None:
-                async with turn, pool.acquire() as other, other.transaction():
-                    await other.execute(f"select {_NOT_WAITING}; {index.ddl}")
-
             async with TaskGroup() as group:
-                for index in indexes:
-                    group.create_task(make(index))
+                group.create_task(_make(left, connection))
+                group.create_task(_make_beside(left, pool))
+            keys = await connection.fetch(
+                "select conname from pg_constraint where connamespace = $1::regnamespace", self._schema
+            )
+            made = {row["conname"] for row in keys}
             for index in indexes:
-                if index.key_ddl and not await self._is_key(connection, index.name):
+                if index.key_ddl and index.name not in made:
                     await connection.execute(index.key_ddl)
         self._is_indexed = True
 
@@ -253,14 +252,6 @@ class ProjectionStore:
             ],
         )
 
-    async def _is_key(self, connection: Connection, name: str) -> bool:
-        found: int = await connection.fetchval(
-            "select count(*) from pg_constraint where (conname, connamespace) = ($1, $2::regnamespace)",
-            name,
-            self._schema,
-        )
-        return found > 0
-
     async def _lock(self, connection: Connection, place: Place | None, synchronous: str) -> Position:
         row = await connection.fetchrow(
             f"""
@@ -303,3 +294,15 @@ class ProjectionStore:
             f"(select * from {table} t where {same} and ({last} is null or t.position <= {last}) "
             "order by t.position desc limit 1) r"
         )
+
+
+async def _make(left: Iterator[Index], connection: Connection) -> None:
+    for index in left:
+        await connection.execute(index.ddl)
+
+
+async def _make_beside(left: Iterator[Index], pool: asyncpg.Pool) -> None:
+    """Make indexes on a connection of its own, which keeps what it made should the other fail."""
+    for index in left:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"select {_NOT_WAITING}, {_ALONE}; {index.ddl}")
