@@ -55,6 +55,7 @@ from tests.bench.result import Result, measured
 
 SIZES = tuple(map(int, os.environ.get("RUNYARD_BENCH_REPLAY_EVENTS", "10000,100000,1000000").split(",")))
 REBUILT_EVENTS = 100_000
+REBUILDS = 7
 AS_OF_EVENTS = 1_000_000
 WAITING_RUNS = 100_000
 WAITING_EVENTS = WAITING_RUNS * EVENTS_TO_QUEUE

@@ -62,6 +62,15 @@ def test_a_build_is_filled_bare_and_gets_its_indexes_later() -> None:
     assert not other.key_ddl
 
 
+def test_a_table_found_by_the_beginning_of_its_key_has_a_smaller_index_for_its_key() -> None:
+    spec = TableSpec("every", EveryType, ("project", "number"), key_index=("project", "position"))
+    (key,) = readmodel.indexes(spec, 3, "cost", readmodel.Build.NEW)
+    assert key.ddl == (
+        'create index if not exists "every_v3_by_key_new" on "cost"."every_v3_new" ("project", "position")'
+    )
+    assert not key.key_ddl
+
+
 class AsItIs(NamedTuple):
     run_id: str
     position: int

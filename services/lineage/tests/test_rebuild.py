@@ -6,6 +6,8 @@ import asyncpg
 import pytest
 
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projection_store import ProjectionStore
+from runyard_eventlog.readmodel import Build
 from runyard_lineage.projections.edges import EdgesProjection
 from runyard_lineage.queries import SCHEMA
 from runyard_testkit import Database
@@ -32,3 +34,23 @@ async def test_a_rebuilt_graph_has_the_same_rows(database: Database, batch_max: 
         await model.delete()
         assert await model.projected(batch_max=batch_max) == live
         assert all(live.values())
+
+
+async def test_edges_are_found_by_the_same_indexes_live_and_in_a_rebuild(database: Database) -> None:
+    projection = EdgesProjection()
+    async with asyncpg.create_pool(database.url("lineage"), min_size=1, max_size=4) as pool:
+        for build in (Build.LIVE, Build.NEW):
+            store = ProjectionStore(projection, SCHEMA, build)
+            async with pool.acquire() as connection:
+                await store.create(connection)
+            await store.index(pool)
+        indexes = await pool.fetch(
+            "select indexdef from pg_indexes where schemaname = $1 and tablename like 'edge%'", SCHEMA
+        )
+    found = sorted(row["indexdef"].partition(" ON ")[2] for row in indexes)
+    table = f"{SCHEMA}.edge_v{projection.version}"
+    assert found == [
+        f'{name} USING btree ({end}_kind, {end}_id, "position")'
+        for name in (table, f"{table}_new")
+        for end in ("source", "target")
+    ]

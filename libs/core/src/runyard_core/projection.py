@@ -40,6 +40,10 @@ class TableSpec(Generic[RowT]):
     indexes: tuple[tuple[str, ...], ...] = ()
     """Fields of further indexes, besides the one of key and position."""
 
+    key_index: tuple[str, ...] = ()
+    """Fields of a smaller index instead of the primary key, for a table that is never read by whole keys: it
+    takes less time and room, and leaves it to the projection that no row is there twice."""
+
     def key_of(self, row: RowT) -> tuple[KeyValue, ...]:
         """Give the values of the key fields of a row."""
         return values_of(self.key)(row)

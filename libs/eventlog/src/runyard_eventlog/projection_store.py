@@ -270,8 +270,9 @@ class ProjectionStore:
     async def _create_table(self, connection: Connection, spec: TableSpec[Any]) -> None:
         table = readmodel.table(spec, self._version, self._schema, self._build)
         if self._build is Build.LIVE:
-            await connection.execute(readmodel.table_ddl(table))
-            for index in readmodel.indexes(spec, self._version, self._schema)[1:]:
+            has_key = not spec.key_index
+            await connection.execute((readmodel.table_ddl if has_key else readmodel.bare_table_ddl)(table))
+            for index in readmodel.indexes(spec, self._version, self._schema)[has_key:]:
                 await connection.execute(index.ddl)
             if await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
                 await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))

@@ -122,18 +122,22 @@ def indexes(
     They end like their tables do, so that a swap can rename them all by one rule.
     """
     bare, name = table_name(spec, version), f'"{schema}"."{table_name(spec, version, build)}"'
-    primary = f"{bare}_pkey{build}"
-    # In two steps, as only the second one, which takes no time, keeps everybody else from the table.
-    found = [
-        Index(
-            primary,
-            f'create unique index if not exists "{primary}" on {name} ({_quoted((*spec.key, "position"))})',
-            f'alter table {name} add constraint "{primary}" primary key using index "{primary}"',
-        )
-    ]
-    for number, fields in enumerate(spec.indexes, start=1):
+    if spec.key_index:
+        index = f"{bare}_by_key{build}"
+        found = [Index(index, f'create index if not exists "{index}" on {name} ({_quoted(spec.key_index)})')]
+    else:
+        primary, fields = f"{bare}_pkey{build}", _quoted((*spec.key, "position"))
+        # In two steps, as only the second one, which takes no time, keeps everybody else from the table.
+        found = [
+            Index(
+                primary,
+                f'create unique index if not exists "{primary}" on {name} ({fields})',
+                f'alter table {name} add constraint "{primary}" primary key using index "{primary}"',
+            )
+        ]
+    for number, further in enumerate(spec.indexes, start=1):
         index = f"{bare}_by_{number}{build}"
-        found.append(Index(index, f'create index if not exists "{index}" on {name} ({_quoted(fields)})'))
+        found.append(Index(index, f'create index if not exists "{index}" on {name} ({_quoted(further)})'))
     return found
 
 

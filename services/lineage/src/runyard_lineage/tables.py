@@ -1,7 +1,7 @@
 """The graph's tables. Append-only: one row for each (key, position), never updated.
 
 An edge has a row for each event that tells it, so that no event must look at earlier ones: who walks takes
-the first. Walks up go by the key, walks down by the index.
+the first. Walks up and down go by an index each; the whole key of an edge is never asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ EDGE = TableSpec(
     EdgeRow,
     ("source_kind", "source_id", "relation", "target_kind", "target_id", "role"),
     is_read=False,
+    key_index=("source_kind", "source_id", "position"),
     indexes=(("target_kind", "target_id", "position"),),
 )
 RUN_NUMBER = TableSpec("run_number", RunNumberRow, ("project", "number"), is_read=False)
