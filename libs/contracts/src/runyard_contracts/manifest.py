@@ -113,6 +113,27 @@ def tree_sha256(entries: Iterable[Entry]) -> Sha256:
     return sha256_of(format_manifest(entries))
 
 
+def escaped_path(path: str) -> str:
+    """Write a path so that it takes one line."""
+    return path.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def unescaped_path(text: str) -> str:
+    """Read what ``escaped_path`` wrote.
+
+    Raises:
+        ManifestError: it wrote no such text.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        try:
+            return _UNESCAPED[match.group(1)]
+        except KeyError:
+            raise ManifestError(f"unknown escape {match.group(0)!r}") from None
+
+    return _ESCAPE.sub(replacement, text)
+
+
 def _sort_key(entry: Entry) -> bytes:
     return entry.path.encode("utf-8", "surrogatepass")
 
@@ -142,8 +163,7 @@ def _check_tree(entries: Iterable[Entry]) -> None:
 
 
 def _format_line(entry: Entry) -> str:
-    path = entry.path.replace("\\", "\\\\").replace("\n", "\\n")
-    return f"{entry.mode.value} {entry.sha256} {entry.size_bytes} {path}\n"
+    return f"{entry.mode.value} {entry.sha256} {entry.size_bytes} {escaped_path(entry.path)}\n"
 
 
 def _parse_lines(text: str) -> Iterator[Entry]:
@@ -157,18 +177,8 @@ def _parse_lines(text: str) -> Iterator[Entry]:
         if _SIZE.fullmatch(size) is None:
             raise ManifestError(f"manifest line {number}: not a size: {size!r}")
         try:
-            entry = Entry(_unescape(path), Mode(mode), Sha256(digest), int(size))
+            entry = Entry(unescaped_path(path), Mode(mode), Sha256(digest), int(size))
             _check_entry(entry)
         except ManifestError as error:
             raise ManifestError(f"manifest line {number}: {error}") from None
         yield entry
-
-
-def _unescape(text: str) -> str:
-    def replacement(match: re.Match[str]) -> str:
-        try:
-            return _UNESCAPED[match.group(1)]
-        except KeyError:
-            raise ManifestError(f"unknown escape {match.group(0)!r}") from None
-
-    return _ESCAPE.sub(replacement, text)

@@ -693,22 +693,28 @@ class AttemptFinished(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     TELEMETRY_FIELD_NUMBER: _builtins.int
+    OUTPUT_LIST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cause(self) -> _types_pb2_1.Cause: ...
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_1.OutputFile]: ...
     @_builtins.property
     def telemetry(self) -> _types_pb2_1.TelemetryMark: ...
+    @_builtins.property
+    def output_list(self) -> _types_pb2_1.FileList:
+        """All outputs, where outputs are the first of them only: more than one event names."""
+
     def __init__(
         self,
         *,
         cause: _types_pb2_1.Cause | None = ...,
         outputs: _abc.Iterable[_types_pb2_1.OutputFile] | None = ...,
         telemetry: _types_pb2_1.TelemetryMark | None = ...,
+        output_list: _types_pb2_1.FileList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "telemetry", b"telemetry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "output_list", b"output_list", "telemetry", b"telemetry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "outputs", b"outputs", "telemetry", b"telemetry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "output_list", b"output_list", "outputs", b"outputs", "telemetry", b"telemetry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

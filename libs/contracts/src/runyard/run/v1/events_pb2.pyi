@@ -437,6 +437,7 @@ class RunFinished(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     TELEMETRY_FIELD_NUMBER: _builtins.int
+    OUTPUT_LIST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     """0 when it never got an attempt."""
@@ -450,6 +451,10 @@ class RunFinished(_message.Message):
     def telemetry(self) -> _types_pb2.TelemetryMark:
         """The record is complete only when the log has this telemetry."""
 
+    @_builtins.property
+    def output_list(self) -> _types_pb2.FileList:
+        """All outputs, where outputs are the first of them only: more than one event names."""
+
     def __init__(
         self,
         *,
@@ -460,10 +465,11 @@ class RunFinished(_message.Message):
         cause: _types_pb2.Cause | None = ...,
         outputs: _abc.Iterable[_types_pb2.OutputFile] | None = ...,
         telemetry: _types_pb2.TelemetryMark | None = ...,
+        output_list: _types_pb2.FileList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "telemetry", b"telemetry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "output_list", b"output_list", "telemetry", b"telemetry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cause", b"cause", "epoch", b"epoch", "outcome", b"outcome", "outputs", b"outputs", "run_id", b"run_id", "telemetry", b"telemetry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cause", b"cause", "epoch", b"epoch", "outcome", b"outcome", "output_list", b"output_list", "outputs", b"outputs", "run_id", b"run_id", "telemetry", b"telemetry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,6 +489,7 @@ class RunStaleReportReceived(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_LIST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -494,6 +501,10 @@ class RunStaleReportReceived(_message.Message):
     def cause(self) -> _types_pb2.Cause: ...
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.OutputFile]: ...
+    @_builtins.property
+    def output_list(self) -> _types_pb2.FileList:
+        """As in RunFinished."""
+
     def __init__(
         self,
         *,
@@ -505,10 +516,11 @@ class RunStaleReportReceived(_message.Message):
         report: _builtins.str = ...,
         cause: _types_pb2.Cause | None = ...,
         outputs: _abc.Iterable[_types_pb2.OutputFile] | None = ...,
+        output_list: _types_pb2.FileList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "output_list", b"output_list"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cause", b"cause", "current_epoch", b"current_epoch", "epoch", b"epoch", "node_id", b"node_id", "outputs", b"outputs", "report", b"report", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cause", b"cause", "current_epoch", b"current_epoch", "epoch", b"epoch", "node_id", b"node_id", "output_list", b"output_list", "outputs", b"outputs", "report", b"report", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -261,6 +261,7 @@ class Input(_message.Message):
     KEEP_DIRECTORIES_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     ON_DEMAND_FIELD_NUMBER: _builtins.int
+    FILE_LIST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     filename: _builtins.str
     """Renames a single file."""
@@ -278,6 +279,10 @@ class Input(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputFile]:
         """Files resolved when the run was submitted, for references known to the artifact service."""
 
+    @_builtins.property
+    def file_list(self) -> Global___FileList:
+        """All files that an attempt found, where files are the first of them only: more than one event names."""
+
     def __init__(
         self,
         *,
@@ -287,10 +292,11 @@ class Input(_message.Message):
         keep_directories: _builtins.str = ...,
         files: _abc.Iterable[Global___InputFile] | None = ...,
         on_demand: _builtins.bool = ...,
+        file_list: Global___FileList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file_list", b"file_list"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "files", b"files", "keep_directories", b"keep_directories", "name", b"name", "on_demand", b"on_demand", "uris", b"uris"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_list", b"file_list", "filename", b"filename", "files", b"files", "keep_directories", b"keep_directories", "name", b"name", "on_demand", b"on_demand", "uris", b"uris"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -839,6 +845,37 @@ class OutputFile(_message.Message):
 Global___OutputFile: _TypeAlias = OutputFile  # noqa: Y015
 
 @_typing.final
+class FileList(_message.Message):
+    """FileList is what there is of files that one event cannot name, and the stored list of them all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    FILE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of the list: a line "SHA-256<SPACE>size<SPACE>path" for each file, in the order of paths and then of
+    hashes, paths escaped as in a code manifest. Empty when the list could not be stored.
+    """
+    file_count: _builtins.int
+    size_bytes: _builtins.int
+    """Of the files together."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        file_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_count", b"file_count", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileList: _TypeAlias = FileList  # noqa: Y015
+
+@_typing.final
 class TelemetryMark(_message.Message):
     """TelemetryMark says up to where a spool held an attempt's telemetry."""
 
@@ -898,6 +935,7 @@ class Attempt(_message.Message):
     TELEMETRY_FIELD_NUMBER: _builtins.int
     REACHABLE_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRED_FIELD_NUMBER: _builtins.int
+    OUTPUT_LIST_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     node_id: _builtins.str
     lease_id: _builtins.str
@@ -926,6 +964,10 @@ class Attempt(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputFile]: ...
     @_builtins.property
     def telemetry(self) -> Global___TelemetryMark: ...
+    @_builtins.property
+    def output_list(self) -> Global___FileList:
+        """All outputs, where outputs are the first of them only."""
+
     def __init__(
         self,
         *,
@@ -945,10 +987,11 @@ class Attempt(_message.Message):
         telemetry: Global___TelemetryMark | None = ...,
         reachable: _builtins.bool = ...,
         lease_expired: _builtins.bool = ...,
+        output_list: Global___FileList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "environment", b"environment", "exited_at", b"exited_at", "hardware", b"hardware", "leased_at", b"leased_at", "started_at", b"started_at", "telemetry", b"telemetry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "environment", b"environment", "exited_at", b"exited_at", "hardware", b"hardware", "leased_at", b"leased_at", "output_list", b"output_list", "started_at", b"started_at", "telemetry", b"telemetry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "environment", b"environment", "epoch", b"epoch", "exited_at", b"exited_at", "gpu_uuids", b"gpu_uuids", "hardware", b"hardware", "inputs", b"inputs", "lease_expired", b"lease_expired", "lease_id", b"lease_id", "leased_at", b"leased_at", "node_id", b"node_id", "number", b"number", "outputs", b"outputs", "reachable", b"reachable", "started_at", b"started_at", "telemetry", b"telemetry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "environment", b"environment", "epoch", b"epoch", "exited_at", b"exited_at", "gpu_uuids", b"gpu_uuids", "hardware", b"hardware", "inputs", b"inputs", "lease_expired", b"lease_expired", "lease_id", b"lease_id", "leased_at", b"leased_at", "node_id", b"node_id", "number", b"number", "output_list", b"output_list", "outputs", b"outputs", "reachable", b"reachable", "started_at", b"started_at", "telemetry", b"telemetry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
