@@ -8,8 +8,22 @@ from google.protobuf.message import Message
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.history.v1.events_pb2 import LogEventDisputed
 from runyard.projection.v1.events_pb2 import ProjectionRebuilt
-from runyard.run.v1.events_pb2 import ProjectSecretRemoved, ProjectSecretSet, RunInputFetched, RunStarted
-from runyard.run.v1.types_pb2 import Hardware, Input, InputFile
+from runyard.run.v1.events_pb2 import (
+    ProjectSecretRemoved,
+    ProjectSecretSet,
+    RunFinished,
+    RunInputFetched,
+    RunStarted,
+)
+from runyard.run.v1.types_pb2 import (
+    Cause,
+    CauseCode,
+    FileList,
+    Hardware,
+    Input,
+    InputFile,
+    Outcome,
+)
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.folding.sentences import sentence_of
 
@@ -20,6 +34,8 @@ TAKEN_BACK = LogEventDisputed(
 )
 REBUILT = ProjectionRebuilt(service="cost", projection="cost", position=90)
 NEAR, FAR = InputFile(size_bytes=5, moved_bytes=0), InputFile(size_bytes=7, moved_bytes=7)
+MANY = FileList(file_count=9_000)
+WELL = Cause(code=CauseCode.CAUSE_CODE_SUCCEEDED)
 NODE = Hardware(node_id="node-1")
 REPLACED = ProjectionRebuilt(service="cost", projection="cost", position=90, differences_accepted=True)
 
@@ -58,6 +74,14 @@ def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str)
         (
             RunStarted(attempt=1, hardware=NODE, inputs=[Input(files=[FETCHED])]),
             "attempt 1 started on node-1",
+        ),
+        (
+            RunStarted(attempt=2, hardware=NODE, inputs=[Input(files=[NEAR, FAR], file_list=MANY)]),
+            "attempt 2 started on node-1 with 9000 input files, 7 bytes of the first 2 moved",
+        ),
+        (
+            RunFinished(outcome=Outcome.OUTCOME_SUCCEEDED, cause=WELL, output_list=MANY),
+            "finished, succeeded, 9000 outputs",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from runyard.run.v1.types_pb2 import (
     Cause,
     CauseCode,
     Environment,
+    FileList,
     Hardware,
     InputFile,
     OnLost,
@@ -20,6 +21,7 @@ from runyard.run.v1.types_pb2 import (
 )
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain.causes import agent_lost
+from runyard_scheduler.domain.reported_outputs import OUTPUTS_BYTES_MAX
 from runyard_scheduler.domain.run import RUN
 from runyard_scheduler.domain.run_commands import (
     ExpireLease,
@@ -348,5 +350,37 @@ def test_more_outputs_than_an_event_holds_fail_the_run_and_say_so() -> None:
     (event,) = outcome.events
     assert isinstance(event, ev.RunFinished)
     assert event.cause.code == CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE
-    assert "20000 outputs" in event.cause.detail
-    assert not event.outputs
+    assert "all 20000 outputs are stored" in event.cause.detail
+    assert f"the first {len(event.outputs)} of them" in event.cause.detail
+    assert [file.path for file in event.outputs] == [f"{index}.pt" for index in range(len(event.outputs))]
+    assert 890_000 < sum(file.ByteSize() + 4 for file in event.outputs) <= OUTPUTS_BYTES_MAX
+    assert event.output_list == FileList(file_count=20_000)
+
+
+def test_a_failed_program_with_more_outputs_than_an_event_holds_keeps_its_cause_and_says_so() -> None:
+    failed = Cause(code=CauseCode.CAUSE_CODE_USER_ERROR, exit_code=3, detail="it exited with 3")
+    (event,) = given(RUN, *RUNNING, EXITED).when(finish_report(failed, outputs=20_000)).events[-1:]
+    assert isinstance(event, ev.RunFinished)
+    assert (event.cause.code, event.cause.exit_code) == (failed.code, 3)
+    assert event.cause.detail.startswith("it exited with 3; all 20000 outputs are stored")
+    assert event.outputs
+
+
+def test_the_stored_list_of_outputs_is_part_of_the_end_however_many_there_are() -> None:
+    listed = FileList(sha256="b" * 64, file_count=20_000, size_bytes=7)
+    for epoch, kind in ((1, ev.RunFinished), (2, ev.RunStaleReportReceived)):
+        report = finish_report(outputs=3)
+        report.report.finished.output_list.CopyFrom(listed)
+        history = RUNNING if epoch == 1 else (*RUNNING_REQUEUE, FAILED_LOST, REQUEUED)
+        event = given(RUN, *history).when(report).events[-1]
+        assert isinstance(event, kind)
+        assert (event.output_list, len(event.outputs)) == (listed, 3)
+        assert event.cause == SUCCEEDED
+
+
+def test_a_late_report_of_more_outputs_than_an_event_holds_can_be_recorded() -> None:
+    late = given(RUN, *RUNNING_REQUEUE, FAILED_LOST, REQUEUED).when(finish_report(outputs=20_000)).events[-1]
+    assert isinstance(late, ev.RunStaleReportReceived)
+    assert late.outputs
+    assert late.ByteSize() < OUTPUTS_BYTES_MAX + 10_000
+    assert late.output_list.file_count == 20_000

@@ -132,5 +132,7 @@ def _add_fetched(attempt: Attempt, message: ev.RunInputFetched) -> None:
 def _finish(attempt: Attempt, message: ev.RunFinished) -> None:
     attempt.cause.CopyFrom(message.cause)
     attempt.outputs.extend(message.outputs)
+    if message.HasField("output_list"):
+        attempt.output_list.CopyFrom(message.output_list)
     if message.HasField("telemetry"):
         attempt.telemetry.CopyFrom(message.telemetry)

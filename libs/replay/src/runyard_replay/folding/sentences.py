@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -73,7 +73,8 @@ def _of_run(message: Message) -> str:
             return f"stop requested: {message.reason or 'no reason given'}"
         case run_events.RunFinished():
             outcome = Outcome.Name(message.outcome).removeprefix("OUTCOME_").lower()
-            outputs = f", {len(message.outputs)} outputs" if message.outputs else ""
+            output_count = _output_count(message)
+            outputs = f", {output_count} outputs" if output_count else ""
             why = "" if message.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED else cause_text(message.cause)
             return f"finished, {outcome}{f' ({why})' if why else ''}{outputs}"
         case run_events.ProjectSecretSet():
@@ -122,7 +123,8 @@ def _of_attempt(message: Message) -> str:
             why = "that attempt was given up before"
             if message.epoch != message.current_epoch:
                 why = f"epoch {message.epoch} is older than {message.current_epoch}"
-            outputs = f" with {len(message.outputs)} outputs" if message.outputs else ""
+            output_count = _output_count(message)
+            outputs = f" with {output_count} outputs" if output_count else ""
             what = f'late report "{message.report}"{outputs} of attempt {message.attempt}'
             return f"{what} from {message.node_id}: {why}, so nothing changed"
         case _:
@@ -277,12 +279,20 @@ def _numbered(what: str, first: int, count: int) -> str:
     return f"{what} {first}" if count == 1 else f"{what}s {first} to {first + count - 1}"
 
 
-def _had(inputs: Iterable[Input]) -> str:
+def _output_count(end: run_events.RunFinished | run_events.RunStaleReportReceived) -> int:
+    return end.output_list.file_count or len(end.outputs)
+
+
+def _had(inputs: Sequence[Input]) -> str:
     """Say what of the inputs had to be moved; nothing where that was not recorded."""
+    hidden = sum(one.file_list.file_count - len(one.files) for one in inputs if one.file_list.file_count)
     moved = [each.moved_bytes for one in inputs for each in one.files if each.HasField("moved_bytes")]
     if not moved:
         return ""
     files = f"{len(moved)} input file{'s' * (len(moved) != 1)}"
+    if hidden:
+        files = f"{len(moved) + hidden} input files"
+        return f" with {files}, {sum(moved)} bytes of the first {len(moved)} moved"
     return f" with {files}, {sum(moved)} bytes moved" if any(moved) else f" with {files} of its cache"
 
 

@@ -6,14 +6,12 @@ from google.protobuf.message import Message
 
 from runyard.agent.v1.agent_service_pb2 import AttemptReport
 from runyard.run.v1 import events_pb2 as ev
-from runyard.run.v1.types_pb2 import Cause, CauseCode, OutputFile, RunState
+from runyard.run.v1.types_pb2 import Cause, CauseCode, RunState
 from runyard_core.errors import Rejected
 from runyard_scheduler.domain.causes import LOST_CAUSES, last_of, outcome_of
+from runyard_scheduler.domain.reported_outputs import reported_outputs, said_with
 from runyard_scheduler.domain.run_commands import Report
 from runyard_scheduler.domain.run_state import Lease, Run
-
-OUTPUTS_BYTES_MAX = 900_000
-"""Most that the list of outputs of a run may take: an event holds 1 MiB."""
 
 _CHANGES_NOTHING_WHEN_STALE = frozenset({"environment_captured", "status_detail", "input_fetched"})
 
@@ -139,14 +137,8 @@ def _finished(run: Run, lease: Lease, report: AttemptReport) -> list[Message]:
     events = _exited(run, lease, report, finished.cause)
     if any(isinstance(event, ev.RunRequeued) for event in events):
         return events
-    cause = _final_cause(run, lease, finished.cause)
-    outputs: list[OutputFile] = list(finished.outputs)
-    if sum(output.ByteSize() + 4 for output in outputs) > OUTPUTS_BYTES_MAX:
-        cause = Cause(
-            code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE,
-            detail=f"{len(outputs)} outputs are more than one record holds: pack them into fewer files",
-        )
-        outputs = []
+    outputs = reported_outputs(finished)
+    cause = said_with(_final_cause(run, lease, finished.cause), outputs.problem)
     events.append(
         ev.RunFinished(
             run_id=run.run_id,
@@ -154,7 +146,8 @@ def _finished(run: Run, lease: Lease, report: AttemptReport) -> list[Message]:
             epoch=lease.epoch,
             outcome=outcome_of(cause.code),
             cause=cause,
-            outputs=outputs,
+            outputs=outputs.named,
+            output_list=outputs.file_list,
             telemetry=finished.telemetry if finished.HasField("telemetry") else None,
         )
     )
@@ -208,7 +201,7 @@ def _stale(run: Run, command: Report) -> list[Message]:
     if fact in _CHANGES_NOTHING_WHEN_STALE:
         return []
     causes = {"exited": report.exited.cause, "finished": report.finished.cause, "failed": report.failed}
-    outputs = report.finished.outputs
+    outputs = reported_outputs(report.finished)
     return [
         ev.RunStaleReportReceived(
             run_id=run.run_id,
@@ -218,6 +211,7 @@ def _stale(run: Run, command: Report) -> list[Message]:
             node_id=command.node_id,
             report=fact,
             cause=causes.get(fact),
-            outputs=outputs,
+            outputs=outputs.named,
+            output_list=outputs.file_list,
         )
     ]

@@ -212,6 +212,8 @@ def _report(envelope: Envelope, messages: Sequence[Message]) -> AttemptReport | 
 
 def _finished(finished: ev.RunFinished) -> AttemptFinished:
     told = AttemptFinished(cause=finished.cause, outputs=finished.outputs)
+    if finished.HasField("output_list"):
+        told.output_list.CopyFrom(finished.output_list)
     if finished.HasField("telemetry"):
         told.telemetry.CopyFrom(finished.telemetry)
     return told
@@ -224,6 +226,8 @@ def _put_late(report: AttemptReport, late: ev.RunStaleReportReceived) -> None:
         case "finished":
             cause = late.cause if late.HasField("cause") else None
             report.finished.CopyFrom(AttemptFinished(cause=cause, outputs=late.outputs))
+            if late.HasField("output_list"):
+                report.finished.output_list.CopyFrom(late.output_list)
         case "failed":
             report.failed.CopyFrom(late.cause)
         case _:
