@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -17,15 +18,16 @@ import pytest
 
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import OutputFile
-from runyard_agent import collecting
+from runyard_agent import collecting, output_record
 from runyard_agent.below import DEPTH_MAX, open_below, remove_tree
 from runyard_agent.live_outputs import _handed_over
-from runyard_agent.outputs import OutputsIncomplete, OutputsOf, list_outputs
+from runyard_agent.outputs import FoundFile, OutputsIncomplete, OutputsOf, list_outputs
 
 from .store_double import Yard, serving, sha256_of
 
 pytestmark = pytest.mark.system
 
+CONTRACT = (Path(__file__).parents[3] / "docs/run-contract.md").read_text(encoding="utf-8")
 SECRET = b"what only the machine's owner may read"
 
 
@@ -173,10 +175,10 @@ async def test_folders_nested_without_end_are_refused_and_removed(yard: Yard, fo
     assert os.listdir(folder.parent) == ["secret"]
 
 
-async def test_more_outputs_than_a_record_holds_are_said_and_the_first_are_stored(
+async def test_more_outputs_than_a_list_holds_are_said_and_the_first_are_stored(
     yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collecting, "RECORD_BYTES_MAX", 1000)
+    monkeypatch.setattr(collecting, "LIST_BYTES_MAX", 1000)
     for number in range(50):
         (folder / f"{number:02}").write_bytes(b"same")
     told: list[str] = []
@@ -186,6 +188,25 @@ async def test_more_outputs_than_a_record_holds_are_said_and_the_first_are_store
 
     assert [file.path for file in error.value.stored] == [f"{number:02}" for number in range(11)]
     assert sum(file.ByteSize() + 4 for file in error.value.stored) <= 1000
+
+
+@pytest.mark.parametrize(("path_bytes", "named", "count"), [(23, 8_018, 75_573), (100, 4_734, 44_620)])
+def test_a_record_holds_as_many_outputs_as_the_run_contract_says(
+    yard: Yard, folder: Path, path_bytes: int, named: int, count: int
+) -> None:
+    paths = [PurePosixPath(f"{number:0{path_bytes}}") for number in range(76_000)]
+    told: list[str] = []
+
+    files = [FoundFile(path, path) for path in paths]
+    kept = collecting._within_list(outputs_of(yard, folder, told), files, [], refused=[])
+
+    assert [file.path for file in kept] == paths[:count]
+    assert told[0].startswith(f"{76_000 - count} outputs from '{paths[count]}' on are not stored")
+    assert named == output_record.RECORD_BYTES_MAX // output_record.record_bytes(str(paths[0]))
+    assert f"{output_record.RECORD_BYTES_MAX:,} bytes, of which each file takes" in CONTRACT
+    assert f"{collecting.LIST_BYTES_MAX:,} bytes" in CONTRACT
+    for each in (named, count):
+        assert re.search(rf"{each:,} (files with paths )?of {path_bytes}\b", CONTRACT)
 
 
 async def test_a_million_things_to_complain_of_make_a_hundred_sentences(yard: Yard, folder: Path) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, InputFetched
 from runyard.artifact.v1.types_pb2 import Origin
-from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor, OutputFile
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Executor
 from runyard_agent import collecting, gpu_end
 from runyard_agent.attempt_lease import AttemptLease
 from runyard_agent.attempt_store import AttemptRecord, Fact
@@ -27,6 +27,7 @@ from runyard_agent.hands_on import AttemptAtHand
 from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.log_reader import LogReader
 from runyard_agent.node import Node
+from runyard_agent.output_record import put_outputs
 from runyard_agent.outputs import OutputsIncomplete, OutputsOf
 from runyard_agent.preparation import Preparation, launch_plan
 from runyard_agent.program_calls import ProgramCalls
@@ -126,7 +127,7 @@ class Attempt:
         state = self.record.state
         if (failed := self.record.failed_cause()) is not None:
             # The agent died before it could let go: the GPUs may be somebody else's by now.
-            await self._finish(failed, [])
+            await self._finish(failed, AttemptFinished())
             return
         try:
             if state.executor and await self._find_launched():
@@ -268,30 +269,37 @@ class Attempt:
         assert state.cause is not None  # noqa: S101 - COLLECTING has one
         assert state.handle is not None  # noqa: S101 - and this too
         cause, plan = state.cause, self._plan
+        finished, problems = AttemptFinished(), []
         with attempt_span("collect", self._grant):
             try:
                 stored = await collecting.collect(self._outputs_of())
             except OutputsIncomplete as error:
                 stored = error.stored
-                if cause.code == CauseCode.CAUSE_CODE_SUCCEEDED:
-                    cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail=error.message)
+                problems.append(error.message)
+            try:
+                await put_outputs(finished, self._outputs_of(), stored)
+            except OutputsIncomplete as error:
+                problems.append(error.message)
+        if problems and cause.code == CauseCode.CAUSE_CODE_SUCCEEDED:
+            cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail="; ".join(problems))
         if stored:
             count, size = len(stored), sum(file.size_bytes for file in stored)
             self._tell(f"outputs: {count} file{'s' * (count != 1)}, {size} bytes")
         executor = await self._node.executors.get(state.executor)
         await executor.runtime.remove(state.handle, plan)
-        await self._finish(cause, stored)
+        await self._finish(cause, finished)
 
     async def _fail(self, cause: Cause) -> None:
         self._tell(f"not started: {cause.detail or 'it was stopped before'}")
         self._report(cause)
-        await self._finish(cause, [])
+        await self._finish(cause, AttemptFinished())
 
-    async def _finish(self, cause: Cause, stored: list[OutputFile]) -> None:
+    async def _finish(self, cause: Cause, finished: AttemptFinished) -> None:
         # The mark promises that the spool holds all of it: also after a power cut.
         await self.telemetry.sync()
-        mark = self.telemetry.telemetry_mark()
-        self._report(AttemptFinished(cause=cause, outputs=stored, telemetry=mark))
+        finished.telemetry.CopyFrom(self.telemetry.telemetry_mark())
+        finished.cause.CopyFrom(cause)
+        self._report(finished)
         self.record.save(domain.reported(self.record.state))
 
     # Parts of the above.

@@ -12,6 +12,7 @@ from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.secret_free import secret_free_struct
 from runyard_agent.live_outputs import LiveOutput, stored_live
 from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
+from runyard_agent.output_record import record_bytes
 from runyard_agent.output_uploads import FILES_AT_ONCE, store_files
 from runyard_agent.outputs import (
     FoundFile,
@@ -25,10 +26,9 @@ from runyard_core.errors import RunyardError
 DESCRIBED_MAX = 10_000
 DESCRIBED_BYTES_MAX = 3 << 20
 """Of one attempt; beyond them metadata is not applied, and somebody is told."""
-RECORD_BYTES_MAX = 890_000
-"""Of all outputs in the last report; the scheduler's log takes no larger event."""
+LIST_BYTES_MAX = 8 << 20
+"""Of the list of all outputs; what was stored while the program ran is listed whatever it takes."""
 
-_RECORD_BYTES_OF_EACH = 88
 _SENTENCES_MAX = 100
 
 
@@ -50,7 +50,7 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
         names = [output.file.path for output in live]
         metadata = await pool.run(None, read_metadata, of.folder, paths, names, of.tell, of.recorded_name)
         files = [file for file in listing.files if str(file.path) not in metadata.control_files]
-        files = _within_record(of, files, live, listing.refused)
+        files = _within_list(of, files, live, listing.refused)
         stored = await store_files(of, pool, files, listing.refused)
     finally:
         pool.close()
@@ -63,27 +63,22 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
     return stored
 
 
-def _within_record(
+def _within_list(
     of: OutputsOf, files: Sequence[FoundFile], live: Sequence[LiveOutput], refused: list[str]
 ) -> list[FoundFile]:
-    """Give as many files as one record holds, in the order of their names; of the others somebody is told."""
-    room = RECORD_BYTES_MAX - sum(_record_bytes(output.file.path) for output in live)
+    """Give as many files as one list holds, in the order of their names; of the others somebody is told."""
+    room = LIST_BYTES_MAX - sum(record_bytes(output.file.path) for output in live)
     for index, file in enumerate(files):
-        room -= _record_bytes(str(file.path))
+        room -= record_bytes(str(file.path))
         if room < 0:
             sentence = (
-                f"{len(files) - index} outputs from {str(file.path)!r} on are not stored: one record holds "
+                f"{len(files) - index} outputs from {str(file.path)!r} on are not stored: one list holds "
                 f"{index + len(live)} of these; pack them into fewer files"
             )
             of.tell(sentence)
             refused.append(sentence)
             return list(files[:index])
     return list(files)
-
-
-def _record_bytes(path: str) -> int:
-    """What an output takes in the record: its name, hash and size."""
-    return len(path.encode()) + _RECORD_BYTES_OF_EACH
 
 
 def _tell_first(of: OutputsOf, sentences: Sequence[str]) -> None:
