@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
-from runyard_agent.domain.inputs_record import Listed, file_bytes, input_bytes, without_room
+from runyard_agent.domain.checkpoints import INPUT_NAME
+from runyard_agent.domain.inputs_record import LISTED_BYTES, Listed, file_bytes, input_bytes, without_room
 from runyard_agent.domain.references import WITHOUT_SERVICE, placed, scheme_of
 from runyard_agent.input_sources import InputSources
 from runyard_core.errors import InvalidInput, RunyardError, Unavailable
@@ -83,6 +84,10 @@ def _require_room(wanted: Sequence[_Wanted]) -> None:
     listed: dict[str, Listed] = {}
     for each in wanted:
         name = each.wanted.name
+        if name == INPUT_NAME:
+            # Of these a list is stored, when they are many.
+            listed.setdefault(name, Listed(name, each.file.uri, LISTED_BYTES))
+            continue
         if name not in listed:
             listed[name] = Listed(name, each.file.uri, input_bytes(each.wanted))
         listed[name].files.append(file_bytes(each.file, _path_in_input(each)))

@@ -14,6 +14,7 @@ from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
 from runyard.run.v1.types_pb2 import Environment, Executor, Input, InputFile, OnLost
 from runyard_agent import code, config_files, inputs
 from runyard_agent.attempt_store import AttemptRecord
+from runyard_agent.checkpoint_record import recorded_inputs
 from runyard_agent.domain.checkpoints import checkpoints_of
 from runyard_agent.domain.command_script import script_text
 from runyard_agent.executors import ExecutorOnNode, Surroundings
@@ -118,7 +119,8 @@ class Preparation:
         )
         plan.script.write_text(script_text(plan.command_lines), encoding="utf-8")
         plan.script.chmod(0o755)
-        self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=fetched))
+        recorded = await recorded_inputs(self._node.artifact_client, fetched)
+        self._record.save_prepared(AttemptStarted(hardware=hardware, inputs=recorded))
         return Prepared(plan, surroundings.record)
 
     async def _find_mounts(self) -> list[Found]:

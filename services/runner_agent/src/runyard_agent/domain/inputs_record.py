@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runyard.run.v1.types_pb2 import Input, InputFile
+from runyard.run.v1.types_pb2 import FileList, Input, InputFile
 from runyard_core.errors import InvalidInput
 
 RECORD_BYTES_MAX = 1_020_000
 """Names, hashes and sizes of all inputs of an attempt. An event holds 1,044,480 bytes, with the hardware."""
+
+LISTED_BYTES = 300
+"""What an input takes without its files, where the record has the stored list of them."""
 
 _SHA256 = "0" * 64
 _SIZE_BYTES = 1 << 34
@@ -52,6 +55,32 @@ def file_bytes(file: InputFile, path: str) -> int:
     fetched.size_bytes = file.size_bytes or _SIZE_BYTES
     fetched.moved_bytes = fetched.size_bytes
     return fetched.ByteSize() + _BYTES_OF_EACH
+
+
+def has_room(inputs: Sequence[Input]) -> bool:
+    """Say whether one event names all files of fetched inputs."""
+    return sum(one.ByteSize() + _BYTES_OF_EACH for one in inputs) <= RECORD_BYTES_MAX
+
+
+def first_files(one: Input, others: Sequence[Input], file_list: FileList) -> Input:
+    """Give an input with as many of its files as one event names beside the others, and the list of all."""
+    first = Input()
+    first.CopyFrom(one)
+    del first.files[:]
+    del first.uris[:]
+    first.file_list.CopyFrom(file_list)
+    room = RECORD_BYTES_MAX - LISTED_BYTES - sum(each.ByteSize() + _BYTES_OF_EACH for each in others)
+    uris: dict[str, None] = {}
+    for file in one.files:
+        room -= file.ByteSize() + _BYTES_OF_EACH
+        if file.uri not in uris:
+            room -= len(file.uri.encode()) + _BYTES_OF_EACH
+        if room < 0:
+            break
+        uris[file.uri] = None
+        first.files.append(file)
+    first.uris.extend(uris)
+    return first
 
 
 def without_room(inputs: Sequence[Listed]) -> tuple[Listed, InvalidInput] | None:
