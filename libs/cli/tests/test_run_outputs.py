@@ -6,11 +6,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard.record.v1.record_service_pb2 import Record
-from runyard.run.v1.types_pb2 import Run
+from runyard.run.v1.types_pb2 import Attempt, FileList, Input, Run
 from runyard_cli.commands.outputs import output_rows
 from runyard_cli.commands.show import record_lines
 from runyard_cli.comparison import output_paths
 from runyard_cli.run_outputs import RunOutput, newest_outputs, outputs_of
+from runyard_cli.stored_lists import add_listed
+from runyard_contracts.file_list import ListedFile
 
 
 def stored(path: str, *, at: int = 0, attempt: int = 1, run_id: str = "r1") -> ArtifactOrigin:
@@ -20,6 +22,25 @@ def stored(path: str, *, at: int = 0, attempt: int = 1, run_id: str = "r1") -> A
 
 def file(sha256: str, *origins: ArtifactOrigin) -> Artifact:
     return Artifact(sha256=sha256, size_bytes=3, name="of another run", origins=origins)
+
+
+def test_very_many_files_of_a_record_are_counted_and_their_list_is_named() -> None:
+    one = Input(name="ckpt", file_list=FileList(sha256="b" * 64, file_count=300))
+    files = [ListedFile(f"{number}", f"{number:064}", 5) for number in range(300)]
+    add_listed(one, files[:200])
+    made = FileList(sha256="c" * 64, file_count=12_345, size_bytes=7)
+    attempts = [Attempt(number=1, output_list=made), Attempt(number=2, output_list=FileList(file_count=8))]
+    record = Record(run=Run(attempts=attempts), datasets=[one])
+
+    text = "\n".join(record_lines(record, whole=False, now=0))
+    assert "ckpt: 280 more files (--all)" in text
+    assert f"attempt 1: 12,345 files, 7 B, list SHA-256 {'c' * 16}" in text
+    assert "attempt 2: 8 files, 0 B, no list of them" in text
+
+    add_listed(record.datasets[0], files)
+    whole = [line for line in record_lines(record, whole=True, now=0) if "ckpt: " in line]
+    assert len(whole) == 300
+    assert whole[-1].endswith(f"ckpt: 299, 5 B, SHA-256 {299:064}")
 
 
 def test_the_same_bytes_at_several_paths_are_several_files() -> None:

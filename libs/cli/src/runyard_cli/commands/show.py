@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import click
 
@@ -19,6 +16,7 @@ from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json, styled
 from runyard_cli.run_outputs import newest_outputs
 from runyard_cli.session import converse
+from runyard_cli.stored_lists import fetch_listed, system_packages
 from runyard_cli.words import (
     cause_words,
     count_words,
@@ -33,7 +31,6 @@ from runyard_cli.words import (
     value_words,
 )
 from runyard_client import Client
-from runyard_client.files import download_file
 from runyard_contracts.hands_on_words import end_text, what_text
 
 _LABEL_COLUMNS = 20
@@ -55,26 +52,17 @@ def command(run: str, project: str | None, whole: bool) -> None:
 
     async def ask(client: Client) -> tuple[GetRecordResponse, Sequence[str]]:
         answer = await client.records.GetRecord(request)
-        listed = whole and not is_json()
-        return answer, await _system_packages(client, answer.record.environment) if listed else ()
+        if not whole or is_json():
+            return answer, ()
+        await fetch_listed(client, answer.record.datasets)
+        return answer, await system_packages(client, answer.record.environment)
 
-    answer, system_packages = converse(ask)
+    answer, of_system = converse(ask)
     if is_json():
         say_json(answer)
         return
-    for line in record_lines(answer.record, whole=whole, now=time.time(), system_packages=system_packages):
+    for line in record_lines(answer.record, whole=whole, now=time.time(), system_packages=of_system):
         say(line)
-
-
-async def _system_packages(client: Client, environment: Environment) -> Sequence[str]:
-    """Get the stored list of an environment's system packages; none where there is none."""
-    if not environment.system_packages_sha256:
-        return ()
-    with tempfile.TemporaryDirectory(prefix="runyard-show-") as scratch:
-        file = Path(scratch, "packages")
-        await download_file(client, environment.system_packages_sha256, file)
-        lines = (await asyncio.to_thread(file.read_text, encoding="utf-8")).splitlines()
-    return [" ".join(line.split("\t")[1:]) for line in lines]
 
 
 def record_lines(
@@ -182,7 +170,8 @@ def _datasets(inputs: Sequence[Input], whole: bool) -> Iterator[str]:
             yield f"{each.name}: {file.path}, {size_words(file.size_bytes)}, SHA-256 {digest}{_moved(file)}"
             if file.uri and not file.uri.endswith(file.sha256):
                 yield f"  from {file.uri}" + (f", then {file.resolved_uri}" if file.resolved_uri else "")
-        hidden = 0 if whole else len(each.files) - files_left
+        count = each.file_list.file_count or len(each.files)
+        hidden = count - (len(each.files) if whole else min(files_left, len(each.files)))
         if hidden > 0:
             yield f"{each.name}: {count_words(hidden, 'more file')} (--all)"
         files_left = max(0, files_left - len(each.files))
@@ -265,6 +254,12 @@ def _outputs(record: Record, whole: bool) -> Iterator[str]:
         yield f"{each.path}, {size_words(each.size_bytes)}, {uri}{versions}"
     if len(newest) > _FILES_SHOWN and not whole:
         yield f"and {len(newest) - _FILES_SHOWN:,} more (--all, or `runyard outputs`)"
+    for attempt in record.run.attempts:
+        if attempt.HasField("output_list"):
+            listed = attempt.output_list
+            files = f"{listed.file_count:,} files, {size_words(listed.size_bytes)}"
+            digest = f"list SHA-256 {_short(listed.sha256, whole)}"
+            yield f"attempt {attempt.number}: {files}, {digest if listed.sha256 else 'no list of them'}"
 
 
 def _logs(record: Record) -> Iterator[str]:
