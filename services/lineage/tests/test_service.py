@@ -21,6 +21,7 @@ from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from runyard.record.v1.record_service_pb2 import GetRecordRequest
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, Run, RunSpec, RunState, TelemetryMark
+from runyard_lineage import record as record_module
 from runyard_testkit import Bus, Database
 
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions
@@ -198,7 +199,9 @@ FINISHED = Run(
 )
 
 
-async def test_a_record_gathers_its_boxes(database: Database, bus: Bus, tmp_path: Path) -> None:
+async def test_a_record_gathers_its_boxes(
+    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with (
         knowing_peers(FINISHED, line_count=2) as peers,
         serving(database, bus, tmp_path, peers) as channel,
@@ -213,6 +216,11 @@ async def test_a_record_gathers_its_boxes(database: Database, bus: Bus, tmp_path
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await RecordServiceStub(channel).GetRecord(GetRecordRequest(name="digits#9"))
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        monkeypatch.setattr(record_module, "OUTPUTS_MAX", 1)
+        cut = (await RecordServiceStub(channel).GetRecord(GetRecordRequest(name=TRAIN))).record
+        assert [output.name for output in cut.outputs] == ["a"]
+        assert list(cut.missing) == ["outputs: there are more than 1; ListArtifacts has all"]
+        assert cut.complete
 
 
 async def test_a_box_whose_service_does_not_answer_is_named_and_not_invented(

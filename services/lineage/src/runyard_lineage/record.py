@@ -36,6 +36,7 @@ BOX_SECONDS_MAX = 2.0
 """How long a service may take for its boxes."""
 LAST_LINES = 20
 OUTPUTS_MAX = 10_000
+"""Most outputs of a record; that there are more is said, so that nobody compares the rest with nothing."""
 _PAGE_SIZE = 1_000
 
 Answer = TypeVar("Answer")
@@ -95,7 +96,10 @@ class RecordHandlers:
                 _box("logs, results and statistics", "metrics", self._telemetry(run, at), missing)
             )
         record = _stored_boxes(run)
-        record.outputs.extend(outputs.result() or ())
+        listed = outputs.result() or ()
+        record.outputs.extend(listed[:OUTPUTS_MAX])
+        if len(listed) > OUTPUTS_MAX:
+            missing.append(f"outputs: there are more than {OUTPUTS_MAX}; ListArtifacts has all")
         if (costs := cost.result()) is not None:
             record.cost.CopyFrom(costs.cost)
         measured = telemetry.result()
@@ -130,6 +134,7 @@ class RecordHandlers:
             ) from error
 
     async def _outputs(self, run: Run, read: ReadOptions) -> list[Artifact]:
+        """Give the newest outputs: all, or more than a record holds."""
         outputs: list[Artifact] = []
         token = ""
         while True:
@@ -139,8 +144,8 @@ class RecordHandlers:
             )
             outputs.extend(page.artifacts)
             token = page.next_page_token
-            if not token or len(outputs) >= OUTPUTS_MAX:
-                return outputs[:OUTPUTS_MAX]
+            if not token or len(outputs) > OUTPUTS_MAX:
+                return outputs
 
     async def _cost(self, run: Run, read: ReadOptions) -> GetRunCostResponse:
         request = GetRunCostRequest(run_id=run.run_id, read=read)

@@ -137,7 +137,9 @@ class Record(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is missing and why, one sentence each: a box whose service did not answer, telemetry on its way."""
+        """What is missing and why, one sentence each: a box whose service did not answer, telemetry on its way,
+        outputs beyond the 10,000 that a record holds.
+        """
 
     @_builtins.property
     def gpu_incidents(self) -> _containers.RepeatedCompositeFieldContainer[_batches_pb2.GpuIncidentSeen]:
