@@ -20,6 +20,7 @@ from runyard.lineage.v1.lineage_service_pb2 import ImpactRequest, TraceRequest, 
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from runyard.record.v1.record_service_pb2 import GetRecordRequest
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
+from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, Run, RunSpec, RunState, TelemetryMark
 from runyard_lineage import record as record_module
 from runyard_testkit import Bus, Database
@@ -28,6 +29,8 @@ from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions
 from .yard import append, knowing_peers, next_item, serving
 
 pytestmark = pytest.mark.engines
+
+OTHER = "0198dddd-0000-7000-8000-000000000004"
 
 
 @pytest.fixture
@@ -85,6 +88,16 @@ async def test_versions_of_datasets_and_models_are_walked_through(
     trace = await lineage.Trace(TraceRequest(name="digits#3"))
     behind = {edge.target.label for edge in trace.edges}
     assert {"model://net/1", "dataset://raw_set/v2", "dataset://raw_set/v1", "raw.csv", "model.pt"} <= behind
+    # The same bytes, from a run of another project.
+    copy = ArtifactWritten(sha256=MODEL, origin=Origin(path="copy.bin", run_id=OTHER, attempt=1))
+    elsewhere = RunQueued(run_id=OTHER, project="other", number=1, spec=RunSpec(step="copy"))
+    read = ReadOptions(min_position=await append(database, [elsewhere, copy]))
+    for name, label in (("digits#3", "model.pt"), ("model://net/1", "model.pt"), (MODEL, "copy.bin")):
+        trace = await lineage.Trace(TraceRequest(name=name, read=read))
+        assert {edge.source.label for edge in trace.edges if edge.source.id == MODEL} == {label}
+    impact = await lineage.Impact(ImpactRequest(name="digits#2", read=read))
+    assert "model.pt" in {edge.source.label for edge in impact.edges}
+    assert "copy.bin" not in {edge.source.label for edge in impact.edges}
     for name in ("dataset://raw%set/v2", "dataset://raw.set/v2", "dataset://raw_set/v2@other"):
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await lineage.Trace(TraceRequest(name=name))

@@ -8,6 +8,7 @@ from runyard_core.errors import InvalidInput
 from runyard_eventlog.moment import Moments
 from runyard_lineage.queries import GraphQueries
 from runyard_replay.graph.walking import find_vertex, walk_down, walk_up
+from runyard_replay.reading.origin_names import name_files
 
 
 class GraphHandlers:
@@ -29,6 +30,7 @@ class GraphHandlers:
         position = await self._moments.shown(read)
         root = await find_vertex(self._queries, name, position)
         walk = await walk_up(self._queries, root, depth_max, position)
+        name_files(walk)
         return TraceResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
 
     async def impact(self, name: str, depth_max: int, read: ReadOptions) -> ImpactResponse:
@@ -41,6 +43,7 @@ class GraphHandlers:
         position = await self._moments.shown(read)
         root = await find_vertex(self._queries, name, position)
         walk = await walk_down(self._queries, root, depth_max, position)
+        name_files(walk)
         return ImpactResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
 
 

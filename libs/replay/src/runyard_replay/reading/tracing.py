@@ -17,6 +17,7 @@ from runyard_replay.graph.facts import EVENTS
 from runyard_replay.graph.gathered import GatheredGraph
 from runyard_replay.graph.walking import find_vertex, walk_down, walk_up
 from runyard_replay.reading.moments import moment_of
+from runyard_replay.reading.origin_names import name_files
 from runyard_replay.reading.pages import read_lane
 from runyard_replay.views import readable
 
@@ -36,6 +37,7 @@ async def trace(event_log: EventLog, request: TraceRequest, clock: Clock) -> Tra
     graph = await _graph_as_of(event_log, position)
     root = await find_vertex(graph, request.name, position)
     walk = await walk_up(graph, root, request.depth_max, position)
+    name_files(walk)
     return TraceResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
 
 
@@ -50,6 +52,7 @@ async def impact(event_log: EventLog, request: ImpactRequest, clock: Clock) -> I
     graph = await _graph_as_of(event_log, position)
     root = await find_vertex(graph, request.name, position)
     walk = await walk_down(graph, root, request.depth_max, position)
+    name_files(walk)
     return ImpactResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
 
 

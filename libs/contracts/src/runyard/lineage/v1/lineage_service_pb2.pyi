@@ -148,7 +148,9 @@ class Vertex(_message.Message):
     kind: Global___VertexKind.ValueType
     id: _builtins.str
     label: _builtins.str
-    """For people: file name, "digits#3 train", "n1 (2 x H100)"."""
+    """For people: "digits#3 train", "n1 (2 x H100)". Of a file its newest name, but the one that the run or the
+    project in question gave it, where one did.
+    """
     @_builtins.property
     def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
