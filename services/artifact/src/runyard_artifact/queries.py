@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
@@ -24,7 +25,7 @@ class PageOf:
 
     limit: int
     run_id: str = ""
-    """Only files of this run; empty means all."""
+    """Only what this run made; empty means all files."""
     before: Position | None = None
     """Only files that were written before this position."""
 
@@ -51,21 +52,22 @@ class CatalogueQueries:
         return await self._read(wanted.order_by(files.c.sha256).limit(limit), at)
 
     async def page(self, page: PageOf, at: Position) -> Sequence[Artifact]:
-        """Give one page of files, newest first.
+        """Give one page of files, newest first; of a run as that run made them, without origins elsewhere.
 
         Raises:
             Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
         """
-        files = readmodel.as_of(self._artifacts, at)
+        table = self._run_artifacts if page.run_id else self._artifacts
+        files = readmodel.as_of(table, at)
         wanted = select(files)
         if page.run_id:
-            left = readmodel.as_of(self._run_artifacts, at)
-            wanted = wanted.where(
-                files.c.sha256.in_(select(left.c.sha256).where(left.c.run_id == page.run_id))
-            )
+            wanted = wanted.where(files.c.run_id == page.run_id)
         if page.before is not None:
             wanted = wanted.where(files.c.position < page.before)
-        return await self._read(wanted.order_by(files.c.position.desc()).limit(page.limit), at)
+        wanted = wanted.order_by(files.c.position.desc()).limit(page.limit)
+        if page.run_id:
+            return await self._read_of_run(wanted, page.run_id, at)
+        return await self._read(wanted, at)
 
     async def _read(self, wanted: Select[tuple[object, ...]], at: Position) -> Sequence[Artifact]:
         origins = readmodel.as_of(self._origins, at)
@@ -79,10 +81,31 @@ class CatalogueQueries:
             }
             places = select(origins).where(origins.c.sha256.in_(list(found))).order_by(origins.c.position)
             for row in await connection.execute(places):
-                origin = ArtifactOrigin(
-                    origin=Origin(path=row.path, run_id=row.run_id, attempt=row.attempt, project=row.project),
-                    written_by=row.written_by,
-                )
-                origin.written_at.FromDatetime(row.written_at)
-                found[row.sha256].origins.append(origin)
+                found[row.sha256].origins.append(_origin(row))
         return list(found.values())
+
+    async def _read_of_run(
+        self, wanted: Select[tuple[object, ...]], run_id: str, at: Position
+    ) -> Sequence[Artifact]:
+        files = readmodel.as_of(self._artifacts, at)
+        origins = readmodel.as_of(self._origins, at)
+        async with query_connection(self._engine) as connection:
+            rows = (await connection.execute(wanted)).all()
+            found = {row.sha256: Artifact(sha256=row.sha256, position=row.position) for row in rows}
+            sizes = select(files.c.sha256, files.c.size_bytes).where(files.c.sha256.in_(list(found)))
+            for row in await connection.execute(sizes):
+                found[row.sha256].size_bytes = row.size_bytes
+            places = select(origins).where(origins.c.sha256.in_(list(found)), origins.c.run_id == run_id)
+            for row in await connection.execute(places.order_by(origins.c.position)):
+                found[row.sha256].name = row.path
+                found[row.sha256].origins.append(_origin(row))
+        return list(found.values())
+
+
+def _origin(row: Row[*tuple[Any, ...]]) -> ArtifactOrigin:
+    origin = ArtifactOrigin(
+        origin=Origin(path=row.path, run_id=row.run_id, attempt=row.attempt, project=row.project),
+        written_by=row.written_by,
+    )
+    origin.written_at.FromDatetime(row.written_at)
+    return origin

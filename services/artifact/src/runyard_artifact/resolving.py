@@ -8,6 +8,7 @@ from runyard.artifact.v1.registry_types_pb2 import VersionFile
 from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.run.v1.types_pb2 import Input
+from runyard_artifact.domain.catalogue import name_in
 from runyard_artifact.domain.dataset import files_of
 from runyard_artifact.domain.model import version_of
 from runyard_artifact.domain.naming import (
@@ -136,7 +137,7 @@ class Resolver:
                 raise
             resolved_uri = f"{DATUM_SCHEME}{sha256}"
             file = await self._file(resolved_uri, at)
-        return ResolvedFile(uri, file.sha256, file.name, file.size_bytes, resolved_uri)
+        return ResolvedFile(uri, file.sha256, name_in(file, project), file.size_bytes, resolved_uri)
 
     async def _aliased(self, uri: str, project: str, at: Position | None) -> str:
         alias = check_label(uri.removeprefix(DATUM_SCHEME), "alias")

@@ -1,4 +1,4 @@
-"""What the history of a file says of it to people."""
+"""What the history of a file says of it to people: what there is, and what a project calls it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from runyard.artifact.v1.events_pb2 import ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
+
+
+def name_in(file: Artifact, project: str) -> str:
+    """Give the newest name of a file in a project, or anywhere where it has none there."""
+    paths = [each.origin.path for each in file.origins if each.origin.project == project]
+    return paths[-1] if project and paths else file.name
 
 
 def artifact_of(history: Iterable[RecordedEvent]) -> Artifact:

@@ -414,7 +414,7 @@ class ResolveInputsRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """Whose aliases, datasets and models the references name."""
+    """Whose aliases, datasets and models the references name, and whose name a file has first."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_1.Input]: ...
     @_builtins.property
@@ -602,7 +602,7 @@ class ListArtifactsRequest(_message.Message):
     page_size: _builtins.int
     page_token: _builtins.str
     run_id: _builtins.str
-    """Only files that this run left behind; empty means all."""
+    """Only what this run left behind, as it did: names, origins and positions elsewhere are left out. Empty means all."""
     @_builtins.property
     def read(self) -> _read_pb2.ReadOptions: ...
     def __init__(

@@ -68,11 +68,11 @@ class Artifact(_message.Message):
     sha256: _builtins.str
     size_bytes: _builtins.int
     name: _builtins.str
-    """Name of the newest origin."""
+    """Name of the newest origin; in a list of one run, of the newest of that run."""
     position: _builtins.int
     @_builtins.property
     def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactOrigin]:
-        """Every place it came from, oldest first."""
+        """Every place it came from, oldest first; in a list of one run only those of that run."""
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
