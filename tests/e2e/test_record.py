@@ -167,6 +167,7 @@ async def test_show_logs_outputs_get_trace_and_cost_agree_with_the_record(
     assert any(run["run_id"] == run_id for run in listed["runs"])
     assert run_id in yard.cli("history", "tail", "--output", "json").stdout
     assert yard.cli("gpus").stdout
+    assert yard.cli("gpus", "--node", "nowhere", expect=3).stderr.endswith("[NODE_NOT_FOUND]\n")
 
 
 async def test_submitting_again_with_the_same_request_id_gives_the_same_run(clients: Clients) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -123,6 +124,55 @@ async def check_readings(metrics: MetricServiceStub, as_of: AsOf) -> None:
     assert (reading.gpu_uuid, reading.utilization_percent, reading.holder.run_id) == ("GPU-a", 80, RUN_ID)
     now = await metrics.ListGpuReadings(pb.ListGpuReadingsRequest())
     assert len(now.readings) == 0  # its time is 1970
+
+
+async def test_a_walk_over_the_pages_of_readings_shows_the_moment_of_the_first(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    read = ReadOptions(min_position=(await scheduler.started()).position)
+    now = round(time.time() * 1000)
+    one, two = AgentSpool(bus), AgentSpool(bus, SpoolKey("node-2", "s1"))
+    async with one, two:
+        for spool in (one, two):
+            spool.add(_gpu_samples(spool.key.node_id, now))
+            await spool.send_all()
+        request = pb.ListGpuReadingsRequest(read=read, page_size=1)
+        answer = await metrics.ListGpuReadings(request)
+        two.add(_gpu_samples("node-2", now + 1))
+        await two.send_all()
+    seen = [*answer.readings]
+    while answer.next_page_token:
+        request.page_token = answer.next_page_token
+        answer = await metrics.ListGpuReadings(request)
+        seen.extend(answer.readings)
+    assert [_place(each, now) for each in seen] == [
+        ("node-1", "GPU-a", 0), ("node-1", "GPU-b", 0), ("node-2", "GPU-a", 0), ("node-2", "GPU-b", 0)
+    ]  # fmt: skip
+    latest = (await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(read=read))).readings
+    assert [_place(each, now)[2] for each in latest] == [0, 0, 1, 1]
+    request.node_id = "node-2"
+    with pytest.raises(grpc.aio.AioRpcError, match="another query"):
+        await metrics.ListGpuReadings(request)
+    alone = await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(node_id="node-2", read=read))
+    assert list(alone.readings) == list(latest[2:])
+
+
+def _gpu_samples(node_id: str, milliseconds: int) -> GpuSamplesRecorded:
+    return GpuSamplesRecorded(
+        node_id=node_id,
+        gpu_uuids=["GPU-a", "GPU-b"],
+        holders=[AttemptRef()] * 2,
+        times_unix_milliseconds=[milliseconds],
+        utilization_percents=[80] * 2,
+        memory_used_bytes=[5] * 2,
+        power_milliwatts=[300_000] * 2,
+        temperature_celsius=[60] * 2,
+        energy_millijoules=[0] * 2,
+    )
+
+
+def _place(reading: pb.GpuReading, since_milliseconds: int) -> tuple[str, str, int]:
+    return reading.node_id, reading.gpu_uuid, reading.time.ToMilliseconds() - since_milliseconds
 
 
 async def test_shuffled_doubled_and_foreign_messages_change_nothing(

@@ -19,14 +19,17 @@ from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuProcessOwner, GpuQuan
 from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued, RunRequeued
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_contracts.gpu_columns import ENERGY_BIT, POWER_BIT, packed_column
+from runyard_metrics import gpu_answers
 from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.gpu_answers import (
     Points,
+    ReadingPlace,
     SeriesKey,
     gpu_points,
     gpu_statistics,
     incident_messages,
     reading_messages,
+    readings_page,
 )
 from runyard_metrics.projections.gpus import figures_of
 from runyard_metrics.projections.runs import RunsProjection
@@ -209,6 +212,35 @@ def test_gpu_samples_give_the_newest_reading_of_each_gpu() -> None:
     assert (first.utilization_percent, second.utilization_percent) == (2, 3)
     assert (first.holder.run_id, second.holder.run_id) == ("r1", "")
     assert (list(first.values), list(first.processes), first.not_offered_bits) == ([], [], 0)
+
+
+@pytest.mark.parametrize("count_max", [1, 2, 3, 4, 5, 6])
+def test_pages_of_readings_hold_every_reading_once(count_max: int) -> None:
+    rows = []
+    for node_id, holders in (("n1", ("",)), ("n2", ("r1", "", "")), ("n3", ("",))):
+        samples = _gpu_samples(*holders)
+        samples.node_id = node_id
+        row = fold(TelemetryProjection(), recorded([samples])).get(GPU_READING, node_id)
+        assert row is not None
+        rows.append(row)
+    place: ReadingPlace | None = ReadingPlace()
+    pages = []
+    while place is not None:
+        # Rows before the place are not read again.
+        page, place = readings_page([r for r in rows if r.node_id >= place.node_id], place, count_max)
+        pages.append(page)
+    assert [len(page) for page in pages[:-1]] == [count_max] * (len(pages) - 1)
+    assert [(each.node_id, each.gpu_uuid) for page in pages for each in page] == [
+        ("n1", "GPU-0"), ("n2", "GPU-0"), ("n2", "GPU-1"), ("n2", "GPU-2"), ("n3", "GPU-0")
+    ]  # fmt: skip
+
+
+def test_a_page_of_readings_ends_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_answers, "READINGS_BYTES_MAX", 1)
+    row = fold(TelemetryProjection(), recorded([_gpu_samples("r1", "")])).get(GPU_READING, "node-1")
+    assert row is not None
+    page, place = readings_page([row], ReadingPlace(), 1_000)
+    assert ([each.gpu_uuid for each in page], place) == (["GPU-0"], ReadingPlace("node-1", 1))
 
 
 def test_gpu_samples_count_for_the_attempt_that_holds_the_gpu() -> None:

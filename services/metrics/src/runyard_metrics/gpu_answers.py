@@ -23,6 +23,9 @@ from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.projections.gpus import figures_of
 from runyard_metrics.tables import GpuIncidentRow, GpuReadingRow, GpuUsageRow
 
+READINGS_BYTES_MAX = 4 * 1024 * 1024
+"""Of one page; it ends early rather than grow beyond."""
+
 _READING_BITS = 0b1111
 """Of ``BASE_NAMES`` a reading shows the first four."""
 
@@ -35,6 +38,14 @@ class SeriesKey:
     name: str
     pid: int = 0
     process_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingPlace:
+    """A place in the list of all readings: by node, then in the order of the node's GPUs."""
+
+    node_id: str = ""
+    gpu_index: int = 0
 
 
 @dataclass(slots=True)
@@ -78,6 +89,24 @@ def gpu_points(batches: Iterable[GpuSamplesRecorded], names: frozenset[str]) -> 
 def incident_messages(rows: Iterable[GpuIncidentRow]) -> list[GpuIncidentSeen]:
     """Read incidents out of their rows."""
     return [GpuIncidentSeen.FromString(row.payload) for row in rows]
+
+
+def readings_page(
+    rows: Iterable[GpuReadingRow], first: ReadingPlace, count_max: int
+) -> tuple[list[GpuReading], ReadingPlace | None]:
+    """Give the readings of one page, from a place on, and where the next page begins; None after the last."""
+    page: list[GpuReading] = []
+    size = 0
+    for row in rows:
+        skipped = first.gpu_index if row.node_id == first.node_id else 0
+        for index, reading in enumerate(reading_messages(row)):
+            if index < skipped:
+                continue
+            size += reading.ByteSize()
+            if page and (len(page) == count_max or size > READINGS_BYTES_MAX):
+                return page, ReadingPlace(row.node_id, index)
+            page.append(reading)
+    return page, None
 
 
 def reading_messages(row: GpuReadingRow) -> Iterator[GpuReading]:

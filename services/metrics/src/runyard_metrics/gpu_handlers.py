@@ -8,15 +8,25 @@ from dataclasses import dataclass
 
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
+from runyard.metric.v1.metric_service_pb2 import GpuReading
 from runyard_core.clock import Clock
 from runyard_core.errors import ResourceExhausted
 from runyard_metrics.domain.thinning import thinned_indices
-from runyard_metrics.gpu_answers import Points, SeriesKey, gpu_points
+from runyard_metrics.gpu_answers import Points, ReadingPlace, SeriesKey, gpu_points, readings_page
 from runyard_metrics.handlers import ANSWER_POINTS_MAX, MetricHandlers, points_max_of
-from runyard_metrics.tables import GpuReadingRow
 
 LATELY_MILLISECONDS = 5 * 60 * 1000
 """A GPU whose newest sample is older than this has not reported lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingMoment:
+    """What every page of one list of readings shows."""
+
+    position: int
+    """Of the telemetry lane."""
+    since_unix_milliseconds: int
+    """A node whose newest sample is older is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +47,28 @@ class GpuHandlers:
         self._handlers = handlers
         self._clock = clock
 
-    async def readings(self, node_id: str, read: ReadOptions) -> list[GpuReadingRow]:
-        """Give the newest readings of each node that reported lately.
+    async def reading_moment(self, node_id: str, read: ReadOptions) -> ReadingMoment:
+        """Say what the readings of a node, or of all, show: the newest of each that reported lately.
 
         Raises:
             DeadlineExceeded, OutOfRange: as ``MetricHandlers.moment``.
         """
-        moment = await self._handlers.moment(read)
-        rows = await self._handlers.queries.gpu_readings(node_id, moment.telemetry)
+        position = (await self._handlers.moment(read)).telemetry
         if read.HasField("as_of"):
-            reference = max((row.time_unix_milliseconds for row in rows), default=0)
+            newest = await self._handlers.queries.newest_gpu_reading_time(node_id, position)
         else:
-            reference = int(self._clock.now().timestamp() * 1000)
-        return [row for row in rows if row.time_unix_milliseconds >= reference - LATELY_MILLISECONDS]
+            newest = int(self._clock.now().timestamp() * 1000)
+        return ReadingMoment(position, newest - LATELY_MILLISECONDS)
+
+    async def readings(
+        self, node_id: str, moment: ReadingMoment, first: ReadingPlace, count_max: int
+    ) -> tuple[list[GpuReading], ReadingPlace | None]:
+        """Give one page of readings, and where the next begins; None after the last."""
+        # One node more than the page can hold: every row has a GPU at least.
+        rows = await self._handlers.queries.gpu_readings(
+            node_id, first.node_id, moment.since_unix_milliseconds, moment.position, count_max + 1
+        )
+        return readings_page(rows, first, count_max)
 
     async def series(
         self, run_id: str, attempt: int, names: Sequence[str], points_max: int, read: ReadOptions

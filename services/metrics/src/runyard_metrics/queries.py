@@ -94,6 +94,24 @@ _GPU_INCIDENTS = f"""
 select * from {_table(GPU_INCIDENT)} where (run_id, attempt) = ($1, $2) and position <= $3
 order by time_unix_milliseconds, position limit {GPU_INCIDENTS_MAX}
 """  # noqa: S608
+# Every batch of a node is a row: only the newest of each is looked at, node by node as above.
+_READINGS = f"""
+with recursive nodes(node_id) as (
+  (select node_id from {_table(GPU_READING)}
+   where node_id >= case when $1::text = '' then $2::text else $1 end order by node_id limit 1)
+  union all
+  select (select t.node_id from {_table(GPU_READING)} t
+          where t.node_id > nodes.node_id and $1 = '' order by t.node_id limit 1)
+  from nodes where nodes.node_id is not null)
+select {{columns}} from nodes n cross join lateral (
+  select * from {_table(GPU_READING)} t
+  where t.node_id = n.node_id and t.position <= $3 order by t.position desc limit 1) r
+where $1 in ('', r.node_id)
+"""  # noqa: S608
+_NEWEST_READING_TIME = _READINGS.format(columns="coalesce(max(r.time_unix_milliseconds), 0) as newest")
+_READINGS_PAGE = f"""
+{_READINGS.format(columns="r.*")} and r.time_unix_milliseconds >= $4 order by r.node_id limit $5
+"""
 _CHANGED_NAMES = f"""
 select distinct unnest(names) as name from {_table(METRIC_PROGRESS)}
 where (run_id, attempt) = ($1, $2) and position > $3 and position <= $4
@@ -191,9 +209,27 @@ class MetricQueries:
         rows = await self._fetch(_GPU_INCIDENTS, run_id, attempt, position)
         return [_row(GPU_INCIDENT, row) for row in rows]
 
-    async def gpu_readings(self, node_id: str, position: int) -> list[GpuReadingRow]:
-        """Give the newest readings of a node, or of all nodes when none is named."""
-        return await self._newest_below(GPU_READING, (node_id,) if node_id else (), position)
+    async def gpu_readings(
+        self, node_id: str, from_node: str, since_unix_milliseconds: int, position: int, count_max: int
+    ) -> list[GpuReadingRow]:
+        """Give the newest readings of a node, or of all nodes when none is named, by node.
+
+        Args:
+            node_id: empty for all nodes.
+            from_node: the first of them; empty for all.
+            since_unix_milliseconds: older ones are left out.
+            position: of the telemetry lane, up to which is read.
+            count_max: of nodes.
+        """
+        rows = await self._fetch(
+            _READINGS_PAGE, node_id, from_node, position, since_unix_milliseconds, count_max
+        )
+        return [_row(GPU_READING, row) for row in rows]
+
+    async def newest_gpu_reading_time(self, node_id: str, position: int) -> int:
+        """Give the time (Unix milliseconds) of the newest reading of a node, or of all; 0 without any."""
+        [row] = await self._fetch(_NEWEST_READING_TIME, node_id, "", position)
+        return int(row["newest"])
 
     async def _newest(self, spec: TableSpec[RowT], key: Sequence[KeyValue], position: int) -> RowT | None:
         columns = ", ".join(spec.key)

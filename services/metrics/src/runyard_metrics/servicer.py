@@ -28,12 +28,12 @@ from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceServicer
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_metrics.answers import line_messages, series_message, summary_message
-from runyard_metrics.gpu_answers import reading_messages
-from runyard_metrics.gpu_handlers import GpuHandlers
+from runyard_metrics.gpu_answers import ReadingPlace
+from runyard_metrics.gpu_handlers import GpuHandlers, ReadingMoment
 from runyard_metrics.handlers import LinesPage, MetricHandlers
 from runyard_metrics.watch import RunWatch
 from runyard_servicekit.auth import require_role
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
 LINES_DEFAULT = 1_000
 LINES_MAX = 10_000
@@ -121,12 +121,21 @@ class MetricServicer(MetricServiceServicer):
     async def ListGpuReadings(
         self, request: ListGpuReadingsRequest, context: object
     ) -> ListGpuReadingsResponse:
-        """Give the newest sample of every GPU that reported lately."""
+        """Page through the newest samples of every GPU that reported lately."""
         require_role("client", "service")
-        rows = await self._gpus.readings(request.node_id, request.read)
-        return ListGpuReadingsResponse(
-            readings=[reading for row in rows for reading in reading_messages(row)]
-        )
+        size, query = page_size(request.page_size), (request.node_id,)
+        token = decode_page_token(request.page_token, query, like=(0, "", 0))
+        if token is None:
+            moment, first = await self._gpus.reading_moment(request.node_id, request.read), ReadingPlace()
+        else:
+            since, node_id, gpu_index = token.after
+            moment, first = ReadingMoment(token.position, since), ReadingPlace(node_id, gpu_index)
+        readings, following = await self._gpus.readings(request.node_id, moment, first, size)
+        answer = ListGpuReadingsResponse(readings=readings)
+        if following is not None:
+            after = (moment.since_unix_milliseconds, following.node_id, following.gpu_index)
+            answer.next_page_token = encode_page_token(PageToken(moment.position, after), query)
+        return answer
 
     async def GetCommittedMark(
         self, request: GetCommittedMarkRequest, context: object

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest
 from runyard.node.v1.types_pb2 import Node, NodeState
-from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
+from runyard.run.v1.scheduler_service_pb2 import GetNodeRequest, ListNodesRequest
 from runyard_cli.examples import examples
 from runyard_cli.gpu_words import process_words, reading_words
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json
@@ -32,14 +32,15 @@ def command(node: str, *, processes: bool) -> None:
 
 async def show(client: Client, node_id: str, *, with_processes: bool) -> None:
     """Write every GPU of a node, or of all when it has no name."""
-    listed, readings = await asyncio.gather(
-        every_page(client.scheduler.ListNodes, ListNodesRequest(page_size=PAGE_SIZE)),
-        client.metrics.ListGpuReadings(ListGpuReadingsRequest(node_id=node_id)),
+    nodes, readings = await asyncio.gather(
+        _nodes(client, node_id),
+        every_page(
+            client.metrics.ListGpuReadings, ListGpuReadingsRequest(node_id=node_id, page_size=PAGE_SIZE)
+        ),
     )
     if is_json():
         say_json(readings)
         return
-    nodes = [node for node in listed.nodes if node_id in {"", node.node_id}]
     newest = {reading.gpu_uuid: reading for reading in readings.readings}
     names: dict[str, str] = {}
     for node in nodes:
@@ -55,7 +56,13 @@ async def show(client: Client, node_id: str, *, with_processes: bool) -> None:
                 note(safe(line))
     else:
         known = ", ".join(node.node_id for node in nodes)
-        say(f"no GPUs on {known}" if nodes else "no nodes" + (f" called {node_id}" if node_id else " yet"))
+        say(f"no GPUs on {known}" if nodes else "no nodes yet")
+
+
+async def _nodes(client: Client, node_id: str) -> Sequence[Node]:
+    if node_id:
+        return [(await client.scheduler.GetNode(GetNodeRequest(node_id=node_id))).node]
+    return (await every_page(client.scheduler.ListNodes, ListNodesRequest(page_size=PAGE_SIZE))).nodes
 
 
 def gpu_rows(node: Node, readings: dict[str, GpuReading], run_names: dict[str, str]) -> list[Row]:
