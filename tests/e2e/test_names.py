@@ -37,3 +37,5 @@ async def test_a_dataset_that_a_run_made_is_the_input_of_the_next(yard: Yard, cl
         assert yard.cli("get", reference, "-o", "-").stdout == "cat"
     assert f"file cat.jpg {sha256[:12]}" in yard.cli("trace", "datum://cat").stdout
     assert "project tiny has no such alias" in yard.cli("get", "datum://dog", expect=3).stderr
+    assert yard.cli("datasets", "dogs", expect=3).stderr.endswith("[DATASET_NOT_FOUND]\n")
+    assert yard.cli("models", "dogs", expect=3).stderr.endswith("[MODEL_NOT_FOUND]\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -190,3 +191,21 @@ async def test_a_name_that_stands_for_nothing_is_refused(yard: Yard, uri: str, c
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await resolve(yard, uri)
     assert reason(refused.value) == code
+
+
+async def test_versions_of_an_unknown_name_are_refused_as_one_version_is(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    asked: list[tuple[Any, object]] = [
+        (registry.ListDatasetVersions, pb.ListDatasetVersionsRequest(project="vision", dataset="nope")),
+        (registry.GetDatasetVersion, pb.GetDatasetVersionRequest(project="vision", name="nope/v1")),
+        (registry.ListModelVersions, pb.ListModelVersionsRequest(project="vision", model="nope")),
+        (registry.GetModelVersion, pb.GetModelVersionRequest(project="vision", name="nope/1")),
+    ]
+    codes = []
+    for call, request in asked:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(request)
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+        codes.append(reason(refused.value))
+    assert codes == ["DATASET_NOT_FOUND", "DATASET_NOT_FOUND", "MODEL_NOT_FOUND", "MODEL_NOT_FOUND"]

@@ -13,8 +13,8 @@ from runyard.artifact.v1 import registry_service_pb2 as pb
 from runyard.artifact.v1.registry_service_pb2_grpc import RegistryServiceServicer
 from runyard.artifact.v1.registry_types_pb2 import DatasetVersion
 from runyard.event.v1.read_pb2 import ReadOptions
-from runyard_artifact.domain.dataset import files_of
-from runyard_artifact.domain.model import version_of
+from runyard_artifact.domain.dataset import files_of, no_dataset
+from runyard_artifact.domain.model import no_model, version_of
 from runyard_artifact.domain.naming import check_label, check_project, parse_dataset_version, parse_model
 from runyard_artifact.domain.origin import check_file, check_path
 from runyard_artifact.handlers import Request
@@ -91,6 +91,8 @@ class RegistryServicer(RegistryServiceServicer):
         at, after = await self._place(request.page_token, query, request.read, 0)
         before = Position(after) if after else None
         found = await self._queries.dataset_versions(request.project, request.dataset, before, limit + 1, at)
+        if not found:
+            raise no_dataset(request.dataset)
         following = _following(query, at, found[limit - 1][1]) if len(found) > limit else ""
         return pb.ListDatasetVersionsResponse(
             versions=[version for version, _ in found[:limit]], next_page_token=following, position=at
@@ -127,6 +129,8 @@ class RegistryServicer(RegistryServiceServicer):
         at, after = await self._place(request.page_token, query, request.read, 0)
         before = after or None
         found = await self._queries.model_versions(request.project, request.model, before, limit + 1, at)
+        if not found:
+            raise no_model(request.model)
         following = _following(query, at, found[limit - 1].version) if len(found) > limit else ""
         return pb.ListModelVersionsResponse(versions=found[:limit], next_page_token=following, position=at)
 

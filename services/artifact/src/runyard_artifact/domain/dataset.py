@@ -114,10 +114,7 @@ def files_of(state: DatasetState, name: str, shown: str) -> tuple[str, Sequence[
         NotFound: DATASET_NOT_FOUND or DATASET_VERSION_NOT_FOUND.
     """
     if not state.versions:
-        raise NotFound(
-            f'there is no dataset of that name: {shown}; "runyard datasets" lists them',
-            code="DATASET_NOT_FOUND",
-        )
+        raise no_dataset(shown)
     version = state.resolve(name)
     if version is None:
         newest = list(state.versions)[-1]
@@ -125,6 +122,13 @@ def files_of(state: DatasetState, name: str, shown: str) -> tuple[str, Sequence[
             f"there is no such version: {shown}; the newest is {newest}", code="DATASET_VERSION_NOT_FOUND"
         )
     return version, state.versions[version]
+
+
+def no_dataset(shown: str) -> NotFound:
+    """Say that there is no dataset of a name (DATASET_NOT_FOUND)."""
+    return NotFound(
+        f'there is no dataset of that name: {shown}; "runyard datasets" lists them', code="DATASET_NOT_FOUND"
+    )
 
 
 DATASET: Decider[DatasetState, CreateVersion, Message] = Decider(

@@ -66,15 +66,20 @@ def version_of(state: ModelState, number: str, shown: str) -> ModelVersionRegist
         NotFound: MODEL_NOT_FOUND or MODEL_VERSION_NOT_FOUND.
     """
     if not state:
-        raise NotFound(
-            f'there is no model of that name: {shown}; "runyard models" lists them', code="MODEL_NOT_FOUND"
-        )
+        raise no_model(shown)
     index = int(number or len(state)) - 1
     if index >= len(state):
         raise NotFound(
             f"there is no such version: {shown}; the newest is {len(state)}", code="MODEL_VERSION_NOT_FOUND"
         )
     return state[index]
+
+
+def no_model(shown: str) -> NotFound:
+    """Say that there is no model of a name (MODEL_NOT_FOUND)."""
+    return NotFound(
+        f'there is no model of that name: {shown}; "runyard models" lists them', code="MODEL_NOT_FOUND"
+    )
 
 
 MODEL: Decider[ModelState, RegisterVersion, Message] = Decider(initial=(), decide=decide, evolve=evolve)

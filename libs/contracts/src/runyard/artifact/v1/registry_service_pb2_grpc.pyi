@@ -22,12 +22,12 @@ class RegistryServiceStub:
     """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDatasetsRequest, _registry_service_pb2.ListDatasetsResponse]
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDatasetVersionsRequest, _registry_service_pb2.ListDatasetVersionsResponse]
-    """ListDatasetVersions gives the versions of one dataset, newest first."""
+    """ListDatasetVersions gives the versions of one dataset, newest first. Without one: DATASET_NOT_FOUND."""
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetDatasetVersionRequest, _registry_service_pb2.GetDatasetVersionResponse]
     """GetDatasetVersion gives one version with its files."""
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelVersionsRequest, _registry_service_pb2.ListModelVersionsResponse]
-    """ListModelVersions gives the versions of one model, newest first."""
+    """ListModelVersions gives the versions of one model, newest first. Without one: MODEL_NOT_FOUND."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetModelVersionRequest, _registry_service_pb2.GetModelVersionResponse]
     """GetModelVersion gives one version with its files."""
 
@@ -57,7 +57,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListDatasetVersionsRequest,
         context: _aio.ServicerContext[_registry_service_pb2.ListDatasetVersionsRequest, _abc.Awaitable[_registry_service_pb2.ListDatasetVersionsResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.ListDatasetVersionsResponse]:
-        """ListDatasetVersions gives the versions of one dataset, newest first."""
+        """ListDatasetVersions gives the versions of one dataset, newest first. Without one: DATASET_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetDatasetVersion(
@@ -80,7 +80,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListModelVersionsRequest,
         context: _aio.ServicerContext[_registry_service_pb2.ListModelVersionsRequest, _abc.Awaitable[_registry_service_pb2.ListModelVersionsResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.ListModelVersionsResponse]:
-        """ListModelVersions gives the versions of one model, newest first."""
+        """ListModelVersions gives the versions of one model, newest first. Without one: MODEL_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetModelVersion(
