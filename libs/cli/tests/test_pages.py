@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from types import ModuleType
 from typing import Protocol, TypeVar, cast
 
 import pytest
 
+from runyard.artifact.v1 import registry_service_pb2 as registry_pb
+from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion, Model, ModelVersion
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest, ListGpuReadingsResponse
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory
 from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest, ListNodesResponse
-from runyard_cli.commands import gpus
+from runyard_cli.commands import datasets, gpus, models
 from runyard_cli.pages import every_page
 from runyard_client import Client
 
@@ -55,6 +60,35 @@ class Services:
         return ListGpuReadingsResponse(readings=readings, next_page_token=token)
 
 
+class Registry:
+    """A project with five of each, which it gives two at a time."""
+
+    def __init__(self) -> None:
+        self.registry = self
+
+    async def ListDatasets(
+        self, request: registry_pb.ListDatasetsRequest
+    ) -> registry_pb.ListDatasetsResponse:
+        listed, token = page_of([Dataset(name=f"d{number}") for number in range(5)], request)
+        return registry_pb.ListDatasetsResponse(datasets=listed, next_page_token=token, position=7)
+
+    async def ListDatasetVersions(
+        self, request: registry_pb.ListDatasetVersionsRequest
+    ) -> registry_pb.ListDatasetVersionsResponse:
+        listed, token = page_of([DatasetVersion(version=f"v{number}") for number in range(5)], request)
+        return registry_pb.ListDatasetVersionsResponse(versions=listed, next_page_token=token, position=7)
+
+    async def ListModels(self, request: registry_pb.ListModelsRequest) -> registry_pb.ListModelsResponse:
+        listed, token = page_of([Model(name=f"m{number}") for number in range(5)], request)
+        return registry_pb.ListModelsResponse(models=listed, next_page_token=token, position=7)
+
+    async def ListModelVersions(
+        self, request: registry_pb.ListModelVersionsRequest
+    ) -> registry_pb.ListModelVersionsResponse:
+        listed, token = page_of([ModelVersion(version=number) for number in range(1, 6)], request)
+        return registry_pb.ListModelVersionsResponse(versions=listed, next_page_token=token, position=7)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 async def test_a_list_in_pages_is_put_together(count: int) -> None:
     services = Services(count)
@@ -68,3 +102,33 @@ async def test_gpus_of_every_page_are_shown(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["NODE", "n0", "n1", "n2", "n3", "n4"]
     assert ["73 %" in line for line in lines[1:]] == [True] * 5
+
+
+LISTS = [
+    (datasets, [], "datasets", "name", ["d0", "d1", "d2", "d3", "d4"]),
+    (datasets, ["images"], "versions", "version", ["v0", "v1", "v2", "v3", "v4"]),
+    (models, [], "models", "name", ["m0", "m1", "m2", "m3", "m4"]),
+    (models, ["net"], "versions", "version", ["1", "2", "3", "4", "5"]),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "field", "key", "whole"), LISTS)
+def test_names_of_every_page_are_shown(
+    module: ModuleType, name: list[str], field: str, key: str, whole: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def converse(ask: Callable[[Client], Awaitable[T]]) -> T:
+        async def answer() -> T:
+            return await ask(cast("Client", Registry()))
+
+        return asyncio.run(answer())
+
+    monkeypatch.setattr(module, "converse", converse)
+    command = [*name, "--project", "vision", "--output"]
+    module.command.main([*command, "human"], standalone_mode=False)
+    table = capsys.readouterr()
+    assert ([line.split()[0] for line in table.out.splitlines()[1:]], table.err) == (whole, "")
+    module.command.main([*command, "json"], standalone_mode=False)
+    shown = json.loads(capsys.readouterr().out)
+    assert [str(each[key]) for each in shown[field]] == whole
+    assert "next_page_token" not in shown

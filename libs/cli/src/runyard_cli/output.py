@@ -78,23 +78,16 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def say_page(
-    answer: Message,
-    rows: Sequence[RowT],
-    say_rows: Callable[[Sequence[RowT]], None],
-    *,
-    nothing: str,
-    next_page_token: str,
+def say_list(
+    answer: Message, rows: Sequence[RowT], say_rows: Callable[[Sequence[RowT]], None], *, nothing: str
 ) -> None:
-    """Write the first page of a list: as a table, as JSON, or that there is nothing."""
+    """Write a list: as a table, as JSON, or that there is nothing."""
     if is_json():
         say_json(answer)
     elif not rows:
         say(nothing)
     else:
         say_rows(rows)
-        if next_page_token:
-            note(f"only the first {len(rows):,} are shown")
 
 
 def say_json(message: Message) -> None:

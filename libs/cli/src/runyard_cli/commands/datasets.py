@@ -7,12 +7,12 @@ import click
 from runyard.artifact.v1 import registry_service_pb2 as pb
 from runyard_cli.examples import examples
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say_json, say_page
+from runyard_cli.output import is_json, output_option, say_json, say_list
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.registry_lines import say_dataset_versions, say_datasets, say_files
 from runyard_cli.session import converse
 from runyard_client import Client
 
-_PAGE_SIZE = 1000
 _SCHEME = "dataset://"
 
 
@@ -38,24 +38,24 @@ def command(name: str, project: str | None) -> None:
 
 def _list(project: str) -> None:
     async def ask(client: Client) -> pb.ListDatasetsResponse:
-        request = pb.ListDatasetsRequest(project=project, page_size=_PAGE_SIZE)
-        return await client.registry.ListDatasets(request)
+        request = pb.ListDatasetsRequest(project=project, page_size=PAGE_SIZE)
+        return await every_page(client.registry.ListDatasets, request)
 
     answer = converse(ask)
     nothing = f"project {project} has no datasets: outputs with valohai.dataset-versions make them"
-    say_page(answer, answer.datasets, say_datasets, nothing=nothing, next_page_token=answer.next_page_token)
+    say_list(answer, answer.datasets, say_datasets, nothing=nothing)
 
 
 def _list_versions(project: str, name: str) -> None:
     async def ask(client: Client) -> pb.ListDatasetVersionsResponse:
-        request = pb.ListDatasetVersionsRequest(project=project, dataset=name, page_size=_PAGE_SIZE)
-        return await client.registry.ListDatasetVersions(request)
+        request = pb.ListDatasetVersionsRequest(project=project, dataset=name, page_size=PAGE_SIZE)
+        return await every_page(client.registry.ListDatasetVersions, request)
 
     answer = converse(ask)
-    nothing = f"project {project} has no dataset {name}: `runyard datasets` lists them"
-    say_page(
-        answer, answer.versions, say_dataset_versions, nothing=nothing, next_page_token=answer.next_page_token
-    )
+    if is_json():
+        say_json(answer)
+    else:
+        say_dataset_versions(answer.versions)
 
 
 def _show(project: str, name: str) -> None:

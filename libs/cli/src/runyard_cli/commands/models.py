@@ -7,12 +7,12 @@ import click
 from runyard.artifact.v1 import registry_service_pb2 as pb
 from runyard_cli.examples import examples
 from runyard_cli.names import default_project, project_option
-from runyard_cli.output import is_json, output_option, say_json, say_page
+from runyard_cli.output import is_json, output_option, say_json, say_list
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.registry_lines import say_files, say_model_versions, say_models
 from runyard_cli.session import converse
 from runyard_client import Client
 
-_PAGE_SIZE = 1000
 _SCHEME = "model://"
 
 
@@ -36,23 +36,24 @@ def command(name: str, project: str | None) -> None:
 
 def _list(project: str) -> None:
     async def ask(client: Client) -> pb.ListModelsResponse:
-        return await client.registry.ListModels(pb.ListModelsRequest(project=project, page_size=_PAGE_SIZE))
+        request = pb.ListModelsRequest(project=project, page_size=PAGE_SIZE)
+        return await every_page(client.registry.ListModels, request)
 
     answer = converse(ask)
     nothing = f"project {project} has no models: outputs with valohai.model-versions make them"
-    say_page(answer, answer.models, say_models, nothing=nothing, next_page_token=answer.next_page_token)
+    say_list(answer, answer.models, say_models, nothing=nothing)
 
 
 def _list_versions(project: str, name: str) -> None:
     async def ask(client: Client) -> pb.ListModelVersionsResponse:
-        request = pb.ListModelVersionsRequest(project=project, model=name, page_size=_PAGE_SIZE)
-        return await client.registry.ListModelVersions(request)
+        request = pb.ListModelVersionsRequest(project=project, model=name, page_size=PAGE_SIZE)
+        return await every_page(client.registry.ListModelVersions, request)
 
     answer = converse(ask)
-    nothing = f"project {project} has no model {name}: `runyard models` lists them"
-    say_page(
-        answer, answer.versions, say_model_versions, nothing=nothing, next_page_token=answer.next_page_token
-    )
+    if is_json():
+        say_json(answer)
+    else:
+        say_model_versions(answer.versions)
 
 
 def _show(project: str, name: str) -> None:

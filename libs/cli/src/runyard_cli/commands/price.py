@@ -20,7 +20,7 @@ from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
 from runyard_cli import output
 from runyard_cli.examples import examples
 from runyard_cli.history.moments import time_of
-from runyard_cli.output import is_json, output_option, say_json, say_page
+from runyard_cli.output import is_json, output_option, say_json, say_list
 from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.session import converse
@@ -117,7 +117,7 @@ def list_prices() -> None:
 
     answer = converse(ask)
     nothing = "no prices yet: `runyard price set USD --per gpu-hour` sets one"
-    say_page(answer, answer.prices, _say_prices, nothing=nothing, next_page_token=answer.next_page_token)
+    say_list(answer, answer.prices, _say_prices, nothing=nothing)
 
 
 async def _of_nothing_yet(client: Client, price: Price) -> str:
