@@ -6,12 +6,15 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from runyard_cli.failures import ExitCode, explain_client_error, fail
 from runyard_cli.output import note
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Help texts stand here so that listing the commands imports none of them.
 COMMANDS: Mapping[str, Mapping[str, str]] = {
@@ -86,6 +89,14 @@ class YardGroup(click.Group):
             return command
         built_in: click.Command = importlib.import_module(f"runyard_cli.commands.{cmd_name}").command
         return built_in
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Name commands for a shell, as click would, but without an import of each: a person waits."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_BUILT_IN.get(name)) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by section."""

@@ -43,7 +43,9 @@ class StepCommand(click.Command):
         name = find_step_name(self.params, args)
         if name is not None:
             taken = {each for option in self.params for each in (*option.opts, *option.secondary_opts)}
-            step = _read_step(name, for_help="--help" in args or "-h" in args)
+            step = _read_step(
+                name, for_help="--help" in args or "-h" in args, for_completion=ctx.resilient_parsing
+            )
             ctx.meta[_OPTIONS] = options = options_of_step(step, taken) if step is not None else []
             with_option = {option.parameter_name for option in options}
             parameters = step.parameters if step is not None else ()
@@ -109,13 +111,16 @@ def options_of_step(step: Step, taken: set[str]) -> list[StepOption]:
     return found
 
 
-def _read_step(name: str, *, for_help: bool) -> Step | None:
+def _read_step(name: str, *, for_help: bool, for_completion: bool) -> Step | None:
     from runyard_core.errors import RunyardError
     from runyard_runspec import find_config, read_config
 
     try:
         return read_config(find_config(Path())).step(name)
     except RunyardError as error:
+        # A shell completes a line that is being typed: nothing may be written into it.
+        if for_completion:
+            return None
         # Help must come even where the file is broken; a run must not.
         if for_help:
             note(f"The parameters of {name!r} are not known: {error.message}")
