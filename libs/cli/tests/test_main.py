@@ -44,9 +44,9 @@ def runyard(
     for variable in ("RUNYARD_OUTPUT", "RUNYARD_TOKEN", "RUNYARD_SERVER"):
         monkeypatch.delenv(variable, raising=False)
 
-    def run(*args: str, stdin: str = "") -> Done:
+    def run(*args: str, stdin: str | None = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["runyard", *args])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
@@ -81,6 +81,7 @@ def with_context(folder: Path, address: str) -> None:
         (("nonsense",), 2, "WRONG_USAGE"),
         (("trace", "no-such-file"), 2, "FILE_UNREADABLE"),
         (("ps",), 4, "NO_CONTEXT"),
+        (("history", "erase", "user:alice"), 3, "NOT_CONFIRMED"),
     ],
 )
 def test_error_is_one_or_two_lines_with_its_reason(
@@ -93,6 +94,20 @@ def test_error_is_one_or_two_lines_with_its_reason(
     assert lines[0].endswith(f"[{reason}]")
     assert len(lines) <= 2
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("stdin", ["y\n", None])
+def test_what_nobody_can_be_asked_can_be_said_beforehand(runyard: Runner, stdin: str | None) -> None:
+    done = runyard("history", "erase", "Alice A", stdin=stdin)
+    sys.stdin.close()
+    assert (done.exit_code, done.stderr.splitlines()) == (
+        3,
+        [
+            "Error: Alice A would be erased for ever, and there is no terminal to ask on [NOT_CONFIRMED]",
+            "`runyard history erase 'Alice A' --yes` does it without asking.",
+        ],
+    )
+    assert runyard("history", "erase", "Alice A", "--yes").stderr.endswith("[NO_CONTEXT]\n")
 
 
 @pytest.mark.parametrize("group", [(), ("price",), ("history",), ("history", "dead-letters")])

@@ -133,6 +133,9 @@ def runyard() -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
+    if sys.stdin is None:
+        # Whoever started us closed it: there is nothing to read, and no socket may take its number.
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as we run
     try:
         code = runyard.main(prog_name="runyard", standalone_mode=False)
         sys.stdout.flush()

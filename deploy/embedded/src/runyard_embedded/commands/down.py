@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
+from runyard_cli.asking import ask_first
 from runyard_cli.examples import examples
-from runyard_cli.failures import ExitCode, fail
 from runyard_cli.output import is_json, note, output_option, say, say_json_object
 from runyard_embedded.home import Home
 
@@ -43,14 +41,12 @@ def command(force: bool, keep_runs: bool) -> None:
 
 def _ask(labels: list[str]) -> None:
     what = f"{_train(len(labels), 'still ')}: {', '.join(labels)}"
-    if not sys.stdin.isatty():
-        fail(
-            ExitCode.REFUSED,
-            "RUNS_ARE_TRAINING",
-            what,
-            "`runyard down --force` stops them, `runyard down --keep-runs` lets them train on.",
-        )
-    click.confirm(f"{what}. Stop them?", abort=True, err=True)
+    ask_first(
+        f"{what}. Stop them?",
+        reason="RUNS_ARE_TRAINING",
+        message=what,
+        advice="`runyard down --force` stops them, `runyard down --keep-runs` lets them train on.",
+    )
 
 
 def _train(count: int, how: str = "") -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from runyard.history.v1 import history_service_pb2 as pb
+from runyard_cli.asking import ask_first
 from runyard_cli.examples import examples
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse
@@ -30,7 +33,13 @@ def erase(person: str, yes: bool) -> None:
     name again who was erased before, as ~ID where the name is not known any more.
     """
     if not yes:
-        click.confirm(f"Erase {safe(person)} for ever?", abort=True, err=True)
+        same = shlex.join(("runyard", "history", "erase", person, "--yes"))
+        ask_first(
+            f"Erase {safe(person)} for ever?",
+            reason="NOT_CONFIRMED",
+            message=f"{person} would be erased for ever, and there is no terminal to ask on",
+            advice=f"`{same}` does it without asking.",
+        )
     request = pb.ErasePersonRequest(request_id=uuid7(), person=person)
 
     async def ask(client: Client) -> pb.ErasePersonResponse:
