@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard_client import Context, save_context
 from runyard_client.context import SERVICES
 from runyard_core.clock import ManualClock
@@ -24,8 +25,9 @@ from runyard_embedded.home import Home
 from runyard_embedded.plan import make_plan, role_url
 from runyard_embedded.settings import ExternalStore, YardSettings, forget_secrets
 from runyard_embedded.state import Phase, ProcessState, YardState, read_state, write_state
+from runyard_embedded.stopping import RunningAttempt
 from runyard_embedded.yard_ports import WITH_PORT, had_gate, settle_ports
-from runyard_engines import PortInUse, choose_port
+from runyard_engines import PortInUse, ProcessIdentity, choose_port
 from runyard_engines.process import started_ticks
 from runyard_replay.imported import FILE as IMPORTED
 from runyard_servicekit.auth import Tokens
@@ -313,3 +315,14 @@ def test_a_setting_that_cannot_be_is_told_to_whoever_starts_in_the_background(
         told = json.load(reports)["error"]
     assert told["code"] == "BAD_SETTING"
     assert "RUNYARD_PORT_SCHEDULER='abc' is not a port" in told["message"]
+
+
+def test_an_attempt_is_named_as_its_run_or_as_its_folder_where_nothing_says_so(tmp_path: Path) -> None:
+    attempt = RunningAttempt(ProcessIdentity(1, 1), tmp_path / "0195-1" / "state")
+    assert attempt.run_name() == "0195-1"
+    record = tmp_path / "0195-1" / "record"
+    record.mkdir(parents=True)
+    (record / "grant.pb").write_bytes(LeaseGrant(project="digits", number=12).SerializeToString())
+    assert attempt.run_name() == "digits#12"
+    (record / "grant.pb").write_bytes(b"\xff")
+    assert attempt.run_name() == "0195-1"

@@ -235,7 +235,7 @@ def test_a_yard_is_backed_up_while_it_trains_lost_and_put_back_as_the_page_says(
 def asks_before_it_stops(yard: Yard) -> None:
     refused = yard.runyard("down")
     assert refused.returncode == 3
-    assert "1 attempt still trains" in refused.stderr
+    assert "1 attempt still trains: digits#1 [RUNS_ARE_TRAINING]" in refused.stderr
     assert "--keep-runs" in refused.stderr
     assert yard.identities()["supervisor"].is_alive()
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.run.v1.scheduler_service_pb2 import (
     GetRunRequest,
@@ -48,6 +51,14 @@ class RunningAttempt:
     def label(self) -> str:
         """Name the attempt: run id and number of the attempt."""
         return self.folder.parent.name
+
+    def run_name(self) -> str:
+        """Name its run as people do, "digits#3", from what the agent keeps of it; else as ``label``."""
+        try:
+            grant = LeaseGrant.FromString((self.folder.parent / "record" / "grant.pb").read_bytes())
+        except (OSError, DecodeError):
+            return self.label
+        return f"{grant.project}#{grant.number}"
 
 
 def running_attempts(home: Home) -> list[RunningAttempt]:

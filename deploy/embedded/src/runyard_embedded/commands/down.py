@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from runyard_cli.asking import ask_first
 from runyard_cli.examples import examples
 from runyard_cli.output import is_json, note, output_option, say, say_json_object
 from runyard_embedded.home import Home
+
+if TYPE_CHECKING:
+    from runyard_embedded.stopping import RunningAttempt
 
 
 @click.command("down", epilog=examples("down", "down --keep-runs", "down --force"))
@@ -23,9 +29,9 @@ def command(force: bool, keep_runs: bool) -> None:
     home = Home.from_environment()
     attempts = stopping.running_attempts(home)
     if attempts and not force and not keep_runs:
-        _ask([attempt.label for attempt in attempts])
+        _ask(attempts)
     if attempts and not keep_runs:
-        note(f"stopping {', '.join(attempt.label for attempt in attempts)}")
+        note(f"stopping {_names(attempts)}")
         stopping.stop_attempts(home, attempts)
     was_up = stopping.stop_supervisor(home)
     left = stopping.running_attempts(home)
@@ -39,14 +45,18 @@ def command(force: bool, keep_runs: bool) -> None:
         say("The yard is down." if was_up else f"No yard was up under {home.folder}.")
 
 
-def _ask(labels: list[str]) -> None:
-    what = f"{_train(len(labels), 'still ')}: {', '.join(labels)}"
+def _ask(attempts: Sequence[RunningAttempt]) -> None:
+    what = f"{_train(len(attempts), 'still ')}: {_names(attempts)}"
     ask_first(
         f"{what}. Stop them?",
         reason="RUNS_ARE_TRAINING",
         message=what,
         advice="`runyard down --force` stops them, `runyard down --keep-runs` lets them train on.",
     )
+
+
+def _names(attempts: Sequence[RunningAttempt]) -> str:
+    return ", ".join(attempt.run_name() for attempt in attempts)
 
 
 def _train(count: int, how: str = "") -> str:
