@@ -22,6 +22,7 @@ from runyard.run.v1.scheduler_service_pb2 import (
     WatchRunsRequest,
 )
 from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_cli.pages import PAGE_SIZE, every_page
 from runyard_client import Client, ClientError, load_context
 from runyard_contracts.ids import uuid7
 from runyard_core.errors import Unavailable
@@ -89,8 +90,26 @@ def stop_attempts(home: Home, attempts: Sequence[RunningAttempt]) -> None:
     """Stop the runs through the scheduler, so that the log knows; what is left is ended without it."""
     # Without services, or a run that does not listen: the shims are ended all the same.
     with contextlib.suppress(ClientError, TimeoutError):
-        asyncio.run(_stop_runs(home))
+        asyncio.run(_stop_runs_of(home))
     kill_attempts([attempt for attempt in attempts if attempt.shim.is_alive()])
+
+
+async def stop_runs(client: Client) -> None:
+    """Ask every run that holds GPUs to end, and wait until all have.
+
+    Raises:
+        ClientError: the scheduler does not answer.
+    """
+    runs: list[Run] = []
+    for state in ACTIVE_STATES:
+        request = ListRunsRequest(page_size=PAGE_SIZE, filter=f"state={state}")
+        runs += (await every_page(client.scheduler.ListRuns, request)).runs
+    for run in runs:
+        request_id = uuid7()
+        await client.scheduler.StopRun(
+            StopRunRequest(request_id=request_id, name=run.run_id, reason="the yard is stopped")
+        )
+    await asyncio.gather(*(_finished(client, run) for run in runs))
 
 
 def kill_attempts(attempts: Sequence[RunningAttempt]) -> None:
@@ -127,18 +146,9 @@ def stop_supervisor(home: Home) -> bool:
     return True
 
 
-async def _stop_runs(home: Home) -> None:
+async def _stop_runs_of(home: Home) -> None:
     async with Client.connect(load_context(home.folder)) as client, asyncio.timeout(STOP_RUN_SECONDS_MAX):
-        runs: list[Run] = []
-        for state in ACTIVE_STATES:
-            request = ListRunsRequest(page_size=1000, filter=f"state={state}")
-            runs += (await client.scheduler.ListRuns(request)).runs
-        for run in runs:
-            request_id = uuid7()
-            await client.scheduler.StopRun(
-                StopRunRequest(request_id=request_id, name=run.run_id, reason="the yard is stopped")
-            )
-        await asyncio.gather(*(_finished(client, run) for run in runs))
+        await stop_runs(client)
 
 
 async def _finished(client: Client, run: Run) -> None:
