@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runyard.node.v1.types_pb2 import NodeState
-from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest
+from runyard.run.v1.scheduler_service_pb2 import GetNodeRequest
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard_contracts import gate
 from runyard_engines import ChildProcess
@@ -126,14 +126,12 @@ async def _opens_tls(host: str, port: int) -> bool:
 
 async def _is_attached(scheduler: SchedulerServiceStub, token: str, node_id: str) -> bool:
     try:
-        answer = await scheduler.ListNodes(
-            ListNodesRequest(page_size=1000),
+        answer = await scheduler.GetNode(
+            GetNodeRequest(node_id=node_id),
             timeout=CALL_SECONDS,
             wait_for_ready=True,
             metadata=(("authorization", f"Bearer {token}"),),
         )
     except grpc.aio.AioRpcError:
         return False
-    return any(
-        node.node_id == node_id and node.state == NodeState.NODE_STATE_ATTACHED for node in answer.nodes
-    )
+    return bool(answer.node.state == NodeState.NODE_STATE_ATTACHED)
