@@ -162,10 +162,15 @@ def test_several_references_are_kept_in_order(config: Config) -> None:
     assert list(build(config, inputs={"data": uris}).inputs[0].uris) == uris
 
 
-def test_own_name_of_the_file_counts_first(tmp_path: Path) -> None:
+def test_a_folder_without_a_file_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(NotFound) as caught:
-        find_config(tmp_path)
+        find_config(Path())
     assert caught.value.code == "NO_CONFIG"
+    assert caught.value.message.startswith(f"no valohai.yaml or runyard.yaml in {tmp_path}: ")
+
+
+def test_own_name_of_the_file_counts_first(tmp_path: Path) -> None:
     (tmp_path / "valohai.yaml").write_text(TEXT)
     assert find_config(tmp_path).name == "valohai.yaml"
     (tmp_path / "runyard.yaml").write_text(TEXT)

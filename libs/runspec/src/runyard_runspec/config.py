@@ -101,7 +101,7 @@ def find_config(directory: Path) -> Path:
         if (directory / name).is_file():
             return directory / name
     raise NotFound(
-        f"{directory}: no valohai.yaml or runyard.yaml here: go to the project's folder, or write one",
+        f"no valohai.yaml or runyard.yaml in {directory.resolve()}: go to the project's folder, or write one",
         code="NO_CONFIG",
     )
 
