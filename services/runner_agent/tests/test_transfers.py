@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -154,6 +156,39 @@ async def test_a_file_that_became_shorter_is_not_sent(yard: Yard, tmp_path: Path
         )
     assert error.value.code == "FILE_CHANGED"
     assert "/object" not in yard.store.objects
+
+
+async def test_more_than_a_socket_takes_at_once_arrives_whole(yard: Yard, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 20
+    (tmp_path / "file").write_bytes(data)
+    request = Request("PUT", yard.store.address + "/object")
+    with (tmp_path / "file").open("rb") as file:
+        await yard.transfers.put(request, file.fileno(), offset_bytes=1000, size_bytes=len(data) - 1000)
+    assert sha256_of(yard.store.objects["/object"]) == sha256_of(data[1000:])
+
+
+async def test_a_file_system_that_cannot_send_by_itself_is_read(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: int) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "sendfile", cannot)
+    (tmp_path / "file").write_bytes(DATA)
+    request = Request("PUT", yard.store.address + "/object")
+    with (tmp_path / "file").open("rb") as file:
+        await yard.transfers.put(request, file.fileno(), offset_bytes=0, size_bytes=len(DATA))
+    assert yard.store.objects["/object"] == DATA
+
+
+async def test_a_server_that_takes_nothing_more_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(1 << 20) * 20)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, (tmp_path / "file").open("rb") as file:
+        transfers = Transfers(stall_seconds_max=0.05, backoff=HASTE)
+        request = Request("PUT", f"http://127.0.0.1:{deaf.getsockname()[1]}/object")
+        with pytest.raises(Unavailable, match="takes nothing more"):
+            await transfers.put(request, file.fileno(), offset_bytes=0, size_bytes=20 << 20)
+        transfers.close()
 
 
 async def test_a_cancelled_download_leaves_no_file(yard: Yard, tmp_path: Path) -> None:

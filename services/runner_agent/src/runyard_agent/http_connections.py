@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import http.client
 import os
+import select
+import socket
 import ssl
 import threading
 import urllib.request
@@ -68,6 +71,7 @@ class Connection:
         )
         self._http.connect()
         self._http.sock.settimeout(stall_seconds_max)
+        self._sends_from_cache = not isinstance(self._http.sock, ssl.SSLSocket)
         self._answer: http.client.HTTPResponse | None = None
         self._sent_whole_body = True
 
@@ -100,11 +104,10 @@ class Connection:
         end_bytes = offset_bytes + size_bytes
         try:
             while offset_bytes < end_bytes:
-                chunk = os.pread(descriptor, min(CHUNK_BYTES, end_bytes - offset_bytes), offset_bytes)
-                if not chunk:
+                sent_bytes = self._pass_on(descriptor, offset_bytes, end_bytes - offset_bytes)
+                if not sent_bytes:
                     raise Corrupt("the file became shorter while it was sent", code="FILE_CHANGED")
-                self._http.send(chunk)
-                offset_bytes += len(chunk)
+                offset_bytes += sent_bytes
         except (BrokenPipeError, ConnectionResetError):
             # A store that refuses may answer and close before it has read the body: the answer says why.
             return
@@ -123,6 +126,29 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self._http.close()
+
+    def _pass_on(self, descriptor: int, offset_bytes: int, size_bytes: int) -> int:
+        """Send the next bytes of a file; gives how many, none at its end."""
+        if self._sends_from_cache:
+            try:
+                return self._send_from_cache(descriptor, offset_bytes, size_bytes)
+            except OSError as error:
+                # Not every file system can.
+                if error.errno != errno.EINVAL:
+                    raise
+                self._sends_from_cache = False
+        chunk = os.pread(descriptor, min(CHUNK_BYTES, size_bytes), offset_bytes)
+        self._http.send(chunk)
+        return len(chunk)
+
+    def _send_from_cache(self, descriptor: int, offset_bytes: int, size_bytes: int) -> int:
+        """Let the kernel do it: less than half the processor time of reading and sending."""
+        sock = self._http.sock
+        while True:
+            try:
+                return os.sendfile(sock.fileno(), descriptor, offset_bytes, size_bytes)
+            except BlockingIOError:
+                _wait_for_room(sock)
 
 
 class Connections:
@@ -200,6 +226,15 @@ def _open(
     if proxy is not None:
         connection.set_tunnel(url.hostname or "", url.port or 443, headers=dict(proxy_headers))
     return connection
+
+
+def _wait_for_room(sock: socket.socket) -> None:
+    """Wait until the other side has taken something; a socket with a timeout never blocks by itself."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    seconds_max: float | None = sock.gettimeout()
+    if not poll.poll(None if seconds_max is None else seconds_max * 1000):
+        raise TimeoutError("the other side takes nothing more")
 
 
 def _proxy_of(url: SplitResult) -> SplitResult | None:
