@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import urllib3
 
+from runyard_artifact.objects import StoredObject
+from runyard_artifact.read_back import FILES_AT_ONCE
 from runyard_artifact.s3_store import PRESIGNED_FOR, S3ObjectStore, StoreSettings
 from runyard_core.clock import ManualClock
 from runyard_core.errors import Unavailable
@@ -88,6 +91,19 @@ async def test_only_the_object_that_was_found_is_hashed(bucket: Bucket, objects:
     assert await objects.sha256_of("a", found) is None
 
 
+async def test_a_cancelled_reading_leaves_its_place_to_others(bucket: Bucket, objects: S3ObjectStore) -> None:
+    data = os.urandom(1024) * (40 * 1024)
+    bucket.client.put_object(bucket.name, "a", io.BytesIO(data), len(data))
+    found = await objects.head("a")
+    assert found is not None
+    readings = [asyncio.ensure_future(objects.sha256_of("a", found)) for _ in range(2 * FILES_AT_ONCE)]
+    await asyncio.sleep(0)
+    for reading in readings:
+        reading.cancel()
+    assert await asyncio.wait_for(objects.sha256_of("a", found), 20) == sha256_of(data)
+    assert all(reading.cancelled() for reading in readings)
+
+
 async def test_only_the_object_that_was_looked_at_is_removed(bucket: Bucket, objects: S3ObjectStore) -> None:
     bucket.client.put_object(bucket.name, "a", io.BytesIO(b"new"), 3)
     await objects.remove("a", "0" * 32)
@@ -125,7 +141,8 @@ async def test_the_bucket_is_made_once(bucket: Bucket, objects: S3ObjectStore) -
 
 async def test_a_store_that_is_away_is_said_so(bucket: Bucket, clock: ManualClock) -> None:
     nobody = S3ObjectStore(settings_of(bucket, endpoint=f"http://127.0.0.1:{choose_port()}"), clock)
-    for call in (nobody.head("a"), nobody.begin_multipart("a"), nobody.ensure_bucket()):
+    reading = nobody.sha256_of("a", StoredObject(size_bytes=1, etag="0", sha256=None))
+    for call in (nobody.head("a"), nobody.begin_multipart("a"), nobody.ensure_bucket(), reading):
         with pytest.raises(Unavailable) as refused:
             await call
         assert refused.value.code == "STORE_UNAVAILABLE"

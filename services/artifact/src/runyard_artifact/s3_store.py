@@ -25,15 +25,13 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 
 from runyard_artifact.objects import StoredObject
+from runyard_artifact.read_back import ABSENT_CODES, FILES_AT_ONCE, RANGES_AT_ONCE, ReadBack
 from runyard_core.clock import Clock
 from runyard_core.errors import Conflict, InvalidInput, RunyardError, Unavailable
 from runyard_core.presign import SignedRequest, SigningKey, presign
 
 QUICK_THREADS = 16
 """HEADs and small requests at once."""
-
-READING_THREADS = 2
-"""Files that are read back at once; hashing one keeps a core busy."""
 
 REQUEST_SECONDS_MAX = 30.0
 """Longest silence of the store within one request."""
@@ -43,11 +41,7 @@ PRESIGNED_FOR = timedelta(hours=12)
 
 _OWN_REQUEST_FOR = timedelta(minutes=15)
 _QUOTE = '"'
-# SeaweedFS fetches all of a range at once: 1 GiB in one request took it to 1.3 GB, in ranges to 0.4 GB.
-_RANGE_BYTES = 32 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
 _CHECKSUM_HEADER = "x-amz-checksum-sha256"
-_ABSENT_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
 
 ResultT = TypeVar("ResultT")
 
@@ -74,7 +68,7 @@ class S3ObjectStore:
         # urllib3 applies the connect timeout to sending the body too.
         timeout = urllib3.Timeout(connect=REQUEST_SECONDS_MAX, read=REQUEST_SECONDS_MAX)
         self._pool = urllib3.PoolManager(
-            maxsize=QUICK_THREADS + READING_THREADS,
+            maxsize=QUICK_THREADS + FILES_AT_ONCE * RANGES_AT_ONCE,
             timeout=timeout,
             retries=urllib3.Retry(2, backoff_factor=0.2),
         )
@@ -88,12 +82,14 @@ class S3ObjectStore:
             http_client=self._pool,
         )
         self._quick = ThreadPoolExecutor(QUICK_THREADS, "store")
-        self._reading = ThreadPoolExecutor(READING_THREADS, "store-reading")
+        self._reading = ThreadPoolExecutor(FILES_AT_ONCE, "store-reading")
+        self._read_back = ReadBack(self._minio, settings.bucket)
 
     def close(self) -> None:
         """Let go of threads and connections; requests in flight end by themselves."""
         for threads in (self._quick, self._reading):
             threads.shutdown(wait=False, cancel_futures=True)
+        self._read_back.close()
         self._pool.clear()
 
     async def ensure_bucket(self) -> None:
@@ -112,7 +108,9 @@ class S3ObjectStore:
         """See ``ObjectStore``. A cancelled call stops reading at the next chunk."""
         given_up = threading.Event()
         try:
-            return await self._in_thread(self._reading, lambda: self._sha256_of(object_key, found, given_up))
+            return await self._in_thread(
+                self._reading, lambda: self._read_back.sha256_of(object_key, found, given_up)
+            )
         finally:
             given_up.set()
 
@@ -242,7 +240,7 @@ class S3ObjectStore:
                 self._settings.bucket, object_key, extra_headers={"x-amz-checksum-mode": "ENABLED"}
             )
         except S3Error as error:
-            if error.code in _ABSENT_CODES:
+            if error.code in ABSENT_CODES:
                 return None
             raise
         headers = found.metadata or {}
@@ -256,7 +254,7 @@ class S3ObjectStore:
         try:
             answer = self._minio.get_object(self._settings.bucket, object_key)
         except S3Error as error:
-            if error.code in _ABSENT_CODES:
+            if error.code in ABSENT_CODES:
                 return None
             raise
         try:
@@ -265,31 +263,6 @@ class S3ObjectStore:
             answer.close()
             answer.release_conn()
         return data if len(data) <= bytes_max else None
-
-    def _sha256_of(self, object_key: str, found: StoredObject, given_up: threading.Event) -> str | None:
-        digest = hashlib.sha256()
-        for offset in range(0, found.size_bytes, _RANGE_BYTES):
-            try:
-                answer = self._minio.get_object(
-                    self._settings.bucket,
-                    object_key,
-                    offset=offset,
-                    length=min(_RANGE_BYTES, found.size_bytes - offset),
-                    request_headers={"If-Match": f'"{found.etag}"'},
-                )
-            except S3Error as error:
-                if error.code in _ABSENT_CODES or error.code == "PreconditionFailed":
-                    return None
-                raise
-            try:
-                for chunk in answer.stream(_CHUNK_BYTES):
-                    if given_up.is_set():
-                        return None
-                    digest.update(chunk)
-            finally:
-                answer.close()
-                answer.release_conn()
-        return digest.hexdigest()
 
 
 def _whole_sha256(header: str, checksum_type: str) -> str | None:
