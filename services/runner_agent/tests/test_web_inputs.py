@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -92,13 +94,15 @@ async def test_an_agent_that_was_started_anew_moves_no_bytes_that_it_has(yard: Y
     assert "token" not in (tmp_path / "addresses.jsonl").read_text()
 
 
-def test_only_so_many_addresses_are_known_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_addresses_are_known_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(known_addresses, "_ADDRESSES_MAX", 10)
     monkeypatch.setattr(known_addresses, "_LINES_MAX", 20)
     file = tmp_path / "none-yet/addresses.jsonl"
     addresses = KnownAddresses(file)
     for number in range(99):
-        addresses.put(str(number), Known('"e"', str(number)))
+        await addresses.put(str(number), Known('"e"', str(number)))
         assert len(file.read_text().splitlines()) <= 21
     for known in (addresses, KnownAddresses(file)):
         assert [known.get(str(number)) for number in (88, 89, 98)] == [
@@ -106,22 +110,36 @@ def test_only_so_many_addresses_are_known_and_kept(tmp_path: Path, monkeypatch: 
         ]  # fmt: skip
 
 
-def test_a_line_that_a_crash_cut_costs_that_line_alone(tmp_path: Path) -> None:
+async def test_a_line_that_a_crash_cut_costs_that_line_alone(tmp_path: Path) -> None:
     file = tmp_path / "addresses.jsonl"
-    KnownAddresses(file).put("a", Known('"a"', "1"))
-    KnownAddresses(file).put("b", Known('"b"', "2"))
+    await KnownAddresses(file).put("a", Known('"a"', "1"))
+    await KnownAddresses(file).put("b", Known('"b"', "2"))
     file.write_bytes(file.read_bytes()[:-9] + b"\xff")
-    KnownAddresses(file).put("c", Known('"c"', "3"))
+    await KnownAddresses(file).put("c", Known('"c"', "3"))
     known = KnownAddresses(file)
     assert [known.get(each) for each in "abc"] == [Known('"a"', "1"), None, Known('"c"', "3")]
 
 
-def test_a_disk_without_room_costs_no_input(tmp_path: Path) -> None:
+async def test_a_disk_without_room_costs_no_input(tmp_path: Path) -> None:
     file = tmp_path / "addresses.jsonl"
     file.mkdir()
     addresses = KnownAddresses(file)
-    addresses.put("a", Known('"a"', "1"))
+    await addresses.put("a", Known('"a"', "1"))
     assert addresses.get("a") == Known('"a"', "1")
+
+
+async def test_a_disk_that_is_slow_holds_up_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.jsonl"
+    addresses = KnownAddresses(file)
+    # Nothing is written to a pipe before somebody reads.
+    os.mkfifo(file)
+    putting = asyncio.create_task(addresses.put("a", Known('"a"', "1")))
+    await asyncio.sleep(0)
+    assert addresses.get("a") is not None
+    assert not putting.done()
+    [_, line] = (await asyncio.to_thread(file.read_text)).split("\n")
+    assert json.loads(line)[1:] == ['"a"', "1"]
+    await putting
 
 
 async def test_a_web_page_that_says_no_is_not_quoted_and_its_address_said_once(

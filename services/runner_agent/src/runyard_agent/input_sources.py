@@ -181,8 +181,6 @@ class InputSources:
             if known is None or refused.status != http.HTTPStatus.NOT_MODIFIED:
                 raise
             return await self._fetch_web(request, known.sha256, destination)
-        if fetched.etag:
-            self._addresses.put(request.url, Known(fetched.etag, fetched.sha256))
 
         async def move(path: Path) -> None:
             arrived.replace(path)
@@ -191,6 +189,8 @@ class InputSources:
             await self._have(fetched.sha256, destination, move)
         finally:
             arrived.unlink(missing_ok=True)
+        if fetched.etag:
+            await self._addresses.put(request.url, Known(fetched.etag, fetched.sha256))
         # Whatever the cache had: these bytes came over the network.
         return fetched.sha256, False
 

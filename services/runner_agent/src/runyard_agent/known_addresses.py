@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from runyard_agent.blocking import BlockingPool
+from runyard_agent.durable_files import write_atomically
 
 _ADDRESSES_MAX = 10_000
 _LINES_MAX = 2 * _ADDRESSES_MAX
@@ -39,12 +43,14 @@ class KnownAddresses:
                 name, etag, sha256 = json.loads(line)
                 self._remember(str(name), Known(str(etag), str(sha256)))
         self._line_count = len(lines)
+        # One thread: lines come in the order in which they were told.
+        self._pool = BlockingPool("addresses", thread_count=1)
 
     def get(self, url: str) -> Known | None:
         """Give what an address gave last."""
         return self._known.get(_name(url))
 
-    def put(self, url: str, known: Known) -> None:
+    async def put(self, url: str, known: Known) -> None:
         """Remember what an address gave; the oldest is forgotten for it."""
         name = _name(url)
         self._remember(name, known)
@@ -52,9 +58,12 @@ class KnownAddresses:
             return
         with contextlib.suppress(OSError):
             if self._line_count < _LINES_MAX:
-                self._append(self._file, _line(name, known))
+                await self._pool.run(None, _append, self._file, _line(name, known))
+                self._line_count += 1
             else:
-                self._write_anew(self._file)
+                lines = [_line(name, known) for name, known in self._known.items()]
+                await self._pool.run(None, _write_anew, self._file, lines)
+                self._line_count = len(lines)
 
     def _remember(self, name: str, known: Known) -> None:
         self._known.pop(name, None)
@@ -62,19 +71,16 @@ class KnownAddresses:
         if len(self._known) > _ADDRESSES_MAX:
             del self._known[next(iter(self._known))]
 
-    def _append(self, path: Path, line: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # With the line's end first: the one before may have been cut.
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}")
-        self._line_count += 1
 
-    def _write_anew(self, path: Path) -> None:
-        new = path.with_suffix(".new")
-        lines = [_line(name, known) for name, known in self._known.items()]
-        new.write_text("\n".join(lines), encoding="utf-8")
-        new.replace(path)
-        self._line_count = len(lines)
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # With the line's end first: the one before may have been cut.
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}")
+
+
+def _write_anew(path: Path, lines: Sequence[str]) -> None:
+    write_atomically(path, "\n".join(lines).encode())
 
 
 def _lines_of(file: Path) -> list[str]:
