@@ -19,6 +19,8 @@ from runyard_agent.runtime_process import ProcessRuntime
 from runyard_agent.watched_limits import now
 from runyard_core.errors import RunyardError
 
+from .inherited_signals import UNTOUCHED, ignoring_signals, signals_of
+
 pytestmark = pytest.mark.system
 
 MakePlan = Callable[..., LaunchPlan]
@@ -101,6 +103,15 @@ async def test_program_can_use_pipes_that_close_early(make_plan: MakePlan) -> No
     await run(plan)
 
     assert plan.stdout.read_text(encoding="utf-8").split() == ["y", "141"]
+
+
+async def test_program_finds_its_signals_as_in_a_shell_whatever_the_agent_ignores(
+    make_plan: MakePlan,
+) -> None:
+    plan = make_plan("exec grep -E 'Sig(Blk|Ign)' /proc/self/status")
+    with ignoring_signals():
+        await run(plan)
+    assert signals_of(plan.stdout.read_bytes()) == UNTOUCHED
 
 
 async def test_launch_twice_starts_once(make_plan: MakePlan) -> None:

@@ -16,6 +16,7 @@ from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
 from runyard_agent.side_command import CommandExit, CommandPlan, SideCommand
 from runyard_agent.side_process import ProcessCommand, start_beside_process
 
+from .inherited_signals import UNTOUCHED, ignoring_signals, signals_of
 from .side_commands import check_input_to_its_end, output_of, read_until
 
 pytestmark = pytest.mark.system
@@ -64,6 +65,15 @@ async def test_a_command_finds_the_programs_world_and_tells_how_it_ended(make_pl
         async with started(plan, "no-such-command") as missing:
             assert await output_of(missing) == (b"", b"runyard: no-such-command: not found\n")
             assert await missing.wait() == CommandExit(127)
+
+
+async def test_a_command_finds_its_signals_as_in_a_shell_whatever_the_agent_ignores(
+    make_plan: MakePlan,
+) -> None:
+    look = ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
+    with ignoring_signals():
+        async with running(make_plan) as (plan, _), started(plan, *look) as command:
+            assert signals_of((await output_of(command))[0]) == UNTOUCHED
 
 
 async def test_input_goes_in_to_its_end_and_nothing_gets_lost(make_plan: MakePlan) -> None:

@@ -22,7 +22,7 @@ def become_program(plan: dict, streams: list[int]) -> None:  # type: ignore[type
         control_group.enter(plan["groups"])
         _limit(resource.RLIMIT_FSIZE, plan["disk_bytes_max"])
         _limit(resource.RLIMIT_NPROC, plan["user_processes_max"])
-        _restore_signals()
+        restore_signals()
         _make_way_when_memory_runs_out()
         os.chdir(plan["working_directory"])
         os.execve(program, plan["argv"], plan["environment"])  # noqa: S606
@@ -31,19 +31,24 @@ def become_program(plan: dict, streams: list[int]) -> None:  # type: ignore[type
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
 
 
+def restore_signals() -> None:
+    """Find the signals as a shell would: nothing ignored, nothing blocked.
+
+    Python ignores two for itself, and an agent that was started with nohup, or in the background of a script,
+    has inherited more: the key that interrupts would do nothing to whatever it starts.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def _limit(kind: int, wanted: int) -> None:
     """Set what the kernel holds for each process alone, and for all that it starts; 0 sets nothing."""
     if wanted:
         hard = resource.getrlimit(kind)[1]
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (most, most))
-
-
-def _restore_signals() -> None:
-    # Python ignores these two for itself; a program must find them as a shell would.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _make_way_when_memory_runs_out() -> None:

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 from runyard_agent import control_group
 from runyard_agent.process_table import descendants, end_all, kill_all, start_ticks
+from runyard_agent.shim_child import restore_signals
 
 _PR_SET_CHILD_SUBREAPER = 36
 _NAMESPACES = ("user", "mnt", "net", "ipc", "uts", "pid", "cgroup")
@@ -134,8 +135,7 @@ def _become_command(
             resource.setrlimit(kind, limit)
         _make_way_when_memory_runs_out()
         os.chdir(plan["working_directory"])
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        restore_signals()
         command = [os.fsencode(argument) for argument in plan["command"]] or [_shell(environment)]
         # Looked for on the program's own PATH.
         os.execvpe(command[0], command, environment)  # noqa: S606
