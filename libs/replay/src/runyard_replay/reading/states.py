@@ -233,12 +233,11 @@ async def _gpus_as_of(event_log: EventLog, position: int, part: Part) -> GpuStat
             nodes[node_id] = node_after(nodes.get(node_id), event)
             foreign[node_id] = foreign_after(foreign.get(node_id, {}), event)
     names = sorted(nodes)[part.skipped :]
-    behind = names[part.limit :] if part.limit is not None else []
-    names = names[: len(names) - len(behind)]
+    shown = names[: part.limit]
     return GpuState(
-        nodes=[nodes[name] for name in names],
-        foreign_processes=[process for name in names for process in foreign[name].values()],
-        more_node_count=len(behind),
+        nodes=[nodes[name] for name in shown],
+        foreign_processes=[process for name in shown for process in foreign[name].values()],
+        more_node_count=len(names) - len(shown),
     )
 
 
