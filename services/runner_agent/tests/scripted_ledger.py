@@ -37,7 +37,8 @@ class Ledger:
         jetstream = client.jetstream()
         subscription = await jetstream.pull_subscribe(
             subjects.TELEMETRY_WILDCARD, "ledger", stream=subjects.TELEMETRY_STREAM,
-            config=ConsumerConfig(max_ack_pending=20_000),
+            # What a ledger that ends had fetched and did not take comes again to the next one after so long.
+            config=ConsumerConfig(max_ack_pending=20_000, ack_wait=2),
         )  # fmt: skip
         while not self.is_over:
             try:

@@ -75,6 +75,7 @@ class ScriptedScheduler(AgentServiceServicer):
         self.reports: dict[str, AttemptReport] = {}
         self.acknowledges = True
         self.renews = True
+        self.renewal_count = 0
         self.is_silent = False
         self.foreign: list[ForeignProcess] = []
         self.inventories: list[NodeInventory] = []
@@ -125,6 +126,7 @@ class ScriptedScheduler(AgentServiceServicer):
             case "lease_renewal" if self.is_silent:
                 pass
             case "lease_renewal":
+                self.renewal_count += 1
                 self.held = list(request.lease_renewal.held_attempts)
                 leases = [one.lease_id for one in self.held] if self.renews else []
                 renewed = LeaseRenewed(sequence=request.lease_renewal.sequence, lease_ids=leases)
@@ -195,6 +197,11 @@ class ScriptedScheduler(AgentServiceServicer):
     async def wait_for(self, holds: Callable[[], bool], seconds: float = 40) -> None:
         async with asyncio.timeout(seconds), self.news:
             await self.news.wait_for(holds)
+
+    async def renewals(self, count: int) -> None:
+        """Wait for so many more; what was reported before them has come, and each is a heartbeat later."""
+        last = self.renewal_count + count
+        await self.wait_for(lambda: self.renewal_count >= last)
 
     async def report(self, grant: LeaseGrant, fact: str, seconds: float = 40) -> AttemptReport:
         await self.wait_for(lambda: any(self.of(grant, fact)), seconds)

@@ -61,6 +61,14 @@ async def until_seen(yard: ScriptedYard, kind: type[object], text: str) -> None:
         )
 
 
+async def until_ended(yard: ScriptedYard, grant: LeaseGrant) -> None:
+    """Wait until the program has ended, as its shim has written down."""
+    exit_file = attempt_folder(yard, grant) / "state" / "exit.json"
+    async with asyncio.timeout(40):
+        while not exit_file.exists():  # noqa: ASYNC110 - the shim tells nobody else
+            await asyncio.sleep(0.02)
+
+
 async def program_pid(yard: ScriptedYard, grant: LeaseGrant) -> int:
     folder = attempt_folder(yard, grant)
     while not (folder / "repository" / "pid").exists():  # noqa: ASYNC110 - the program brings it about
@@ -85,7 +93,9 @@ async def test_a_full_gpu_is_the_cause_and_its_gpu_is_kept_until_it_reads_free(
     (attempt_folder(yard, grant) / "repository" / "go").touch()
 
     await until_seen(yard, LogChunkRecorded, "CUDA out of memory")
-    await asyncio.sleep(0.5)
+    await until_ended(yard, grant)
+    # It looks at its GPUs as often as it renews.
+    await yard.scheduler.renewals(3)
     assert not list(yard.scheduler.of(grant, "exited"))
     gpus.script("", "")
     exited = (await yard.scheduler.report(grant, "exited")).exited

@@ -18,13 +18,14 @@ from runyard_agent.spool import SEGMENT_BYTES
 from runyard_testkit import Bus
 
 from .running_agent import attempt_folder, cache, running_agent
-from .scripted_yard import ScriptedYard
+from .scripted_yard import HEARTBEAT_MILLISECONDS, ScriptedYard
 
 __all__ = ["cache"]
 
 pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(180)]
 
 STDOUT = LogStream.LOG_STREAM_STDOUT
+LEASE_MILLISECONDS = 3_000
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ async def test_full_disk_costs_no_line_and_no_end(yard: ScriptedYard, tmp_path: 
         f"head -c 90000000 /dev/zero > $VH_OUTPUTS_DIR/all || true; touch {full}",
         f"until [ -e {go} ]; do sleep 0.05; done; rm $VH_OUTPUTS_DIR/all",
         "for n in 1 2 3; do echo after $n; done; echo kept > $VH_OUTPUTS_DIR/kept; exit 5",
-        lease_milliseconds=4_000,
+        lease_milliseconds=LEASE_MILLISECONDS,
         on_lost=OnLost.ON_LOST_REQUEUE,
     )
     await until(full, exists=True)
@@ -66,7 +67,7 @@ async def test_full_disk_costs_no_line_and_no_end(yard: ScriptedYard, tmp_path: 
     # Not a byte, or what the agent kept back and is writing into just now.
     assert disk.f_bavail * disk.f_frsize < SEGMENT_BYTES
     # Longer than its lease: it must be renewed on a full disk.
-    await asyncio.sleep(5)
+    await yard.scheduler.renewals(LEASE_MILLISECONDS // HEARTBEAT_MILLISECONDS + 2)
     go.touch()
 
     finished = (await yard.finished(grant)).finished

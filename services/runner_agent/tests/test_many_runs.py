@@ -12,12 +12,12 @@ import pytest
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard.run.v1.types_pb2 import CauseCode, Executor
-from runyard_agent.container_config import LABEL_NODE
+from runyard_agent.container_config import LABEL_RUN
 from runyard_agent.limits import tree_name
 from runyard_agent.process_table import descendants
 
 from .running_agent import agent_changes, cache, mounts, yard
-from .scripted_yard import NODE_ID, ScriptedYard
+from .scripted_yard import ScriptedYard
 
 __all__ = ["agent_changes", "cache", "yard"]
 
@@ -55,9 +55,11 @@ def agent_pid(yard: ScriptedYard) -> int:
 def look(yard: ScriptedYard, docker_client: Any = None) -> Machine:
     containers, networks, volumes = [], 0, 0
     if docker_client is not None:
-        filters = {"label": f"{LABEL_NODE}={NODE_ID}"}
+        # Tests at the same time have containers of their own on the same daemon.
         containers = [
-            container.name for container in docker_client.containers.list(all=True, filters=filters)
+            container.name
+            for container in docker_client.containers.list(all=True, filters={"label": LABEL_RUN})
+            if container.labels[LABEL_RUN] in yard.scheduler.grants
         ]
         networks, volumes = len(docker_client.networks.list()), len(docker_client.volumes.list())
     return Machine(

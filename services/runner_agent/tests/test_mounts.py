@@ -115,11 +115,12 @@ def test_an_export_is_mounted_by_the_daemon_where_the_agent_may_not(
 def test_a_file_system_is_looked_at_without_the_machine_seeing_it(tmp_path: Path) -> None:
     for name in private_view.FOLDERS:
         (tmp_path / name).mkdir()
-    before = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     place = f"/runyard-test-{os.getpid()}/sets"
     empty = look_at(FileSystem("tmpfs", "", "tmpfs", "ro,size=1m", place), tmp_path)
     assert empty == (0, 0, hashlib.sha256().hexdigest())
     with pytest.raises(InvalidInput, match="mount of tmpfs ended with"):
         look_at(FileSystem("no-such-kind", "", "tmpfs", "ro", place), tmp_path)
-    assert Path("/proc/self/mountinfo").read_text(encoding="utf-8") == before
+    # Containers of tests beside this one come and go among the others.
+    seen = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    assert [line for line in seen if place in line or str(tmp_path) in line] == []
     assert place.split("/")[1] not in os.listdir("/")
