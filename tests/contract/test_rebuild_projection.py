@@ -11,11 +11,12 @@ import pytest
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.projection.v1.events_pb2 import ProjectionRebuilt
 from runyard.projection.v1.types_pb2 import RebuildPhase
-from runyard_contracts.ids import stream_name
+from runyard_contracts.ids import Position, stream_name
 from runyard_core.errors import Conflict, NotFound, Rejected
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.filling import fill
+from runyard_eventlog.folding import Folded
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.readmodel import Build
 from runyard_eventlog.rebuild import Rebuilder
@@ -33,9 +34,13 @@ from tests.contract.rebuild_yard import (
     shown,
     tell,
 )
-from tests.contract.stories import Stories, rows_of
+from tests.contract.stories import Stories, StoryRow, WordRow, rows_of
 
 pytestmark = pytest.mark.engines
+
+WAITING = """
+select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+"""
 
 
 async def test_a_rebuild_takes_the_live_tables_place_and_tells_the_log(
@@ -132,6 +137,27 @@ async def test_a_service_s_own_indexes_are_made_anew(pool: asyncpg.Pool, story_l
         "select indexdef from pg_indexes where indexname = 'story_last_v1' and tablename = 'story_v1'"
     )
     assert definition.endswith('(last, "position" DESC) WHERE (count > 1)')
+
+
+async def test_indexes_are_made_before_or_after_another_process_s_batch_and_never_amid_it(
+    pool: asyncpg.Pool,
+) -> None:
+    store = ProjectionStore(Stories(), SCHEMA, Build.NEW)
+    async with pool.acquire() as writer:
+        await store.create(writer)
+        place = await store.place(writer)
+        async with asyncio.timeout(10):
+            async with writer.transaction():
+                await store.lock_to_write(writer, place)
+                await store.write_rows(writer, Folded({"word": [WordRow("a", 7, 1, 1)]}))
+                making = asyncio.create_task(store.index(pool))
+                while not await pool.fetchval(WAITING):  # noqa: ASYNC110 - the database brings it about
+                    await asyncio.sleep(0.01)
+                story = StoryRow("r", 1, 1, b"", None, ("a",))
+                await store.write(writer, Folded({"story": [story]}), Position(1))
+            await making
+    keys = await pool.fetch("select conrelid::regclass::text from pg_constraint where contype = 'p'")
+    assert {"scheduler.story_v1_new", "scheduler.word_v1_new"} <= {key["conrelid"] for key in keys}
 
 
 async def test_a_killed_rebuild_goes_on_from_its_own_checkpoint(

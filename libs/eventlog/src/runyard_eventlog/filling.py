@@ -114,7 +114,7 @@ async def fill(
                 events = undisputed(page.events, disputed) if disputed else page.events
                 for begin in range(0, len(events), TURN_EVENTS_MAX):
                     some = events[begin : begin + TURN_EVENTS_MAX]
-                    folded = await _fold(pool, store, projection, some, batch.after, cache)
+                    folded = await _fold(pool, store, projection, some, batch.after, cache, writing)
                     limit.record_all(some, folded.parked)
                     batch.add(folded, len(some))
                     # A thread for the fold would share the interpreter with this one, and take more of it.
@@ -163,11 +163,16 @@ async def _fold(
     events: Sequence[RecordedEvent],
     place: Place,
     cache: RowCache,
+    writing: asyncio.Task[Filled] | None,
 ) -> Folded:
     """Fold over rows that may not be written yet; a build gets its indexes when rows must be read back."""
     fold = BatchFold(projection, events, place.parked_streams, cache)
     while missing := fold.go_on():
-        await store.index(pool)
+        if not store.is_indexed:
+            if writing is not None:
+                # It would wait for the indexes, perhaps longer than the role waits for a lock.
+                await asyncio.wait((writing,))
+            await store.index(pool)
         async with pool.acquire() as connection:
             fold.supply(missing, await store.fetch(connection, missing))
     return fold.folded

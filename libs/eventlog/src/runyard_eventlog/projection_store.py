@@ -52,7 +52,8 @@ class ProjectionStore:
         self._build = build
         self._specs: dict[str, TableSpec[Any]] = {spec.name: spec for spec in projection.tables}
         self._identity = (self._name, self._version, str(build))
-        self._is_indexed = build in (Build.LIVE, Build.OLD)
+        self.is_indexed = build in (Build.LIVE, Build.OLD)
+        """Whether its rows can be read back: a build may have been filled without indexes."""
         self._lookups = {name: self._newest_of_keys(spec) for name, spec in self._specs.items()}
 
     async def create(self, connection: Connection, *, disputes_position: int | None = None) -> None:
@@ -154,8 +155,11 @@ class ProjectionStore:
 
         A build has none until rows must be read back: making them at the end costs a third. Two are made at
         once. Like its batches they do not wait for the disk: those that the database loses are made again.
+
+        Raises:
+            PlaceMovedError: the build is not there any more.
         """
-        if self._is_indexed:
+        if self.is_indexed:
             return
         indexes = [
             index
@@ -164,10 +168,10 @@ class ProjectionStore:
         ]
         left = iter(indexes)
         async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                f"select pg_advisory_xact_lock(hashtextextended($1, 0)), {_NOT_WAITING}, {_ALONE}",
-                f"runyard indexes {self._schema}.{self._name}{self._build}",
-            )
+            # Whoever writes a batch holds the checkpoint before it touches a table: so neither waits for a
+            # table of the other.
+            await self._lock(connection, None, "off")
+            await connection.execute(f"select {_ALONE}")
             async with TaskGroup() as group:
                 group.create_task(_make(left, connection))
                 group.create_task(_make_beside(left, pool))
@@ -178,7 +182,7 @@ class ProjectionStore:
             for index in indexes:
                 if index.key_ddl and index.name not in made:
                     await connection.execute(index.key_ddl)
-        self._is_indexed = True
+        self.is_indexed = True
 
     async def fetch(
         self,
