@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from runyard_agent.domain.references import Pattern
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.inputs import InputsOf
 from runyard_agent.s3_inputs import bucket_access, find_objects, input_credentials
-from runyard_core.clock import SystemClock
+from runyard_core.clock import ManualClock, SystemClock
 from runyard_core.errors import InvalidInput, Unavailable
 from runyard_testkit import Bucket
 
@@ -87,7 +88,8 @@ async def test_objects_of_a_real_store_are_listed_fetched_and_recorded(
         "AWS_REGION": bucket.region,
         "AWS_ENDPOINT_URL_S3": bucket.endpoint,
     }
-    sources = InputSources(yard.client, yard.cache, InputRules(), SystemClock(), variables)
+    clock = ManualClock(SystemClock().now())
+    sources = InputSources(yard.client, yard.cache, InputRules(), clock, variables)
     wanted = [
         Input(name="one", uris=[f"s3://{bucket.name}/images/d.png"], keep_directories=keep_directories),
         Input(name="set", uris=[f"s3://{bucket.name}/images/**.jpg"], keep_directories=keep_directories),
@@ -105,6 +107,8 @@ async def test_objects_of_a_real_store_are_listed_fetched_and_recorded(
     assert many.files[1].resolved_uri == f"s3://{bucket.name}/images/x/c#1.jpg"
     assert many.files[1].sha256 == sha256_of(b"images/x/c#1.jpg")
     assert (tmp_path / "inputs/set" / keeps[2]).read_bytes() == b"images/x/c#1.jpg"
+    # Signed anew, so asked at another address.
+    clock.advance(timedelta(seconds=1))
     again = await inputs.fetch(of, wanted, tmp_path / "later")
     assert [file.moved_bytes for each in again for file in each.files] == [0, 0, 0]
     wrong = InputSources(

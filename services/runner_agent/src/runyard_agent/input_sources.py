@@ -136,11 +136,12 @@ class InputSources:
             case "file":
                 return await self._copy_local(uri, file.sha256, destination), False
             case "http" | "https":
-                return await self._fetch_web(Request("GET", uri), file.sha256, destination)
+                return await self._fetch_web(uri, Request("GET", uri), file.sha256, destination)
             case "s3":
                 access = bucket_access(_bucket_of(uri), self._credentials)
-                request = access.request(path_of(uri), self._clock)
-                return await self._fetch_web(request, file.sha256, destination)
+                key = path_of(uri)
+                request = access.request(key, self._clock)
+                return await self._fetch_web(access.address(key), request, file.sha256, destination)
             case scheme if not file.sha256:
                 raise NotFound(f'"{scheme}://" inputs cannot be fetched here; use datum:// or http(s)://')
             case _:
@@ -164,7 +165,9 @@ class InputSources:
         await asyncio.to_thread(os.chmod, destination, 0o444)
         return False
 
-    async def _fetch_web(self, request: Request, sha256: str, destination: Path) -> tuple[str, bool]:
+    async def _fetch_web(
+        self, address: str, request: Request, sha256: str, destination: Path
+    ) -> tuple[str, bool]:
         transfers = self._artifact_client.transfers
         if sha256:
             return sha256, await self._have(
@@ -172,7 +175,7 @@ class InputSources:
             )
         # Beside the destination: the bytes say what they are only when all are here.
         arrived = destination.parent / f".{secrets.token_hex(8)}"
-        known = self._addresses.get(request.url) if self._uses_cache else None
+        known = self._addresses.get(address) if self._uses_cache else None
         if known is not None and await self._cache.lacking([known.sha256]):
             known = None
         try:
@@ -180,7 +183,7 @@ class InputSources:
         except RequestRefused as refused:
             if known is None or refused.status != http.HTTPStatus.NOT_MODIFIED:
                 raise
-            return await self._fetch_web(request, known.sha256, destination)
+            return await self._fetch_web(address, request, known.sha256, destination)
 
         async def move(path: Path) -> None:
             arrived.replace(path)
@@ -190,7 +193,7 @@ class InputSources:
         finally:
             arrived.unlink(missing_ok=True)
         if fetched.etag:
-            await self._addresses.put(request.url, Known(fetched.etag, fetched.sha256))
+            await self._addresses.put(address, Known(fetched.etag, fetched.sha256))
         # Whatever the cache had: these bytes came over the network.
         return fetched.sha256, False
 

@@ -50,12 +50,17 @@ class BucketAccess:
     key: SigningKey | None
     """None asks as nobody: for public buckets."""
 
+    def address(self, key: str) -> str:
+        """Give the address of an object; a request's own has the time and a signature in it."""
+        return f"{self.endpoint}/{self.bucket}/{key}"
+
     def request(self, key: str, clock: Clock, query: Mapping[str, str] | None = None) -> Request:
         """Make the request for an object, or with a query about the bucket."""
-        url = f"{self.endpoint}/{self.bucket}/{key}"
         # A key of nobody is signed, too, and the signature thrown away: quoting stays in one place.
         signing_key = self.key or SigningKey("", "", _REGION_USUAL)
-        signed = presign(signing_key, "GET", url, now=clock.now(), expires=_SIGNED_FOR, query=query)
+        signed = presign(
+            signing_key, "GET", self.address(key), now=clock.now(), expires=_SIGNED_FOR, query=query
+        )
         if self.key is not None:
             return Request("GET", signed.url)
         path, _, parameters = signed.url.partition("?")
