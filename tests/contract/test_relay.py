@@ -22,7 +22,7 @@ from runyard_eventlog.mirror import Mirror, MirrorMismatch, read_messages
 from runyard_eventlog.port import StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.relay import EXIT_MISMATCH, LEADER_LOCK
-from runyard_testkit import Bus, Database
+from runyard_testkit import Bus, Database, seen_by_server
 from tests.contract.events import DOMAIN, chunk, command, detail, details, fill, run_stream
 from tests.contract.mirrors import SECONDS_MAX, mirrored, relaying
 
@@ -82,7 +82,7 @@ async def test_the_bell_rings_after_the_event_is_mirrored(
     log: PostgresEventLog, database: Database, bus: Bus, client: Client
 ) -> None:
     bell = await client.subscribe(subjects.HEAD)
-    await client.flush()
+    await seen_by_server(client)
     head = await log.head()
     mirror = Mirror(client, head.log_id)
     async with relaying(database, bus), asyncio.timeout(SECONDS_MAX):

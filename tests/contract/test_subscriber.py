@@ -19,7 +19,7 @@ from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.port import EventFilter, Page
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.subscriber import follow
-from runyard_testkit import Bus, Database
+from runyard_testkit import Bus, Database, seen_by_server
 from tests.contract.events import DOMAIN, fill
 
 
@@ -137,7 +137,7 @@ async def test_nothing_said_on_the_bus_is_believed(
     bell = Doorbell()
     async with await bus.connect("scheduler") as listener, await bus.connect("relay") as liar:
         await bell.listen(listener)
-        await listener.flush()
+        await seen_by_server(listener)
         await fill(log, 2)
         for body in bodies:
             await liar.publish(subjects.HEAD, body)

@@ -15,7 +15,7 @@ from nats.js.api import StreamConfig
 from runyard_contracts import subjects
 from runyard_engines import NatsServer, NatsSpec, PortInUse, agent_user, relay_user, service_user, start_ready
 from runyard_engines.nats import configuration
-from runyard_testkit import Bus
+from runyard_testkit import Bus, seen_by_server
 
 EVENTS = StreamConfig(name="EVENTS_x", subjects=[subjects.EVENT_WILDCARD])
 TELEMETRY = StreamConfig(name=subjects.TELEMETRY_STREAM, subjects=[subjects.TELEMETRY_WILDCARD])
@@ -45,12 +45,6 @@ def noting(refused: list[str]) -> Callable[[Exception], Awaitable[None]]:
         refused.append(str(error))
 
     return note
-
-
-async def seen_by_server(connection: Client) -> None:
-    # The client sends the ping of a flush ahead of what is pending, so only the second one comes after it.
-    await connection.flush()
-    await connection.flush()
 
 
 FOREIGN = [
@@ -112,7 +106,7 @@ async def test_telemetry_goes_in_once_and_is_acknowledged_to_the_agent(bus: Bus)
         assert (message.subject, message.headers) == ("runyard.telemetry.node-1.gpu", {"Nats-Msg-Id": "one"})
         await message.ack_sync(timeout=5)
         marks = await agent.subscribe("runyard.committed.node-1")
-        await agent.flush()
+        await seen_by_server(agent)
         await metrics.publish("runyard.committed.node-1", b"mark")
         assert (await marks.next_msg(timeout=5)).data == b"mark"
 

@@ -24,7 +24,7 @@ from runyard_core.errors import Corrupt
 from runyard_core.retry import Retries
 from runyard_engines import NatsServer
 from runyard_engines.nats import agent_user_name
-from runyard_testkit import Bus
+from runyard_testkit import Bus, seen_by_server
 
 from .scripted_ledger import Ledger, create_stream
 from .scripted_yard import NODE_ID
@@ -185,7 +185,7 @@ async def test_marks_of_other_spools_and_nonsense_trim_nothing(bus: Bus, tmp_pat
             await until_held(client, 5)
             for nonsense in (b"", b"5", b"{}", b'{"spool_id": "other", "sequence": 5}', b"\xff"):
                 await client.publish(f"runyard.committed.{NODE_ID}", nonsense)
-            await client.flush()
+            await seen_by_server(client)
             async with ledger.listening(client):
                 await ledger.wait_for(spool.spool_id, last)
                 await until_trimmed(spool, last)

@@ -108,6 +108,13 @@ class Bus:
         return client
 
 
+async def seen_by_server(client: NatsClient) -> None:
+    """Wait until the server has seen all that a client asked, subscriptions among it."""
+    # The client sends the ping of a flush ahead of what is pending, so only the second one comes after it.
+    await client.flush()
+    await client.flush()
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """A bucket of one test."""
