@@ -58,7 +58,7 @@ class Tables:
             fold.supply(missing, fetched)
         folded = fold.folded
         for spec in self.projection.tables:
-            for row in folded.rows[spec.name]:
+            for row in map(spec.row, folded.rows[spec.name]):
                 by_position = self.rows.setdefault(spec.name, {}).setdefault(spec.key_of(row), {})
                 by_position[row.position] = row
         self.position = position
