@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 FREES = """
 import sys
 from runyard_eventlog.collector import keep_memory
@@ -21,7 +23,6 @@ for line in open("/proc/self/status"):
 """
 
 
-@pytest.mark.system
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_memory_that_is_free_again_is_kept_for_the_next_page() -> None:
     keeping, returning = (
