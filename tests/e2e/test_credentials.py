@@ -20,6 +20,7 @@ from docker.errors import DockerException
 from nats.aio.client import Client
 
 from runyard.run.v1.scheduler_service_pb2 import ListRunsRequest
+from runyard_agent.docker_daemon import gateway_of
 from runyard_contracts.subjects import inbox_prefix, telemetry_subject
 from runyard_engines.nats import agent_user_name
 from tests.bench.yard import pids_of
@@ -153,7 +154,5 @@ def docker_gateways() -> set[str]:
     except DockerException:
         return set()
     with contextlib.closing(client):
-        configs = client.networks.get("bridge").attrs["IPAM"]["Config"]
-    return {
-        socket.inet_aton(each["Gateway"])[::-1].hex().upper() for each in configs if "." in each["Gateway"]
-    }
+        gateway = gateway_of(client.networks.get("bridge").attrs)
+    return {socket.inet_aton(gateway)[::-1].hex().upper()} if gateway else set()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import os
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import docker
 import docker.errors
@@ -32,6 +35,7 @@ _PULL_SECONDS_MAX = 6 * 3600.0
 # Pulls wait for a registry: they have threads of their own, so that a kill never waits for one.
 _CONTROL_THREADS = 4
 _PULL_THREADS = 2
+_SIOCGIFADDR = 0x8915
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,8 +145,7 @@ class DockerDaemon:
         if network in {"host", "none"}:
             return "127.0.0.1" if network == "host" else ""
         found = await self.call(self.api.inspect_network, network)
-        configs = (found.get("IPAM") or {}).get("Config") or []
-        return next((str(each["Gateway"]) for each in configs if "." in each.get("Gateway", "")), "")
+        return gateway_of(found)
 
     def close(self) -> None:
         """Take no more calls and close the connections."""
@@ -178,6 +181,18 @@ class DockerDaemon:
         for line in self.api.pull(repository, tag=tag, auth_config=auth, stream=True, decode=True):
             if "error" in line:
                 raise Unavailable(str(line["error"]))
+
+
+def gateway_of(network: Mapping[str, Any]) -> str:
+    """Give the gateway of a network that the daemon describes; empty where none is known.
+
+    A daemon that has made its bridge anew names no gateway for it before it is started again (seen with
+    20.10): then the bridge's own address is asked of the kernel.
+    """
+    configs = (network.get("IPAM") or {}).get("Config") or []
+    named = next((str(each["Gateway"]) for each in configs if "." in each.get("Gateway", "")), "")
+    bridge = (network.get("Options") or {}).get("com.docker.network.bridge.name", "")
+    return named or (_address_of(bridge) if bridge else "")
 
 
 async def open_docker() -> DockerDaemon | str:
@@ -221,6 +236,16 @@ def _translated(function: Callable[P, T]) -> Callable[P, T]:
             raise Unavailable(f"the Docker daemon does not answer: {error}") from error
 
     return translated
+
+
+def _address_of(interface: str) -> str:
+    """Give the IPv4 address of an interface of this machine (netdevice(7)); empty where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", interface[:15].encode()))
+        except OSError:
+            return ""
+    return socket.inet_ntoa(answer[20:24])
 
 
 def _explanation(error: docker.errors.APIError) -> str:
