@@ -142,7 +142,7 @@ async def _rebuilds(database: Database) -> list[Result]:
     """Rebuild both read models at once, in one process and in two."""
     urls = _urls(database)
     ones, one_cpus, twos = [], [], []
-    for _ in range(3):
+    for _ in range(REBUILDS):
         took = await _in_a_process(Job("rebuild", urls, REBUILT_EVENTS, ("lineage", "cost")))
         ones.append(REBUILT_EVENTS / took.seconds)
         one_cpus.append(REBUILT_EVENTS / took.cpu_seconds)
@@ -150,7 +150,7 @@ async def _rebuilds(database: Database) -> list[Result]:
             *(_in_a_process(Job("rebuild", urls, REBUILT_EVENTS, (one,))) for one in ("lineage", "cost"))
         )
         twos.append(REBUILT_EVENTS / max(one.seconds for one in both))
-    _say(f"rebuilt lineage and cost of {REBUILT_EVENTS:,} events 6 times")
+    _say(f"rebuilt lineage and cost of {REBUILT_EVENTS:,} events {2 * REBUILDS} times")
     name = "rebuild: lineage and cost"
     return [
         measured(f"{name}, one process", ones, "events/s", "higher", target=60_000),
