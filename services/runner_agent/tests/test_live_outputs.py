@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from runyard_agent import collecting, live_outputs
-from runyard_agent.live_outputs import LiveOutputs
+from runyard.run.v1.types_pb2 import OutputFile
+from runyard_agent import collecting, live_outputs, outputs
+from runyard_agent.live_outputs import LiveOutputs, stored_live
+from runyard_agent.output_uploads import FILES_AT_ONCE
 
 from .output_folder import folder, output, outputs_of, said, yard
 from .store_double import Yard, sha256_of
@@ -52,6 +55,50 @@ async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_run
         )
     )
     assert said(yard) == {"sub/step1.pt": {"step": 1.0}}
+
+
+async def test_files_handed_over_together_are_stored_together(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = asyncio.Barrier(FILES_AT_ONCE)
+
+    async def store(*arguments: Any) -> OutputFile:
+        async with together:
+            return await outputs.store_output(*arguments)
+
+    monkeypatch.setattr(live_outputs, "store_output", store)
+    paths = [folder / f"{number}.pt" for number in range(2 * FILES_AT_ONCE)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+        path.chmod(0o444)
+    of, ended = outputs_of(yard, folder), asyncio.Event()
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        for path in paths:
+            await gone(path)
+        ended.set()
+
+    assert {kept.file.path for kept in stored_live(of)} == {path.name for path in paths}
+
+
+async def test_after_a_file_that_took_long_to_store_the_next_one_waits_no_longer(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def store(*arguments: Any) -> OutputFile:
+        await asyncio.sleep(1)  # a large file on its way
+        return await outputs.store_output(*arguments)
+
+    monkeypatch.setattr(live_outputs, "store_output", store)
+    of, ended = outputs_of(yard, folder), asyncio.Event()
+
+    async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        for name in ("first.pt", "second.pt"):
+            (folder / name).write_bytes(name.encode())
+            (folder / name).chmod(0o444)
+            await gone(folder / name)
+        ended.set()
 
 
 async def gone(path: Path) -> None:

@@ -24,8 +24,10 @@ from runyard_agent.below import remove_below, walk_below
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.output_metadata import LINES_FILE, SIDECAR_SUFFIX, read_sidecar
+from runyard_agent.output_uploads import FILES_AT_ONCE
 from runyard_agent.outputs import OutputsOf, opened_output, store_output
 from runyard_core.errors import InvalidInput, RunyardError
+from runyard_core.fan_out import fan_out
 
 _WRITE_BITS = 0o222
 _LOOK_SECONDS = 1.0
@@ -52,19 +54,26 @@ class LiveOutputs:
 
     async def follow(self, ended: asyncio.Event) -> None:
         """Store what is handed over, until the program has ended; the rest is collected then."""
-        pool = BlockingPool("live outputs", thread_count=1)
+        pool = BlockingPool("live outputs", thread_count=FILES_AT_ONCE)
+        # One thread: lines come one after the other.
+        records = BlockingPool("live records", thread_count=1)
+
+        async def take(path: PurePosixPath) -> None:
+            if not ended.is_set():
+                await self._take(pool, records, path)
+
         try:
             while not ended.is_set():
                 began_at = time.monotonic()
-                for path in await pool.run(None, lambda: list(_handed_over(self._of.folder))):
-                    if not ended.is_set():
-                        await self._take(pool, path)
+                found = await pool.run(None, lambda: list(_handed_over(self._of.folder)))
                 rest = _REST_FOR_EACH_SECOND * (time.monotonic() - began_at)
+                await fan_out(FILES_AT_ONCE, take, found)
                 await _wait(ended, max(_LOOK_SECONDS, rest))
         finally:
             pool.close()
+            records.close()
 
-    async def _take(self, pool: BlockingPool, path: PurePosixPath) -> None:
+    async def _take(self, pool: BlockingPool, records: BlockingPool, path: PurePosixPath) -> None:
         tell = self._of.tell
         try:
             with opened_output(self._of, path) as descriptor:
@@ -75,7 +84,7 @@ class LiveOutputs:
                 self._refused.add(key)
                 metadata = await pool.run(None, read_sidecar, self._of.folder, str(path), tell)
                 file = await store_output(self._of, pool, path, descriptor)
-                await pool.run(None, _remember, self._of, LiveOutput(file, metadata or Struct()))
+                await records.run(None, _remember, self._of, LiveOutput(file, metadata or Struct()))
                 if await pool.run(None, remove_below, self._of.folder, path, opened):
                     tell(f"output {str(path)!r} is stored: {file.size_bytes} bytes")
         except (RunyardError, OSError) as error:
