@@ -15,7 +15,7 @@ from runyard_artifact.domain.origin import SIZE_BYTES_MAX, check_file, check_ori
 from runyard_artifact.domain.part_plan import (
     MEBIBYTE,
     PART_BYTES_MAX,
-    PART_BYTES_MIN,
+    PART_COUNT_MIN,
     SINGLE_PART_BYTES_MAX,
     plan_parts,
 )
@@ -161,7 +161,8 @@ def test_parts_cover_the_file_and_keep_their_limits(size_bytes: int) -> None:
         assert len(parts) == 1
     else:
         assert len(parts) <= 4_000
-        assert all(PART_BYTES_MIN <= part.size_bytes <= PART_BYTES_MAX for part in parts[:-1])
+        assert all(part.size_bytes <= PART_BYTES_MAX for part in parts[:-1])
+        assert all(part.size_bytes > SINGLE_PART_BYTES_MAX // PART_COUNT_MIN for part in parts[:-1])
         assert all(part.size_bytes % MEBIBYTE == 0 for part in parts[:-1])
 
 

@@ -10,7 +10,6 @@ MEBIBYTE = 1024 * 1024
 SINGLE_PART_BYTES_MAX = 64 * MEBIBYTE
 """Larger files go up in parts."""
 
-PART_BYTES_MIN = 16 * MEBIBYTE
 PART_BYTES_MAX = 64 * MEBIBYTE
 
 PART_COUNT_MIN = 4
@@ -38,7 +37,7 @@ def part_bytes(size_bytes: int) -> int:
         return size_bytes
     wanted = -(-size_bytes // PART_COUNT_MIN)
     rounded = -(-wanted // MEBIBYTE) * MEBIBYTE
-    return min(max(rounded, PART_BYTES_MIN), PART_BYTES_MAX)
+    return min(rounded, PART_BYTES_MAX)
 
 
 def plan_parts(size_bytes: int) -> Iterator[Part]:
