@@ -12,13 +12,16 @@ from runyard.agent.v1.agent_service_pb2 import (
     AttemptExited,
     AttemptFinished,
     AttemptStarted,
+    InputFetched,
     LeaseGrant,
     RegistryLogin,
 )
-from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Executor, Hardware
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Environment, Executor, Hardware, InputFile
+from runyard_agent import attempt_store
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.domain.attempt import AttemptState, begun, launched
 from runyard_agent.runtime import Handle
+from runyard_contracts.ids import deterministic_id
 from runyard_core.errors import Corrupt
 
 GRANT = LeaseGrant(run_id="0199-run", attempt=2, epoch=5, lease_id="lease-1", project="p")
@@ -58,6 +61,42 @@ def test_reports_wait_in_order_until_acknowledged(tmp_path: Path) -> None:
     assert len({report.report_id for report in pending}) == 4
     assert record.acknowledge(pending[1].report_id)
     assert list(found_again(tmp_path).pending_reports()) == [pending[0], *pending[2:]]
+
+
+def test_report_that_is_acknowledged_while_others_are_sent_is_passed_over(tmp_path: Path) -> None:
+    record = create(tmp_path)
+    for number in range(3):
+        record.report_status(f"epoch {number}", AT)
+    record.report_fetched(InputFetched(input="set"), AT)
+    sending = record.pending_reports()
+    next(sending)
+    status, fetched = list(record.pending_reports())[1::2]
+
+    # They were sent before: reports go in the order of their names, which is not that of their making.
+    assert record.acknowledge(status.report_id)
+    assert record.acknowledge(fetched.report_id)
+    assert [report.status_detail for report in sending] == ["epoch 2"]
+
+
+def test_acknowledgement_costs_no_more_after_many_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = create(tmp_path)
+    for number in range(50):
+        record.report_fetched(InputFetched(input="set", file=InputFile(path=f"{number}")), AT)
+    *others, last = [report.report_id for report in record.pending_reports()]
+    for report_id in others:
+        assert record.acknowledge(report_id)
+    hashed: list[object] = []
+
+    def counted(*parts: str | int) -> str:
+        hashed.append(parts)
+        return deterministic_id(*parts)
+
+    monkeypatch.setattr(attempt_store, "deterministic_id", counted)
+    assert record.acknowledge(last)
+    assert len(hashed) < 10
+    assert not list(record.pending_reports())
 
 
 def test_report_is_made_once_also_after_its_acknowledgement(tmp_path: Path) -> None:

@@ -188,7 +188,12 @@ class AttemptRecord:
     def pending_reports(self) -> Iterator[AttemptReport]:
         """Give the reports that are not acknowledged, in order."""
         for path in sorted(self._reports.glob("*.pb")):
-            yield AttemptReport.FromString(path.read_bytes())
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                # Whoever sends the others waits in between: this one is acknowledged by now.
+                continue
+            yield AttemptReport.FromString(content)
 
     def acknowledge(self, report_id: str) -> bool:
         """Take note that the log has a report; False when it is none of this attempt."""
@@ -196,7 +201,8 @@ class AttemptRecord:
             if deterministic_id("report", self.grant.lease_id, path.stem) == report_id:
                 path.unlink()
                 return True
-        fetched = (path.stem for path in self._reports.glob(f"{_FETCHED}-*"))
+        # Those that wait only: an attempt may have fetched thousands before.
+        fetched = (path.stem for path in self._reports.glob(f"{_FETCHED}-*.pb"))
         for name in (*_NAMES.values(), *fetched):
             if deterministic_id("report", self.grant.lease_id, name) == report_id:
                 if self._path(name).exists():
