@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard_agent.http_connections import Request, RequestRefused
+from runyard_agent.http_connections import CHUNK_BYTES, Request, RequestRefused
 from runyard_agent.transfers import Transfers
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
@@ -49,6 +49,20 @@ async def test_a_cut_download_goes_on_where_it_broke_off(yard: Yard, tmp_path: P
     assert fetched.sha256 == sha256_of(DATA)
     ranges = [headers.get("Range") for _, _, headers in yard.store.requests]
     assert ranges == [None, "bytes=1500000-", "bytes=2200000-"]
+
+
+async def test_a_large_download_may_be_cut_as_often_as_it_comes_further(yard: Yard, tmp_path: Path) -> None:
+    piece = CHUNK_BYTES + 1
+    data = os.urandom(3 * HASTE_TRIES * piece)
+    yard.store.objects["/large"] = data
+    yard.store.cuts = [piece] * 2 * HASTE_TRIES
+
+    fetched = await yard.transfers.get(get_of(yard, "/large"), tmp_path / "file")
+    assert (fetched.sha256, fetched.size_bytes) == (sha256_of(data), len(data))
+
+    yard.store.cuts = [piece, piece, *[1000] * 2 * HASTE_TRIES]
+    with pytest.raises(Unavailable, match="cut off after"):
+        await yard.transfers.get(get_of(yard, "/large"), tmp_path / "file")
 
 
 async def test_a_file_that_changed_between_two_tries_is_read_from_the_start(
@@ -110,6 +124,16 @@ async def test_redirects_are_followed_without_the_headers_of_the_first_request(
     assert [headers.get("Authorization") for _, _, headers in yard.store.requests] == ["secret", None]
     with pytest.raises(RequestRefused, match="redirects"):
         await yard.transfers.get(get_of(yard, "/loop"), tmp_path / "other")
+
+
+async def test_a_redirect_to_nowhere_is_told_in_the_words_of_who_sent_it(yard: Yard, tmp_path: Path) -> None:
+    # As S3 answers who asks for a bucket of another region.
+    yard.store.statuses = [301]
+
+    with pytest.raises(RequestRefused, match="answered 301 Moved Permanently: told to") as refused:
+        await yard.transfers.get(get_of(yard), tmp_path / "file")
+    assert refused.value.status == 301
+    assert len(yard.store.requests) == 1
 
 
 async def test_other_schemes_are_refused(yard: Yard, tmp_path: Path) -> None:

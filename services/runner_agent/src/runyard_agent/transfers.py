@@ -8,10 +8,8 @@ import http.client
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urljoin
 
 from runyard_agent.blocking import BlockingPool
@@ -24,8 +22,6 @@ _REDIRECTS_MAX = 5
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=10.0, tries_max=9)
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +65,10 @@ class Transfers:
             Unavailable: no answer after all retries.
             Corrupt: FILE_CHANGED, the file became shorter.
         """
-        return await self._retried(
-            request, lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes)
+        return await retried(
+            lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes),
+            (Unavailable,),
+            self._retries(request),
         )
 
     async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
@@ -83,10 +81,19 @@ class Transfers:
             ResourceExhausted: DISK_UNAVAILABLE, the file cannot be written.
         """
         download = _Download(request, destination)
+        retries = self._retries(request)
+
+        async def go_on() -> Fetched:
+            try:
+                return await self._pool.run(None, download.go_on, self._connections)
+            except Unavailable:
+                # What takes hours is cut many times: cuts with much in between are no failures in a row.
+                if download.came_further():
+                    retries.succeeded()
+                raise
+
         try:
-            fetched = await self._retried(
-                request, lambda: self._pool.run(None, download.go_on, self._connections)
-            )
+            fetched = await retried(go_on, (Unavailable,), retries)
             if sha256 and fetched.sha256 != sha256:
                 raise Corrupt(
                     f"{request.shown}: the bytes have SHA-256 {fetched.sha256}, want {sha256}",
@@ -102,9 +109,8 @@ class Transfers:
         self._pool.close()
         self._connections.close()
 
-    async def _retried(self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
-        retries = Retries(f"{request.method} {request.shown}", self._backoff, logger)
-        return await retried(attempt, (Unavailable,), retries)
+    def _retries(self, request: Request) -> Retries:
+        return Retries(f"{request.method} {request.shown}", self._backoff, logger)
 
     def _put(self, request: Request, descriptor: int, offset_bytes: int, size_bytes: int) -> str:
         # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.
@@ -130,6 +136,7 @@ class _Download:
         self._destination = destination
         self._hash = hashlib.sha256()
         self._size_bytes = 0
+        self._asked_bytes = 0
         self._validator = ""
         self._given_up = threading.Event()
 
@@ -140,16 +147,23 @@ class _Download:
             with connections.borrowed(request) as connection:
                 connection.start(request, self._range_headers())
                 answer = connection.answer()
-                if answer.status not in _REDIRECT_STATUSES:
+                location = answer.getheader("Location") or ""
+                if answer.status not in _REDIRECT_STATUSES or not location:
                     self._take(request, answer)
                     # Of another address it would not help: who asks again asks the first.
                     etag = self._validator if request is self._request and '"' in self._validator else ""
                     return Fetched(self._hash.hexdigest(), self._size_bytes, etag)
                 answer.read()
-                location = answer.getheader("Location") or ""
                 # Headers were meant for the first address only: they may hold a credential.
                 request = Request("GET", urljoin(request.url, location))
         raise RequestRefused(f"{self._request.shown}: more than {_REDIRECTS_MAX} redirects", 310)
+
+    def came_further(self) -> bool:
+        """Say whether a good piece more is here than ever before when this was asked."""
+        if self._size_bytes < self._asked_bytes + CHUNK_BYTES:
+            return False
+        self._asked_bytes = self._size_bytes
+        return True
 
     def give_up(self) -> None:
         """Remove what was written; a thread that still reads stops at its next chunk."""
