@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard_agent import output_uploads
 from runyard_agent.below import open_below
 from runyard_agent.domain.safe_paths import relative_path
@@ -201,6 +202,24 @@ async def test_a_store_that_is_down_for_longer_than_a_transfer_tries_costs_no_ou
     yard.store.statuses = [503] * 3 * HASTE_TRIES
 
     assert await collect(yard, folder) == [output("one", b"one")]
+
+
+async def test_patience_begins_with_the_failure_however_long_was_sent_before(
+    yard: Yard, folder: Path
+) -> None:
+    (folder / "large.bin").write_bytes(b"data")
+    # As after an upload that took longer than all patience.
+    yard.client._patience_seconds = 0.0
+    yard.store.statuses = [503] * HASTE_TRIES
+    with (folder / "large.bin").open("rb") as file:
+        sha256, origin = sha256_of(b"data"), Origin(run_id="run-1", attempt=1, path="large.bin")
+        await yard.client.upload(file.fileno(), sha256=sha256, size_bytes=4, origin=origin)
+        assert yard.store.objects[f"/blobs/{sha256}"] == b"data"
+
+        yard.store.statuses = [503] * 3 * HASTE_TRIES
+        yard.store.objects.clear()
+        with pytest.raises(Unavailable, match="503"):
+            await yard.client.upload(file.fileno(), sha256=sha256, size_bytes=4, origin=origin)
 
 
 async def test_a_service_that_stays_away_ends_the_patience(folder: Path, yard: Yard) -> None:

@@ -77,6 +77,10 @@ RequestMessage = TypeVar("RequestMessage")
 ResponseMessage = TypeVar("ResponseMessage")
 
 
+class _Silent(errors.Unavailable):
+    """The service gave no answer for all of the patience."""
+
+
 class ArtifactClient:
     """Calls ``ArtifactService`` with the agent's token and moves the bytes.
 
@@ -291,13 +295,18 @@ class ArtifactClient:
 
     async def _patiently(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Do something again from its start while the store is away, and once when a part of it got stale."""
-        gives_up_at = time.monotonic() + self._patience_seconds
+        gives_up_at: float | None = None
         is_repeated = False
         while True:
             try:
                 return await attempt()
+            except _Silent:
+                raise
             except errors.Unavailable:
-                if time.monotonic() >= gives_up_at:
+                # From the first failure on: until then it may have sent for hours.
+                if gives_up_at is None:
+                    gives_up_at = time.monotonic() + self._patience_seconds
+                elif time.monotonic() >= gives_up_at:
                     raise
             except (RequestRefused, errors.Rejected) as refused:
                 # A request has expired, or what was stored is gone: anything else will not change.
@@ -322,7 +331,7 @@ class ArtifactClient:
                 if status not in _PASSING:
                     raise _ERRORS.get(status, errors.RunyardError)(sentence) from error
                 silent = f"the artifact service gave no answer for {self._patience_seconds:g} s"
-                await retries.pause(errors.Unavailable(f"{silent}: {sentence}"), sentence)
+                await retries.pause(_Silent(f"{silent}: {sentence}"), sentence)
             else:
                 retries.succeeded()
                 return answer
