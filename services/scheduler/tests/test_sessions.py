@@ -12,7 +12,7 @@ from runyard_contracts.ids import LeaseId, NodeId
 from runyard_core.clock import ManualClock
 from runyard_core.errors import Unavailable
 from runyard_scheduler.process.world import World
-from runyard_scheduler.sessions import Session, Sessions
+from runyard_scheduler.sessions import OVERRUN_SECONDS_MAX, Session, Sessions
 
 from .yard import MemoryYard, a_spec
 
@@ -39,6 +39,22 @@ def test_a_silent_node_is_not_ready_until_it_is_heard_again() -> None:
     sessions.heard(session, [], [])
     assert sessions.ready() == {NODE}
     assert told
+
+
+def test_a_node_that_time_makes_ready_again_is_told_of_once() -> None:
+    clock = ManualClock()
+    sessions = Sessions(World(), clock, unreachable_seconds=10)
+    session = attached(sessions)
+    told: list[bool] = []
+    sessions.on_change(lambda: told.append(True))
+    seconds = 0.0
+    while seconds <= OVERRUN_SECONDS_MAX + 4:
+        sessions.heard(session, [], [], overrun=True)
+        clock.advance(timedelta(seconds=2))
+        seconds += 2
+    # Once that it takes nothing new, and once that it does: whoever waits for it plans anew.
+    assert sessions.ready() == {NODE}
+    assert len(told) == 2
 
 
 @pytest.fixture

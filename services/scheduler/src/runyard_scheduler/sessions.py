@@ -36,6 +36,8 @@ class Session:
         """Leases whose grant was sent on this stream."""
         self.overrun_since_seconds: float | None = None
         """Since when the agent has held an attempt that was given up and may still use its GPUs."""
+        self.told_ready = False
+        """Whether it could take a grant when it was last heard: time alone makes it ready again, too."""
         self._outbox: asyncio.Queue[AttachResponse | RunyardError | None] = asyncio.Queue(OUTBOX_MAX + 1)
         self._ended = False
 
@@ -155,8 +157,10 @@ class Sessions:
         self._node_heard[session.node_id] = now
         for lease_id in renewed:
             self._lease_heard[lease_id] = now
-        if self._is_ready(session) != was_ready:
+        ready = self._is_ready(session)
+        if not ready == was_ready == session.told_ready:
             self._tell()
+        session.told_ready = ready
 
     def send_grant(self, entry: RunEntry, lease: Lease, *, again: bool = False) -> None:
         """Send a lease to its node, if its stream is open; the lease counts from now.
