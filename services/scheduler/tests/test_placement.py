@@ -121,6 +121,15 @@ def test_a_run_that_waited_long_keeps_the_node_it_needs() -> None:
     assert made.waiting[Requirement(1, docker=False)] == "a is kept for a run that has waited longer."
 
 
+def test_gpus_that_no_ending_run_frees_are_kept_for_nobody() -> None:
+    queue = [waits("large", 4, order=1, since=CLAIM_AFTER), waits("small", 1, order=2)]
+    part = supply("broken", 3, 4)
+    for broken in (replace(part, unusable_gpu_count=1), replace(part, foreign_gpu_count=1)):
+        assert where(planned(queue, [broken])) == {"small": "broken"}
+        # The node that can come free for it is the one to keep, however few of its GPUs are free now.
+        assert where(planned(queue, [broken, supply("sound", 1, 4)])) == {"small": "broken"}
+
+
 def test_a_claim_never_holds_up_who_goes_first() -> None:
     queue = [waits("large", 4, order=1, since=CLAIM_AFTER), waits("urgent", 1, priority=1, order=2)]
     assert where(planned(queue, [supply("a", 2, 4)])) == {"urgent": "a"}

@@ -198,7 +198,8 @@ class _Yard:
             if node.attached
             and node.slot_count
             and node.node_id not in self.claimed
-            and node.gpu_count >= wanted.gpu_count
+            # One whose GPUs others use, or nobody can, is not freed by waiting for runs to end.
+            and node.gpu_count - node.foreign_gpu_count - node.unusable_gpu_count >= wanted.gpu_count
             and (node.docker or not wanted.docker)
         ]
         if able:
