@@ -49,8 +49,8 @@ class Client:
     async def runs(self, **request: Any) -> pb.ListRunsResponse:
         return await self._stub.ListRuns(pb.ListRunsRequest(**request), metadata=CLIENT, timeout=WAIT_SECONDS)
 
-    async def stop(self, name: str) -> pb.StopRunResponse:
-        request = pb.StopRunRequest(request_id=uuid7(), name=name, reason="enough")
+    async def stop(self, name: str, reason: str = "enough") -> pb.StopRunResponse:
+        request = pb.StopRunRequest(request_id=uuid7(), name=name, reason=reason)
         return await self._stub.StopRun(request, metadata=CLIENT, timeout=WAIT_SECONDS)
 
     async def node(self, node_id: str, read: ReadOptions | None = None) -> pb.GetNodeResponse:

@@ -46,6 +46,26 @@ async def test_a_name_that_means_no_single_run_is_refused(client: Client) -> Non
         assert (name, error.value.code(), reason(error)) == (name, code, stable)
 
 
+async def test_what_no_table_can_hold_is_refused_and_harms_nobody(client: Client) -> None:
+    run = (await client.submit()).run
+    tagged = a_submit()
+    tagged.tags.append("a\0b")
+    calls = [
+        client.submit(tagged),
+        client.submit(a_submit(spec=a_spec(step="a\0b"))),
+        client.stop(run.run_id, "a\0b"),
+        client.runs(filter='step="a\0b"'),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await client.node("a\0b")
+    assert reason(error) == "NODE_NOT_FOUND"
+    assert (await fresh(client, run.run_id)).state == RunState.RUN_STATE_QUEUED
+
+
 async def test_pages_show_the_moment_of_the_first(client: Client) -> None:
     numbers = [(await client.submit()).run.number for _ in range(7)]
     position = (await client.submit(a_submit("other"))).position

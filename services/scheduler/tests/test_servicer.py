@@ -12,7 +12,7 @@ from runyard.run.v1.scheduler_service_pb2 import StopRunRequest
 from runyard.run.v1.types_pb2 import Outcome
 from runyard_contracts.ids import Position, RunId, uuid7
 from runyard_core.clock import ManualClock
-from runyard_core.errors import NotFound
+from runyard_core.errors import Corrupt, InvalidInput, NotFound, Rejected
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.projector import Projector
 from runyard_scheduler.handlers import Handlers
@@ -69,6 +69,44 @@ async def test_a_repeated_stop_gets_its_first_answer_before_the_read_model_has_t
     stop = StopRunRequest(request_id=uuid7(), name=run.run_id)
     first = await servicer.StopRun(stop, CONTEXT)
     assert await servicer.StopRun(stop, CONTEXT) == first
+
+
+@pytest.mark.usefixtures("as_alice")
+async def test_a_repeated_stop_means_its_first_run_whatever_its_name_stands_for_now() -> None:
+    log = MemoryEventLog()
+    handlers = Handlers(Ledger(log, World()), ManualClock())
+    first, second = [(await handlers.submit(a_submit())).run for _ in range(2)]
+    stop = StopRunRequest(request_id=uuid7(), name="digits#latest")
+    shown = await handlers.stop(RunId(first.run_id), stop)
+    assert shown.run.run_id == first.run_id
+    assert await handlers.stop(RunId(second.run_id), stop) == shown
+
+
+@pytest.mark.usefixtures("as_alice")
+async def test_a_reason_that_must_not_be_kept_is_refused_and_the_run_goes_on() -> None:
+    async def refuse(project: str, content: bytes) -> None:
+        if project == "digits" and b"hunter2" in content:
+            raise Rejected("it holds a secret", code="SECRET_IN_REQUEST")
+
+    handlers = Handlers(Ledger(MemoryEventLog(), World()), ManualClock(), refuse)
+    run_id = RunId((await handlers.submit(a_submit())).run.run_id)
+    for reason, refused in (("it printed hunter2", Rejected), ("a\0b", InvalidInput)):
+        with pytest.raises(refused):
+            await handlers.stop(run_id, StopRunRequest(request_id=uuid7(), reason=reason))
+    stop = StopRunRequest(request_id=uuid7(), reason="enough")
+    assert (await handlers.stop(run_id, stop)).run.outcome == Outcome.OUTCOME_STOPPED
+
+
+@pytest.mark.usefixtures("as_alice")
+async def test_a_run_can_be_stopped_where_secrets_cannot_be_opened() -> None:
+    async def refuse(project: str, content: bytes) -> None:
+        if content == b"enough":
+            raise Corrupt(f"the key of {project} is another one")
+
+    handlers = Handlers(Ledger(MemoryEventLog(), World()), ManualClock(), refuse)
+    run_id = RunId((await handlers.submit(a_submit())).run.run_id)
+    stop = StopRunRequest(request_id=uuid7(), reason="enough")
+    assert (await handlers.stop(run_id, stop)).run.outcome == Outcome.OUTCOME_STOPPED
 
 
 @pytest.mark.usefixtures("as_alice")

@@ -72,6 +72,11 @@ def set_gpus(spec: RunSpec) -> None:
         (lambda spec: spec.environment_variables.add(name="A B"), "spec.environment_variables[0]"),
         (lambda spec: spec.environment_variables.add(name="A", value="b\0"), "spec.environment_variables[0]"),
         (lambda spec: setattr(spec.code, "tree_sha256", "abc"), "spec.code.tree_sha256"),
+        (lambda spec: setattr(spec, "step", "a\0b"), "spec.step"),
+        (lambda spec: spec.command_lines.append("echo \0"), "spec.command_lines"),
+        (lambda spec: add_parameter(spec, "rate", "a\0b"), "spec.parameters"),
+        (lambda spec: add_parameter(spec, "rate", ["a\0b"]), "spec.parameters"),
+        (lambda spec: spec.inputs.add(name="data", uris=["file:///\0"]), "spec.inputs"),
     ],
 )
 def test_a_wrong_spec_is_refused_by_field(change: Callable[[RunSpec], object], field: str) -> None:
@@ -89,6 +94,9 @@ def test_every_wrong_field_is_named_at_once() -> None:
         check_request("digits", RunSpec(), "t" * 2_000, ("",))
     assert set(error.value.field_violations) == {"spec.step", "spec.command_lines", "title", "tags"}
     assert "3 more" in error.value.message
+    with pytest.raises(InvalidInput) as error:
+        check_request("digits", a_spec(), "\0", ("a", "b\0"))
+    assert set(error.value.field_violations) == {"title", "tags"}
 
 
 @pytest.mark.parametrize("name", ["", "Digits", "a b", "-a", "a" * 64, "a#b"])
@@ -146,6 +154,7 @@ def test_a_filter_is_read() -> None:
         ("project=a AND project=b", "BAD_FILTER"),
         ('project="a', "BAD_FILTER"),
         ("project=a AND", "BAD_FILTER"),
+        ('step="a\0b"', "BAD_FILTER"),
     ],
 )
 def test_a_filter_that_cannot_be_read_is_refused(text: str, code: str) -> None:

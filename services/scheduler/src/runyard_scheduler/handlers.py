@@ -12,10 +12,10 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.scheduler_service_pb2 import StopRunRequest, SubmitRunRequest
 from runyard.run.v1.types_pb2 import CauseCode
 from runyard.run.v1.types_pb2 import Run as RunDocument
-from runyard_contracts.ids import Position, RunId, uuid7
+from runyard_contracts.ids import Position, RunId, stream_category, stream_id, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
-from runyard_core.errors import Corrupt, Rejected
+from runyard_core.errors import Corrupt, InvalidInput, Rejected
 from runyard_replay.folding.runs import run_after
 from runyard_scheduler.changes import SERVICE, Change, change, run_changes
 from runyard_scheduler.domain import project as project_domain
@@ -99,11 +99,12 @@ class Handlers:
         return _queued(committed)
 
     async def stop(self, run_id: RunId, request: StopRunRequest) -> Shown:
-        """Ask for a run to end; asking again is not an error.
+        """Ask for a run to end; asking again is not an error. A repeated request means its first run.
 
         Raises:
-            InvalidInput: no request_id.
+            InvalidInput: no request_id, or a reason that nothing can hold.
             NotFound: there is no such run.
+            Rejected: the reason holds the value of a secret of the project (SECRET_IN_REQUEST).
             IdReused: the request_id came with another request before.
             Unavailable: the log did not answer; the same request may be tried again.
         """
@@ -111,11 +112,25 @@ class Handlers:
         digest = _digest(request)
         known = await self._ledger.committed(command, digest)
         if known is None:
+            await self._check_reason(run_id, request.reason)
             known = await self._ledger.transact(command, lambda: self._decide_stop(run_id, request), digest)
-        history = await self._ledger.history(run_id)
+        # "project#latest" may stand for another run by now.
+        history = await self._ledger.history(run_id if known is None else _run_of(known))
         if known is not None:
             history = [event for event in history if event.position <= known.position]
         return _shown(history)
+
+    async def _check_reason(self, run_id: RunId, reason: str) -> None:
+        if "\0" in reason:
+            raise InvalidInput("reason: holds a zero byte", field_violations={"reason": "holds a zero byte"})
+        if not reason or self._refuse_secrets is None:
+            return
+        try:
+            await self._refuse_secrets((await self._ledger.run(run_id)).run.project, reason.encode())
+        except (Corrupt, Rejected) as error:
+            # Where secrets cannot be opened nobody can tell, and a run must come to its end all the same.
+            if error.code == "SECRET_IN_REQUEST":
+                raise
 
     async def _decide_stop(self, run_id: RunId, request: StopRunRequest) -> Sequence[Change]:
         entry = await self._ledger.run(run_id)
@@ -136,6 +151,11 @@ def _kept_of(request: SubmitRunRequest) -> bytes:
 
 def _digest(request: SubmitRunRequest | StopRunRequest) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+def _run_of(committed: Committed) -> RunId:
+    streams = (event.envelope.stream for event in committed.events)
+    return RunId(next(stream_id(stream) for stream in streams if stream_category(stream) == "run"))
 
 
 def _queued(committed: Committed) -> Shown:

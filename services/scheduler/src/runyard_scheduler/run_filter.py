@@ -34,6 +34,8 @@ def parse_filter(text: str) -> RunFilter:
             (UNKNOWN_FILTER_FIELD).
     """
     values: dict[str, list[str]] = {}
+    if "\0" in text:
+        raise _bad("it holds a zero byte, which no run has anywhere")
     at = 0
     while at < len(text.rstrip()):
         if values:

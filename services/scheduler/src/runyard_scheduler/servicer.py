@@ -14,8 +14,8 @@ from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.run.v1 import scheduler_service_pb2 as pb
 from runyard.run.v1 import scheduler_service_pb2_grpc
 from runyard.run.v1.types_pb2 import Run, RunState
-from runyard_contracts.ids import Position, RunId
-from runyard_core.errors import InvalidInput
+from runyard_contracts.ids import Position, RunId, is_name
+from runyard_core.errors import InvalidInput, NotFound
 from runyard_scheduler.handlers import Handlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.planner import Planner
@@ -60,7 +60,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         require_role("client", "service")
         run_id = await self.run_id(request.name)
         shown = await self._handlers.stop(run_id, request)
-        entry = self._ledger.world.run(run_id)
+        entry = self._ledger.world.run(shown.run.run_id)
         lease = None if entry is None else entry.run.live_lease
         if entry is not None and lease is not None and lease.holds_gpus:
             self._sessions.send_stop(entry, lease)
@@ -112,6 +112,8 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
         """Show one node."""
         require_role("client", "service")
+        if not is_name(request.node_id):
+            raise NotFound(f"there is no node {request.node_id!r}", code="NODE_NOT_FOUND")
         position = await self._queries.position(request.read)
         return pb.GetNodeResponse(node=await self._queries.node(request.node_id, position), position=position)
 

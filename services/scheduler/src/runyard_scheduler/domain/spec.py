@@ -55,7 +55,7 @@ def check_request(project: str, spec: RunSpec, title: str, tags: tuple[str, ...]
             code="SPEC_TOO_LARGE",
             field_violations={"spec": what},
         )
-    violations = dict(chain(_spec(spec), _labels(title, tags)))
+    violations = dict(chain(_spec(spec), _labels(title, tags), _zero_bytes(spec, title, tags)))
     if violations:
         field, what = next(iter(violations.items()))
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
@@ -97,6 +97,31 @@ def _spec(spec: RunSpec) -> Iterator[Violation]:
             yield f"spec.environment_variables[{index}]", f"{variable.name!r} cannot be set as a variable"
     if spec.code.tree_sha256 and not is_sha256(spec.code.tree_sha256):
         yield "spec.code.tree_sha256", "not a SHA-256 in lower-case hexadecimal"
+
+
+def _zero_bytes(spec: RunSpec, title: str, tags: tuple[str, ...]) -> Iterator[Violation]:
+    """Find what no program can be given, and no table can hold."""
+    texts = {
+        "title": (title,),
+        "tags": tags,
+        "spec.step": (spec.step,),
+        "spec.command_lines": spec.command_lines,
+        "spec.image": (spec.image,),
+        "spec.requirements_path": (spec.requirements_path,),
+        "spec.stop_condition": (spec.stop_condition,),
+        "spec.parameters": chain.from_iterable(map(_texts_of, spec.parameters)),
+        "spec.inputs": chain.from_iterable((each.name, each.filename, *each.uris) for each in spec.inputs),
+        "spec.mounts": chain.from_iterable((each.source, each.destination) for each in spec.mounts),
+    }
+    for field, given in texts.items():
+        if any("\0" in text for text in given):
+            yield field, "holds a zero byte: leave it out"
+
+
+def _texts_of(parameter: ParameterValue) -> Iterator[str]:
+    yield parameter.name
+    yield parameter.value.string_value
+    yield from (item.string_value for item in parameter.value.list_value.values)
 
 
 def _limits(spec: RunSpec) -> Iterator[Violation]:

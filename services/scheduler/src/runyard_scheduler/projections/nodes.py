@@ -56,7 +56,8 @@ def node_row(before: NodeRow | None, event: RecordedEvent) -> NodeRow:
         attachment_event_id=event_id,
         attachment_position=position,
         attachment_correlation_id=correlation_id,
-        foreign_gpu_uuids=tuple(gpu_uuid for gpu_uuid, _ in foreign),
+        # An agent may say anything, and a NUL cannot be stored: it would stop the read model.
+        foreign_gpu_uuids=tuple(gpu_uuid.replace("\0", "\ufffd") for gpu_uuid, _ in foreign),
         foreign_pids=tuple(pid for _, pid in foreign),
         document=node.SerializeToString(deterministic=True),
     )
