@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -14,15 +15,18 @@ from sqlalchemy.dialects import postgresql
 
 from runyard_contracts.ids import Position
 from runyard_core.errors import DeadlineExceeded
+from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import ProjectionStopped
+from runyard_eventlog.folding import Folded
 from runyard_eventlog.port import EventLog, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.projector import Projector
 from runyard_testkit import Database
 from tests.contract.events import command, context, detail, details, fill, run_stream
-from tests.contract.stories import POISON, STORY, Stories, rows_of
+from tests.contract.stories import POISON, STORY, WORD, Stories, StoryRow, WordRow, rows_of
 
 pytestmark = pytest.mark.engines
 
@@ -310,3 +314,29 @@ async def test_lag_is_told(pool: asyncpg.Pool, log: PostgresEventLog) -> None:
         await asyncio.sleep(0)
         assert projector.checkpoint == head
         assert projector.lag.time_lag_seconds > 0
+
+
+async def test_a_process_that_opens_its_tables_and_another_s_batch_do_not_wait_for_each_other(
+    pool: asyncpg.Pool, admin: asyncpg.Connection
+) -> None:
+    store = ProjectionStore(Looked(), "scheduler")
+    async with pool.acquire() as writer:
+        await store.create(writer)
+        place = await store.place(writer)
+        async with asyncio.timeout(10):
+            async with writer.transaction():
+                await store.lock_to_write(writer, place)
+                async with pool.acquire() as opener:
+                    await store.create(opener)
+                row = StoryRow("r", 1, 1, b"", None, ("a",))
+                await store.write(writer, Folded({"story": [row]}), Position(1))
+    made = await admin.fetch("select indexname from pg_indexes where tablename = 'story_v1' order by 1")
+    assert [row["indexname"] for row in made] == ["story_v1_by_1", "story_v1_pkey"]
+
+
+class Looked(Stories):
+    """Stories that are also looked up by what was said last."""
+
+    @property
+    def tables(self) -> tuple[TableSpec[StoryRow], TableSpec[WordRow]]:
+        return (replace(STORY, indexes=(("last", "position"),)), WORD)

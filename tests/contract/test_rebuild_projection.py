@@ -160,6 +160,33 @@ async def test_indexes_are_made_before_or_after_another_process_s_batch_and_neve
     assert {"scheduler.story_v1_new", "scheduler.word_v1_new"} <= {key["conrelid"] for key in keys}
 
 
+async def test_a_build_is_dropped_after_another_process_s_batch_and_never_amid_it(
+    pool: asyncpg.Pool,
+) -> None:
+    store = ProjectionStore(Stories(), SCHEMA, Build.NEW)
+    builds = Builds(Stories(), SCHEMA)
+
+    async def drop() -> None:
+        async with pool.acquire() as connection, connection.transaction():
+            (kept,) = await builds.kept(connection)
+            await builds.drop(connection, kept)
+
+    async with pool.acquire() as writer:
+        await store.create(writer)
+        place = await store.place(writer)
+        async with asyncio.timeout(10):
+            async with writer.transaction():
+                await store.lock_to_write(writer, place)
+                dropping = asyncio.create_task(drop())
+                while not await pool.fetchval(WAITING):  # noqa: ASYNC110 - the database brings it about
+                    await asyncio.sleep(0.01)
+                story = StoryRow("r", 1, 1, b"", None, ("a",))
+                await store.write(writer, Folded({"story": [story]}), Position(1))
+            await dropping
+        assert await builds.kept(writer) == []
+        assert await writer.fetchval("select to_regclass('scheduler.story_v1_new')") is None
+
+
 async def test_a_killed_rebuild_goes_on_from_its_own_checkpoint(
     pool: asyncpg.Pool, story_log: RingingLog
 ) -> None:

@@ -61,9 +61,8 @@ class Builds:
         ]
 
     async def drop(self, connection: Connection, build: KeptBuild) -> None:
-        """Drop the tables of a build and forget it."""
-        for table in build.tables:
-            await connection.execute(f'drop table if exists "{self._schema}"."{table}" cascade')
+        """Drop the tables of a build and forget it, within the caller's transaction."""
+        # Its checkpoint first: whoever writes a batch holds that before it touches a table.
         for bookkeeping in ("projection_checkpoint", "projection_parked"):
             await connection.execute(
                 f"delete from {self._schema}.{bookkeeping} where (projection, version, build) = ($1, $2, $3)",
@@ -71,6 +70,8 @@ class Builds:
                 build.version,
                 str(build.build),
             )
+        for table in build.tables:
+            await connection.execute(f'drop table if exists "{self._schema}"."{table}" cascade')
 
     async def copy_indexes(self, connection: Connection) -> None:
         """Give the new build the indexes that the live one has and it has not."""

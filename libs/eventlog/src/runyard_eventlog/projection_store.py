@@ -59,6 +59,8 @@ class ProjectionStore:
     async def create(self, connection: Connection, *, disputes_position: int | None = None) -> None:
         """Make what is missing. Safe beside other processes that do the same.
 
+        What is there is only looked at: nobody's batch waits for this, nor this for a batch.
+
         Args:
             connection: of the role that owns the schema.
             disputes_position: a build that begins leaves out what is disputed there; None means by now.
@@ -73,6 +75,9 @@ class ProjectionStore:
                   (projection, version, build, position, tables, disputes_position)
                 select $1, $2, $3, 0, $4::text[], coalesce($5,
                   (select position from log.domain_event order by position desc limit 1), 0)
+                where not exists (
+                  select from {self._schema}.projection_checkpoint c
+                  where (c.projection, c.version, c.build, c.tables) = ($1, $2, $3, $4::text[]))
                 on conflict (projection, version, build) do update set tables = excluded.tables
                 where projection_checkpoint.tables <> excluded.tables
                 """,
@@ -277,14 +282,20 @@ class ProjectionStore:
             has_key = not spec.key_index
             await connection.execute((readmodel.table_ddl if has_key else readmodel.bare_table_ddl)(table))
             for index in readmodel.indexes(spec, self._version, self._schema)[has_key:]:
-                await connection.execute(index.ddl)
-            if await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{spec.name}"') is None:
+                # "if not exists" locks the table before it looks.
+                if not await self._is_there(connection, index.name):
+                    await connection.execute(index.ddl)
+            if not await self._is_there(connection, spec.name):
                 await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
             return
         ddl = readmodel.bare_table_ddl(table)
         if self._build is Build.CHECK:
             ddl = ddl.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1)
         await connection.execute(ddl)
+
+    async def _is_there(self, connection: Connection, name: str) -> bool:
+        found = await connection.fetchval("select to_regclass($1)", f'"{self._schema}"."{name}"')
+        return found is not None
 
     def _newest_of_keys(self, spec: TableSpec[Any]) -> str:
         table = f'"{self._schema}"."{readmodel.table_name(spec, self._version, self._build)}"'
