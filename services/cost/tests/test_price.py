@@ -47,6 +47,7 @@ def test_a_good_line_is_taken(price: Price) -> None:
         (Price(unit=GPU_HOUR, effective_from=Timestamp(seconds=-1)), "BAD_PRICE_TIME"),
         (Price(unit=GPU_HOUR, effective_from=Timestamp(seconds=4_102_444_801)), "BAD_PRICE_TIME"),
         (Price(unit=GPU_HOUR, note="n" * 1_001), "BAD_PRICE_NOTE"),
+        (Price(unit=GPU_HOUR, note="half a year\0"), "BAD_PRICE_NOTE"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_field(price: Price, code: str) -> None:

@@ -164,6 +164,14 @@ async def test_a_price_holds_from_a_millisecond_on_wherever_it_is_shown(yard: Ya
     assert event.message == PriceSet(price=answer.price)
 
 
+async def test_a_price_whose_note_has_a_nul_stops_nothing(yard: Yard) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await yard.set_price(Price(unit=GPU_HOUR, micro_usd_per_hour=1, note="half\0 a year"))
+    assert reason(refused.value) == "BAD_PRICE_NOTE"
+    at = await queue(yard.log, "r1")
+    assert (await yard.run_cost("r1", at)).position >= at
+
+
 async def test_an_agent_may_not_set_prices(yard: Yard) -> None:
     async with service_channel(yard.address, AGENT_TOKEN) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

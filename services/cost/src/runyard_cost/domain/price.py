@@ -65,6 +65,8 @@ def check_price(price: Price) -> None:
         raise _invalid("BAD_PRICE_TIME", "effective_from", "want a time from 1970 to 2100")
     if len(price.note) > NOTE_LENGTH_MAX:
         raise _invalid("BAD_PRICE_NOTE", "note", f"longer than {NOTE_LENGTH_MAX} characters")
+    if "\0" in price.note:
+        raise _invalid("BAD_PRICE_NOTE", "note", "it has a NUL character")
 
 
 def decide(state: PriceState, command: SetPrice) -> list[Message]:
