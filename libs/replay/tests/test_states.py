@@ -8,10 +8,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
     DiffStatesRequest,
     DiffStatesResponse,
+    EventFilter,
     ExplainRunRequest,
     GetStateAsOfRequest,
     GetStateAsOfResponse,
@@ -23,13 +25,16 @@ from runyard.history.v1.history_service_pb2 import (
 from runyard.node.v1.events_pb2 import NodeEnrolled, NodeForeignProcessSeen
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec, RunState
-from runyard_contracts.ids import uuid7
+from runyard_contracts.envelope import Context, wrap
+from runyard_contracts.ids import CommandId, stream_name, uuid7
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, RunyardError
+from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.repricing import price_again
+from runyard_replay.reading.selecting import bounds_of
 from runyard_replay.reading.states import state_as_of
 
 from .yard import ALICE, GPU, LATER_RUN, MODEL, NODE, RUN, START, Yard, yard_with_a_finished_run
@@ -148,6 +153,8 @@ async def test_a_file_and_a_node_are_shown_by_name() -> None:
         (AsOf(position=99), OutOfRange, "POSITION_AHEAD"),
         (AsOf(position=-1), InvalidInput, "BAD_POSITION"),
         (AsOf(position=0), OutOfRange, "BEFORE_FIRST_EVENT"),
+        (AsOf(time=Timestamp(nanos=-1)), InvalidInput, "BAD_TIME"),
+        (AsOf(time=Timestamp(seconds=10**15)), InvalidInput, "BAD_TIME"),
     ],
 )
 async def test_a_moment_that_the_log_does_not_have_is_refused(
@@ -169,6 +176,29 @@ async def test_a_time_means_what_was_recorded_by_then() -> None:
         with pytest.raises(OutOfRange) as refused:
             await state_as_of(yard.log, request, yard.clock)
         assert refused.value.code == code
+
+
+async def test_events_are_not_looked_for_at_a_time_that_no_calendar_has() -> None:
+    yard = await yard_with_a_finished_run()
+    for wanted in (
+        EventFilter(recorded_from=Timestamp(nanos=-1)),
+        EventFilter(recorded_to=Timestamp(seconds=10**15)),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            await bounds_of(yard.log, Lane.LANE_DOMAIN, wanted, 12)
+        assert refused.value.code == "BAD_TIME"
+
+
+async def test_a_number_of_a_project_is_found_beside_events_of_another_version() -> None:
+    yard = await yard_with_a_finished_run()
+    stream = stream_name("project", "digits")
+    later = wrap(
+        ev.ProjectRunNumbered(project="digits"), stream, Context(ALICE, uuid7(), "/scheduler"), START
+    )
+    later.type = "runyard.project.renamed"
+    version = yard.versions[stream]
+    await yard.log.append(AppendCommand(CommandId(uuid7()), [StreamAppend(stream, version, [later])]))
+    assert [(await shown(yard, 0, name)).run.run_id for name in ("digits#1", "digits#latest")] == [RUN, RUN]
 
 
 async def test_an_explanation_names_the_events_that_changed_a_field_and_who_asked() -> None:
@@ -305,10 +335,13 @@ async def test_other_prices_give_other_costs_and_change_nothing() -> None:
     kept = PriceAgainRequest(run="digits#1", prices=[dearer], keep_recorded_prices=True)
     assert (await price_again(yard.log, kept, yard.clock)).repriced_micro_usd == 14_000_000
     assert await yard.log.head() == head
+    # What a million dollars an hour come to always goes into an answer.
+    beyond = Price(unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=10**12 + 1)
     bad: list[Message] = [
         PriceAgainRequest(project="digits"),
         PriceAgainRequest(project="digits", prices=[Price()]),
         PriceAgainRequest(project="No", prices=[half]),
+        PriceAgainRequest(project="digits", prices=[beyond]),
     ]
     for request in bad:
         assert isinstance(request, PriceAgainRequest)

@@ -27,7 +27,7 @@ class Moments:
         """Give the position that a query shall show, once the read model has it.
 
         Raises:
-            InvalidInput: a position below 0 (BAD_POSITION).
+            InvalidInput: a position below 0 (BAD_POSITION), a time that no calendar has (BAD_TIME).
             OutOfRange: a position that the log does not have (POSITION_AHEAD), a time in the future
                 (TIME_AHEAD) or before the first event (BEFORE_FIRST_EVENT).
             DeadlineExceeded: the read model does not get there in time (READ_MODEL_BEHIND).

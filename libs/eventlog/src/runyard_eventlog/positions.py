@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.errors import OutOfRange
+from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_eventlog.port import EventLog
 
 
@@ -30,10 +30,11 @@ async def position_of_time(event_log: EventLog, time: Timestamp, now: datetime) 
     """Give the last position of the domain lane that was recorded at or before a past time.
 
     Raises:
+        InvalidInput: no calendar has this time (BAD_TIME).
         OutOfRange: the time is in the future (TIME_AHEAD), or before the first event (BEFORE_FIRST_EVENT).
         Unavailable: the log did not answer in time.
     """
-    wanted = time.ToDatetime(tzinfo=UTC)
+    wanted = time_asked_for(time)
     if wanted > now:
         raise OutOfRange(
             f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
@@ -43,6 +44,18 @@ async def position_of_time(event_log: EventLog, time: Timestamp, now: datetime) 
     if position == 0:
         raise await before_first_event(event_log)
     return position
+
+
+def time_asked_for(time: Timestamp) -> datetime:
+    """Give the time that a caller names.
+
+    Raises:
+        InvalidInput: no calendar has it (BAD_TIME).
+    """
+    try:
+        return time.ToDatetime(tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidInput(f"not a time: {error}", code="BAD_TIME") from error
 
 
 async def before_first_event(event_log: EventLog) -> OutOfRange:

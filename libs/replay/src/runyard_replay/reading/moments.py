@@ -36,7 +36,7 @@ async def moment_of(event_log: EventLog, as_of: AsOf, clock: Clock) -> Moment:
     """Find the moment that is meant; nothing set means now.
 
     Raises:
-        InvalidInput: a position below 0 (BAD_POSITION).
+        InvalidInput: a position below 0 (BAD_POSITION), a time that no calendar has (BAD_TIME).
         OutOfRange: a position that the log does not have (POSITION_AHEAD), a time in the future
             (TIME_AHEAD), a moment before the first event (BEFORE_FIRST_EVENT).
         Unavailable: the log did not answer in time.

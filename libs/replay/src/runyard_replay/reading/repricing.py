@@ -18,6 +18,8 @@ from runyard_replay.reading.states import lease_fold
 from runyard_replay.reading.subjects import check_project, find_run
 
 PRICES_MAX = 1_000
+MICRO_USD_PER_HOUR_MAX = 10**12
+"""A million dollars an hour: the most that the price book takes."""
 
 
 async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Clock) -> PriceAgainResponse:
@@ -93,8 +95,8 @@ def _check_prices(prices: Sequence[Price]) -> None:
             raise _bad_price(field, "its unit is neither PRICE_UNIT_GPU_HOUR nor PRICE_UNIT_NODE_HOUR")
         if price.gpu_model and price.unit == PriceUnit.PRICE_UNIT_NODE_HOUR:
             raise _bad_price(field, "a GPU model has GPU-hours, not node-hours")
-        if price.micro_usd_per_hour < 0:
-            raise _bad_price(field, "it is below 0")
+        if not 0 <= price.micro_usd_per_hour <= MICRO_USD_PER_HOUR_MAX:
+            raise _bad_price(field, f"it is not within 0 to {MICRO_USD_PER_HOUR_MAX} micro-dollars an hour")
 
 
 def _bad_price(field: str, problem: str) -> InvalidInput:

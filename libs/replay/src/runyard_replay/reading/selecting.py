@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,7 +15,7 @@ from runyard_contracts.ids import Position, is_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventFilter, EventLog, Page
-from runyard_eventlog.positions import last_where
+from runyard_eventlog.positions import last_where, time_asked_for
 from runyard_replay.reading.pages import PAGE_BATCHES
 
 
@@ -60,6 +60,7 @@ async def bounds_of(event_log: EventLog, lane: Lane.ValueType, wanted: Wanted, h
     """Give the positions that a filter's times mean: behind the first one, up to the second.
 
     Raises:
+        InvalidInput: no calendar has one of them (BAD_TIME).
         Unavailable: the log did not answer in time.
     """
     after, to = 0, head
@@ -112,7 +113,7 @@ async def select_page(
 
 
 def _recorded_before(time: Timestamp) -> Callable[[RecordedEvent], bool]:
-    moment: datetime = time.ToDatetime(tzinfo=UTC)
+    moment = time_asked_for(time)
     return lambda event: event.envelope.recorded_at.ToDatetime(tzinfo=UTC) < moment
 
 

@@ -24,6 +24,7 @@ from runyard_replay.reading.naming import (
     parse_version,
 )
 from runyard_replay.reading.pages import read_lane, read_stream
+from runyard_replay.views import readable
 
 DATUM = "datum://"
 PREFIX_CHARACTERS_MIN = 4
@@ -167,9 +168,10 @@ async def _run_or_file(
 async def _numbered(event_log: EventLog, project: str, number: str, position: int) -> Thing:
     last = ""
     async for event in read_stream(event_log, stream_name("project", project), to=position):
-        if isinstance(event.message, ProjectRunNumbered):
-            last = event.message.run_id
-            if number == str(event.message.number):
+        numbered = readable(event)
+        if isinstance(numbered, ProjectRunNumbered):
+            last = numbered.run_id
+            if number == str(numbered.number):
                 return Thing(_RUN, last)
     if number != "latest" or not last:
         raise NotFound(f"there is no run {project}#{number} at position {position}", code="RUN_NOT_FOUND")
@@ -180,8 +182,9 @@ async def _file_of_alias(event_log: EventLog, alias: Named, position: int) -> Th
     stream = await find_stream(event_log, alias, position)
     sha256 = ""
     async for event in read_stream(event_log, stream, to=position):
-        if isinstance(event.message, ArtifactAliasMoved):
-            sha256 = event.message.sha256
+        moved = readable(event)
+        if isinstance(moved, ArtifactAliasMoved):
+            sha256 = moved.sha256
     return Thing(_FILE, sha256)
 
 
