@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -113,13 +113,13 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
-        files = tuple(FileEntry(**entry) for entry in content["files"])
+        files = tuple(map(_entry_of, content["files"]))
         manifest = Manifest(str(content["format"]), str(content["log_id"]), files)
     except OSError as error:
         raise InvalidInput(
             f"{folder} is not an export: {MANIFEST}: {error.strerror}", code="NOT_AN_EXPORT"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(
             f"{folder} is not an export: {MANIFEST} is not the manifest of one ({error})",
             code="NOT_AN_EXPORT",
@@ -159,6 +159,15 @@ def read_events(folder: Path, entry: FileEntry) -> Iterator[Envelope]:
         raise _mismatch(entry, "has another SHA-256 than the manifest says: something in it was changed")
 
 
+def _entry_of(found: Mapping[str, object]) -> FileEntry:
+    entry = FileEntry(**found)  # type: ignore[arg-type] # what they are is looked at below
+    for field in fields(FileEntry):
+        value = found[field.name]
+        if type(value).__name__ != field.type:
+            raise TypeError(f"{field.name} is {value!r}")
+    return entry
+
+
 def _line_of(event: RecordedEvent) -> dict[str, object]:
     """Write the envelope, whose data is exact, and the data for people to read."""
     line: dict[str, object] = {"envelope": MessageToDict(event.envelope, preserving_proto_field_name=True)}
@@ -171,7 +180,7 @@ def _line_of(event: RecordedEvent) -> dict[str, object]:
 def _envelope_of(line: bytes, lane: Lane.ValueType, position: int, entry: FileEntry) -> Envelope:
     try:
         envelope = ParseDict(json.loads(line)["envelope"], Envelope())
-    except (ValueError, KeyError, TypeError, ParseError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ParseError) as error:
         # Further lines list all that it might have been.
         what = str(error).splitlines()[:1]
         raise _mismatch(entry, f"line {position} is not an event: {''.join(what)}") from None
