@@ -65,6 +65,10 @@ def an_attempt_that_failed(directory: Path) -> AttemptRecord:
     return record
 
 
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 async def resumed(directory: Path, then: Callable[[Attempts], Awaitable[None]]) -> None:
     async def nobody(_: object) -> None:
         raise AssertionError("nothing may be looked for or started any more")
@@ -116,3 +120,25 @@ async def test_last_acknowledgement_before_the_last_write_still_lets_go(tmp_path
     await resumed(tmp_path, hears_first)
 
     assert AttemptStore(tmp_path).load() == []
+
+
+async def test_many_files_are_removed_while_the_others_go_on(tmp_path: Path) -> None:
+    record = an_attempt_that_failed(tmp_path)
+    record.report(AttemptFinished(cause=CAUSE), AT)
+    left = record.directory / "outputs/steps"
+    left.mkdir(parents=True)
+    for number in range(2_000):
+        (left / f"{number}.txt").touch()
+
+    async def is_let_go_at_once(attempts: Attempts) -> None:
+        made[0].synced.set()
+        for report in list(attempts.pending_reports()):
+            attempts.acknowledge(report.report_id, "")
+        while attempts.held():
+            await asyncio.sleep(0)
+        assert AttemptStore.load(attempts._store) == []
+        assert names_in(tmp_path) == [f".removed-{record.directory.name}"]
+        while names_in(tmp_path):
+            await asyncio.sleep(0)
+
+    await resumed(tmp_path, is_let_go_at_once)

@@ -138,7 +138,8 @@ def test_an_agent_that_was_killed_still_knows_the_secrets_and_nobody_else_may_re
         path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
     ]
     assert [path.stat().st_mode & 0o777 for path in holding] == [0o600]
-    record.remove()
+    for _ in record.removing():
+        pass
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,7 +28,7 @@ from runyard.agent.v1.agent_service_pb2 import (
     RegistryLogin,
 )
 from runyard.run.v1.types_pb2 import Cause, Environment
-from runyard_agent.below import remove_tree
+from runyard_agent.below import remove_tree, removing_tree
 from runyard_agent.disk_reserve import Reserve
 from runyard_agent.domain.attempt import AttemptState, Phase, from_json, to_json
 from runyard_agent.durable_files import sync_folder, write_atomically
@@ -211,13 +211,13 @@ class AttemptRecord:
                 return True
         return False
 
-    def remove(self) -> None:
-        """Delete the folder with all that is in it."""
+    def removing(self) -> Iterator[None]:
+        """Delete the folder with all that is in it, in short steps; it is out of sight after the first."""
         # Out of sight first: a folder that is half deleted must not be found again.
         doomed = self.directory.with_name(f".removed-{self.directory.name}")
         if self.directory.exists():
             self.directory.rename(doomed)
-        if not remove_tree(doomed):
+        if not (yield from removing_tree(doomed)):
             logger.error("%s cannot be removed whole; the next start of the agent tries again", doomed)
 
     def _report_of(self, name: str, occurred_at: datetime) -> AttemptReport:

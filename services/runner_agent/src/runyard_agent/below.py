@@ -10,12 +10,14 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 DEPTH_MAX = 500
 """Folders in each other that are looked through; deeper ones are refused."""
 
+_STEP_FILES = 500
+_STEP_FOLDERS = 100
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Refuse = Callable[[str, str], None]
@@ -45,7 +47,17 @@ def walk_below(root: Path, refuse: Refuse) -> Iterator[tuple[str, int]]:
 
 
 def remove_tree(root: Path) -> bool:
-    """Remove a folder with all that is in it, however deep or shut off; False when something stays.
+    """Remove a folder with all that is in it, however deep or shut off; False when something stays."""
+    steps = removing_tree(root)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return bool(end.value)
+
+
+def removing_tree(root: Path) -> Generator[None, None, bool]:
+    """Do the same in steps of some hundred files: all of a million may take minutes.
 
     A folder that is not empty gives what it holds to the root first, so that nothing grows with the depth.
     """
@@ -56,19 +68,22 @@ def remove_tree(root: Path) -> bool:
     except OSError:
         return False
     try:
-        waiting = [name for name, mode in list(_entries(top)) if _is_folder_left(top, name, mode)]
+        waiting = yield from _folders_left(top)
+        folder_count = 0
         while waiting:
             name = waiting.pop()
+            folder_count += 1
+            if folder_count % _STEP_FOLDERS == 0:
+                yield
             with contextlib.suppress(OSError):
                 descriptor = _opened_folder(name, top)
                 try:
-                    for child, mode in list(_entries(descriptor)):
-                        if _is_folder_left(descriptor, child, mode):
-                            moved = f".moved-{secrets.token_hex(8)}"
-                            # A folder changes its parent only for who may write into it.
-                            _let_owner_in(child, descriptor)
-                            os.rename(child, moved, src_dir_fd=descriptor, dst_dir_fd=top)
-                            waiting.append(moved)
+                    for child in (yield from _folders_left(descriptor)):
+                        moved = f".moved-{secrets.token_hex(8)}"
+                        # A folder changes its parent only for who may write into it.
+                        _let_owner_in(child, descriptor)
+                        os.rename(child, moved, src_dir_fd=descriptor, dst_dir_fd=top)
+                        waiting.append(moved)
                 finally:
                     os.close(descriptor)
                 os.rmdir(name, dir_fd=top)
@@ -181,6 +196,22 @@ def _entries(directory: int) -> Iterator[tuple[str, int]]:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 yield entry.name, entry.stat(follow_symlinks=False).st_mode
+
+
+def _folders_left(directory: int) -> Generator[None, None, list[str]]:
+    """Remove the files of a folder, and its folders that are empty; gives the names of the others."""
+    found: list[tuple[str, int]] = []
+    for entry in _entries(directory):
+        found.append(entry)
+        if len(found) % _STEP_FILES == 0:
+            yield
+    left = []
+    for number, (name, mode) in enumerate(found, start=1):
+        if _is_folder_left(directory, name, mode):
+            left.append(name)
+        if number % _STEP_FILES == 0:
+            yield
+    return left
 
 
 def _is_folder_left(directory: int, name: str, mode: int) -> bool:

@@ -25,6 +25,7 @@ _PREPARE_FAILURES_MAX = 3
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=60.0)
 # The scheduler counts from answering a renewal, we from sending it; a kill takes its time too.
 _LEASE_MARGIN_SECONDS = 1.0
+_REMOVED = object()
 _FENCED = "the scheduler does not want this attempt any more"
 
 
@@ -179,11 +180,24 @@ class Attempts:
         logger.info("let go of attempt %s", record.directory.name)
         # In this order: a mark without a folder is swept at the next start, a folder without its mark would
         # be read anew from the first line.
-        record.remove()
+        removing = record.removing()
+        is_removed = next(removing, _REMOVED) is _REMOVED
         try:
             telemetry.forget()
         except OSError:
             logger.exception("the mark of attempt %s stays until the next start", record.directory.name)
+        if not is_removed:
+            assert self._group is not None  # noqa: S101 - run() is what starts everything
+            self._group.create_task(_remove_rest(removing))
+
+
+async def _remove_rest(removing: Iterator[None]) -> None:
+    """Delete many files without keeping anybody waiting: leases must be renewed meanwhile."""
+    try:
+        for _ in removing:
+            await asyncio.sleep(0)
+    except OSError:
+        logger.exception("a folder cannot be removed whole; the next start of the agent tries again")
 
 
 async def _give_up(attempt: Attempt) -> None:
