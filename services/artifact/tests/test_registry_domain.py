@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
@@ -22,7 +24,7 @@ from runyard.artifact.v1.registry_types_pb2 import DescribedOutput, VersionFile
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import Input, InputFile
 from runyard_artifact.domain.dataset import DATASET, CreateVersion, files_of
-from runyard_artifact.domain.description import read_description
+from runyard_artifact.domain.description import WantedDataset, read_description
 from runyard_artifact.domain.labels import ALIAS, LABELS, LabelFile, MoveAlias
 from runyard_artifact.domain.model import MODEL, RegisterVersion, version_of
 from runyard_artifact.domain.naming import check_label, parse_dataset_version, parse_model
@@ -100,6 +102,8 @@ def test_models_are_read_in_both_forms() -> None:
         {"valohai.alias": 5},
         {"valohai.alias": "a b"},
         {"valohai.tags": [1]},
+        {"valohai.tags": ["a\0b"]},
+        {"valohai.model-versions": [{"model_uri": "model://net/", "model_release_note": "a\0b"}]},
         {"valohai.dataset-versions": ["images"]},
         {"valohai.dataset-versions": [{"from": "dataset://images/v1"}]},
         {"valohai.dataset-versions": [{"uri": "dataset://images/v1", "exclude": [5]}]},
@@ -132,6 +136,31 @@ JSON = st.recursive(
 KEYS = st.sampled_from(
     ["valohai.tags", "valohai.alias", "valohai.dataset-versions", "valohai.model-versions", "x"]
 )
+
+
+def test_a_number_that_no_json_has_is_a_sentence_and_the_rest_is_done() -> None:
+    diverged = described("a.pt", {"loss": 1})
+    diverged.metadata.fields["loss"].number_value = float("nan")
+    description = read_description([diverged, described("b.pt", {"valohai.alias": "best"})])
+    assert len(description.problems) == 1
+    assert "'a.pt'" in description.problems[0]
+    assert [labels.alias for _, labels in description.labels] == ["best"]
+
+
+PATTERNS = st.text(alphabet="ab/*", max_size=8)
+
+
+@given(PATTERNS, st.text(alphabet="ab/", max_size=8))
+def test_a_star_stands_for_anything(pattern: str, path: str) -> None:
+    wanted = WantedDataset("images", "v2", excluded=[pattern])
+    meant = re.fullmatch(pattern.replace("*", ".*"), path) is not None
+    assert [found.path for found in wanted.all_files([file(path)])] == ([] if meant else [path])
+
+
+def test_a_hostile_pattern_takes_no_time() -> None:
+    wanted = WantedDataset("images", "v2", excluded=["*a" * 400 + "b"] * 10_000)
+    base = [file("a" * 1_000 + str(number)) for number in range(1_000)]
+    assert wanted.all_files(base) == base
 
 
 @given(st.dictionaries(KEYS, JSON, max_size=4))

@@ -178,6 +178,26 @@ async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     assert (await registry.DescribeOutputs(request)).problems == [f"there is no file {'0' * 64}"]
 
 
+async def test_what_no_table_can_hold_is_said_and_harms_nobody(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    odd = {"valohai.tags": ["a\0b", "good"], "note\0": "c\0d", "valohai.model-versions": ["model://net/"]}
+    answer = await describe(yard, registry, {"model.pt": odd})
+    assert (list(answer.made), len(answer.problems)) == (["model://net/1"], 1)
+    read = ReadOptions(min_position=answer.position)
+    whole = files_pb.GetArtifactRequest(name=sha256_of(b"model.pt"), read=read)
+    assert list((await yard.artifact.GetArtifact(whole)).artifact.tags) == ["good"]
+    stranger = Origin(run_id="run\0", project="vision")
+    asked: list[tuple[Any, object]] = [
+        (registry.DescribeOutputs, pb.DescribeOutputsRequest(request_id=new_id(), origin=stranger)),
+        (yard.artifact.ListArtifacts, files_pb.ListArtifactsRequest(run_id="run\0")),
+    ]
+    for call, request in asked:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(request)
+        assert reason(refused.value) == "BAD_RUN_ID"
+
+
 @pytest.mark.parametrize(
     ("uri", "code"),
     [

@@ -81,7 +81,8 @@ class ManyFiles:
         """Verify the stored bytes and record every file that is right.
 
         Returns:
-            For each file the code of the reason why it is not recorded, or nothing; and the last position.
+            For each file the code of the reason why it is not recorded, or nothing; and the last position,
+            of what was recorded before where nothing is new.
 
         Raises:
             Unavailable: log or store does not answer; some may be recorded.
@@ -94,7 +95,9 @@ class ManyFiles:
             envelopes = await self._written(stream, mine, histories[stream], request)
             if envelopes:
                 appends.append(_append(request, stream, len(histories[stream]), envelopes))
-        conflicts, position = await self._append_all(appends)
+        conflicts, appended = await self._append_all(appends)
+        known = (histories[artifact_stream(command.sha256)][-1:] for command in right)
+        position = max([appended, *(event.position for events in known for event in events)])
         return [
             code or conflicts.get(artifact_stream(command.sha256), "")
             for command, code in zip(commands, refusals, strict=True)

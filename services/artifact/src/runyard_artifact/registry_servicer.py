@@ -16,7 +16,7 @@ from runyard.event.v1.read_pb2 import ReadOptions
 from runyard_artifact.domain.dataset import files_of, no_dataset
 from runyard_artifact.domain.model import no_model, version_of
 from runyard_artifact.domain.naming import check_label, check_project, parse_dataset_version, parse_model
-from runyard_artifact.domain.origin import check_file, check_path
+from runyard_artifact.domain.origin import check_file, check_maker, check_path
 from runyard_artifact.handlers import Request
 from runyard_artifact.registry_handlers import RegistryHandlers
 from runyard_artifact.registry_queries import RegistryQueries
@@ -50,6 +50,7 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> pb.DescribeOutputsResponse:
         """Apply what a run says of its outputs; see the proto."""
         check_project(request.origin.project)
+        check_maker(request.origin)
         if len(request.outputs) > OUTPUTS_MAX:
             raise InvalidInput(
                 f"{len(request.outputs)} outputs at once, want at most {OUTPUTS_MAX}", code="TOO_MANY_OUTPUTS"

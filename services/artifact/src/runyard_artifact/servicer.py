@@ -17,7 +17,7 @@ from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard_artifact.blobs import Blob
 from runyard_artifact.domain.artifact import BeginUpload, CommitUpload
 from runyard_artifact.domain.code import check_code
-from runyard_artifact.domain.origin import check_file, check_origin, check_sha256
+from runyard_artifact.domain.origin import check_file, check_maker, check_origin, check_sha256
 from runyard_artifact.domain.part_plan import SINGLE_PART_BYTES_MAX
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import FinishedUpload, Handlers, Request
@@ -211,6 +211,7 @@ class ArtifactServicer(ArtifactServiceServicer):
         self, request: pb.ListArtifactsRequest, context: RpcContext
     ) -> pb.ListArtifactsResponse:
         """List files, newest first; see the proto."""
+        check_maker(Origin(run_id=request.run_id))
         query = ("ListArtifacts", request.run_id)
         limit = page_size(request.page_size)
         token = decode_page_token(request.page_token, query, like=(0,))

@@ -6,10 +6,10 @@ sentence, and the rest is done.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
@@ -43,8 +43,10 @@ class WantedDataset:
     def all_files(self, base_files: Iterable[VersionFile]) -> list[VersionFile]:
         """Give the files of the version when it begins with these."""
         kept = {} if self.starts_fresh else {file.path: file for file in base_files}
+        # Every output of a version may say the same of it.
+        patterns = list(dict.fromkeys(self.excluded))
         for path in list(kept):
-            if any(_is_meant(path, pattern) for pattern in self.excluded):
+            if any(_is_meant(path, pattern) for pattern in patterns):
                 del kept[path]
         return list({**kept, **self.files}.values())
 
@@ -82,7 +84,11 @@ def read_description(outputs: Iterable[DescribedOutput]) -> Description:
     """Read the metadata of outputs. Never raises: what cannot be read is among the problems."""
     description = Description()
     for output in outputs:
-        metadata: Mapping[str, object] = MessageToDict(output.metadata)
+        try:
+            metadata: Mapping[str, object] = MessageToDict(output.metadata)
+        except (ValueError, JsonError) as error:
+            description.problems.append(_problem(output, "metadata", f"cannot be read: {error}"))
+            continue
         description.labels.append((output, _labels(output, metadata, description.problems)))
         file = VersionFile(path=output.path, sha256=output.sha256, size_bytes=output.size_bytes)
         for key, add in ((DATASETS_KEY, _add_dataset), (MODELS_KEY, _add_model)):
@@ -97,7 +103,7 @@ def read_description(outputs: Iterable[DescribedOutput]) -> Description:
 def _labels(output: DescribedOutput, metadata: Mapping[str, object], problems: list[str]) -> Labels:
     tags = []
     for tag in _listed(metadata.get(TAGS_KEY)):
-        if isinstance(tag, str) and tag:
+        if isinstance(tag, str) and tag and "\0" not in tag:
             tags.append(tag)
         else:
             problems.append(_problem(output, TAGS_KEY, f"{tag!r} is no text"))
@@ -144,7 +150,18 @@ def _add_model(description: Description, entry: object, file: VersionFile) -> No
 
 def _is_meant(path: str, pattern: str) -> bool:
     """Say whether a path is what somebody left out: "*" stands for anything, folders too."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), path, re.DOTALL) is not None
+    first, *others = pattern.split("*")
+    if not others:
+        return path == pattern
+    # From left to right and never back: a regular expression may try for years.
+    *between, last = others
+    at = len(first)
+    for part in between:
+        found = path.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return path.startswith(first) and path.endswith(last) and at + len(last) <= len(path)
 
 
 def _listed(value: object) -> Sequence[object]:
@@ -154,7 +171,7 @@ def _listed(value: object) -> Sequence[object]:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise InvalidInput(f"{value!r} is no text", code="BAD_NAME")
     return value
 

@@ -53,6 +53,15 @@ def check_origin(origin: Origin) -> None:
         InvalidInput: BAD_PATH, PATH_ESCAPES, BAD_RUN_ID, BAD_ATTEMPT or BAD_PROJECT.
     """
     check_path(origin.path, "origin.path")
+    check_maker(origin)
+
+
+def check_maker(origin: Origin) -> None:
+    """Refuse a run, attempt or project that none can be.
+
+    Raises:
+        InvalidInput: BAD_RUN_ID, BAD_ATTEMPT or BAD_PROJECT.
+    """
     if origin.run_id and _RUN_ID.fullmatch(origin.run_id) is None:
         raise _invalid("BAD_RUN_ID", "origin.run_id", f"{origin.run_id[:80]!r} is not a run id")
     if origin.attempt < 0 or (origin.attempt > 0 and not origin.run_id):
