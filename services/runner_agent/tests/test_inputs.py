@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from runyard_agent.domain.inputs_record import file_bytes, input_bytes
 from runyard_core.errors import Unavailable
 
 from .input_folder import fetch, yard
-from .store_double import Yard, sha256_of
+from .store_double import Yard, serving, sha256_of
 
 __all__ = ["yard"]
 
@@ -122,6 +125,48 @@ async def test_a_second_run_links_the_same_bytes_without_fetching(yard: Yard, tm
     first, second = (tmp_path / run / "inputs/model/a.bin" for run in "12")
     assert first.stat().st_ino == second.stat().st_ino
     assert first.stat().st_mode & 0o777 == 0o444
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.system
+async def test_on_a_full_disk_kept_files_that_nobody_uses_give_way(small_disk: Path) -> None:
+    async with serving(small_disk) as yard:
+        datum, more = (yard.catalogue.push(name, os.urandom(300_000)) for name in ("first", "more"))
+        yard.store.objects["/web"] = os.urandom(300_000)
+        (small_disk.parent / "local").write_bytes(bytes(300_000))
+        used = Input(name="used", uris=[f"datum://{more}"])
+        await fetch(yard, small_disk / "goes-on", used)
+        wanted = (f"datum://{datum}", f"{yard.store.address}/web", f"file://{small_disk.parent}/local")
+        for run, uri in enumerate(wanted):
+            # With what is kept of the one before there is no room for it beside what is in use.
+            filler = small_disk / "filler"
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 350_000 * (run == 0)))
+            [found] = await fetch(
+                yard,
+                small_disk / str(run),
+                Input(name="set", uris=[uri]),
+                shared_folders=(small_disk.parent,),
+            )
+            assert found.files[0].size_bytes == 300_000
+            filler.unlink()
+            shutil.rmtree(small_disk / str(run))
+        assert await yard.cache.lacking([datum, more]) == [datum]
+
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        with pytest.raises(Unavailable, match="No space left on device"):
+            await fetch(yard, small_disk / "last", Input(name="set", uris=[f"datum://{datum}"]))
 
 
 async def test_a_run_that_wants_its_files_fetched_gets_them_fetched(yard: Yard, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ async def checkout(
         Unavailable: ENVIRONMENT_UNAVAILABLE, with the file that could not be had and why.
     """
     try:
-        await _checkout(artifact_client, code_ref.tree_sha256, destination, cache)
+        await cache.with_room(lambda: _checkout(artifact_client, code_ref.tree_sha256, destination, cache))
     except (RunyardError, ManifestError) as error:
         shutil.rmtree(destination, ignore_errors=True)
         raise Unavailable(

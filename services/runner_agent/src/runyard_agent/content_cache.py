@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from runyard_agent.blocking import BlockingPool
-from runyard_core.errors import Corrupt
+from runyard_agent.disk_reserve import is_full
+from runyard_core.errors import Corrupt, ResourceExhausted
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 _NEW = ".new"
+
+Written = TypeVar("Written")
 
 Fetch = Callable[[Path], Awaitable[object]]
 """Writes the bytes wanted to a path, held against their hash."""
@@ -41,6 +48,7 @@ class ContentCache:
         self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Files that are being written now; any other one with such a name was left by a killed agent.
         self._arriving: set[Path] = set()
+        self._freed_bytes = 0
 
     async def link(self, sha256: str, destination: Path, fetch: Fetch) -> bool:
         """Give the file under another name, read-only and sharing its bytes where the disk allows it.
@@ -77,6 +85,29 @@ class ContentCache:
         """Give those that it does not have, each once."""
         wanted = dict.fromkeys(sha256s)
         return await self._pool.run(None, lambda: [one for one in wanted if not self._path(one).exists()])
+
+    async def with_room(self, write: Callable[[], Awaitable[Written]]) -> Written:
+        """Do what writes to our disk; when that is full, once more without the files that nobody uses.
+
+        Args:
+            write: must be safe to repeat.
+
+        Raises:
+            OSError, RunyardError: of ``write``; on a full disk, when nothing more could be removed.
+        """
+        freed_bytes = self._freed_bytes
+        try:
+            return await write()
+        except (OSError, ResourceExhausted) as error:
+            if not _says_full(error):
+                raise
+            found = await self._pool.run(None, _trim, self._directory, 0, self._arriving)
+            self._freed_bytes += found
+            logger.warning("the disk is full: %d bytes of files that nobody uses are removed", found)
+            # Others that write may have found it full, too, and removed all before us.
+            if self._freed_bytes == freed_bytes:
+                raise
+        return await write()
 
     async def trim(self) -> None:
         """Remove what was not used for longest until the folder is below its size, but nothing in use."""
@@ -168,8 +199,9 @@ def _copy(cached: Path, destination: Path, sha256: str, mode: int) -> bool:
     return True
 
 
-def _trim(directory: Path, size_bytes_max: int, arriving: Container[Path]) -> None:
-    files = []
+def _trim(directory: Path, size_bytes_max: int, arriving: Container[Path]) -> int:
+    """Remove files until the others take less; gives the bytes that are free for it."""
+    files, freed_bytes = [], 0
     for path in directory.glob("??/*"):
         with contextlib.suppress(FileNotFoundError):
             if path.suffix != _NEW:
@@ -179,8 +211,15 @@ def _trim(directory: Path, size_bytes_max: int, arriving: Container[Path]) -> No
     size_bytes = sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: file[1].st_atime_ns):
         if size_bytes <= size_bytes_max:
-            return
+            break
         # A second name is in the folder of an attempt: removing ours would free nothing.
         if stat.st_nlink == 1:
             path.unlink(missing_ok=True)
             size_bytes -= stat.st_size
+            freed_bytes += stat.st_size
+    return freed_bytes
+
+
+def _says_full(error: OSError | ResourceExhausted) -> bool:
+    reason = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(reason, OSError) and is_full(reason)

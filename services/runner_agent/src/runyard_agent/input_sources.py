@@ -121,7 +121,7 @@ class InputSources:
             RunyardError: it cannot be had, or has other bytes than it had.
             OSError: the disk's answer.
         """
-        sha256, was_here = await self._fetch(file, destination)
+        sha256, was_here = await self._cache.with_room(lambda: self._fetch(file, destination))
         size_bytes = (await asyncio.to_thread(destination.stat)).st_size
         return Had(sha256, size_bytes, moved_bytes=0 if was_here else size_bytes)
 
