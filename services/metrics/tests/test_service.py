@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
+import asyncpg
 import grpc
 import pytest
 
@@ -24,6 +25,7 @@ from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
 from runyard_contracts.gpu_columns import packed_column
 from runyard_contracts.ids import uuid7
 from runyard_metrics.domain.spools import SpoolKey
+from runyard_metrics.queries import MetricQueries
 from runyard_testkit import Bus, Database
 
 from .yard import AgentSpool, Scheduler, log_chunk, loss_points, next_item, scheduling, serving
@@ -100,6 +102,24 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
     assert {name: statistics[name] for name in expected} == expected
     await check_lines_and_series(metrics)
     await check_readings(metrics, AsOf(position=position))
+
+
+async def test_lines_as_long_as_they_may_be_come_in_pages_that_a_message_holds(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus, database: Database
+) -> None:
+    position = (await scheduler.started()).position
+    # 64 KiB each, in characters of four bytes.
+    chunks = [log_chunk(RUN_ID, first, 10, text="\N{ROCKET}" * 16_380) for first in range(1, 281, 10)]
+    async with AgentSpool(bus) as spool:
+        spool.add(*chunks)
+        await spool.send_all()
+    read = ReadOptions(min_position=position)
+    lines = await _all_lines(metrics, page_size=10_000, read=read)
+    assert [line.number for line in lines] == list(range(1, 281))
+    assert lines[-1].text == chunks[-1].lines[-1]
+    async with asyncpg.create_pool(database.url("metrics"), min_size=1, max_size=1) as pool:
+        held = await MetricQueries(pool).log_chunks(RUN_ID, 1, 1, 10_000, len(chunks), bytes_max=2_000_000)
+    assert held == chunks[:4]
 
 
 async def check_lines_and_series(metrics: MetricServiceStub) -> None:

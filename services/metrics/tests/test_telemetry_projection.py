@@ -20,6 +20,7 @@ from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued, R
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_contracts.gpu_columns import ENERGY_BIT, POWER_BIT, packed_column
 from runyard_metrics import gpu_answers
+from runyard_metrics.answers import latest_message
 from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.gpu_answers import (
     Points,
@@ -135,6 +136,15 @@ def test_the_newest_value_is_that_of_the_highest_line() -> None:
     loss = folded.get(METRIC_SERIES, "r1", 1, "loss")
     assert loss is not None
     assert (loss.last_value, loss.last_line) == (9.0, 9)
+
+
+def test_a_value_of_no_time_that_is_has_none() -> None:
+    points = _points(("loss", 1, 1.0))
+    points.times_unix_milliseconds[0] = 10**18
+    row = fold(TelemetryProjection(), recorded([points])).get(METRIC_SERIES, "r1", 1, "loss")
+    assert row is not None
+    latest = latest_message(row)
+    assert (latest.value, latest.HasField("time")) == (1.0, False)
 
 
 def test_a_value_that_is_not_a_number_is_kept_as_json_until_a_number_comes() -> None:
@@ -330,6 +340,24 @@ def test_an_incident_is_kept_for_the_attempt_that_held_the_gpu() -> None:
     assert folded.rows(GPU_INCIDENT)[0].run_id == "r1"
 
 
+def test_a_gpu_whose_uuid_postgres_cannot_store_has_figures() -> None:
+    samples = _gpu_samples("r1", "r1")
+    samples.gpu_uuids[:] = ["GPU-\0", "GPU-b"]
+    folded = fold(TelemetryProjection(), recorded([samples, samples]))
+    usage = folded.get(GPU_USAGE, "r1", 1, "node-1")
+    assert usage is not None
+    assert (usage.gpu_uuids, usage.sample_counts) == (("GPU-\ufffd", "GPU-b"), (4, 4))
+
+
+@pytest.mark.parametrize("time", [-1, 253_402_300_800_000])
+def test_a_reading_of_no_time_that_is_makes_a_malformed_batch(time: int) -> None:
+    samples = _gpu_samples("r1", "r1")
+    samples.times_unix_milliseconds[-1] = time
+    folded = fold(TelemetryProjection(), recorded([samples]))
+    assert folded.get(MALFORMED_BATCH, "node-1", "s1") is not None
+    assert folded.rows(GPU_READING) == []
+
+
 def test_gpu_columns_that_do_not_fit_make_a_malformed_batch() -> None:
     batch = _gpu_samples("r1")
     batch.columns.add(values=[1, 2, 3])
@@ -376,6 +404,14 @@ def test_a_malformed_batch_is_written_down_and_blocks_nothing() -> None:
     assert mark is not None
     assert (row.position, mark.sequence) == (2, 3)
     assert "different lengths" in row.reason
+
+
+def test_a_mark_that_postgres_cannot_store_is_made_storable() -> None:
+    mark = TelemetryMark(node_id="node-1", spool_id="s\0", last_sequence=1)
+    folded = fold(RunsProjection(), recorded([RunFinished(run_id="r1", telemetry=mark)]))
+    row = folded.get(RUN_PROGRESS, "r1")
+    assert row is not None
+    assert (row.mark_node_id, row.mark_spool_id) == ("node-1", "s\ufffd")
 
 
 def test_a_run_is_followed_to_its_telemetry_mark() -> None:

@@ -13,6 +13,7 @@ from runyard.metric.v1.metric_service_pb2 import (
     Statistic,
 )
 from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.domain.times import is_time
 from runyard_metrics.gpu_answers import gpu_statistics, incident_messages
 from runyard_metrics.handlers import Summary, ThinnedSeries
 from runyard_metrics.tables import HostUsageRow, MetricSeriesRow
@@ -46,7 +47,7 @@ def latest_message(row: MetricSeriesRow) -> MetricLatest:
         min=row.low,
         max=row.high,
     )
-    if row.last_time_unix_milliseconds:
+    if row.last_time_unix_milliseconds and is_time(row.last_time_unix_milliseconds):
         latest.time.FromMilliseconds(row.last_time_unix_milliseconds)
     return latest
 

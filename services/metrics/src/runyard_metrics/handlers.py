@@ -30,6 +30,8 @@ POINTS_DEFAULT = 2_000
 POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
 """Most points of one answer: a message holds 16 MiB."""
+LINES_BYTES_MAX = 4 * 1024 * 1024
+"""Text that is read at once; a page of lines ends early rather than grow much beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,11 @@ class MetricHandlers:
         if first is None:
             return LinesPage([], first_line, first_line, None)
         last = first + line_count_max - 1
-        chunks = await self.queries.log_chunks(run_id, attempt, first, last, position)
+        chunks = await self.queries.log_chunks(
+            run_id, attempt, first, last, position, bytes_max=LINES_BYTES_MAX
+        )
+        if chunks:
+            last = min(last, chunks[-1].first_line_number + len(chunks[-1].lines) - 1)
         return LinesPage(chunks, first, last, coverage.next_had(last + 1))
 
     async def committed_mark(self, node_id: str, spool_id: str) -> int:

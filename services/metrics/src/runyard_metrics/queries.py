@@ -50,12 +50,14 @@ def _table(spec: TableSpec[Any]) -> str:
 
 # The names are constants of this code; values always go as parameters.
 _LINES = f"""
-select payload from {_table(LOG_CHUNK)}
-where (run_id, attempt) = ($1, $2) and position <= $5 and first_line <= $4
-  and first_line >= coalesce((
-    select max(first_line) from {_table(LOG_CHUNK)}
-    where (run_id, attempt) = ($1, $2) and first_line <= $3), 0)
-order by first_line
+select payload from (
+  select payload, first_line, sum(text_bytes) over (order by first_line) - text_bytes as bytes_before
+  from {_table(LOG_CHUNK)}
+  where (run_id, attempt) = ($1, $2) and position <= $5 and first_line <= $4
+    and first_line >= coalesce((
+      select max(first_line) from {_table(LOG_CHUNK)}
+      where (run_id, attempt) = ($1, $2) and first_line <= $3), 0)) c
+where bytes_before < $6::bigint order by first_line
 """  # noqa: S608
 _ADDED_LINES = f"""
 select c.payload from {_table(LOG_PROGRESS)} p
@@ -143,10 +145,13 @@ class MetricQueries:
         return await self._newest(METRIC_PROGRESS, (run_id, attempt), position)
 
     async def log_chunks(
-        self, run_id: str, attempt: int, first_line: int, last_line: int, position: int
+        self, run_id: str, attempt: int, first_line: int, last_line: int, position: int, *, bytes_max: int
     ) -> list[LogChunkRecorded]:
-        """Give the chunks with lines of a range, in line order; the outer ones may reach beyond it."""
-        rows = await self._fetch(_LINES, run_id, attempt, first_line, last_line, position)
+        """Give the chunks with lines of a range, in line order; the outer ones may reach beyond it.
+
+        The last one is that with which their text has so many bytes or more.
+        """
+        rows = await self._fetch(_LINES, run_id, attempt, first_line, last_line, position, bytes_max)
         return [LogChunkRecorded.FromString(row["payload"]) for row in rows]
 
     async def added_log_chunks(

@@ -30,15 +30,13 @@ from runyard_core.errors import InvalidInput
 from runyard_metrics.answers import line_messages, series_message, summary_message
 from runyard_metrics.gpu_answers import ReadingPlace
 from runyard_metrics.gpu_handlers import GpuHandlers, ReadingMoment
-from runyard_metrics.handlers import LinesPage, MetricHandlers
+from runyard_metrics.handlers import LINES_BYTES_MAX, LinesPage, MetricHandlers
 from runyard_metrics.watch import RunWatch
 from runyard_servicekit.auth import require_role
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
 
 LINES_DEFAULT = 1_000
 LINES_MAX = 10_000
-PAGE_BYTES_MAX = 4 * 1024 * 1024
-"""Text of one page; a page ends early rather than grow beyond."""
 
 
 class MetricServicer(MetricServiceServicer):
@@ -159,8 +157,8 @@ def _within_bytes(page: LinesPage) -> tuple[list[LogLine], int | None]:
     lines: list[LogLine] = []
     size = 0
     for line in line_messages(page.chunks, page.first_line, page.last_line):
-        size += len(line.text)
-        if lines and size > PAGE_BYTES_MAX:
+        size += len(line.text.encode())
+        if lines and size > LINES_BYTES_MAX:
             return lines, line.number
         lines.append(line)
     return lines, page.next_line

@@ -11,6 +11,7 @@ from runyard_metrics.domain.gpu_figures import counted_in
 from runyard_metrics.domain.gpu_readings import readings_of, samples_of_gpus
 from runyard_metrics.domain.keys import key_text
 from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.domain.times import is_time
 from runyard_metrics.tables import (
     GPU_INCIDENT,
     GPU_READING,
@@ -35,12 +36,15 @@ def apply_gpu_samples(samples: GpuSamplesRecorded, position: int, rows: Rows) ->
     """Put the node's newest readings, and samples and figures of each attempt that holds a GPU there.
 
     Raises:
-        ValueError: columns that do not fit together.
+        ValueError: columns that do not fit together, or a time that is none.
     """
     readings = readings_of(samples)
     times = samples.times_unix_milliseconds
     if not readings or not times:
         return
+    if not is_time(times[-1]):
+        # As the newest reading it would stay that, and no answer could show it.
+        raise ValueError(f"the last sample is of {times[-1]} ms since 1970, which is no time")
     node_id = key_text(samples.node_id)
     newest = rows.get(GPU_READING, node_id)
     if newest is None or times[-1] >= newest.time_unix_milliseconds:
@@ -49,7 +53,8 @@ def apply_gpu_samples(samples: GpuSamplesRecorded, position: int, rows: Rows) ->
         before = rows.get(GPU_USAGE, run_id, attempt, node_id)
         figures, counts = figures_of(before), sample_counts_of(before)
         for index in held:
-            gpu_uuid = samples.gpu_uuids[index]
+            # PostgreSQL cannot store a NUL.
+            gpu_uuid = samples.gpu_uuids[index].replace("\0", "\ufffd")
             figures[gpu_uuid] = counted_in(figures.get(gpu_uuid, {}), readings[index])
             counts[gpu_uuid] = counts.get(gpu_uuid, 0) + len(times)
         yield Put(GPU_USAGE, _usage_row((run_id, attempt, node_id), position, counts, figures))

@@ -58,8 +58,9 @@ def _advanced(run: RunProgressRow, message: object) -> RunProgressRow:
             return replace(
                 run,
                 finished=True,
-                mark_node_id=mark.node_id,
-                mark_spool_id=mark.spool_id,
+                # As an agent said them, and PostgreSQL cannot store a NUL.
+                mark_node_id=mark.node_id.replace("\0", "\ufffd"),
+                mark_spool_id=mark.spool_id.replace("\0", "\ufffd"),
                 mark_sequence=mark.last_sequence,
             )
         case _:
