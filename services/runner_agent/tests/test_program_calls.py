@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ import pytest
 
 from runyard.agent.v1.agent_service_pb2 import AttemptStarted, LeaseGrant
 from runyard.run.v1.types_pb2 import Input
-from runyard_agent import program_calls
+from runyard_agent import call_server, program_calls
 from runyard_agent.attempt_store import AttemptRecord, AttemptStore
 from runyard_agent.call_server import CallServer
 from runyard_agent.domain.attempt import AttemptState
@@ -179,6 +180,30 @@ async def test_what_is_no_request_is_hung_up_on(program: Program, sent: bytes) -
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     writer.close()
+
+
+async def test_who_takes_nothing_more_is_hung_up_on(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_server, "_CHUNK_SECONDS_MAX", 0.05)
+    [asked_id] = program.calls._on_demand
+    program.record.on_demand_folder.mkdir()
+    (program.record.on_demand_folder / f"{asked_id}-0").write_bytes(bytes(30_000_000))
+    host, _, port = program.url.split("/")[2].partition(":")
+    with socket.socket() as stopped:
+        stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stopped.connect((host, int(port)))
+        stopped.sendall(f"GET /{program.record.call_token}/files/{asked_id}/0 HTTP/1.1\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not served():  # noqa: ASYNC110 - nobody else knows
+                await asyncio.sleep(0.01)
+            while served():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def served() -> list[str]:
+    """Give the connections that the server has not done with."""
+    return [str(task) for task in asyncio.all_tasks() if "CallServer._connected" in str(task)]
 
 
 def test_status_lines_are_reports_in_the_order_of_time_and_gone_when_acknowledged(tmp_path: Path) -> None:

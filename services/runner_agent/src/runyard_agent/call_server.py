@@ -138,10 +138,8 @@ class CallServer:
             # A program that hangs up, or speaks something else: its own affair.
             pass
         finally:
+            await _hang_up(writer)
             self._connection_count -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(_REQUEST_SECONDS_MAX):
@@ -196,6 +194,19 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     async with asyncio.timeout(_CHUNK_SECONDS_MAX):
         await writer.drain()
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close, for a bounded time with all that was written: who has stopped reading takes it never."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_CHUNK_SECONDS_MAX):
+            await writer.wait_closed()
+    except TimeoutError:
+        writer.transport.abort()
+    except OSError:
+        # The other side has closed it.
+        pass
 
 
 def _head(answer: Answer, content_type: str, size_bytes: int) -> bytes:
