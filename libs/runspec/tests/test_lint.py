@@ -55,6 +55,9 @@ def test_good_file_has_no_findings() -> None:
             "step train: time-limit cannot be '10': want seconds (90) or units of s, m, h, d, w (\"1h 30m\")",
         ),
         (STEP + "    time-limit: -1\n", 5, "step train: time-limit cannot be -1: want seconds (90)"),
+        (STEP + "    time-limit: 0s\n", 5, "step train: time-limit cannot be '0s': want seconds (90)"),
+        (STEP + f"    time-limit: {10**15}\n", 5, f"step train: time-limit cannot be {10**15}: want seconds"),
+        (STEP + "    time-limit: 99999999999w\n", 5, "step train: time-limit cannot be '99999999999w': "),
         (STEP + "    upload-store: " + "x" * 65, 5, "step train: upload-store is longer than 64 characters"),
     ],
 )

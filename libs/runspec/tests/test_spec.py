@@ -154,6 +154,30 @@ def test_variable_of_the_file_format_limits_cpus(config: Config, limit: str, mil
     assert build(config, options=options).resources.cpu_millicores_max == millicores
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("resources: {cpu: {max: .inf}}", "BAD_RESOURCES"),
+        ("resources: {cpu: {max: -1}}", "BAD_RESOURCES"),
+        ("resources: {memory: {max: .nan}}", "BAD_RESOURCES"),
+        (f"resources: {{memory: {{max: {10**30}}}}}", "BAD_RESOURCES"),
+        ("environment-variables: [{name: A B, default: x}]", "BAD_ENVIRONMENT_VARIABLE"),
+        ("environment-variables: [{name: A=B}]", "BAD_ENVIRONMENT_VARIABLE"),
+    ],
+)
+def test_what_no_run_can_have_is_refused_with_its_line(line: str, code: str) -> None:
+    text = f"- step:\n    name: s\n    image: x\n    command: x\n    {line}\n"
+    with pytest.raises(InvalidInput, match=r"^valohai.yaml:[15]: ") as caught:
+        build(parse_config(text), step="s")
+    assert caught.value.code == code
+
+
+def test_a_limit_below_a_second_is_still_one() -> None:
+    text = "- step: {name: s, image: x, command: x, time-limit: 0.4s, no-output-timeout: 1.5s}\n"
+    spec = build(parse_config(text), step="s")
+    assert (spec.time_limit_seconds, spec.no_output_timeout_seconds) == (1, 2)
+
+
 def test_several_references_are_kept_in_order(config: Config) -> None:
     uris = [
         *("https://example.org/a", "file:///data/b", "s3://bucket/c/**.jpg", "datum://" + "0" * 64),

@@ -12,6 +12,7 @@ from typing import Any
 from valohai_yaml.objs import Config as ParsedConfig
 from valohai_yaml.objs import Step as ParsedStep
 from valohai_yaml.objs.input import DownloadIntent
+from valohai_yaml.utils.duration import parse_duration
 
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_runspec.document import Document, parse_document
@@ -173,16 +174,24 @@ def _duration_problems(document: Document) -> Iterator[Problem]:
     for index, body in step_bodies(document):
         for key in ("time-limit", "no-output-timeout"):
             value = body.get(key)
-            if isinstance(value, int):
-                fits = value >= 0
-            else:
-                fits = value is None or _DURATION.fullmatch(value) is not None
-            if not fits:
+            if not _is_duration(value):
                 yield Problem(
                     document.line_of((index, "step", key)),
                     f"step {body['name']}: {key} cannot be {value!r}: "
                     'want seconds (90) or units of s, m, h, d, w ("1h 30m")',
                 )
+
+
+def _is_duration(value: object) -> bool:
+    if isinstance(value, str) and _DURATION.fullmatch(value) is None:
+        return False
+    if isinstance(value, int) and value < 0:
+        return False
+    try:
+        parse_duration(value)  # type: ignore[arg-type]  # the schema lets nothing else through
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def parse_objects(document: Document) -> ParsedConfig:
@@ -212,7 +221,7 @@ def _step_of(
         name=parsed.name,
         image=parsed.image,
         description=(parsed.description or "").strip(),
-        parameters=_parameters_of(parsed, lines("parameters")),
+        parameters=_parameters_of(parsed, body, lines("parameters")),
         inputs=_inputs_of(parsed, lines("inputs")),
         variables=tuple(
             VariableDefinition(
@@ -228,13 +237,16 @@ def _step_of(
     )
 
 
-def _parameters_of(parsed: ParsedStep, lines: Mapping[str, int]) -> tuple[Parameter, ...]:
+def _parameters_of(
+    parsed: ParsedStep, body: Mapping[str, Any], lines: Mapping[str, int]
+) -> tuple[Parameter, ...]:
+    # The parser makes an empty list of no default at all, but an empty list may be what somebody wrote.
+    written = {str(each["name"]): each.get("default") for each in body.get("parameters") or []}
     return tuple(
         Parameter(
             name=each.name,
             type=ParameterType(each.type),
-            # The parser makes an empty list of no default at all.
-            default=None if each.default == [] else each.default,
+            default=None if written.get(each.name) is None else each.default,
             is_optional=each.optional,
             is_multiple=each.multiple is not None,
             minimum=_number(each.min),

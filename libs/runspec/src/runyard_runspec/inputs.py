@@ -71,7 +71,10 @@ def choose_inputs(
     for definition in definitions:
         where = f"{file_name}:{definition.line}"
         uris = given.get(definition.name, definition.default_uris)
-        filled = [check_reference(_fill(uri, values), definition.name, where) for uri in uris]
+        filled = [
+            check_reference(_fill(uri, values, definition.name, where), definition.name, where)
+            for uri in uris
+        ]
         if not filled and not definition.is_optional:
             raise InvalidInput(
                 f"{where}: input {definition.name} of step {step} has no default: "
@@ -91,10 +94,21 @@ def choose_inputs(
     return chosen
 
 
-def _fill(uri: str, values: Mapping[str, Value]) -> str:
+def _fill(uri: str, values: Mapping[str, Value], name: str, where: str) -> str:
     def value_of(match: re.Match[str]) -> str:
-        value = values.get(match.group(1))
-        return match.group(0) if value is None else str(value)
+        parameter = match.group(1)
+        if parameter not in values:
+            return match.group(0)
+        value = values[parameter]
+        if value is None or isinstance(value, list):
+            what = "has no value" if value is None else "is a list"
+            raise InvalidInput(
+                f"{where}: input {name}: {uri!r} names parameter {parameter}, which {what}: give it a value, "
+                f"or other references with --input {name}=URI",
+                code="BAD_INPUT_URI",
+                metadata={"input": name},
+            )
+        return str(value)
 
     return _PLACEHOLDER.sub(value_of, uri)
 

@@ -17,6 +17,7 @@ from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step, config_of, parse_objects, problems_of, step_bodies
 from runyard_runspec.document import Document, parse_document
 from runyard_runspec.inputs import check_reference
+from runyard_runspec.passing import passing_problem
 
 _PLACEHOLDER = re.compile(r"\{parameter(?:-value)?:([^{}]+)\}")
 _ITEM = re.compile(r'(?:^|\b)(step|task|pipeline|endpoint|deployment)\b[ "]+([^",:]+)', re.IGNORECASE)
@@ -144,6 +145,7 @@ def _own_findings(config: Config, document: Document) -> Iterator[Finding]:
         yield from _duplicate_names(body, document, (index, "step"))
         step = config.steps[str(body["name"])]
         yield from _unknown_placeholders(step, body, document, (index, "step"))
+        yield from _passing_problems(step)
         yield from _controls_not_heeded(step)
         yield from _unknown_references(step, config.file_name)
         yield from _keys_not_heeded(body, document, (index, "step"))
@@ -185,6 +187,12 @@ def _duplicate_names(
                     f"step {body.get('name')}: {key} has {name!r} twice and the last one counts: rename one",
                 )
             seen.add(name)
+
+
+def _passing_problems(step: Step) -> Iterator[Finding]:
+    for parameter in step.parameters:
+        if problem := passing_problem(step, parameter):
+            yield Finding(parameter.line, Severity.ERROR, "BAD_PASS_AS", problem)
 
 
 def _controls_not_heeded(step: Step) -> Iterator[Finding]:

@@ -108,11 +108,11 @@ class Parameter:
                 raise self._not_allowed(value, where)
         return atom
 
-    def _cast(self, value: Atom) -> Atom | None:
+    def _cast(self, value: object) -> Atom | None:
         """Give the value in this parameter's type; None when it is not one."""
         match self.type:
             case ParameterType.STRING:
-                return str(value)
+                return _cast_text(value)
             case ParameterType.FLAG:
                 return _cast_flag(value)
             case ParameterType.INTEGER:
@@ -140,27 +140,37 @@ def find_parameter(parameters: Sequence[Parameter], name: str) -> Parameter | No
     return next((each for each in parameters if each.name == name), None)
 
 
-def _cast_flag(value: Atom) -> bool | None:
+def _cast_text(value: object) -> str | None:
+    """Give what a program can be given as an argument: UTF-8 without NUL. A date of YAML is text, too."""
+    if value is None or isinstance(value, list | dict):
+        return None
+    text = str(value)
+    return None if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text) else text
+
+
+def _cast_flag(value: object) -> bool | None:
     if isinstance(value, bool):
         return value
     text = str(value).lower()
     return True if text in _TRUE else False if text in _FALSE else None
 
 
-def _cast_integer(value: Atom) -> int | None:
+def _cast_integer(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
         number = int(value) if value.is_integer() else None
     elif isinstance(value, str):
         number = int(value) if len(value) < 40 and _INTEGER.fullmatch(value.strip()) else None
-    else:
+    elif isinstance(value, int):
         number = value
+    else:
+        number = None
     return number if number is not None and abs(number) <= _INTEGER_MAX else None
 
 
-def _cast_float(value: Atom) -> float | None:
-    if isinstance(value, bool):
+def _cast_float(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
         number = float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from runyard_core.errors import InvalidInput
 from runyard_runspec.config import Config, Step
 from runyard_runspec.inputs import choose_inputs
 from runyard_runspec.parameters import Atom, ParameterType, Value, find_parameter
+from runyard_runspec.passing import fill_commands
 
 REQUIREMENTS_VARIABLE = "RUNYARD_REQUIREMENTS"
 """Environment variable of a step that names its requirements file; empty for none."""
@@ -34,6 +36,7 @@ STOP_GRACE_SECONDS = 30
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GPU_DEVICES = ("nvidia.com/gpu", "gpu")
 _COMMAND_LINE = "command line"
+_LIMIT_END = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ def build_run_spec(
         NotFound: ``UNKNOWN_STEP``.
         InvalidInput: ``UNKNOWN_PARAMETER``, ``MISSING_PARAMETER``, ``PARAMETER_WRONG_TYPE``,
             ``PARAMETER_NOT_ALLOWED``, ``UNKNOWN_INPUT``, ``MISSING_INPUT``, ``BAD_INPUT_URI``,
-            ``BAD_ENVIRONMENT_VARIABLE``, ``MISSING_ENVIRONMENT_VARIABLE``, ``BAD_RESOURCES`` or
-            ``STOP_CONDITION_INVALID``.
+            ``BAD_ENVIRONMENT_VARIABLE``, ``MISSING_ENVIRONMENT_VARIABLE``, ``BAD_RESOURCES``,
+            ``BAD_PASS_AS`` or ``STOP_CONDITION_INVALID``.
     """
     asked = options or RunOptions()
     step = config.step(step_name)
@@ -93,7 +96,7 @@ def build_run_spec(
     variables = _choose_variables(config, step, asked.variables)
     spec = RunSpec(
         step=step.name,
-        command_lines=_fill_commands(step, values),
+        command_lines=fill_commands(config, step, values),
         image=asked.image or step.image,
         executor=asked.executor,
         parameters=[
@@ -123,10 +126,11 @@ def build_run_spec(
         stop_grace_seconds=STOP_GRACE_SECONDS,
     )
     limit, silence = step.parsed.time_limit, step.parsed.no_output_timeout
-    spec.time_limit_seconds = int(limit.total_seconds()) if limit else 0
+    # Never down to 0, which is no limit at all.
+    spec.time_limit_seconds = math.ceil(limit.total_seconds()) if limit else 0
     if asked.time_limit_seconds is not None:
         spec.time_limit_seconds = asked.time_limit_seconds
-    spec.no_output_timeout_seconds = int(silence.total_seconds()) if silence else 0
+    spec.no_output_timeout_seconds = math.ceil(silence.total_seconds()) if silence else 0
     return spec
 
 
@@ -180,18 +184,6 @@ def choose_values(config: Config, step: Step, given: Mapping[str, Value]) -> dic
     return values
 
 
-def _fill_commands(step: Step, values: Mapping[str, Value]) -> list[str]:
-    left_out = {name for name, value in values.items() if value is None}
-    command = step.parsed.command
-    lines = [command] if isinstance(command, str) else list(command)
-    for name in left_out:
-        # The parser would leave the placeholder itself in the command.
-        lines = [line.replace(f"{{parameter-value:{name}}}", "''") for line in lines]
-    # Defaults are passed too: the parser ignores those of flags. None would be filled in as "None".
-    present: dict[str, Value] = {name: value for name, value in values.items() if value is not None}
-    return step.parsed.build_command(present, command=lines)
-
-
 def _choose_variables(config: Config, step: Step, given: Mapping[str, str]) -> dict[str, str]:
     for name, value in given.items():
         if _VARIABLE_NAME.fullmatch(name) is None or "\0" in value:
@@ -201,6 +193,12 @@ def _choose_variables(config: Config, step: Step, given: Mapping[str, str]) -> d
             )
     chosen: dict[str, str] = {}
     for variable in step.variables:
+        if _VARIABLE_NAME.fullmatch(variable.name) is None:
+            raise InvalidInput(
+                f"{config.file_name}:{variable.line}: environment variable {variable.name!r} of step "
+                f"{step.name}: want letters, digits and _",
+                code="BAD_ENVIRONMENT_VARIABLE",
+            )
         chosen_value: str | None = given.get(variable.name) if variable.name in given else variable.default
         if chosen_value is not None:
             chosen[variable.name] = str(chosen_value)
@@ -229,7 +227,7 @@ def _resources(config: Config, step: Step, asked: RunOptions, variables: Mapping
         )
     return Resources(
         gpu_count=int(gpu_count),
-        memory_bytes_max=int((declared.memory.max or 0) * 1_000_000),
+        memory_bytes_max=_limit(config, step, "memory", declared.memory.max, 1_000_000),
         cpu_millicores_max=_cpu_millicores_max(config, step, variables),
     )
 
@@ -237,7 +235,7 @@ def _resources(config: Config, step: Step, asked: RunOptions, variables: Mapping
 def _cpu_millicores_max(config: Config, step: Step, variables: Mapping[str, str]) -> int:
     limit = variables.get(agent_controls.CPU_LIMIT, "")
     if not limit:
-        return int((step.parsed.resources.cpu.max or 0) * 1000)
+        return _limit(config, step, "cpu", step.parsed.resources.cpu.max, 1_000)
     try:
         return max(1, int(agent_controls.cpu_count_of(limit) * 1000))
     except ValueError:
@@ -246,6 +244,17 @@ def _cpu_millicores_max(config: Config, step: Step, variables: Mapping[str, str]
             f"{limit!r}: want a number of CPUs, or a list of them",
             code="BAD_RESOURCES",
         ) from None
+
+
+def _limit(config: Config, step: Step, what: str, declared: float | None, units: int) -> int:
+    limit = (declared or 0) * units
+    if not 0 <= limit < _LIMIT_END:
+        raise InvalidInput(
+            f"{config.file_name}:{step.line}: step {step.name} cannot have at most {declared!r} of {what}: "
+            "want a number from 0 on",
+            code="BAD_RESOURCES",
+        )
+    return int(limit)
 
 
 def _is_float(step: Step, name: str) -> bool:
