@@ -78,6 +78,20 @@ class Stories:
         yield Put(WORD, WordRow(word, 7, event.position, (said.count if said else 0) + 1))
 
 
+class Quotes(Stories):
+    """What each run said, in no key: so it may be any text at all."""
+
+    def reads(self, event: RecordedEvent) -> Iterable[RowKey]:
+        return (RowKey("story", (_message(event).run_id,)),)
+
+    def apply(self, event: RecordedEvent, rows: Rows) -> Iterable[Put[Any]]:
+        message = _message(event)
+        story = rows.get(STORY, message.run_id)
+        count = (story.count if story else 0) + 1
+        words = (*(story.words if story else ()), _word(message))
+        yield Put(STORY, StoryRow(message.run_id, event.position, count, b"\0", _word(message), words))
+
+
 async def rows_of(connection: asyncpg.Connection, schema: str, version: int = 1) -> list[tuple[object, ...]]:
     """Give every row of both tables, in order."""
     found: list[tuple[object, ...]] = []

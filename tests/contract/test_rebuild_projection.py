@@ -34,7 +34,7 @@ from tests.contract.rebuild_yard import (
     shown,
     tell,
 )
-from tests.contract.stories import Stories, StoryRow, WordRow, rows_of
+from tests.contract.stories import Quotes, Stories, StoryRow, WordRow, rows_of
 
 pytestmark = pytest.mark.engines
 
@@ -185,6 +185,23 @@ async def test_a_build_is_dropped_after_another_process_s_batch_and_never_amid_i
             await dropping
         assert await builds.kept(writer) == []
         assert await writer.fetchval("select to_regclass('scheduler.story_v1_new')") is None
+
+
+async def test_texts_that_no_table_can_hold_are_kept_without_their_nul_live_and_rebuilt(
+    pool: asyncpg.Pool, story_log: RingingLog
+) -> None:
+    stream = run_stream()
+    async with live(pool, story_log, Quotes()) as projector:
+        head = (await story_log.append(details(stream, 0, "a", "b\0", "c"))).position
+        await projector.wait_for(head, 10)
+        head = (await story_log.append(details(stream, 3, "d"))).position
+        await projector.wait_for(head, 10)
+        rows = await pool.fetch("select last, words, chain from scheduler.story_v1 order by position")
+        assert [row["last"] for row in rows] == ["a", "b\ufffd", "c", "d"]
+        assert rows[-1]["words"] == ["a", "b\ufffd", "c", "d"]
+        assert {row["chain"] for row in rows} == {b"\0"}
+        assert (await rebuilt(pool, story_log, Quotes())).phase == DONE
+    assert await pool.fetch("select last, words, chain from scheduler.story_v1 order by position") == rows
 
 
 async def test_a_killed_rebuild_goes_on_from_its_own_checkpoint(

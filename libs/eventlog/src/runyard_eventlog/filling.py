@@ -179,10 +179,20 @@ async def _fold(
 
 
 async def _write(pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch) -> Filled:
+    try:
+        await _try_write(pool, store, batch)
+    except asyncpg.CharacterNotInRepertoireError:
+        # So rare that nothing looks for it before.
+        await _try_write(pool, store, batch, without_nul=True)
+    return Filled(batch.after, batch.event_count, batch.folded)
+
+
+async def _try_write(
+    pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch, *, without_nul: bool = False
+) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await store.lock_to_write(connection, batch.before)
-        await store.write(connection, batch.folded, batch.after.position)
-    return Filled(batch.after, batch.event_count, batch.folded)
+        await store.write(connection, batch.folded, batch.after.position, without_nul=without_nul)
 
 
 async def _pages(

@@ -209,9 +209,15 @@ class ProjectionStore:
                 )
         return found
 
-    async def write(self, connection: Connection, folded: Folded, position: Position) -> None:
-        """Store new rows and parked events, and move the checkpoint."""
-        await self.write_rows(connection, folded)
+    async def write(
+        self, connection: Connection, folded: Folded, position: Position, *, without_nul: bool = False
+    ) -> None:
+        """Store new rows and parked events, and move the checkpoint.
+
+        Raises:
+            asyncpg.CharacterNotInRepertoireError: a text has a NUL; to be asked again ``without_nul``.
+        """
+        await self.write_rows(connection, folded, without_nul=without_nul)
         if folded.parked:
             await self.park(connection, folded.parked)
         await connection.execute(
@@ -223,18 +229,19 @@ class ProjectionStore:
             position,
         )
 
-    async def write_rows(self, connection: Connection, folded: Folded) -> None:
-        """Store new rows."""
+    async def write_rows(self, connection: Connection, folded: Folded, *, without_nul: bool = False) -> None:
+        """Store new rows; raises as ``write``."""
         for name, rows in folded.rows.items():
             if not rows:
                 continue
             spec = self._specs[name]
             as_they_are = readmodel.is_written_as_it_is(spec)
+            records = rows if as_they_are else map(readmodel.values_of(spec), rows)
             await connection.copy_records_to_table(
                 readmodel.table_name(spec, self._version, self._build),
                 schema_name=self._schema,
                 columns=readmodel.column_names(spec),
-                records=rows if as_they_are else map(readmodel.values_of(spec), rows),
+                records=map(readmodel.without_nul, records) if without_nul else records,
             )
 
     async def park(self, connection: Connection, letters: list[Parked]) -> None:

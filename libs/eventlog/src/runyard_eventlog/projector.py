@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries
 from runyard_eventlog import projection_store as store
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.disputes import undisputed
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import FailureLimit, ProjectionStopped
@@ -253,16 +254,20 @@ class Projector:
         now = asyncio.get_running_loop().time()
         if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
             events = undisputed(page.events, self._disputed) if self._disputed else page.events
-            async with self._pool.acquire() as connection, connection.transaction():
-                await self._store.lock_to_write(connection, self._place)
-                folded = await fold_events(
-                    connection, self._store, self._projection, events, self._place, self._cache
-                )
-                self._judge(events, folded)
-                await self._store.write(connection, folded, page.scanned_to)
-                if has_caught_up:
-                    # From here on this version is the one to look at.
-                    await self._store.show(connection)
+            folded: Folded | None = None
+            try:
+                async with self._batch() as connection:
+                    folded = await fold_events(
+                        connection, self._store, self._projection, events, self._place, self._cache
+                    )
+                    self._judge(events, folded)
+                    await self._keep(connection, folded, page, is_shown=has_caught_up)
+            except asyncpg.CharacterNotInRepertoireError:
+                if folded is None:
+                    raise
+                # A text has a NUL: so rare that nothing looks for it before.
+                async with self._batch() as connection:
+                    await self._keep(connection, folded, page, is_shown=has_caught_up, without_nul=True)
             self._cache.turn()
             self._is_shown = self._is_shown or has_caught_up
             self._persisted_at = now
@@ -274,6 +279,26 @@ class Projector:
             self._count(events, folded)
         self._applied = page.scanned_to
         await self._announce()
+
+    @asynccontextmanager
+    async def _batch(self) -> AsyncIterator[Connection]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await self._store.lock_to_write(connection, self._place)
+            yield connection
+
+    async def _keep(
+        self,
+        connection: Connection,
+        folded: Folded,
+        page: Page,
+        *,
+        is_shown: bool,
+        without_nul: bool = False,
+    ) -> None:
+        await self._store.write(connection, folded, page.scanned_to, without_nul=without_nul)
+        if is_shown:
+            # From here on this version is the one to look at.
+            await self._store.show(connection)
 
     def _judge(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
         """Stop before anything is kept of a batch that shows that code or log are wrong."""
