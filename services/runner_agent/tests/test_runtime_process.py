@@ -313,3 +313,35 @@ async def test_shim_is_small(make_plan: MakePlan) -> None:
     await RUNTIME.remove(handle, plan)
 
     assert 0 < resident <= 12 * 1024
+
+
+BEHIND_OTHERS = """
+import os, signal, subprocess
+from runyard_agent import process_table
+subprocess.run(["mount", "-t", "proc", "-o", "hidepid=1", "proc", "/proc"], check=True)
+if not (of_root := os.fork()):
+    signal.pause()
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+program = subprocess.Popen(["sleep", "100"])
+own = program.pid
+# Right after the fork it is as hidden as its parent, which was root.
+while not os.path.exists(f"/proc/{own}/stat"):
+    os.sched_yield()
+print(process_table.descendants(1) == [own], own in process_table.session_members(os.getsid(0)))
+print(process_table.start_ticks(own) > 0, process_table.start_ticks(of_root), flush=True)
+program.kill()
+program.wait()
+"""
+
+
+def test_processes_of_others_may_be_hidden() -> None:
+    """With "hidepid=1" they are listed and cannot be read: nothing could be looked for, or ended."""
+    looked = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", sys.executable, "-c", BEHIND_OTHERS],
+        capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    if "unshare" in looked.stderr or "'mount'" in looked.stderr:
+        pytest.skip("no /proc of its own can be mounted here")
+    assert (looked.stdout, looked.stderr) == ("True True\nTrue 0\n", "")

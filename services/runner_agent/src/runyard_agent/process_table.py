@@ -111,11 +111,14 @@ def start_ticks(pid: int) -> int:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """Fields 3 (state), 4 (parent) and on of /proc/<pid>/stat; the name before them may hold anything."""
+    """Fields 3 (state), 4 (parent) and on of /proc/<pid>/stat; the name before them may hold anything.
+
+    None of a process that is gone, or that is another user's and not for us to see (``hidepid``).
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].decode().split()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 
