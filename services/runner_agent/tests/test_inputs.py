@@ -315,6 +315,16 @@ async def test_a_pattern_that_means_nothing_is_named(yard: Yard, tmp_path: Path)
         await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
 
 
+async def test_a_name_that_no_record_can_hold_is_named(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in (b"a.jpg", b"b\xff.jpg"):
+        os.mknod(os.path.join(os.fsencode(tmp_path), b"images", name))
+    wanted = Input(name="set", uris=[f"file://{tmp_path}/images/*"])
+
+    with pytest.raises(Unavailable, match=r"b\\udcff\.jpg' is refused: it is not valid UTF-8"):
+        await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
+
+
 async def test_a_link_does_not_lead_out_of_a_shared_folder(yard: Yard, tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "secret").write_text("x", encoding="utf-8")

@@ -135,3 +135,15 @@ async def test_a_long_list_comes_in_pages(yard: Yard, monkeypatch: pytest.Monkey
     monkeypatch.setattr(s3_inputs, "OBJECTS_MAX", 0)
     with pytest.raises(InvalidInput, match="more than 0 objects"):
         await find_objects(access, Pattern("p/*"), yard.transfers, SystemClock())
+
+
+async def test_a_list_without_the_way_to_its_rest_is_not_taken_for_all(yard: Yard) -> None:
+    # As a store answers that knows only the first form of lists, with markers.
+    yard.store.bodies["/b/"] = [
+        b"""<R xmlns="s3"><IsTruncated>true</IsTruncated><NextMarker>p/1</NextMarker>
+        <Contents><Key>p/1</Key><Size>1</Size></Contents></R>"""
+    ]
+    access = bucket_access("b", [{"AWS_ENDPOINT_URL": yard.store.address}])
+
+    with pytest.raises(Unavailable, match="does not say where the rest begins"):
+        await find_objects(access, Pattern("p/*"), yard.transfers, SystemClock())

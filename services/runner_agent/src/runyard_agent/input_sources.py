@@ -23,7 +23,7 @@ from runyard_agent.domain.references import (
     pattern_of,
     scheme_of,
 )
-from runyard_agent.domain.safe_paths import is_inside
+from runyard_agent.domain.safe_paths import is_inside, relative_path
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_agent.known_addresses import Known, KnownAddresses
 from runyard_agent.s3_inputs import bucket_access, find_objects
@@ -206,6 +206,7 @@ class InputSources:
 
     def _expand_local(self, wanted: Input, uri: str, pattern: Pattern) -> list[InputFile]:
         root = shared_path(f"/{pattern.root}", self._rules.shared_folders)
+        names = _files_below(str(root), pattern.root)
         files = [
             InputFile(
                 uri=uri,
@@ -213,8 +214,8 @@ class InputSources:
                 resolved_uri=f"file:///{path}",
                 size_bytes=os.stat(f"/{path}").st_size,
             )
-            for path in _files_below(str(root), pattern.root)
-            if pattern.means(path)
+            # As text: a name may be bytes that are none.
+            for path in (str(relative_path(name)) for name in names if pattern.means(name))
         ]
         if not files:
             raise NotFound("no file is meant by this pattern")

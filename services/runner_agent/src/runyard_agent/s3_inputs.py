@@ -146,4 +146,7 @@ def _read_page(page: Path) -> tuple[list[FoundObject], str]:
         FoundObject(each.findtext("{*}Key", ""), int(each.findtext("{*}Size", "0")))
         for each in root.findall("{*}Contents")
     ]
-    return objects, root.findtext("{*}NextContinuationToken", "")
+    following = root.findtext("{*}NextContinuationToken", "")
+    if not following and root.findtext("{*}IsTruncated", "") == "true":
+        raise Unavailable("the store's list of objects is cut, and does not say where the rest begins")
+    return objects, following
