@@ -139,6 +139,26 @@ async def test_a_service_s_own_indexes_are_made_anew(pool: asyncpg.Pool, story_l
     assert definition.endswith('(last, "position" DESC) WHERE (count > 1)')
 
 
+async def test_an_index_whose_name_is_as_long_as_can_be_is_made_anew(
+    pool: asyncpg.Pool, story_log: RingingLog
+) -> None:
+    await tell(story_log, 20)
+    async with live(pool, story_log) as projector:
+        await projector.wait_for(20, 10)
+        await pool.execute(f"create index {'i' * 63} on scheduler.story_v1 (last)")
+        told = [await rebuilt(pool, story_log)]
+        async with pool.acquire() as connection, connection.transaction():
+            builds = Builds(Stories(), SCHEMA)
+            (old,) = [kept for kept in await builds.kept(connection) if kept.build is Build.OLD]
+            await builds.drop(connection, old)
+        told.append(await rebuilt(pool, story_log))
+    assert [each.phase for each in told] == [DONE, DONE]
+    made = await pool.fetchval(
+        "select count(*) from pg_indexes where tablename = 'story_v1' and indexdef like '%(last)'"
+    )
+    assert made == 1
+
+
 async def test_indexes_are_made_before_or_after_another_process_s_batch_and_never_amid_it(
     pool: asyncpg.Pool,
 ) -> None:

@@ -14,6 +14,8 @@ from runyard_eventlog import readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.readmodel import Build
 
+_NAME_MAX = 63
+"""Bytes of a name that PostgreSQL keeps; it cuts off the rest."""
 _INDEX = re.compile(r"CREATE (UNIQUE )?INDEX \S+ ON \S+ (?P<rest>USING .*)", re.DOTALL)
 
 
@@ -79,11 +81,12 @@ class Builds:
             there = await self._indexes(connection, new)
             for name, definition in (await self._indexes(connection, live)).items():
                 parsed = _INDEX.fullmatch(definition)
-                if f"{name}{Build.NEW}" in there or parsed is None:
+                name_there = _index_name(name, Build.NEW)
+                if name_there in there or parsed is None:
                     continue
                 unique = parsed[1] or ""
                 await connection.execute(
-                    f'create {unique}index "{name}{Build.NEW}" on "{self._schema}"."{new}" {parsed["rest"]}'
+                    f'create {unique}index "{name_there}" on "{self._schema}"."{new}" {parsed["rest"]}'
                 )
             await connection.execute(f'analyze "{self._schema}"."{new}"')
 
@@ -102,7 +105,8 @@ class Builds:
         for table, renamed in self._tables(source, target):
             for name in await self._indexes(connection, table):
                 bare = name.removesuffix(source) if source else name
-                await connection.execute(f'alter index "{self._schema}"."{name}" rename to "{bare}{target}"')
+                new_name = _index_name(bare, target)
+                await connection.execute(f'alter index "{self._schema}"."{name}" rename to "{new_name}"')
             await connection.execute(f'alter table "{self._schema}"."{table}" rename to "{renamed}"')
         await self._move(connection, source, target)
 
@@ -144,3 +148,8 @@ class Builds:
             table,
         )
         return {row["indexname"]: row["indexdef"] for row in rows}
+
+
+def _index_name(bare: str, build: Build) -> str:
+    """Name an index of a build; a long name loses its end, so that it still is the build's."""
+    return f"{bare[: _NAME_MAX - len(build)]}{build}"
