@@ -14,6 +14,14 @@ from runyard_core import errors
 
 ERROR_DOMAIN = "runyard"
 
+# A status travels in trailers, the message even twice, in base64 and with "%" before what is not ASCII. Of
+# more than 8 KiB a client gets nothing but that it is too much.
+MESSAGE_BYTES_MAX = 1_000
+VALUE_BYTES_MAX = 250
+"""Of each value of a reason's metadata."""
+VIOLATIONS_BYTES_MAX = 1_500
+"""Of all fields that are wrong, with what is wrong with them; the first are named."""
+
 _CODES: Mapping[type[errors.RunyardError], int] = {
     errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
     errors.Ambiguous: code_pb2.INVALID_ARGUMENT,
@@ -39,22 +47,18 @@ def status_of(error: errors.RunyardError) -> status_pb2.Status:
         (_CODES[base] for base in type(error).__mro__ if base in _CODES),
         code_pb2.INTERNAL,
     )
+    metadata = {name: _cut(value, VALUE_BYTES_MAX) for name, value in error.metadata.items()}
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata=metadata)
     ]
     if isinstance(error, errors.InvalidInput) and error.field_violations:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-            for field, description in error.field_violations.items()
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=violations))
+        details.append(_bad_request(error.field_violations))
     if code in _RETRY_MILLISECONDS:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(_RETRY_MILLISECONDS[code])
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status_pb2.Status(
-        code=code, message=error.message, details=[_packed(detail) for detail in details]
-    )
+    message = _cut(error.message, MESSAGE_BYTES_MAX)
+    return status_pb2.Status(code=code, message=message, details=[_packed(detail) for detail in details])
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str | None:
@@ -69,6 +73,25 @@ def reason_of(error: grpc.aio.AioRpcError) -> str | None:
 def grpc_code_of(status: status_pb2.Status) -> grpc.StatusCode:
     """Give the gRPC code of a status."""
     return _GRPC_CODES[status.code]
+
+
+def _bad_request(violations: Mapping[str, str]) -> error_details_pb2.BadRequest:
+    request = error_details_pb2.BadRequest()
+    for field, description in violations.items():
+        request.field_violations.add(
+            field=_cut(field, VALUE_BYTES_MAX), description=_cut(description, VALUE_BYTES_MAX)
+        )
+        if request.ByteSize() > VIOLATIONS_BYTES_MAX:
+            request.field_violations.pop()
+            break
+    return request
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    content = text.encode(errors="replace")
+    if len(content) <= bytes_max:
+        return text
+    return content[:bytes_max].decode(errors="ignore") + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _packed(message: Message) -> any_pb2.Any:
