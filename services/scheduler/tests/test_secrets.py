@@ -10,11 +10,18 @@ import asyncpg
 import pytest
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant
+from runyard.run.v1.secret_service_pb2 import RemoveSecretRequest, SetSecretRequest
 from runyard.run.v1.types_pb2 import Executor, RunSpec
-from runyard_core.errors import Corrupt, InvalidInput, Rejected, ResourceExhausted
+from runyard_contracts.ids import uuid7
+from runyard_core.clock import ManualClock
+from runyard_core.errors import Corrupt, IdReused, InvalidInput, Rejected, ResourceExhausted
+from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.migrate import ROLES
 from runyard_eventlog.personal.yard_key import YARD_KEY_BYTES, YardKey
 from runyard_scheduler import secrets as module
+from runyard_scheduler.ledger import Ledger
+from runyard_scheduler.process.world import World
+from runyard_scheduler.secret_handlers import SecretHandlers
 from runyard_scheduler.secrets import Secrets
 from runyard_testkit import Database
 
@@ -126,6 +133,20 @@ async def test_without_a_key_nothing_is_kept(pool: asyncpg.Pool) -> None:
         await keyless.check_put("digits", "A", VALUE)
     assert refused.value.code == "NO_YARD_KEY"
     assert await variables(keyless, "digits") == {}
+
+
+@pytest.mark.usefixtures("as_alice")
+async def test_a_repeated_request_to_forget_gets_its_first_answer(secrets: Secrets) -> None:
+    handlers = SecretHandlers(Ledger(MemoryEventLog(), World()), secrets, ManualClock())
+    await handlers.put(SetSecretRequest(request_id=uuid7(), project="digits", name="A", value=VALUE))
+    forget = RemoveSecretRequest(request_id=uuid7(), project="digits", name="A")
+    assert await handlers.remove(forget)
+    assert await handlers.remove(forget)
+    another = RemoveSecretRequest(request_id=uuid7(), project="digits", name="A")
+    assert not await handlers.remove(another)
+    forget.name = "B"
+    with pytest.raises(IdReused):
+        await handlers.remove(forget)
 
 
 async def test_a_project_has_a_bounded_number_of_secrets(

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from runyard.run.v1.secret_service_pb2 import RemoveSecretRequest, Secret, SetSecretRequest
+from runyard_contracts.ids import CommandId
 from runyard_core.clock import Clock
 from runyard_scheduler.changes import SERVICE, Change, change
 from runyard_scheduler.domain import project as project_domain
@@ -46,7 +47,7 @@ class SecretHandlers:
         return await self._secrets.put(request.project, request.name, request.value, current_caller().name)
 
     async def remove(self, request: RemoveSecretRequest) -> bool:
-        """Forget a secret; False when there is none of that name.
+        """Forget a secret; False when there is none of that name. A repeated request gets its first answer.
 
         Raises:
             InvalidInput: not the name of a project, or no request_id.
@@ -54,7 +55,8 @@ class SecretHandlers:
             Unavailable: the database does not answer; the same request may be tried again.
         """
         if not await self._secrets.has(request.project, request.name):
-            return False
+            command, digest = _command("RemoveSecret", request.request_id, request.project, request.name)
+            return await self._ledger.committed(command, digest) is not None
         await self._tell("RemoveSecret", request.request_id, RemoveSecret(request.project, request.name))
         return await self._secrets.remove(request.project, request.name)
 
@@ -65,6 +67,12 @@ class SecretHandlers:
             context = request_context(SERVICE)
             return [change("project", command.project, entry.version, decided, context, self._clock.now())]
 
-        # Of the names alone: from a digest of the value somebody could guess it.
-        digest = hashlib.sha256(f"{method}\n{command.project}\n{command.name}".encode()).digest()
-        await self._ledger.transact(command_id(SERVICE, method, request_id), decide, digest)
+        asked, digest = _command(method, request_id, command.project, command.name)
+        await self._ledger.transact(asked, decide, digest)
+
+
+def _command(method: str, request_id: str, project: str, name: str) -> tuple[CommandId, bytes]:
+    """Give id and digest of a request."""
+    # Of the names alone: from a digest of the value somebody could guess it.
+    digest = hashlib.sha256(f"{method}\n{project}\n{name}".encode()).digest()
+    return command_id(SERVICE, method, request_id), digest
