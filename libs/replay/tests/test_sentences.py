@@ -87,3 +87,10 @@ def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str)
 )
 def test_what_people_and_programs_did_is_a_sentence(message: Message, sentence: str) -> None:
     assert sentence_of(RecordedEvent(Envelope(), message)) == sentence
+
+
+def test_what_a_later_version_may_say_is_told_by_its_number() -> None:
+    finished = RunFinished(
+        outcome=Outcome.ValueType(77), cause=Cause(code=CauseCode.ValueType(78), detail="hot")
+    )
+    assert sentence_of(RecordedEvent(Envelope(), finished)) == "finished, outcome 77 (cause code 78: hot)"

@@ -7,7 +7,7 @@ from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse
 from runyard.run.v1.types_pb2 import Attempt, ParameterValue, Run, RunState, TelemetryMark
 from runyard_core.errors import InvalidInput
 from runyard_lineage.domain.completeness import completeness
-from runyard_replay.graph.identities import canonical_json, parameters_id, parameters_json
+from runyard_replay.graph.identities import canonical_json, key_text, parameters_id, parameters_json
 from runyard_replay.graph.names import IdPrefix, NumberedRun, VersionName, WholeId, parse_name
 
 MARK = TelemetryMark(
@@ -31,13 +31,21 @@ ALL_THERE = GetRunSummaryResponse(log_line_count=40, metric_point_count=5, sampl
         ("model://resnet/2@digits", WholeId("model://resnet/2@digits")),
         ("user:alice", WholeId("user:alice")),
         ("node-1", WholeId("node-1")),
+        ("nul\0", WholeId("nul\ufffd")),
+        ("s3://bucket/" + "x" * 300, WholeId(key_text("s3://bucket/" + "x" * 300))),
+        ("https://alice:secret@example.com/a.csv?sig=1", WholeId("https://example.com/a.csv")),
+        ("model://resnet\0", VersionName("model://resnet\ufffd@")),
+        ("digits#999999999999999999", NumberedRun("digits", 999_999_999_999_999_999)),
     ],
 )
 def test_a_name_is_read_for_what_it_can_mean(name: str, meaning: object) -> None:
     assert parse_name(name) == meaning
 
 
-@pytest.mark.parametrize("name", ["", "#3", "digits#", "digits#x", "Digits#3", "datum://", "datum://abc%"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "#3", "digits#", "digits#x", "Digits#3", "datum://", "datum://abc%", "digits#9223372036854775808"],
+)
 def test_a_name_that_can_mean_nothing_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput):
         parse_name(name)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.run.v1.events_pb2 import EnvironmentCaptured, RunFinished, RunInputFetched, RunQueued, RunStarted
 from runyard.run.v1.glances_pb2 import EnvironmentCapturedGlance
-from runyard.run.v1.types_pb2 import Input, InputFile, Outcome, RunSpec
+from runyard.run.v1.types_pb2 import CauseCode, Input, InputFile, Outcome, RunSpec
 from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.ids import sha256_of
 from runyard_lineage.projections.edges import EdgesProjection
@@ -126,6 +126,27 @@ def test_an_outside_reference_is_kept_without_its_credentials() -> None:
     started = RunStarted(run_id=TRAIN, inputs=[Input(name="set", uris=[uri, "s3://bucket/key"])])
     targets = {edge.target_id for edge in fold([started]).rows(EDGE)}
     assert targets == {"https://data.example/set.tar", "s3://bucket/key"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "known_as"),
+    [
+        ("https://alice:secret@[half/data.csv?token=t", "https://[half/data.csv"),
+        ("s3://bucket[1/data.csv", "s3://bucket[1/data.csv"),
+        ("https://alice:secret@exa\u2100mple.com/data.csv", "https://exa\u2100mple.com/data.csv"),
+    ],
+)
+def test_an_outside_reference_that_is_no_url_is_kept_without_its_credentials(uri: str, known_as: str) -> None:
+    folded = fold([RunStarted(run_id=TRAIN, inputs=[Input(name="data", uris=[uri])])])
+    assert [row.vertex_id for row in folded.rows(VERTEX)] == [known_as]
+
+
+def test_an_outcome_of_a_later_version_is_kept_as_its_number() -> None:
+    finished = RunFinished(run_id=TRAIN, outcome=Outcome.ValueType(77))
+    finished.cause.code = CauseCode.ValueType(78)
+    vertex = fold([finished]).get(VERTEX, VertexKind.VERTEX_KIND_RUN, TRAIN)
+    assert vertex is not None
+    assert json.loads(vertex.properties) == {"outcome": "77", "cause": "78"}
 
 
 def test_text_that_postgres_cannot_store_or_index_is_made_storable() -> None:

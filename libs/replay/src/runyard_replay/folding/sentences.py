@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -30,6 +30,13 @@ RUN_ID_CHARACTERS = 13
 """Of a run id. It begins with its time: runs of one minute share 8 characters, those of a millisecond 13."""
 LINE_CHARACTERS_MAX = 80
 _OTHER_CHARACTERS_MAX = 120
+_CAUSES: Mapping[int, str] = {
+    number: name.removeprefix("CAUSE_CODE_").lower().replace("_", " ") for name, number in CauseCode.items()
+}
+_OUTCOMES: Mapping[int, str] = {
+    number: name.removeprefix("OUTCOME_").lower() for name, number in Outcome.items()
+}
+"""In words; what a later version says, neither has."""
 
 
 def sentence_of(event: RecordedEvent) -> str:
@@ -53,7 +60,7 @@ def sentence_of(event: RecordedEvent) -> str:
 
 def cause_text(cause: Cause) -> str:
     """Say why something ended: "user error, exit code 1: ..."."""
-    words = CauseCode.Name(cause.code).removeprefix("CAUSE_CODE_").lower().replace("_", " ")
+    words = _CAUSES.get(cause.code, f"cause code {cause.code}")
     if cause.HasField("exit_code") and cause.exit_code:
         words += f", exit code {cause.exit_code}"
     if cause.signal:
@@ -72,7 +79,7 @@ def _of_run(message: Message) -> str:
         case run_events.RunStopRequested():
             return f"stop requested: {message.reason or 'no reason given'}"
         case run_events.RunFinished():
-            outcome = Outcome.Name(message.outcome).removeprefix("OUTCOME_").lower()
+            outcome = _OUTCOMES.get(message.outcome, f"outcome {message.outcome}")
             output_count = _output_count(message)
             outputs = f", {output_count} outputs" if output_count else ""
             why = "" if message.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED else cause_text(message.cause)

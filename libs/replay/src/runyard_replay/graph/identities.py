@@ -58,7 +58,13 @@ def environment_id(environment: Environment) -> str:
 
 def external_id(uri: str) -> str:
     """Name a reference outside the yard, without the credentials that a URL may carry."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        # No URL, which a person may have written all the same, with a password in it.
+        scheme, separator, rest = uri.partition("?")[0].partition("://")
+        authority, slash, path = rest.partition("/")
+        return key_text(f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}")
     if parts.scheme in {"http", "https"}:
         host = parts.netloc.rpartition("@")[2]
         uri = urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from runyard_contracts.ids import is_name
 from runyard_core.errors import InvalidInput
-from runyard_replay.graph.identities import key_text
+from runyard_replay.graph.identities import external_id, key_text
 
 PREFIX_LENGTH_MIN = 8
+NUMBER_DIGITS_MAX = 18
+"""Of a run's number: more would not go into a table."""
 DATUM, DATASET, MODEL = "datum://", "dataset://", "model://"
 _IN_PROJECT = "@"
 """Between a version and its project: neither can hold it."""
@@ -53,6 +55,8 @@ def parse_name(name: str) -> NumberedRun | IdPrefix | VersionName | WholeId:
     Raises:
         InvalidInput: it can name nothing.
     """
+    # As it is in the ids of things.
+    name = name.replace("\0", "\ufffd")
     if name.startswith(DATUM):
         digits = name.removeprefix(DATUM)
         if not _PREFIX.fullmatch(digits):
@@ -64,12 +68,13 @@ def parse_name(name: str) -> NumberedRun | IdPrefix | VersionName | WholeId:
         return WholeId(key_text(name)) if _IN_PROJECT in name else VersionName(f"{name}{_IN_PROJECT}")
     project, separator, number = name.rpartition("#")
     if separator:
-        if not is_name(project) or not (number == "latest" or number.isdecimal()):
+        is_number = number.isdecimal() and len(number) <= NUMBER_DIGITS_MAX
+        if not is_name(project) or not (number == "latest" or is_number):
             raise _wrong(name)
         return NumberedRun(project, None if number == "latest" else int(number))
     if not name:
         raise _wrong(name)
-    return WholeId(name)
+    return WholeId(external_id(name))
 
 
 def is_version(uri: str) -> bool:

@@ -150,8 +150,13 @@ def environment_thing(serialised: bytes) -> Thing:
 
 @lru_cache(maxsize=256)
 def outcome_properties(outcome: Outcome.ValueType, cause: CauseCode.ValueType) -> str:
-    """Write what is known of a run that ended."""
-    return _filled({"outcome": _OUTCOMES[outcome], "cause": _CAUSES[cause] if cause else ""})
+    """Write what is known of a run that ended; what a later version says by its number."""
+    return _filled(
+        {
+            "outcome": _OUTCOMES.get(outcome, str(outcome)),
+            "cause": _CAUSES.get(cause, str(cause)) if cause else "",
+        }
+    )
 
 
 def shortened(text: str) -> str:
