@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,6 +140,36 @@ def test_error_is_json_where_json_was_asked_for(runyard: Runner) -> None:
     assert done.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("run", "trian", "--output", "json"), "UNKNOWN_STEP"),
+        (("run", "--output=json", "train", "--epoch", "1"), "WRONG_USAGE"),
+        (("ps", "--nope", "--output", "json"), "WRONG_USAGE"),
+        (("nonsense", "--output", "json"), "WRONG_USAGE"),
+    ],
+)
+def test_wrong_words_beside_the_wish_for_json_are_told_in_it(
+    runyard: Runner, args: tuple[str, ...], reason: str
+) -> None:
+    done = runyard(*args)
+    assert json.loads(done.stderr)["error"]["reason"] == reason
+    assert done.exit_code == 2
+
+
+def test_wrong_words_are_told_as_the_environment_says(
+    runyard: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNYARD_OUTPUT", "json")
+    assert json.loads(runyard("ps", "--nope").stderr)["error"]["reason"] == "WRONG_USAGE"
+    assert runyard("ps", "--nope", "--output", "human").stderr.startswith("Error: ")
+
+
+def test_what_comes_after_two_dashes_is_for_another_program(runyard: Runner) -> None:
+    done = runyard("exec", "--nope", "latest", "--", "jc", "--output", "json")
+    assert done.stderr.startswith("Error: ")
+
+
 def test_help_lists_every_command_and_its_place(runyard: Runner) -> None:
     done = runyard("--help")
     assert done.exit_code == 0
@@ -230,3 +261,30 @@ def test_a_pipe_that_is_closed_early_is_no_failure() -> None:
             talking.stdout.close()
             _, said = talking.communicate(timeout=30)
         assert (talking.returncode, said) == (0, "")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(folder: Path, closed: str) -> None:
+    environment = {**os.environ, "RUNYARD_HOME": str(folder / "home")}
+    for words, exit_code in (("ps", 4), ("--version", 0)):
+        line = f"exec {sys.executable} -m runyard_cli {words} {closed}"
+        done = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == exit_code, done.stderr
+
+
+@pytest.mark.system
+def test_a_full_disk_is_no_mistake_of_the_program() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "runyard_cli", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "Error: No space left on device [FILE_UNUSABLE]"
+
+
+def test_a_file_that_cannot_be_used_is_named(runyard: Runner, folder: Path) -> None:
+    (folder / "home").write_text("a file where the folder would be")
+    done = runyard("context", "set", "127.0.0.1:1", stdin="token\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == f"Error: {folder / 'home'}: File exists [FILE_UNUSABLE]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from runyard_cli.failures import ExitCode, explain_client_error, fail
-from runyard_cli.output import note
+from runyard_cli.output import expect, note
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -57,6 +58,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
 _OF_A_YARD = frozenset({"up", "down", "status", "demo", "people"})
 _OF_THE_LOG = frozenset({"runyard_eventlog", "runyard_replay", "asyncpg"})
 """What only the extra ``log`` installs."""
+_UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _BUILT_IN = {name: text for section in COMMANDS.values() for name, text in section.items()}
 
 
@@ -133,9 +135,8 @@ def runyard() -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
-    if sys.stdin is None:
-        # Whoever started us closed it: there is nothing to read, and no socket may take its number.
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as we run
+    _open_what_was_closed()
+    expect(sys.argv[1:], os.environ)
     try:
         code = runyard.main(prog_name="runyard", standalone_mode=False)
         sys.stdout.flush()
@@ -152,6 +153,13 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the top: decides what people see
         _explain(error)
     raise SystemExit(int(code or 0))
+
+
+def _open_what_was_closed() -> None:
+    """Put nothing in the place of a stream that whoever started us closed: no socket may take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run
 
 
 def _read_by_nobody() -> None:
@@ -190,9 +198,23 @@ def _explain(error: Exception) -> NoReturn:
         fail(ExitCode.BUG, "BROKEN_PLUGIN", str(error), "Install its package again.")
     if os.environ.get("RUNYARD_DEBUG"):
         raise error
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _UNWRITTEN):
+        _explain_file(error)
     fail(
         ExitCode.BUG,
         "INTERNAL",
         f"a mistake in runyard itself: {type(error).__name__}: {error}",
         "RUNYARD_DEBUG=1 shows where; please report it.",
     )
+
+
+def _explain_file(error: OSError) -> NoReturn:
+    """End with what the machine says of a file, a folder or the disk: no mistake of this program."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is left of it would be tried again at exit.
+        _read_by_nobody()
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    advice = "RUNYARD_DEBUG=1 shows what it was needed for."
+    fail(ExitCode.USAGE, "FILE_UNUSABLE", f"{where}{error.strerror}", advice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +52,18 @@ def output_option(command: Command) -> Command:
         callback=keep,
         help="Words for people, or the JSON of the response.",
     )(command)
+
+
+def expect(args: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Take up the wish for JSON before the words are parsed: an error of theirs is to be JSON, too."""
+    wanted = environment.get("RUNYARD_OUTPUT", "")
+    own = args[: args.index("--")] if "--" in args else args
+    for word, following in zip(own, (*own[1:], ""), strict=False):
+        if word == "--output":
+            wanted = following
+        elif word.startswith("--output="):
+            wanted = word.removeprefix("--output=")
+    _Mode.is_json = wanted == "json"
 
 
 def is_json() -> bool:
