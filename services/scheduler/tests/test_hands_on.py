@@ -15,6 +15,7 @@ from runyard.run.v1.events_pb2 import RunHandsOnClosed, RunHandsOnOpened
 from runyard.run.v1.hands_on_pb2 import ExitStatus, HandsOnEndReason, Terminal
 from runyard.run.v1.hands_on_service_pb2_grpc import HandsOnServiceStub
 from runyard_eventlog.memory import MemoryEventLog
+from runyard_eventlog.port import AppendCommand, Appended
 from runyard_scheduler import hands_on
 from runyard_scheduler.hands_on_channel import CHUNK_BYTES_MAX
 
@@ -88,6 +89,39 @@ async def test_a_client_that_leaves_ends_the_session_at_the_agent(bench: Bench) 
     call.cancel()
     assert await join.read() is grpc.aio.EOF
     assert (await bench.closed()).end_reason == HandsOnEndReason.HANDS_ON_END_REASON_CLIENT_LEFT
+
+
+class SlowLog(MemoryEventLog):
+    """A log that has the opening of a session and does not answer yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_opened, self.may_answer, self.has_closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def append(self, command: AppendCommand) -> Appended:
+        answer = await super().append(command)
+        types = {envelope.type for append in command.appends for envelope in append.events}
+        if "runyard.run.hands_on_closed" in types:
+            self.has_closed.set()
+        if "runyard.run.hands_on_opened" in types:
+            self.has_opened.set()
+            await self.may_answer.wait()
+        return answer
+
+
+@pytest.mark.usefixtures("as_alice")
+async def test_a_client_that_leaves_while_its_session_is_recorded_leaves_none_open(tokens_file: Path) -> None:
+    log = SlowLog()
+    async with memory_yard(tokens_file, log) as yard, bench_of(yard) as bench:
+        call = await bench.exec("cat")
+        join = await bench.accept("cat")
+        async with asyncio.timeout(WAIT_SECONDS):
+            await log.has_opened.wait()
+            call.cancel()
+            assert await join.read() is grpc.aio.EOF
+            log.may_answer.set()
+            await log.has_closed.wait()
+        await yard.until(lambda: not open_sessions(yard, bench.grant.run_id))
 
 
 async def test_a_session_ends_with_its_agent(bench: Bench) -> None:

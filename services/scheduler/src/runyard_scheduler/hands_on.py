@@ -90,7 +90,7 @@ class HandsOn:
         task.run_id, task.attempt, task.epoch = run.run_id, lease.attempt, lease.epoch
         session = HandsOnSession(uuid7(), run, lease, task)
         error: RunyardError | None = None
-        is_recorded = False
+        recording: asyncio.Task[None] | None = None
         try:
             accepted = await self._joined(session.channel)
             asked = OpenHandsOn(
@@ -98,8 +98,9 @@ class HandsOn:
             )
             # An agent that leaves arguments out must not be able to hide them.
             command = accepted.accepted.command or task.exec.command
-            await self._handlers.open(run.run_id, asked, command)
-            is_recorded = True
+            # A task of its own: a client that leaves now must not leave a session that nobody closes.
+            recording = asyncio.create_task(self._handlers.open(run.run_id, asked, command))
+            await asyncio.shield(recording)
             self._sessions[session.session_id] = session
             self._none_open.clear()
             self._end_when_idle(session)
@@ -111,9 +112,9 @@ class HandsOn:
         finally:
             self._sessions.pop(session.session_id, None)
             session.end(error)
-            if is_recorded:
+            if recording is not None:
                 # A task of its own: whoever left has cancelled the one that served him.
-                self._spawn(self._close(session.run_id, session.closed(error)))
+                self._spawn(self._close(session.run_id, session.closed(error), recording))
             if not self._sessions:
                 self._none_open.set()
 
@@ -224,7 +225,13 @@ class HandsOn:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, run_id: RunId, closed: CloseHandsOn) -> None:
+    async def _close(
+        self, run_id: RunId, closed: CloseHandsOn, recording: asyncio.Task[None] | None = None
+    ) -> None:
+        if recording is not None:
+            await asyncio.wait([recording])
+            if recording.cancelled() or recording.exception() is not None:
+                return
         retries = Retries(f"recording the end of a session with run {run_id}", _BACKOFF, log)
         try:
             await retried(lambda: self._handlers.close(run_id, closed), (Unavailable, Conflict), retries)
