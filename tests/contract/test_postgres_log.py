@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from runyard_contracts.ids import Position, stream_name, uuid7
-from runyard_core.errors import Conflict, IdReused, PermissionDenied
+from runyard_core.errors import Conflict, IdReused, InvalidInput, PermissionDenied
 from runyard_eventlog.admission import admit
 from runyard_eventlog.append_call import APPEND, append_answers, append_arguments
 from runyard_eventlog.port import Appended, EventFilter, EventLog, StreamAppend
@@ -165,6 +165,20 @@ async def test_one_faulty_command_does_not_fail_its_batch(log: PostgresEventLog,
     assert sorted(result.position for result in results if not isinstance(result, BaseException)) == list(
         range(1, 11)
     )
+
+
+async def test_nothing_is_found_by_a_text_that_cannot_be_stored(log: PostgresEventLog) -> None:
+    await fill(log, 1)
+    filters = [
+        EventFilter(streams=["run-\0"]),
+        EventFilter(types=["runyard.\0."]),
+        EventFilter(correlation_id="\0"),
+    ]
+    for wanted in filters:
+        with pytest.raises(InvalidInput) as refused:
+            await log.read(DOMAIN, filter=wanted)
+        assert refused.value.code == "NUL_IN_TEXT"
+    assert len((await log.read(DOMAIN)).events) == 1
 
 
 async def test_events_cross_a_partition_boundary(

@@ -193,6 +193,9 @@ async def test_a_bad_request_is_refused_with_its_reason(yard: Yard) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as no_run:
         await yard.cost.GetRunCost(pb.GetRunCostRequest())
     assert no_run.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.aio.AioRpcError) as unstorable:
+        await yard.cost.GetRunCost(pb.GetRunCostRequest(run_id="r\0"))
+    assert reason(unstorable.value) == "NUL_IN_TEXT"
     with pytest.raises(grpc.aio.AioRpcError) as no_project:
         await yard.cost.GetProjectCost(pb.GetProjectCostRequest(project="No Name"))
     assert reason(no_project.value) == "BAD_PROJECT"

@@ -321,6 +321,10 @@ async def test_wrong_questions_are_refused_with_their_reason(
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
         (metrics.GetCommittedMark(pb.GetCommittedMarkRequest()), grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id="nul\0")),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
     ]
     for call, code in cases:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

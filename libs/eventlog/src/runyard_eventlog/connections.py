@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from runyard_core.errors import InvalidInput
+
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 else:  # only the stubs are generic
@@ -32,6 +34,16 @@ AWAY = (
 Nothing of the statement or its transaction is kept, and nothing was wrong with it: try again, as long as it
 takes in a loop, and say ``Unavailable`` to who asked.
 """
+
+
+def nul_in_text() -> InvalidInput:
+    """Give the refusal of a question that names something by a text with a NUL.
+
+    PostgreSQL cannot store one, so nothing is called so: it raises ``asyncpg.CharacterNotInRepertoireError``.
+    """
+    return InvalidInput(
+        "a text of the question has a NUL character: nothing is called so", code="NUL_IN_TEXT"
+    )
 
 
 async def leave_as_it_is(_: Connection) -> None:

@@ -17,7 +17,7 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog import refusals, rows
 from runyard_eventlog.admission import admit
 from runyard_eventlog.appender import Appender
-from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is
+from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is, nul_in_text
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.giving_way import wait_for_turn
 from runyard_eventlog.port import (
@@ -204,6 +204,8 @@ class PostgresEventLog:
             async with asyncio.timeout(READ_SECONDS_MAX), self._pool.acquire() as connection:
                 await self._same_log.check(connection)
                 yield connection
+        except asyncpg.CharacterNotInRepertoireError as error:
+            raise nul_in_text() from error
         except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
 

@@ -12,12 +12,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from runyard_core.errors import Unavailable
-from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is
+from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is, nul_in_text
 
 CONNECT_SECONDS_MAX = 10.0
 IDLE_SECONDS_MAX = 300.0
 QUERY_SECONDS_MAX = 10.0
 """How long a query on a read model may take, waiting for a connection included."""
+_NUL_STATE = asyncpg.CharacterNotInRepertoireError.sqlstate
 
 
 @asynccontextmanager
@@ -77,12 +78,15 @@ async def queried(pool: asyncpg.Pool, statement: str, *arguments: object) -> lis
     """Give what a query on a read model finds.
 
     Raises:
+        InvalidInput: an argument has a NUL (NUL_IN_TEXT).
         Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
     """
     try:
         async with asyncio.timeout(QUERY_SECONDS_MAX), pool.acquire() as connection:
             found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             return found
+    except asyncpg.CharacterNotInRepertoireError as error:
+        raise nul_in_text() from error
     except AWAY as error:
         raise _unreachable(error) from error
 
@@ -92,12 +96,15 @@ async def query_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
     """Lend a connection for queries on a read model.
 
     Raises:
+        InvalidInput: an argument has a NUL (NUL_IN_TEXT).
         Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
     """
     try:
         async with asyncio.timeout(QUERY_SECONDS_MAX), engine.connect() as connection:
             yield connection
     except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", "") == _NUL_STATE:
+            raise nul_in_text() from error
         # Its own words would name the statement and its arguments.
         raise _unreachable(type(error).__name__) from error
 
