@@ -101,6 +101,22 @@ async def test_file_that_is_made_read_only_is_stored_while_the_program_runs(yard
     assert [origin.path for origin in yard.artifacts.committed] == ["step.bin", "last.bin"]
 
 
+async def test_line_that_is_written_to_dev_stderr_is_read(yard: ScriptedYard) -> None:
+    """It empties the file that standard error is; all lines before it are gone, but were read."""
+    grant = yard.scheduler.grant(
+        "echo a warning of many words >&2",
+        "until [ -e go ]; do sleep 0.05; done",
+        "echo short > /dev/stderr",
+    )
+    async with asyncio.timeout(40), yard.ledger.news:
+        await yard.ledger.news.wait_for(lambda: yard.ledger.lines(grant, STDERR) != [])
+    (attempt_folder(yard, grant) / "repository" / "go").touch()
+
+    await yard.finished(grant)
+
+    assert yard.ledger.lines(grant, STDERR) == ["a warning of many words", "short"]
+
+
 async def test_failing_program_is_a_user_error_with_its_status(yard: ScriptedYard) -> None:
     grant = yard.scheduler.grant("exit 3")
 

@@ -72,6 +72,46 @@ async def test_lines_of_both_streams_are_numbered_together(tmp_path: Path) -> No
     assert (mark.log_line_count, mark.last_sequence) == (4, life.spool.next_sequence - 1)
 
 
+async def test_what_a_program_writes_after_it_emptied_its_output_is_read(tmp_path: Path) -> None:
+    """As "> /dev/stderr" and "tee /dev/stderr" do, where that is a file."""
+    stderr = tmp_path / "stderr"
+    stderr.write_bytes(b"one\ntwo\nthr")
+    life = Life(tmp_path)
+    await life.reader._read_once()
+
+    for content in (b"short\n", b"as long\n", b"as wide\n", b"longer than all that was there before\nx\n"):
+        stderr.write_bytes(content)
+        await life.reader._read_once()
+    stderr.write_bytes(b"last\n")
+    # The next life of the agent knows how far it was read, not what was there.
+    life.spool.close()
+    again = Life(tmp_path)
+    await again.read_to_the_end()
+
+    lines = await again.lines()
+    assert [line for _, stream, line in lines if stream == STDERR] == [
+        *("one", "two", "thr", "short", "as long", "as wide"),
+        *("longer than all that was there before", "x", "last"),
+    ]
+    told = [line for _, stream, line in lines if stream == LogStream.LOG_STREAM_STATUS]
+    assert len(told) == 2
+    assert "has emptied its own stderr" in told[0]
+    assert ">&2" in told[0]
+
+
+async def test_what_is_written_over_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    stdout = tmp_path / "stdout"
+    stdout.write_bytes(b"x" * 100 + b"\ntwo\nthree\n")
+    life = Life(tmp_path)
+    await life.reader._read_once()
+    with stdout.open("r+b") as file:
+        file.seek(105)
+        file.write(b"THREE\nfour\n")
+    await life.read_to_the_end()
+
+    assert [line for _, _, line in await life.lines()] == ["x" * 100, "two", "three", "four"]
+
+
 async def test_metric_lines_are_points_with_their_line_number(tmp_path: Path) -> None:
     (tmp_path / "stdout").write_bytes(b'start\n{"loss": 0.5, "acc": 1}\n')
     (tmp_path / "stderr").write_bytes(b'{"not": 1}\n')

@@ -17,6 +17,7 @@ from pathlib import Path
 from runyard.metric.v1.batches_pb2 import LogStream
 from runyard_agent.domain.batching import LogLine
 from runyard_agent.domain.line_assembler import Line, LineAssembler
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.file_watch import FileWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_core.retry import Backoff, Retries, retried
@@ -28,6 +29,7 @@ _REST_SECONDS = 0.1
 _READ_BYTES = 256 * 1024
 _PROGRESS_SECONDS = 10.0
 _NO_ROOM_SECONDS = 1.0
+_KNOWN_BYTES = 64
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 
 
@@ -40,15 +42,37 @@ class _Source:
     path: Path
     assembler: LineAssembler
     descriptor: int = -1
+    first_bytes: bytes = b""
+    last_bytes: bytes = b""
+    """What was read last; nothing in the first look of an agent."""
+    was_emptied: bool = False
 
-    def read(self) -> bytes:
-        """Give the next bytes; none when there are none yet."""
+    def read(self) -> bytes | None:
+        """Give the next bytes, none when there are none yet; None when the file was emptied since."""
         if self.descriptor < 0:
             try:
                 self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return b""
-        return os.pread(self.descriptor, _READ_BYTES, self.assembler.read_offset)
+        known, offset = self.last_bytes, self.assembler.read_offset
+        found = os.pread(self.descriptor, len(known) + _READ_BYTES, offset - len(known))
+        is_other, chunk = found[: len(known)] != known, found[len(known) :]
+        if (is_other or not chunk) and os.fstat(self.descriptor).st_size < offset:
+            return None
+        # Who only writes over the last bytes (two writers with places of their own) has left the first ones.
+        if is_other and os.pread(self.descriptor, len(self.first_bytes), 0) != self.first_bytes:
+            return None
+        if len(self.first_bytes) < _KNOWN_BYTES:
+            self.first_bytes = os.pread(self.descriptor, _KNOWN_BYTES, 0)
+        self.last_bytes = (known + chunk)[-_KNOWN_BYTES:]
+        return chunk
+
+    def begin_again(self, redaction: Redaction) -> list[Line]:
+        """Read from the start of the file; gives what was left of the line before."""
+        left = self.assembler.finish()
+        self.assembler = LineAssembler(redaction=redaction)
+        self.first_bytes = self.last_bytes = b""
+        return left
 
     def close(self) -> None:
         """Close the file."""
@@ -103,13 +127,21 @@ class LogReader:
         """Take what is there, up to a bound; False when there was nothing."""
         found = self._is_behind = False
         lines: list[tuple[_Source, list[Line]]] = []
+        notes: list[str] = []
         for source in self._sources:
             chunk = source.read()
+            if chunk is None:
+                found = True
+                lines.append((source, source.begin_again(self._telemetry.redaction)))
+                if not source.was_emptied:
+                    source.was_emptied = True
+                    notes.append(_emptied(source.name))
+                chunk = source.read() or b""
             self._is_behind = self._is_behind or len(chunk) == _READ_BYTES
             if chunk:
                 found = True
                 lines.append((source, source.assembler.feed(chunk)))
-        await self._write(lines)
+        await self._write(lines, notes)
         return found
 
     async def _write_progress(self) -> None:
@@ -117,9 +149,10 @@ class LogReader:
             self._progress_at = time.monotonic() + _PROGRESS_SECONDS
             await self._write([(source, source.assembler.take_progress()) for source in self._sources])
 
-    async def _write(self, found: list[tuple[_Source, list[Line]]]) -> None:
+    async def _write(self, found: list[tuple[_Source, list[Line]]], notes: Sequence[str] = ()) -> None:
         now = self._telemetry.now_unix_milliseconds()
-        lines = [
+        lines = [LogLine(note, LogStream.LOG_STREAM_STATUS, now) for note in notes]
+        lines += [
             LogLine(line.text, source.stream, now, line.is_whole)
             for source, assembled in found
             for line in assembled
@@ -147,3 +180,11 @@ class LogReader:
         redaction = self._telemetry.redaction
         assembler = LineAssembler(offset, in_cut_line=in_cut_line, redaction=redaction)
         return _Source(name, stream, path, assembler)
+
+
+def _emptied(name: str) -> str:
+    number = {"stdout": 1, "stderr": 2}[name]
+    return (
+        f"the program has emptied its own {name}, which is a file, and lines of it may be missing: "
+        f'"> /dev/{name}" and "tee /dev/{name}" do that; ">&{number}" and "tee -a" do not'
+    )
