@@ -69,6 +69,22 @@ def test_a_home_with_the_log_of_another_yard_gets_no_yard(
     assert not home.state_file.exists()
 
 
+@pytest.mark.parametrize("words", [[], ["--background"]])
+def test_a_folder_that_cannot_hold_a_yard_is_named(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "file"
+    place.touch()
+    monkeypatch.setenv("RUNYARD_HOME", str(place))
+    with pytest.raises(SystemExit) as refused:
+        up.command(words)
+    assert refused.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"Error: {place} cannot hold a yard: File exists [BAD_SETTING]",
+        "RUNYARD_HOME names another folder.",
+    ]
+
+
 def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home) -> None:
     first = load_or_create(home)
     assert load_or_create(home) == first

@@ -89,6 +89,14 @@ def test_a_yard_whose_ports_are_taken_again_and_again_says_so(rival: Rival, tmp_
         supervised(tmp_path / "yard")
 
 
+def test_a_fixed_port_that_is_taken_is_said_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", choose_port())) as held:
+        settings = YardSettings(ports={"cost": held.getsockname()[1]})
+        with pytest.raises(PortInUse, match="cost cannot listen on"):
+            supervise.supervise(Home(tmp_path / "yard"), settings, lambda _: None)
+    assert caplog.messages == []
+
+
 @asynccontextmanager
 async def a_service(folder: Path, port: int) -> AsyncIterator[ChildProcess]:
     tokens = folder / "tokens.json"

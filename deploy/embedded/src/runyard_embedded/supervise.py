@@ -82,6 +82,8 @@ async def _run(home: Home, settings: YardSettings, publish: Publish) -> None:
             try:
                 return await _start(home, settings, credentials, state, note)
             except PortInUse as error:
+                if error.metadata.get("engine") in settings.ports:
+                    raise  # somebody chose it: there is no other
                 log.warning("%s: starting again with another", error.message)
         await _start(home, settings, credentials, state, note)
     except RunyardError as error:

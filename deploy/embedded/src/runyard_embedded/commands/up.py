@@ -34,6 +34,7 @@ def command(background: bool, listen: str | None, restored: bool) -> None:
     home = Home.from_environment()
     began = time.monotonic()
     _require_no_import(home)
+    _make(home)
     if restored:
         _require_down(home)
         os.environ[LOG_RESTORED] = "1"  # also for the process in the background
@@ -45,6 +46,18 @@ def command(background: bool, listen: str | None, restored: bool) -> None:
         _say_up(home, began)
     else:
         _up_here(home, began)
+
+
+def _make(home: Home) -> None:
+    try:
+        home.make()
+    except OSError as error:
+        fail(
+            ExitCode.USAGE,
+            "BAD_SETTING",
+            f"{home.folder} cannot hold a yard: {error.strerror}",
+            "RUNYARD_HOME names another folder.",
+        )
 
 
 def _require_down(home: Home) -> None:
@@ -110,6 +123,7 @@ class Progress:
 def bring_up(home: Home) -> None:
     """Start the yard in the background, or find it up; ends the program when it cannot be."""
     _require_no_import(home)
+    _make(home)
     _up_in_background(home)
 
 
