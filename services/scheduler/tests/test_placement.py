@@ -121,6 +121,17 @@ def test_a_run_that_waited_long_keeps_the_node_it_needs() -> None:
     assert made.waiting[Requirement(1, docker=False)] == "a is kept for a run that has waited longer."
 
 
+def test_a_run_that_waited_long_keeps_its_node_also_behind_one_that_has_just_come() -> None:
+    large = waits("large", 4, order=1, since=CLAIM_AFTER)
+    newer = waits("newer", 4, priority=5, order=3)
+    small = waits("small", 1, order=2)
+    made = planned([large, newer, small], [supply("a", 2, 4)])
+    assert where(made) == {}
+    assert "the most free now is 2 of 4 on a" in made.waiting[Requirement(4, docker=False)]
+    # Who goes before the one that waited is still not held up.
+    assert where(planned([large, newer, replace(small, priority=1)], [supply("a", 2, 4)])) == {"small": "a"}
+
+
 def test_gpus_that_no_ending_run_frees_are_kept_for_nobody() -> None:
     queue = [waits("large", 4, order=1, since=CLAIM_AFTER), waits("small", 1, order=2)]
     part = supply("broken", 3, 4)

@@ -7,6 +7,7 @@ idles for nothing; but a run that has waited ``CLAIM_AFTER`` keeps the node that
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -125,14 +126,23 @@ def plan(queue: Mapping[Requirement, Sequence[QueuedRun]], nodes: Sequence[Suppl
         runs = queue[requirement]
         placement = yard.place(runs[index])
         if placement is None:
-            waiting[requirement] = yard.why_not(requirement)
+            if requirement not in waiting:
+                waiting[requirement] = yard.why_not(requirement)
             if now - runs[index].queued_at >= CLAIM_AFTER:
                 yard.claim(requirement)
+            elif (behind := _next_priority(runs, index)) < len(runs):
+                # It is not placed either, but may have waited long enough to keep a node.
+                heapq.heappush(heads, (runs[behind].rank, requirement, behind))
             continue
         placements.append(placement)
         if index + 1 < len(runs):
             heapq.heappush(heads, (runs[index + 1].rank, requirement, index + 1))
     return Plan(tuple(placements), waiting)
+
+
+def _next_priority(runs: Sequence[QueuedRun], index: int) -> int:
+    """Give the index of the first run of a lower priority; of one priority the first has waited longest."""
+    return bisect_right(runs, -runs[index].priority, lo=index, key=lambda run: -run.priority)
 
 
 def check_possible(requirement: Requirement, nodes: Sequence[Supply]) -> None:
