@@ -318,3 +318,23 @@ async def test_detached_rows_are_checked_in_the_archive_alone(yard: Yard) -> Non
             assert (found.kind, found.position) == (Kind.DROPPED, 13)
     finally:
         yard.log.boundaries[DOMAIN] = 1
+
+
+@pytest.mark.parametrize("number", [0, 99_999_999, 10**30])
+async def test_segments_of_numbers_that_no_segment_has_are_named_and_not_waited_for(
+    yard: Yard, number: int
+) -> None:
+    stray = SegmentName("domain", number, 9, 16)
+    manifest = json.loads((yard.folder / SECOND.manifest).read_bytes())
+    contents = {
+        stray.parquet: (yard.folder / SECOND.parquet).read_bytes(),
+        stray.manifest: json.dumps({**manifest, "number": number}).encode(),
+    }
+    try:
+        for key, content in contents.items():
+            (yard.folder / key).write_bytes(content)
+        found = await findings(yard)
+    finally:
+        for key in contents:
+            (yard.folder / key).unlink()
+    assert {(one.kind, one.segment) for one in found} == {(Kind.UNKNOWN_SEGMENT, number)}

@@ -20,6 +20,8 @@ from runyard_eventlog.signing import PublicKey
 from runyard_eventlog.stored_log import SEAL_TYPE
 
 _MANIFESTS_AT_ONCE = 16
+_MISSING_MAX = 10_000
+"""Most segments that are named one by one as missing before the next; one further away is a stray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +88,30 @@ async def check_chain(
     for found in await archive.names(lane):
         names.setdefault(found.number, []).append(found)
     manifests = await _manifests(archive, [name for some in names.values() for name in some])
-    numbers = names.keys() | seals.keys()
     checker = _Checker(LANE_NAMES[lane], keys, chain)
-    for number in range(1, max(numbers, default=0) + 1):
+    newest = _newest(names.keys() | seals.keys())
+    for number in sorted(number for number in names if not 1 <= number <= newest):
+        for stray in names[number]:
+            checker.find(Kind.UNKNOWN_SEGMENT, number, f"{stray} has a number that no segment has")
+    for number in range(1, newest + 1):
         seal = seals.get(number)
         name = checker.choose(number, names.get(number, []), seal)
         stored = None if name is None else manifests[name]
         if isinstance(stored, Corrupt):
             checker.find(Kind.BAD_MANIFEST, number, stored.message)
             stored = None
-        checker.add(number, stored, seal, is_newest=number == max(numbers), has_log=log is not None)
+        checker.add(number, stored, seal, is_newest=number == newest, has_log=log is not None)
     await _find_strays(archive, lane, names, checker)
     return chain
+
+
+def _newest(numbers: Iterable[int]) -> int:
+    newest = 0
+    for number in sorted(numbers):
+        if number > newest + _MISSING_MAX:
+            break
+        newest = max(number, newest)
+    return newest
 
 
 async def _manifests(archive: Archive, names: Sequence[SegmentName]) -> dict[SegmentName, Manifest | Corrupt]:
