@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from runyard_agent import container_environment
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.docker_daemon import DockerDaemon, Image, WantedImage, open_docker
+from runyard_agent.executors import DockerExecutor, DockerOnDemand
 from runyard_core.errors import Unavailable
 
 from .containers import daemon, image, plan_of, runtime
@@ -27,6 +30,17 @@ async def test_an_image_that_cannot_be_had_says_so(daemon: DockerDaemon) -> None
 
     assert error.value.code == "IMAGE_UNAVAILABLE"
     assert told == ["pulling image registry.invalid/no:1"]
+
+
+async def test_of_many_who_look_for_the_daemon_at_once_one_opens_it(tmp_path: Path) -> None:
+    """As attempts do that wait for it to come back; what another one opened would be closed by nobody."""
+    docker = DockerOnDemand("node-1", tmp_path / "cache", ContainerRules())
+    try:
+        first, *others = await asyncio.gather(*(docker.open() for _ in range(3)))
+        assert isinstance(first, DockerExecutor), first
+        assert [other is first for other in others] == [True, True]
+    finally:
+        docker.close()
 
 
 async def test_the_image_is_recorded_with_its_packages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,27 +228,36 @@ class DockerOnDemand:
         self._node_id = node_id
         self._cache_dir = cache_dir
         self._rules = rules
-        self._found: DockerExecutor | None = None
+        self._found: DockerExecutor | str = ""
+        self._look_count = 0
+        self._opening = asyncio.Lock()
 
     async def open(self) -> DockerExecutor | str:
         """Give the executor, or a sentence that says why there is none."""
-        if self._found is None:
-            if not _may_have_docker():
-                return f"Docker is not used: there is no {_DOCKER_SOCKET}."
-            from runyard_agent.docker_daemon import open_docker
+        look_count = self._look_count
+        # Attempts that wait for a daemon find it at the same moment; one that hangs costs all the same time.
+        async with self._opening:
+            if isinstance(self._found, str) and look_count == self._look_count:
+                self._found = await self._open()
+                self._look_count += 1
+            return self._found
 
-            daemon = await open_docker()
-            if isinstance(daemon, str):
-                return daemon
-            if daemon.own is not None and not daemon.own.shows(self._cache_dir):
-                daemon.close()
-                folder = self._cache_dir.parent
-                return (
-                    f"Docker is not used: the agent runs in a container that has not the machine's {folder}, "
-                    f"which runs share with it. Start it with -v {folder}:{folder}."
-                )
-            self._found = DockerExecutor(daemon, self._node_id, self._cache_dir, self._rules)
-        return self._found
+    async def _open(self) -> DockerExecutor | str:
+        if not _may_have_docker():
+            return f"Docker is not used: there is no {_DOCKER_SOCKET}."
+        from runyard_agent.docker_daemon import open_docker
+
+        daemon = await open_docker()
+        if isinstance(daemon, str):
+            return daemon
+        if daemon.own is not None and not daemon.own.shows(self._cache_dir):
+            daemon.close()
+            folder = self._cache_dir.parent
+            return (
+                f"Docker is not used: the agent runs in a container that has not the machine's {folder}, "
+                f"which runs share with it. Start it with -v {folder}:{folder}."
+            )
+        return DockerExecutor(daemon, self._node_id, self._cache_dir, self._rules)
 
     async def look(self) -> tuple[str, Sequence[str]]:
         """Give the daemon's version (empty without one) and what cannot be done, one sentence each."""
@@ -258,7 +268,7 @@ class DockerOnDemand:
 
     def close(self) -> None:
         """Let go of the daemon."""
-        if self._found is not None:
+        if not isinstance(self._found, str):
             self._found.daemon.close()
 
 
