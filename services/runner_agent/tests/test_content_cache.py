@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +105,46 @@ async def test_a_file_that_was_changed_in_the_cache_is_fetched_again(user: User)
     path.write_bytes(b"x" * SIZE)
     assert not await user.use(7, "b")
     assert user.fetched == [7, 7]
+
+
+SHUT_OFF = """
+import asyncio, os, sys
+from pathlib import Path
+from runyard_agent.content_cache import ContentCache
+from runyard_contracts.ids import sha256_of
+
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+async def main(folder: Path) -> None:
+    cache = ContentCache(folder / "cache")
+
+    async def fetch(path: Path) -> None:
+        path.write_bytes(b"data")
+
+    for name in ("first", "second", "third"):
+        print(await cache.link(sha256_of(b"data"), folder / name, fetch), (folder / name).read_bytes())
+        if name == "first":
+            (folder / name).chmod(0)
+    cache.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_file_that_a_program_has_shut_off_is_fetched_again(tmp_path: Path) -> None:
+    """It has a second name of the file in the cache; an agent that is not root can be shut out of that."""
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o777)
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", SHUT_OFF, str(place)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["False b'data'", "False b'data'", "True b'data'"], "")
 
 
 async def test_what_a_killed_agent_was_fetching_is_removed(user: User) -> None:

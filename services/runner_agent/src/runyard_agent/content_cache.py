@@ -156,6 +156,9 @@ def _taken(cached: Path, take: Take) -> bool:
             os.utime(cached, ns=(time.time_ns(), cached.stat().st_mtime_ns))
     except FileNotFoundError:
         return False
+    except PermissionError:
+        # A program has taken the mode bits of its name of it, which are those of ours.
+        is_good = False
     if not is_good:
         cached.unlink(missing_ok=True)
     return is_good
