@@ -101,6 +101,24 @@ async def test_after_a_file_that_took_long_to_store_the_next_one_waits_no_longer
         ended.set()
 
 
+async def test_the_same_file_may_be_handed_over_again(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the time and the inode that it had: by a link, or by "cp -p" where a number is used again."""
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
+    best = folder.parent / "best.pt"
+    best.write_bytes(b"weights")
+    best.chmod(0o444)
+    ended = asyncio.Event()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(outputs_of(yard, folder)).follow(ended))
+        for _ in range(2):
+            (folder / "best.pt").hardlink_to(best)
+            await gone(folder / "best.pt")
+        ended.set()
+
+
 async def gone(path: Path) -> None:
     while path.exists():  # noqa: ASYNC110, ASYNC240 - what is tested brings it about
         await asyncio.sleep(0.01)

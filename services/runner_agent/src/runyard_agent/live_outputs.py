@@ -86,6 +86,7 @@ class LiveOutputs:
                 file = await store_output(self._of, pool, path, descriptor)
                 await records.run(None, _remember, self._of, LiveOutput(file, metadata or Struct()))
                 if await pool.run(None, remove_below, self._of.folder, path, opened):
+                    self._refused.discard(key)
                     tell(f"output {str(path)!r} is stored: {file.size_bytes} bytes")
         except (RunyardError, OSError) as error:
             tell(f"output {str(path)!r} is not stored yet: {error}")
