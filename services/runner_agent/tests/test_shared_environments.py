@@ -77,6 +77,13 @@ def test_an_environment_that_is_taken_while_others_are_removed_stays(tmp_path: P
             assert environments.find(f"key{number}") is not None
 
 
+def test_what_a_killed_agent_had_put_away_is_removed(tmp_path: Path) -> None:
+    environments = SharedEnvironments(tmp_path, size_bytes_max=FAKE_BYTES)
+    fake_environment(environments, "key").directory.rename(tmp_path / "gone-1234")
+    environments.trim()
+    assert not (tmp_path / "gone-1234").exists()
+
+
 async def test_two_builders_of_one_environment_wait_for_each_other(tmp_path: Path) -> None:
     environments = SharedEnvironments(tmp_path)
     order: list[str] = []

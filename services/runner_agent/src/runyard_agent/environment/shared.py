@@ -148,6 +148,10 @@ class SharedEnvironments:
     def _put_away(self, kept: set[str]) -> Iterator[Path]:
         """Take folders out of the way: whoever comes next must not find half of one."""
         for path in self._directory.iterdir():
+            if path.name.startswith(_GONE):
+                # Another one removes it just now, or was killed at it.
+                yield path
+                continue
             if not path.is_dir() or path.name in kept or _has_users(path):
                 continue
             is_finished = (path / _USERS).is_dir()
