@@ -144,6 +144,8 @@ async def test_a_repeated_request_to_forget_gets_its_first_answer(secrets: Secre
     assert await handlers.remove(forget)
     another = RemoveSecretRequest(request_id=uuid7(), project="digits", name="A")
     assert not await handlers.remove(another)
+    another.name = "a\0b"
+    assert not await handlers.remove(another)
     forget.name = "B"
     with pytest.raises(IdReused):
         await handlers.remove(forget)

@@ -8,14 +8,18 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.projection.v1 import projection_service_pb2 as projection_pb
+from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from runyard.run.v1 import scheduler_service_pb2 as pb
 from runyard.run.v1.types_pb2 import Executor, Run, RunState
+from runyard_contracts.ids import uuid7
 from runyard_servicekit.paging import PageToken, encode_page_token
 
-from .service_client import Client, attach, client, fresh, reason
-from .yard import a_spec, a_submit
+from .service_client import CLIENT, Client, attach, client, fresh, reason
+from .yard import WAIT_SECONDS, a_spec, a_submit
 
 pytestmark = pytest.mark.engines
 
@@ -64,6 +68,23 @@ async def test_what_no_table_can_hold_is_refused_and_harms_nobody(client: Client
         await client.node("a\0b")
     assert reason(error) == "NODE_NOT_FOUND"
     assert (await fresh(client, run.run_id)).state == RunState.RUN_STATE_QUEUED
+
+
+async def test_parked_events_of_what_cannot_be_are_none(client: Client) -> None:
+    stub: ProjectionServiceStub = ProjectionServiceStub(client.channel)
+    calls: list[tuple[Any, Message, str]] = [
+        (stub.ListDeadLetters, projection_pb.ListDeadLettersRequest(stream="a\0b"), "BAD_STREAM_NAME"),
+        (
+            stub.RequeueDeadLetters,
+            projection_pb.RequeueDeadLettersRequest(request_id=uuid7(), stream="a\0b"),
+            "BAD_STREAM_NAME",
+        ),
+        (stub.GetDeadLetter, projection_pb.GetDeadLetterRequest(position=-(2**63)), "DEAD_LETTER_NOT_FOUND"),
+    ]
+    for call, request, code in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(request, metadata=CLIENT, timeout=WAIT_SECONDS)
+        assert reason(error) == code
 
 
 async def test_pages_show_the_moment_of_the_first(client: Client) -> None:

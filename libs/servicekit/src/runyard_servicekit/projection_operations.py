@@ -163,7 +163,9 @@ class ProjectionOperations:
 
         Raises:
             NotFound: there is no read model of that name (PROJECTION_NOT_FOUND).
+            InvalidInput: nothing can be a stream of that name (BAD_STREAM_NAME).
         """
+        _check_stream(stream)
         wanted = [self.find(name)] if name else list(self._projectors.values())
         found: list[tuple[str, DeadLetter]] = []
         for projector in sorted(wanted, key=lambda each: each.projection.name):
@@ -180,6 +182,8 @@ class ProjectionOperations:
     async def dead_letter(self, name: str, position: int) -> tuple[str, DeadLetter, RecordedEvent]:
         """Give one parked event; see ``DeadLetters.get``."""
         projector = self.find(name)
+        if position < 1:
+            raise NotFound(f"there is no position {position}", code="DEAD_LETTER_NOT_FOUND")
         letter, event = await self._letters(projector).get(position)
         return projector.projection.name, letter, event
 
@@ -187,8 +191,9 @@ class ProjectionOperations:
         """Apply parked events again; see ``DeadLetters.requeue``.
 
         Raises:
-            InvalidInput: a limit below 0 or over the maximum (BAD_LIMIT).
+            InvalidInput: a limit below 0 or over the maximum (BAD_LIMIT), or as ``dead_letters``.
         """
+        _check_stream(stream)
         if not 0 <= limit <= REQUEUED_MAX:
             raise InvalidInput(f"limit is {limit}, want 1 to {REQUEUED_MAX}", code="BAD_LIMIT")
         projector = self.find(name)
@@ -287,6 +292,15 @@ class ProjectionOperations:
     def _letters(self, projector: Projector) -> DeadLetters:
         return DeadLetters(
             self._pool, self._log, projector.projection, schema=projector.schema, lane=projector.lane
+        )
+
+
+def _check_stream(stream: str) -> None:
+    if "\0" in stream:
+        raise InvalidInput(
+            f"{stream[:80]!r} is no stream",
+            code="BAD_STREAM_NAME",
+            field_violations={"stream": "a zero byte"},
         )
 
 

@@ -117,6 +117,8 @@ class Secrets:
             Unavailable: the database does not answer.
         """
         _check_project(project)
+        if "\0" in name:
+            return False
         async with self._connected() as connection:
             return bool(await connection.fetchval(_HAS, project, name))
 
