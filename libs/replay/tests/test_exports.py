@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from runyard.artifact.v1.registry_events_pb2 import ArtifactPropertiesSet
+from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Lane
+from runyard.history.v1.history_service_pb2 import EventView
+from runyard_contracts.envelope import Context, wrap
+from runyard_contracts.ids import stream_name, uuid7
+from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt, InvalidInput
-from runyard_replay.exports import FORMAT, MANIFEST, read_events, read_manifest
+from runyard_replay.exports import FORMAT, MANIFEST, LaneWriter, read_events, read_manifest
+from runyard_replay.folding.cloudevents import cloud_event
 from runyard_replay.imported import FILE, import_log
+from runyard_replay.views import event_view
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 FILE_ENTRY = {
@@ -82,3 +93,21 @@ def test_an_export_without_events_is_one(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(manifest_with())
     (tmp_path / "domain.jsonl").touch()
     assert import_log(tmp_path, read_manifest(tmp_path), tmp_path / "home") == 0
+
+
+def test_an_event_that_json_has_no_words_for_is_shown_and_exported_as_its_bytes(tmp_path: Path) -> None:
+    properties = ArtifactPropertiesSet(sha256="ab" * 32)
+    properties.properties["loss"] = math.nan
+    stream = stream_name("artifact", "ab" * 32)
+    actor = Actor(kind=ActorKind.ACTOR_KIND_USER, id="alice")
+    envelope = wrap(
+        properties, stream, Context(actor, uuid7(), "/artifact"), datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    envelope.position = 1
+    event = RecordedEvent(envelope)
+    assert event_view(event) == EventView(envelope=envelope)
+    written = cloud_event(event)
+    assert written["data_base64"] == base64.b64encode(envelope.data).decode()
+    with LaneWriter(tmp_path, Lane.LANE_DOMAIN, cloudevents=False) as writer:
+        writer.write(event)
+    assert list(read_events(tmp_path, writer.entry())) == [envelope]

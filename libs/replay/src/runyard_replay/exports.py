@@ -16,6 +16,7 @@ from runyard.event.v1.envelope_pb2 import Envelope, Lane
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt, InvalidInput
 from runyard_replay.folding.cloudevents import cloud_event
+from runyard_replay.folding.fields import json_content
 from runyard_replay.views import readable
 
 FORMAT, CLOUDEVENTS = "runyard-history/1", "cloudevents/1.0"
@@ -172,8 +173,8 @@ def _line_of(event: RecordedEvent) -> dict[str, object]:
     """Write the envelope, whose data is exact, and the data for people to read."""
     line: dict[str, object] = {"envelope": MessageToDict(event.envelope, preserving_proto_field_name=True)}
     message = readable(event)
-    if message is not None:
-        line["data"] = MessageToDict(message, preserving_proto_field_name=True)
+    if message is not None and (content := json_content(message)) is not None:
+        line["data"] = content
     return line
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from google.protobuf.json_format import MessageToJson
+import json
+
 from google.protobuf.message import Message
 
 from runyard.history.v1.history_service_pb2 import CauseLink, EventView
@@ -10,18 +11,20 @@ from runyard_contracts.envelope import UndecodableEventError, actor_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_replay.folding.fields import json_content
 
 UNREADABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
 """What reading the message of an event of another version raises."""
 
 
 def event_view(event: RecordedEvent, *, with_data: bool = True) -> EventView:
-    """Write an event with its payload as JSON; without, when this version does not know its type."""
+    """Write an event with its payload as JSON.
+
+    Without, when this version does not know its type, or JSON has no words for it.
+    """
     message = readable(event) if with_data else None
-    data = ""
-    if message is not None:
-        data = MessageToJson(message, preserving_proto_field_name=True, indent=None)
-    return EventView(envelope=event.envelope, data_json=data)
+    content = None if message is None else json_content(message)
+    return EventView(envelope=event.envelope, data_json="" if content is None else json.dumps(content))
 
 
 def readable(event: RecordedEvent) -> Message | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 
-from google.protobuf.json_format import MessageToDict
-
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts.envelope import UndecodableEventError, actor_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_replay.folding.fields import json_content
 
 
 def cloud_event(event: RecordedEvent) -> dict[str, object]:
@@ -39,8 +38,10 @@ def cloud_event(event: RecordedEvent) -> dict[str, object]:
     }
     written.update({name: value for name, value in optional.items() if value})
     try:
-        data = MessageToDict(event.message, preserving_proto_field_name=True)
+        data = json_content(event.message)
     except (UnknownEventTypeError, UndecodableEventError, NoUpcasterError):
+        data = None
+    if data is None:
         written["datacontenttype"] = "application/protobuf"
         written["data_base64"] = base64.b64encode(envelope.data).decode()
     else:

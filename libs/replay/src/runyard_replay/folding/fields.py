@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -39,8 +40,16 @@ def flat(message: Message | None) -> Mapping[str, str]:
     """Give every set field by its path, as JSON: "attempts[1].cause.code" -> '"CAUSE_CODE_OOM_GPU"'."""
     if message is None:
         return {}
-    content: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    content = json_content(message)
     return dict(_leaves("", content)) if content else {}
+
+
+def json_content(message: Message) -> dict[str, Any] | None:
+    """Give a message as JSON has it; None where JSON has no words: for a NaN, or for what is no time."""
+    try:
+        return MessageToDict(message, preserving_proto_field_name=True)
+    except (ValueError, JsonError):
+        return None
 
 
 def changes_between(before: Mapping[str, str], after: Mapping[str, str]) -> list[FieldChange]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from runyard.artifact.v1 import events_pb2 as artifact_events
@@ -22,6 +21,7 @@ from runyard_contracts.hands_on_words import end_text, what_text
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_replay.folding.fields import json_content
 from runyard_replay.pricing.explanation import duration_text, money_text
 
 ID_CHARACTERS = 8
@@ -277,7 +277,7 @@ def _of_the_log(message: Message) -> str:
 
 def _of_other(message: Message) -> str:
     """Say what an event of later versions says, by its fields."""
-    content = MessageToDict(message, preserving_proto_field_name=True)
+    content = json_content(message) or {}
     said = ", ".join(f"{name} {value}" for name, value in content.items())
     return _cut(said, _OTHER_CHARACTERS_MAX) or message.DESCRIPTOR.name
 
