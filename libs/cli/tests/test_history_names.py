@@ -76,3 +76,10 @@ def test_what_changed_in_a_project_is_told(named: Terminal) -> None:
     assert f'aliases[best].sha256: - -> "{SHA256}"' in different
     assert 'secrets[HF_TOKEN].name: - -> "HF_TOKEN"' in different
     assert "5 events:" in different
+
+
+def test_a_file_that_is_not_on_disk_is_named(named: Terminal, tmp_path: Path) -> None:
+    for words in (("timeline", f"{tmp_path}/none"), ("as-of", "now", "none.npz")):
+        assert f"Error: {words[-1]}: no such file here [FILE_UNREADABLE]\n" in named.run(*words, expect=2)
+    said = named.run("timeline", str(tmp_path), expect=2)
+    assert said == f"Error: {tmp_path} is a folder: name one of its files [FILE_UNREADABLE]\n"

@@ -12,6 +12,7 @@ import click
 
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
+from runyard_cli.failures import ExitCode, fail
 from runyard_cli.names import full_run_name
 from runyard_cli.output import is_json, note
 from runyard_client.files import hash_file
@@ -126,9 +127,14 @@ def subject_of(words: tuple[str, ...], project: str | None) -> Subject:
 
 def _hashed(name: str) -> str:
     """Give the SHA-256 of what can only be a file on disk; no run, node or id has a point or a slash."""
-    path = Path(name)
-    if "://" in name or not {".", "/"} & set(name) or not path.is_file():
+    if "://" in name or not {".", "/"} & set(name):
         return name
+    path = Path(name)
+    if path.is_dir():
+        fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{path} is a folder: name one of its files")
+    if not path.is_file():
+        advice = "Want a file on disk, a SHA-256, a reference, a run, or a node."
+        fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
     sha256 = hash_file(path).sha256
     if not is_json():
         note(f"{path} has SHA-256 {sha256}")
