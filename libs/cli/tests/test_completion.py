@@ -59,6 +59,19 @@ def test_parameters_of_a_step_are_completed_as_options(
     assert completed("run", "train", "--ep") == ["--epochs"]
 
 
+def test_steps_of_the_file_here_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert completed("run", "") == []
+    (tmp_path / "valohai.yaml").write_text(STEP + STEP.replace("train", "test"))
+    assert completed("run", "") == ["train", "test"]
+    assert completed("run", "--gpus", "1", "te") == ["test"]
+    (tmp_path / "valohai.yaml").write_text("- step: [")
+    assert completed("run", "t") == []
+    assert capsys.readouterr() == ("", "")
+
+
 def test_where_there_is_no_step_nothing_is_written_into_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

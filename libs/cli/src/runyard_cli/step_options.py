@@ -73,6 +73,18 @@ class StepCommand(click.Command):
             formatter.write_dl(of_every_run)
 
 
+def complete_step(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    """Name the steps of the file here for a shell: none where there is no file, or a broken one."""
+    from runyard_core.errors import RunyardError
+    from runyard_runspec import find_config, read_config
+
+    try:
+        steps = read_config(find_config(Path())).steps
+    except RunyardError:
+        return []
+    return [name for name in steps if name.startswith(incomplete)]
+
+
 def given_values(context: click.Context) -> dict[str, Value]:
     """Give the parameter values typed as options, by parameter name."""
     values: dict[str, Value] = context.meta.setdefault(_VALUES, {})

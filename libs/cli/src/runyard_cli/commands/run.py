@@ -25,7 +25,7 @@ from runyard_cli.local_inputs import (
 from runyard_cli.names import default_project, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
-from runyard_cli.step_options import StepCommand, given_values
+from runyard_cli.step_options import StepCommand, complete_step, given_values
 from runyard_cli.words import count_words, run_name, size_words
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Asked:
     ),
     cls=StepCommand,
 )
-@click.argument("step")
+@click.argument("step", shell_complete=complete_step)
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; repeat for lists.")
 @click.option(
     "--input",
