@@ -17,7 +17,7 @@ from runyard_client import Context, save_context
 from runyard_client.context import SERVICES
 from runyard_core.clock import ManualClock
 from runyard_core.errors import InvalidInput, NotFound, Rejected
-from runyard_embedded import people
+from runyard_embedded import people, stopping, supervise
 from runyard_embedded.__main__ import main as supervisor_main
 from runyard_embedded.commands import up
 from runyard_embedded.credentials import load_or_create
@@ -83,6 +83,24 @@ def test_a_folder_that_cannot_hold_a_yard_is_named(
         f"Error: {place} cannot hold a yard: File exists [BAD_SETTING]",
         "RUNYARD_HOME names another folder.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (0, "The yard is down."),
+        (1, "The yard is down. 1 attempt trains on; the next `runyard up` takes that back."),
+    ],
+)
+def test_a_yard_in_a_terminal_says_at_its_end_what_trains_on(
+    left: int, words: str, home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts = [RunningAttempt(ProcessIdentity(1, 1), home.agent)] * left
+    monkeypatch.setenv("RUNYARD_HOME", str(home.folder))
+    monkeypatch.setattr(supervise, "supervise", lambda *_: None)
+    monkeypatch.setattr(stopping, "running_attempts", lambda _: attempts)
+    up.command([], standalone_mode=False)
+    assert capsys.readouterr().err.splitlines() == [words]
 
 
 def test_credentials_are_drawn_once_and_readable_by_their_owner_only(home: Home) -> None:

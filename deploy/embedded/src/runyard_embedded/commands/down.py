@@ -39,10 +39,16 @@ def command(force: bool, keep_runs: bool) -> None:
         stopping.kill_attempts(left)
     if is_json():
         say_json_object({"was_up": was_up, "kept_attempts": [a.label for a in left] if keep_runs else []})
-    elif keep_runs and left:
-        say(f"The yard is down. {_train(len(left))} on; the next `runyard up` takes that back.")
+    elif was_up or (keep_runs and left):
+        say(down_words(len(left) if keep_runs else 0))
     else:
-        say("The yard is down." if was_up else f"No yard was up under {home.folder}.")
+        say(f"No yard was up under {home.folder}.")
+
+
+def down_words(kept_count: int) -> str:
+    """Say that the yard is down, and how many attempts train on without it."""
+    kept = f" {_train(kept_count)} on; the next `runyard up` takes that back." if kept_count else ""
+    return f"The yard is down.{kept}"
 
 
 def _ask(attempts: Sequence[RunningAttempt]) -> None:

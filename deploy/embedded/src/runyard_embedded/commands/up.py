@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -158,6 +159,7 @@ def _up_here(home: Home, began: float) -> None:
         settings = YardSettings.from_environment(os.environ)
         forget_secrets(os.environ)
         supervise(home, settings, publish)
+        _say_down(home)
     except AlreadyUp:
         _attach(home)
         _say_up(home, began)
@@ -204,3 +206,13 @@ def _say_up(home: Home, began: float) -> None:
         say(f"The yard is up under {home.folder} after {time.monotonic() - began:.1f} s.")
     if state is not None and GATE not in state.processes and had_gate(home):
         note("It had a gate before and has none now: no other machine reaches it. --listen opens it again.")
+
+
+def _say_down(home: Home) -> None:
+    from runyard_embedded import stopping
+    from runyard_embedded.commands.down import down_words
+
+    # A terminal that was closed ends the yard, too, and takes no more words.
+    with contextlib.suppress(OSError):
+        if not is_json():
+            note(down_words(len(stopping.running_attempts(home))))
