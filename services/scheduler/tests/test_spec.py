@@ -155,6 +155,8 @@ def test_a_filter_is_read() -> None:
         ('project="a', "BAD_FILTER"),
         ("project=a AND", "BAD_FILTER"),
         ('step="a\0b"', "BAD_FILTER"),
+        ('project=""', "BAD_FILTER"),
+        ('project=a AND state=""', "BAD_FILTER"),
     ],
 )
 def test_a_filter_that_cannot_be_read_is_refused(text: str, code: str) -> None:

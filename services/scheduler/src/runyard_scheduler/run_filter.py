@@ -53,6 +53,8 @@ def parse_filter(text: str) -> RunFilter:
         if field in values and field != "tag":
             raise _bad(f"{field} is named twice")
         value = term["bare"] if term["quoted"] is None else re.sub(r"\\(.)", r"\1", term["quoted"])
+        if not value:
+            raise _bad(f"{field} has no value: give it one, or leave it out")
         values.setdefault(field, []).append(value)
         at = term.end()
     return _built(values)
