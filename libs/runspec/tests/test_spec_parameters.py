@@ -117,7 +117,13 @@ def test_a_text_that_no_program_can_be_given_is_refused(text: str) -> None:
     assert caught.value.message.encode()
 
 
-@pytest.mark.parametrize("pass_as", ["--p={foo}", '--p={"a":{v}}', "--p={v:.2f}", "--p={v", "--p={v.x}"])
+@pytest.mark.parametrize(
+    "pass_as",
+    [
+        *("--p={foo}", '--p={"a":{v}}', "--p={v:.2f}", "--p={v", "--p={v.x}"),
+        *("--p={v:>9999999999}", "--p={v:{name}}"),
+    ],
+)
 def test_a_pass_as_that_cannot_be_filled_in_is_refused_where_it_is_used(pass_as: str) -> None:
     text = ONE_PARAMETER % f"{{name: p, default: a, pass-as: '{pass_as}'}}"
     with pytest.raises(InvalidInput, match=r"^valohai.yaml:5: parameter p of step s: its pass-as ") as caught:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from string import Formatter
 
 from valohai_yaml.commands import build_command
 from valohai_yaml.objs.parameter_map import ParameterMap
@@ -12,6 +14,7 @@ from runyard_runspec.config import Config, Step
 from runyard_runspec.parameters import Atom, Parameter, ParameterType, Value
 
 _ALL = ("{parameters}", "{params}")
+_WIDTH = re.compile(r"[^0-9{}]*[0-9]{0,3}[^0-9{}]*[0-9]{0,3}[^0-9{}]*")
 _SAMPLES: Mapping[ParameterType, Atom] = {
     ParameterType.INTEGER: 1,
     ParameterType.FLOAT: 1.0,
@@ -50,14 +53,24 @@ def fill_commands(config: Config, step: Step, values: Mapping[str, Value]) -> li
 def passing_problem(step: Step, parameter: Parameter, value: Value = None) -> str:
     """Say why a value, or any at all, cannot be put into the parameter's ``pass-as``; empty when it can."""
     sample = _SAMPLES[parameter.type] if value is None else value
+    parsed = step.parsed.parameters[parameter.name]
     try:
-        step.parsed.parameters[parameter.name].format_cli(sample)
+        for template in (parsed.pass_as, parsed.pass_true_as, parsed.pass_false_as):
+            _check_widths(template or "")
+        parsed.format_cli(sample)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         return (
             f"parameter {parameter.name} of step {step.name}: its pass-as cannot be filled in ({error}): "
             "it may hold {name}, {value} and {v}, and other braces twice ({{ }})"
         )
     return ""
+
+
+def _check_widths(template: str) -> None:
+    """Refuse what would make a value as wide as memory."""
+    for _, _, width, _ in Formatter().parse(template):
+        if width and _WIDTH.fullmatch(width) is None:
+            raise ValueError(f"{width!r} is too wide")
 
 
 def _is_passed(name: str, lines: Sequence[str]) -> bool:
