@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 import pytest
@@ -7,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
-from runyard.cost.v1.types_pb2 import Price, PriceUnit
+from runyard.cost.v1.types_pb2 import Cost, Price, PriceUnit
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
@@ -29,6 +32,8 @@ from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import CommandId, stream_name, uuid7
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, RunyardError
 from runyard_eventlog.port import AppendCommand, StreamAppend
+from runyard_replay.folding.leases import LeaseFold
+from runyard_replay.pricing.price_book import PriceLine
 from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
@@ -217,6 +222,25 @@ async def test_an_explanation_names_the_events_that_changed_a_field_and_who_aske
     assert refused.value.code == "NO_SUCH_FIELD"
 
 
+async def test_others_have_their_turn_while_a_long_history_is_explained() -> None:
+    yard = await yard_with_a_finished_run()
+    for number in range(100):
+        await yard.write("run", RUN, ev.RunStatusDetailSet(run_id=RUN, attempt=1, status_detail=f"{number}"))
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.create_task(take_turns())
+    explained = await explain_run(yard.log, ExplainRunRequest(name=RUN, field="status_detail"), yard.clock)
+    beside.cancel()
+    assert len(explained.explanations) == 100
+    assert turns >= 100
+
+
 async def test_two_moments_differ_field_by_field_and_by_events() -> None:
     yard = await yard_with_a_finished_run()
     begin, end = AsOf(position=6), AsOf(position=12)
@@ -347,3 +371,26 @@ async def test_other_prices_give_other_costs_and_change_nothing() -> None:
         assert isinstance(request, PriceAgainRequest)
         with pytest.raises(InvalidInput):
             await price_again(yard.log, request, yard.clock)
+
+
+async def test_leases_are_priced_beside_the_loop_that_serves_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    yard = await yard_with_a_finished_run()
+    others_went_on = threading.Event()
+    genuine = LeaseFold.costs
+
+    def costs(
+        fold: LeaseFold, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
+    ) -> Mapping[str, Cost]:
+        assert others_went_on.wait(10)
+        return genuine(fold, run_ids, lines, horizon_ms)
+
+    monkeypatch.setattr(LeaseFold, "costs", costs)
+    half = Price(unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=1_800_000_000)
+    asked = [
+        shown(yard, 0, "digits", COST),
+        price_again(yard.log, PriceAgainRequest(project="digits", prices=[half]), yard.clock),
+    ]
+    for question in asked:
+        others_went_on.clear()
+        asyncio.get_running_loop().call_later(0.01, others_went_on.set)
+        await question

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+
 from runyard.history.v1.history_service_pb2 import ExplainRunRequest, ExplainRunResponse, Explanation
 from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.envelope import actor_name
@@ -40,14 +43,19 @@ async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Cl
     answer = ExplainRunResponse(run_id=run_id, position=moment.position)
     causes = Causes(event_log)
     run: Run | None = None
+    before: Mapping[str, str] = {}
     async for event in read_stream(event_log, stream_name("run", run_id), to=moment.position):
         causes.remember(event)
         if readable(event) is None:
             continue
-        after = run_after(run, event)
-        changed = changes_between(flat(run), flat(after))
-        wanted = [change for change in changed if is_within(change.path, request.field)]
-        run = after
+        # A run of many files takes milliseconds, and has an event for each: others have their turn between.
+        await asyncio.sleep(0)
+        run = run_after(run, event)
+        after = flat(run)
+        wanted = [
+            change for change in changes_between(before, after) if is_within(change.path, request.field)
+        ]
+        before = after
         if not wanted:
             continue
         chain = await causes.chain(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
@@ -54,8 +55,9 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
     other = _lines(request.prices, moment.position)
     if request.keep_recorded_prices:
         other = [*recorded_lines, *other]
-    recorded = fold.costs(run_ids, recorded_lines, moment.horizon_ms)
-    repriced = fold.costs(run_ids, other, moment.horizon_ms)
+    # In a thread, so that a long history does not hold other calls up.
+    recorded = await asyncio.to_thread(fold.costs, run_ids, recorded_lines, moment.horizon_ms)
+    repriced = await asyncio.to_thread(fold.costs, run_ids, other, moment.horizon_ms)
     return PriceAgainResponse(
         position=moment.position,
         runs=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -196,7 +197,8 @@ async def lease_fold(event_log: EventLog, position: int) -> leases.LeaseFold:
 
 async def _cost_as_of(event_log: EventLog, project: str, moment: Moment) -> ProjectCostState:
     fold = await lease_fold(event_log, moment.position)
-    cost = fold.project_cost(project, moment.horizon_ms)
+    # In a thread, so that a long history does not hold other calls up.
+    cost = await asyncio.to_thread(fold.project_cost, project, moment.horizon_ms)
     numbers = (await project_as_of(event_log, project, moment.position, with_names=False)).number_of_run
     for run in cost.runs:
         run.number = numbers.get(run.run_id, 0)
