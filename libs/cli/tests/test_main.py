@@ -288,3 +288,18 @@ def test_a_file_that_cannot_be_used_is_named(runyard: Runner, folder: Path) -> N
     done = runyard("context", "set", "127.0.0.1:1", stdin="token\n")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines()[0] == f"Error: {folder / 'home'}: File exists [FILE_UNUSABLE]"
+
+
+def test_a_folder_that_is_gone_is_no_mistake_of_the_program(
+    runyard: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = runyard("lint")
+    monkeypatch.chdir(folder)
+    assert (done.exit_code, done.stderr.splitlines()) == (
+        2,
+        ["Error: the folder in which this was called is gone [FILE_UNUSABLE]", "Go to one that is there."],
+    )

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -200,12 +201,23 @@ def _explain(error: Exception) -> NoReturn:
         raise error
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _UNWRITTEN):
         _explain_file(error)
+    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+        what = "the folder in which this was called is gone"
+        fail(ExitCode.USAGE, "FILE_UNUSABLE", what, "Go to one that is there.")
     fail(
         ExitCode.BUG,
         "INTERNAL",
         f"a mistake in runyard itself: {type(error).__name__}: {error}",
         "RUNYARD_DEBUG=1 shows where; please report it.",
     )
+
+
+def _folder_is_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _explain_file(error: OSError) -> NoReturn:
