@@ -85,6 +85,19 @@ def test_a_folder_that_cannot_hold_a_yard_is_named(
     ]
 
 
+def test_a_folder_of_somebody_else_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNYARD_HOME", str(home.folder))
+    # Tests may be root's, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != home.folder)
+    with pytest.raises(SystemExit) as refused:
+        up.command(["--background"])
+    assert refused.value.code == 2
+    assert f"{home.folder} cannot hold a yard: Permission denied [BAD_SETTING]" in capsys.readouterr().err
+    assert not home.lock_file.exists()
+
+
 @pytest.mark.parametrize(
     ("left", "words"),
     [

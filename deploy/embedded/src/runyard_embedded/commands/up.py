@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 
@@ -52,6 +53,8 @@ def command(background: bool, listen: str | None, restored: bool) -> None:
 def _make(home: Home) -> None:
     try:
         home.make()
+        if not os.access(home.folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         fail(
             ExitCode.USAGE,
