@@ -250,6 +250,18 @@ async def test_a_box_whose_service_does_not_answer_is_named_and_not_invented(
     assert record.missing[1] == "telemetry: the log has 1 log lines, the agent counted 2"
 
 
+async def test_there_are_two_lanes(channel: grpc.aio.Channel) -> None:
+    history = HistoryServiceStub(channel)
+    lane = Lane.ValueType(7)
+    for call in (
+        history.ListEvents(history_pb.ListEventsRequest(lane=lane)),
+        history.WatchEvents(history_pb.WatchEventsRequest(lane=lane)).read(),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_without_the_scheduler_there_is_no_record(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await RecordServiceStub(channel).GetRecord(GetRecordRequest(name=TRAIN))

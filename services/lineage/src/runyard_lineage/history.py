@@ -49,10 +49,10 @@ class HistoryHandlers:
         """Give one page; every page of a walk ends at the head of the first.
 
         Raises:
-            InvalidInput: a broken page size, filter or token.
+            InvalidInput: a broken page size, filter or token, or no lane (BAD_LANE).
             OutOfRange: a position that the log does not have.
         """
-        lane = request.lane or Lane.LANE_DOMAIN
+        lane = _lane_of(request.lane)
         size = page_size(request.page_size)
         selection = selection_of(request.filter)
         query = (
@@ -86,10 +86,10 @@ class HistoryHandlers:
         """Stream events after a position; a caught-up mark once, bookmarks at least every 5 s.
 
         Raises:
-            InvalidInput: a filter that cannot be.
+            InvalidInput: a filter that cannot be, or no lane (BAD_LANE).
             OutOfRange: a position that the log does not have.
         """
-        lane = request.lane or Lane.LANE_DOMAIN
+        lane = _lane_of(request.lane)
         selection = selection_of(request.filter)
         if request.filter.HasField("recorded_from") or request.filter.HasField("recorded_to"):
             raise InvalidInput("a watch begins at a position, not at a time", code="BAD_FILTER")
@@ -190,6 +190,13 @@ class HistoryHandlers:
             now=self._clock.now(),
         )
         return pb.DisputeEventResponse(position=executed.position, event=event_view(event))
+
+
+def _lane_of(asked: Lane.ValueType) -> Lane.ValueType:
+    lane = asked or Lane.LANE_DOMAIN
+    if lane not in Lane.values():
+        raise InvalidInput(f"there is no lane {lane}", code="BAD_LANE", field_violations={"lane": "unknown"})
+    return lane
 
 
 def _check_range(low: int, high: int, head: int) -> None:
