@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runyard_agent import control_group, process_table
-from runyard_agent.disk_use import TooDeep, disk_bytes
+from runyard_agent.disk_use import DiskWatch, TooDeep, disk_bytes, given_bytes
 from runyard_agent.limits import AttemptRules, MachineLimits, group_settings, look_at_machine
 from runyard_agent.runtime import EndedBy, Exit, LaunchPlan
 from runyard_agent.runtime_process import ProcessRuntime, private_view_problem
@@ -255,8 +255,36 @@ def test_disk_use_counts_each_file_once_and_no_holes(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
 
     assert 100_000 <= disk_bytes([str(tmp_path)], 1 << 50) < 150_000
-    assert disk_bytes([str(tmp_path)], 1 << 50, changed_after=time.time() + 1) == 0
+    changed, shared = given_bytes([str(tmp_path)], time.time() + 1)
+    assert changed == 0
+    assert 100_000 <= shared < 150_000
     assert disk_bytes([str(tmp_path / "none")], 1) == 0
+
+
+def test_names_that_others_give_to_the_same_inputs_are_not_counted(tmp_path: Path) -> None:
+    """An input is a second name of a cached file, and so is that of any other attempt that uses it."""
+    inputs, cached = tmp_path / "inputs", tmp_path / "cached"
+    inputs.mkdir()
+    cached.write_bytes(b"x" * 500_000)
+    os.link(cached, inputs / "set")
+    plan = {"disk_bytes_max": 200_000, "disk_folders": [], "given_folders": [str(inputs)]}
+    watch = DiskWatch(plan)
+    assert watch.excess() == ""
+    # So that no clock of a file system is too coarse to tell what comes now.
+    watch._began_on -= 1
+    os.link(cached, tmp_path / "of another attempt")
+    os.utime(cached)
+    assert watch.excess() == ""
+    os.link(cached, inputs / "again")
+    assert watch.excess() == ""
+    with cached.open("ab") as file:
+        file.write(b"x" * 300_000)
+    assert "more than 200000 bytes" in watch.excess()
+    for path in (inputs / "again", inputs / "set"):
+        path.unlink()
+    assert watch.excess() == ""
+    (inputs / "own").write_bytes(b"x" * 300_000)
+    assert "more than 200000 bytes" in watch.excess()
 
 
 def test_folders_that_hide_something_below_many_others_are_found_out(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class DiskWatch:
         self._folders: list[str] = plan["disk_folders"]
         self._given: list[str] = plan["given_folders"]
         self._began_on = time.time()
+        self._shared_bytes: int | None = None
         self.look_at = 0.0
         """When to look next, on the clock of ``CLOCK_BOOTTIME``."""
 
@@ -47,23 +48,30 @@ class DiskWatch:
         began_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             used = disk_bytes(self._folders, self.bytes_max)
-            used += disk_bytes(self._given, self.bytes_max, changed_after=self._began_on)
+            used += self._given_bytes()
         except TooDeep:
             return "its folders are nested too deep to be measured"
         ended_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.look_at = ended_at + max(_LOOK_SECONDS, _REST_FOR_EACH_SECOND * (ended_at - began_at))
         return f"its folders took more than {self.bytes_max} bytes of the disk" * (used > self.bytes_max)
 
+    def _given_bytes(self) -> int:
+        """Give what was added to the folders that the agent has filled."""
+        changed, shared = given_bytes(self._given, self._began_on)
+        if self._shared_bytes is None or shared < self._shared_bytes:
+            self._shared_bytes = shared
+        return changed + shared - self._shared_bytes
+
 
 class TooDeep(Exception):
     """Folders are nested deeper than anybody will follow."""
 
 
-def disk_bytes(folders: list[str], enough: int, changed_after: float = 0.0) -> int:
+def disk_bytes(folders: list[str], enough: int) -> int:
     """Give the bytes that files below some folders take on the disk, or a number above ``enough``.
 
     Holes of sparse files count nothing, files with several names in there count once. What cannot be read or
-    is gone meanwhile counts nothing; nor does what was not changed after a time (seconds since 1970).
+    is gone meanwhile counts nothing.
 
     Raises:
         TooDeep: more than ``DEPTH_MAX`` folders in each other.
@@ -72,8 +80,6 @@ def disk_bytes(folders: list[str], enough: int, changed_after: float = 0.0) -> i
     linked: set[tuple[int, int]] = set()
     for folder in folders:
         for found in _stats(folder):
-            if found.st_ctime <= changed_after:
-                continue
             if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
                 key = (found.st_dev, found.st_ino)
                 if key in linked:
@@ -83,6 +89,27 @@ def disk_bytes(folders: list[str], enough: int, changed_after: float = 0.0) -> i
             if total > enough:
                 return total
     return total
+
+
+def given_bytes(folders: list[str], changed_after: float) -> tuple[int, int]:
+    """Give the bytes of what changed after a time (seconds since 1970), and of all files with more names.
+
+    Of those no time tells a change: each name that another attempt gives to a file of the cache is one.
+
+    Raises:
+        TooDeep: more than ``DEPTH_MAX`` folders in each other.
+    """
+    changed = shared = 0
+    linked: set[tuple[int, int]] = set()
+    for folder in folders:
+        for found in _stats(folder):
+            if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
+                key = (found.st_dev, found.st_ino)
+                shared += found.st_blocks * 512 * (key not in linked)
+                linked.add(key)
+            elif found.st_ctime > changed_after:
+                changed += found.st_blocks * 512
+    return changed, shared
 
 
 def _stats(root: str) -> Iterator[os.stat_result]:
