@@ -14,14 +14,19 @@ from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.projection.v1 import projection_service_pb2 as projection_pb
 from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from runyard.run.v1 import scheduler_service_pb2 as pb
-from runyard.run.v1.types_pb2 import Executor, Run, RunState
+from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from runyard.run.v1.types_pb2 import Executor, InputFile, Run, RunState
 from runyard_contracts.ids import uuid7
+from runyard_scheduler.queries import PAGE_BYTES_MAX
 from runyard_servicekit.paging import PageToken, encode_page_token
+from runyard_servicekit.server import MESSAGE_BYTES_MAX
 
 from .service_client import CLIENT, Client, attach, client, fresh, reason
 from .yard import WAIT_SECONDS, a_spec, a_submit
 
 pytestmark = pytest.mark.engines
+
+LARGE_ANSWERS = ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)
 
 __all__ = ["client"]
 
@@ -107,6 +112,27 @@ async def test_pages_show_the_moment_of_the_first(client: Client) -> None:
         if not token:
             break
     assert seen == numbers[::-1]
+
+
+async def test_a_page_of_runs_that_name_many_files_is_no_larger_than_an_answer_may_be(client: Client) -> None:
+    spec = a_spec()
+    asked = spec.inputs.add(name="data", uris=["dataset://images/v1"])
+    file = InputFile(uri="dataset://images/v1", path="000001.jpg", sha256="0" * 64, size_bytes=1)
+    asked.files.extend([file] * 9_500)
+    answers = [await client.submit(a_submit(spec=spec)) for _ in range(16)]
+    assert spec.ByteSize() * len(answers) > PAGE_BYTES_MAX
+    read = ReadOptions(min_position=answers[-1].position)
+    seen: list[int] = []
+    token = ""
+    async with grpc.aio.insecure_channel(client.address, options=[LARGE_ANSWERS]) as channel:
+        stub: SchedulerServiceStub = SchedulerServiceStub(channel)
+        while token or not seen:
+            request = pb.ListRunsRequest(page_size=20, page_token=token, read=read)
+            page = await stub.ListRuns(request, metadata=CLIENT, timeout=WAIT_SECONDS)
+            assert page.ByteSize() <= PAGE_BYTES_MAX
+            seen += [run.number for run in page.runs]
+            token = page.next_page_token
+    assert seen == list(range(16, 0, -1))
 
 
 async def test_runs_are_filtered_by_what_they_are_and_where(client: Client) -> None:

@@ -26,6 +26,9 @@ _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
 _NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
 RUN_ID_LENGTH = 36
 """Characters of a whole run id."""
+PAGE_BYTES_MAX = 12 * 1024 * 1024
+"""Most that the runs of a page take, unless it is one: a run that names many files takes a megabyte, and an
+answer holds 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,15 @@ class Listed:
 
     run: Run
     queued_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list."""
+
+    runs: list[Listed]
+    has_more: bool
+    """There are runs behind the last one."""
 
 
 class Queries:
@@ -104,10 +116,8 @@ class Queries:
             raise NotFound(f"there is no run {run_id!r} at position {position}", code="RUN_NOT_FOUND")
         return Run.FromString(rows[0]["document"])
 
-    async def runs(
-        self, wanted: RunFilter, position: Position, *, before: int | None, limit: int
-    ) -> list[Listed]:
-        """Give runs as they were at a position, newest first.
+    async def runs(self, wanted: RunFilter, position: Position, *, before: int | None, limit: int) -> Page:
+        """Give runs as they were at a position, newest first: as many as a page holds.
 
         Args:
             wanted: what they must match.
@@ -115,9 +125,10 @@ class Queries:
             before: only runs queued before this position; None for the newest.
             limit: most runs to give.
         """
-        statement, arguments = _list_statement(wanted, position, before, limit)
+        statement, arguments = _list_statement(wanted, position, before, limit + 1)
         rows = await self._fetch(statement, *arguments)
-        return [Listed(Run.FromString(row["document"]), row["queued_position"]) for row in rows]
+        runs = [Listed(Run.FromString(row["document"]), row["queued_position"]) for row in rows[:limit]]
+        return Page(runs, has_more=bool(rows) and rows[0]["found_count"] > len(runs))
 
     async def node(self, node_id: str, position: Position) -> Node:
         """Give a node as it was at a position.
@@ -218,12 +229,20 @@ def _list_statement(
         with first as {"" if is_open else "not "}materialized (
           select run_id, queued_position from {RUN_TABLE} f where {" and ".join(made.of_first)}
         )
-        select newest.document, first.queued_position from first cross join lateral (
-          select document, state, node_id from {RUN_TABLE} r
-          where r.run_id = first.run_id and r.position <= {at} order by r.position desc limit 1
-        ) newest
-        where {" and ".join(made.of_newest) or "true"}
-        order by first.queued_position desc limit {made.put(limit)}""",
+        select document, queued_position, found_count from (
+          select document, queued_position, count(*) over () as found_count,
+            sum(octet_length(document)) over (order by queued_position desc) as bytes_so_far
+          from (
+            select newest.document, first.queued_position from first cross join lateral (
+              select document, state, node_id from {RUN_TABLE} r
+              where r.run_id = first.run_id and r.position <= {at} order by r.position desc limit 1
+            ) newest
+            where {" and ".join(made.of_newest) or "true"}
+            order by first.queued_position desc limit {made.put(limit)}
+          ) found
+        ) sized
+        where bytes_so_far <= {PAGE_BYTES_MAX} or bytes_so_far = octet_length(document)
+        order by queued_position desc""",
         made.arguments,
     )
 

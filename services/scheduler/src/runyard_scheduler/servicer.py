@@ -86,13 +86,12 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         token = decode_page_token(request.page_token, query, like=(0,))
         position = await self._pinned(token, request.read)
         before = None if token is None else token.after[0]
-        found = await self._queries.runs(wanted, position, before=before, limit=limit + 1)
+        found = await self._queries.runs(wanted, position, before=before, limit=limit)
         next_page_token = ""
-        if len(found) > limit:
-            found = found[:limit]
-            place = PageToken(position, (found[-1].queued_position,))
+        if found.has_more:
+            place = PageToken(position, (found.runs[-1].queued_position,))
             next_page_token = encode_page_token(place, query)
-        runs = [listed.run for listed in found]
+        runs = [listed.run for listed in found.runs]
         if request.read.as_of.WhichOneof("at") is None:
             self._explain(runs)
         for run in runs:
