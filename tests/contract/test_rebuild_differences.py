@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import asyncpg
 import pytest
 
@@ -113,3 +116,27 @@ async def test_a_disputed_event_is_left_out_by_a_rebuild_and_only_then(
         work, told = rebuilder(pool, story_log)
         await work.verify()
         assert told.last.phase == DONE
+
+
+async def test_large_rows_that_differ_are_shown_by_their_beginning_and_their_hash(
+    pool: asyncpg.Pool, story_log: RingingLog
+) -> None:
+    await tell(story_log, 50)
+    async with live(pool, story_log) as projector:
+        await projector.wait_for(50, 10)
+        # As large as a row of log lines may be; all of twenty would not go through a worker's pipe.
+        await pool.execute(
+            "update scheduler.story_v1 set chain = decode(repeat('ab', 200000), 'hex'), words = "
+            "array_fill('ä'::text, array[10000])"
+        )
+        work, told = rebuilder(pool, story_log)
+        await work.verify()
+    assert told.last.phase == DIFFERS
+    assert len(told.last.differences) == 20
+    assert told.last.ByteSize() < 200_000
+    row = json.loads(told.last.differences[0].live_row_json)
+    assert row["chain"].startswith("\\xabab")
+    written = hashlib.md5(b"\\x" + b"ab" * 200_000, usedforsecurity=False).hexdigest()
+    assert row["chain"].endswith(f"... (400002 characters, MD5 {written})")
+    assert row["words"].startswith('["ä", "ä"')
+    assert (row["position"], row["count"]) == (1, 1)

@@ -20,6 +20,8 @@ from runyard_eventlog.readmodel import Build
 
 DIFFERENCES_MAX = 20
 """Most rows that are named."""
+VALUE_CHARACTERS_MAX = 1_000
+"""Most of one value of such a row; a longer one is cut. So all of them go into a message."""
 
 _WORD = 2**64
 
@@ -96,7 +98,7 @@ async def _differences(
     rows = await connection.fetch(
         f"""
         select jsonb_build_object({pairs})::text as key, coalesce(a.position, b.position) as position,
-          coalesce(to_jsonb(a)::text, '') as live, coalesce(to_jsonb(b)::text, '') as rebuilt
+          coalesce({_shown("a")}, '') as live, coalesce({_shown("b")}, '') as rebuilt
         from (select * from {live} where position <= $1) a
         full join (select * from {rebuilt} where position <= $1) b
           on {" and ".join(f"a.{column} = b.{column}" for column in key)}
@@ -116,3 +118,13 @@ async def _differences(
         )
         for row in rows
     ]
+
+
+def _shown(row: str) -> str:
+    """Write a row as a JSON object for people: of a value that may be megabytes the beginning and a hash."""
+    return f"""(
+      select jsonb_object_agg(key, case when length(said) <= {VALUE_CHARACTERS_MAX} then value else to_jsonb(
+        format('%s... (%s characters, MD5 %s)', left(said, {VALUE_CHARACTERS_MAX}), length(said), md5(said))
+      ) end)::text
+      from jsonb_each(to_jsonb({row}))
+      cross join lateral (select coalesce(value #>> '{{}}', '') as said) as text)"""
