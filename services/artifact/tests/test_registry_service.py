@@ -17,6 +17,7 @@ from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.run.v1.types_pb2 import Input
+from runyard_artifact import servicer
 from runyard_servicekit.channels import service_channel
 
 from .yard import TOKEN, Yard, new_id, reason, sha256_of
@@ -176,6 +177,19 @@ async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     )
     request = pb.DescribeOutputsRequest(request_id=new_id(), origin=ORIGIN, outputs=[stranger])
     assert (await registry.DescribeOutputs(request)).problems == [f"there is no file {'0' * 64}"]
+
+
+async def test_inputs_that_no_answer_holds_are_refused_with_what_to_do(
+    yard: Yard, registry: RegistryServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"valohai.dataset-versions": ["dataset://images/v1"], "note": "x" * 2_000}
+    await describe(yard, registry, {"a": said, "b": said})
+    assert len((await resolve(yard, "dataset://images/v1")).files) == 2
+    monkeypatch.setattr(servicer, "RESOLVED_BYTES_MAX", 3_000)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await resolve(yard, "dataset://images/v1")
+    assert reason(refused.value) == "TOO_MANY_FILES"
+    assert "input 'data' stands for 2 files" in str(refused.value.details())
 
 
 async def test_what_no_table_can_hold_is_said_and_harms_nobody(

@@ -36,6 +36,8 @@ RpcContext = grpc.aio.ServicerContext[Any, Any]
 BLOBS_MAX = 1_000
 """Most blobs of one FindMissingBlobs."""
 INPUTS_MAX = 1_000
+RESOLVED_BYTES_MAX = 15 * 1024 * 1024
+"""Most that the files of one ResolveInputs take, with their properties: an answer holds 16 MiB."""
 PART_ETAGS_MAX = 10_000
 TEXT_LENGTH_MAX = 1_024
 """Longest upload id and ETag."""
@@ -177,8 +179,19 @@ class ArtifactServicer(ArtifactServiceServicer):
                 f"{reference_count} references at once, want at most {INPUTS_MAX}", code="TOO_MANY_INPUTS"
             )
         at = await self._moments.shown(request.read) if request.HasField("read") else None
-        inputs = [await self._resolver.resolve(wanted, request.project, at) for wanted in request.inputs]
-        return pb.ResolveInputsResponse(inputs=inputs)
+        answer = pb.ResolveInputsResponse()
+        size_bytes = 0
+        for wanted in request.inputs:
+            resolved = await self._resolver.resolve(wanted, request.project, at)
+            size_bytes += resolved.ByteSize()
+            if size_bytes > RESOLVED_BYTES_MAX:
+                raise InvalidInput(
+                    f"input {wanted.name!r} stands for {len(resolved.files)} files; with what is said of "
+                    f"them all inputs take over {RESOLVED_BYTES_MAX} bytes: pack them into fewer files",
+                    code="TOO_MANY_FILES",
+                )
+            answer.inputs.append(resolved)
+        return answer
 
     async def GetDownload(
         self, request: pb.GetDownloadRequest, context: RpcContext
