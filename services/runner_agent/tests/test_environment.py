@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -67,6 +68,24 @@ def make_package(folder: Path, name: str, version: str) -> None:
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for path, content in files.items():
             wheel.writestr(path, content)
+
+
+@building
+async def test_what_is_installed_from_elsewhere_is_another_environment(
+    repository: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    """The same requirements mean other packages where a run names another index."""
+    (repository / "requirements.txt").write_text("of_an_index\n", encoding="utf-8")
+    found = []
+    for version in ("1.0", "2.0"):
+        make_package(tmp_path / version, "of_an_index", version)
+        request = request_of(repository, f"venv-{version}", "requirements.txt")
+        places = {"PIP_FIND_LINKS": str(tmp_path / version), "UV_FIND_LINKS": str(tmp_path / version)}
+        asked = dataclasses.replace(request, variables={**request.variables, **places, "SEED": version})
+        prepared = await environment.prepare(asked, cache_dir)
+        found.append(run_in(prepared, "import of_an_index; print(of_an_index.version)"))
+
+    assert found == ["1.0", "2.0"]
 
 
 @building

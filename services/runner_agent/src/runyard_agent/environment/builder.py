@@ -47,7 +47,7 @@ class Builder:
         self._uv = find_uv()
         self._variables = {
             **{name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
-            **{name: value for name, value in variables.items() if _ASKED_FOR.fullmatch(name)},
+            **of_installers(variables),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
             # Interpreters are the operator's business, and nothing may be asked or drawn.
@@ -104,6 +104,11 @@ class Builder:
             last_lines = "\n".join(without_places(line) for line in lines)
             raise BuildFailed(f"{shown} ended with {process.returncode}: {last_lines}")
         return lines
+
+
+def of_installers(variables: Mapping[str, str]) -> dict[str, str]:
+    """Give those of a run's variables that pip and uv heed: what is installed depends on them."""
+    return {name: value for name, value in variables.items() if _ASKED_FOR.fullmatch(name)}
 
 
 def without_places(line: str) -> str:

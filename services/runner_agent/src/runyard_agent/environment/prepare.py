@@ -1,4 +1,4 @@
-"""The virtual environment of a process: made once for each requirements file and interpreter, then shared.
+"""The virtual environment of a process: made once for all that install the same in the same way, then shared.
 
 What is shared is never written to again. Each attempt gets an environment of its own on top, a few small
 files, so that a program that installs packages changes nothing for others.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard.run.v1.types_pb2 import Environment, Executor
-from runyard_agent.environment.builder import Builder, BuildFailed
+from runyard_agent.environment.builder import Builder, BuildFailed, of_installers
 from runyard_agent.environment.private import make_private
 from runyard_agent.environment.record import read_probe, recorded_variables
 from runyard_agent.environment.requirements import Requirements, read_requirements
@@ -139,4 +139,7 @@ def _key(requirements: Requirements, interpreter: Path, request: EnvironmentRequ
     parts = [_FORMAT, requirements.closure_sha256, str(interpreter), str(interpreter.stat().st_mtime_ns)]
     if not requirements.is_shareable:
         parts.append(str(request.repository))
+    if requirements.path is not None:
+        # Another index has other packages of the same names.
+        parts += [f"{name}={value}" for name, value in sorted(of_installers(request.variables).items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
