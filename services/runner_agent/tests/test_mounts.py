@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,33 @@ def test_a_file_system_is_looked_at_without_the_machine_seeing_it(tmp_path: Path
     seen = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     assert [line for line in seen if place in line or str(tmp_path) in line] == []
     assert place.split("/")[1] not in os.listdir("/")
+
+
+ODD_NAMES = """
+import os, subprocess, sys
+from pathlib import Path
+from runyard_agent.limits import look_at_machine
+from runyard_agent.mounts import _file_system
+from runyard_agent.own_container import own_id
+
+for name in (b"odd \\xff\\r\\x0c", "\u2028".encode(), "donn\u00e9es".encode()):
+    place = os.path.join(os.fsencode(sys.argv[1]), name)
+    os.mkdir(place)
+    subprocess.run(["mount", "-t", "tmpfs", name, place], check=True)
+look_at_machine(Path(sys.argv[1]))
+own_id()
+print(ascii([_file_system(os.fsdecode(place)), _file_system(os.fsdecode(place) + "/below")]))
+"""
+
+
+@pytest.mark.system
+def test_names_of_mounts_may_be_anything(tmp_path: Path) -> None:
+    """Any mount of the machine: one whose name is no text must not keep an agent from starting."""
+    looked = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", ODD_NAMES, str(tmp_path)],
+        capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    if "unshare" in looked.stderr or "'mount'" in looked.stderr:
+        pytest.skip("nothing can be mounted here")
+    found = ("tmpfs", "donn\u00e9es")
+    assert (looked.stdout.strip(), looked.stderr) == (ascii([found, found]), "")

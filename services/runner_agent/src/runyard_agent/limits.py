@@ -146,7 +146,7 @@ class MachineLimits:
 
 def look_at_machine(agent_directory: Path) -> MachineLimits:
     """See what this machine lets the agent of a folder limit; nothing is made yet."""
-    mounts = _mounts(Path("/proc/self/mounts").read_text(encoding="utf-8"))
+    mounts = _mounts(Path("/proc/self/mounts").read_bytes().decode("utf-8", "replace"))
     name = tree_name(agent_directory)
     is_root = os.geteuid() == 0
     trees: dict[str, Path] = {}
@@ -216,8 +216,9 @@ def _unified_trees(mounted: Path, name: str, *, is_root: bool) -> dict[str, Path
 def _mounts(text: str) -> dict[str, Path]:
     """Give where each controller of version 1 is mounted, and under "" the hierarchy of version 2."""
     found: dict[str, Path] = {}
-    for line in text.splitlines():
-        _, target, kind, options, *_ = line.split()
+    # By what the kernel writes alone: names of mounts may hold any other space or end of a line.
+    for line in text.rstrip("\n").split("\n"):
+        _, target, kind, options, *_ = line.split(" ")
         if kind == "cgroup2":
             found.setdefault("", Path(target))
         elif kind == "cgroup":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from runyard_core.errors import InvalidInput, RunyardError
 
 _LOOK_SECONDS_MAX = 300.0
 _CAP_SYS_ADMIN = 1 << 21
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 _RESERVED = ("/valohai", "/runyard", "/proc", "/sys", "/dev")
 
 
@@ -139,11 +141,11 @@ def _check_destination(destination: str) -> None:
 def _file_system(real_path: str) -> tuple[str, str]:
     """Give kind and source of what is mounted where a path lies: the longest mount point above it."""
     best, found = "", ("", "")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            point = before.split()[4].encode().decode("unicode_escape")
-            if len(point) >= len(best) and PurePosixPath(real_path).is_relative_to(point):
-                kind, device = after.split()[:2]
-                best, found = point, (kind, device)
+    for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
+        before, _, after = line.partition(b" - ")
+        # Names are bytes, some of them written as octal numbers.
+        point = os.fsdecode(_OCTAL.sub(lambda byte: bytes([int(byte[1], 8)]), before.split(b" ")[4]))
+        if len(point) >= len(best) and PurePosixPath(real_path).is_relative_to(point):
+            kind, device = (word.decode("utf-8", "replace") for word in after.split(b" ")[:2])
+            best, found = point, (kind, device)
     return found

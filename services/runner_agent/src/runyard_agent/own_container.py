@@ -50,7 +50,9 @@ class OwnContainer:
 
 def own_id(mounts: str | None = None) -> str:
     """Give the id of the container in which this process runs; empty outside of one."""
-    found = _OWN_FILE.search(_MOUNTS.read_text(encoding="utf-8") if mounts is None else mounts)
+    if mounts is None:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+    found = _OWN_FILE.search(mounts)
     return found[1] if found else ""
 
 
