@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -170,6 +171,44 @@ async def test_full_disk_is_not_the_stores_fault(
         await store.get(request, tmp_path / "x", sha256=hashlib.sha256(b"abc").hexdigest())
     assert caught.value.reason == "FILE_UNWRITABLE"
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_who_leaves_does_not_wait_for_bytes_under_way(
+    method: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    content = bytes(4 << 20)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content)
+    bucket.objects["/blob"] = content
+    loop, began, has_left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    counts: list[int] = []
+
+    def on_bytes(count: int) -> None:
+        counts.append(count)
+        loop.call_soon_threadsafe(began.set)
+        assert has_left.wait(30)
+
+    request = bucket.request(method, "/blob")
+    store = Store()
+
+    async def moved() -> None:
+        with store:
+            if method == "GET":
+                sha256 = hashlib.sha256(content).hexdigest()
+                await store.get(request, target, sha256=sha256, on_bytes=on_bytes)
+            else:
+                await store.put(request, FilePart(source, 0, len(content)), on_bytes)
+
+    task = asyncio.ensure_future(moved())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    has_left.set()
+    store._executor.shutdown(wait=True)
+    assert sum(counts) < len(content)
+    assert names_in(tmp_path) == ["source"]
 
 
 async def test_file_that_cannot_be_read_is_not_tried_again(bucket: Bucket, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import http.client
 import itertools
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ class Store:
             transfer_count_max: transfers at once.
         """
         self._gate = gate
+        self._left = threading.Event()
         self._executor = ThreadPoolExecutor(transfer_count_max, thread_name_prefix="store")
 
     def __enter__(self) -> Self:
@@ -72,6 +74,9 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            # Transfers under way end with their next block: the process would wait for all bytes of theirs.
+            self._left.set()
         self._executor.shutdown(wait=kind is None, cancel_futures=True)
 
     async def put(
@@ -84,7 +89,7 @@ class Store:
             LocalError: ``FILE_CHANGED`` when the bytes are not the ones announced.
             ClientError: the store refused.
         """
-        return await self._run(partial(_put, request, self._gate, body, on_bytes))
+        return await self._run(partial(_put, request, self._gate, body, self._counted(on_bytes)))
 
     async def get(
         self,
@@ -101,10 +106,22 @@ class Store:
             LocalError: ``FILE_UNWRITABLE``, the disk is full or read-only.
             ClientError: the store refused, or sent other bytes (``CHECKSUM_MISMATCH``).
         """
-        return await self._run(partial(_get, request, self._gate, target, sha256, on_bytes))
+        return await self._run(partial(_get, request, self._gate, target, sha256, self._counted(on_bytes)))
+
+    def _counted(self, on_bytes: Progress) -> Progress:
+        def count(byte_count: int) -> None:
+            if self._left.is_set():
+                raise _NobodyWaits
+            on_bytes(byte_count)
+
+        return count
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(_retried, work))
+
+
+class _NobodyWaits(Exception):
+    """Ends a transfer in the middle: whoever wanted the bytes has left."""
 
 
 class _ServerError(Exception):
