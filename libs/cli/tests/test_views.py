@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -199,7 +200,8 @@ def test_record_of_a_run_that_waits_says_for_what() -> None:
     assert list(record_lines(Record(run=waiting), whole=False, now=0))[1] == f"waits: {NO_NODE}"
 
 
-def test_why_says_it_in_a_sentence_and_names_the_events() -> None:
+def test_why_says_it_in_a_sentence_and_names_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_PROJECT", "d")
     envelope = Envelope(type="runyard.run.queued", position=7, recorded_at=Timestamp(seconds=40))
     queued = Explanation(event=EventView(envelope=envelope), sentence="queued as d#1")
     waiting = Run(project="d", number=1, state=RunState.RUN_STATE_QUEUED, waiting_reason=NO_NODE)
@@ -208,6 +210,9 @@ def test_why_says_it_in_a_sentence_and_names_the_events() -> None:
     assert said[1].startswith("       7 ")
     assert said[1].endswith(" run.queued: queued as d#1")
     assert said[2] == "`runyard stop 1` takes it out of the queue"
+    monkeypatch.setenv("RUNYARD_PROJECT", "other")
+    said = list(why_lines(waiting, ExplainRunResponse(), now=100))
+    assert said[1] == "`runyard stop d#1` takes it out of the queue"
     running = finished_run()
     running.state = RunState.RUN_STATE_RUNNING
     running.ClearField("finished_at")

@@ -12,6 +12,7 @@ from runyard.run.v1.scheduler_service_pb2 import WatchRunsRequest
 from runyard.run.v1.types_pb2 import Outcome, Run, RunState
 from runyard_cli.failures import ExitCode
 from runyard_cli.loglines import say_line
+from runyard_cli.names import name_here
 from runyard_cli.output import Style, is_json, is_terminal, note, safe, say, say_json_line, styled
 from runyard_cli.session import get_run
 from runyard_cli.table import cut
@@ -180,6 +181,19 @@ class Follower:
 def metric_words(metric: MetricLatest) -> str:
     """Write the newest value of a metric."""
     return safe(metric.json_value) if metric.json_value else number_words(metric.value)
+
+
+async def follow_to_end(client: Client, run: Run) -> Run:
+    """Follow a run that was queued just now; who leaves before its end is told that it goes on."""
+    try:
+        return await Follower(client, run).follow()
+    except asyncio.CancelledError:
+        name = name_here(run.project, run.number)
+        note(
+            f"\n{run_name(run)} goes on: `runyard logs -f {name}` follows it again, "
+            f"`runyard stop {name}` ends it"
+        )
+        raise
 
 
 def say_end(run: Run) -> ExitCode:

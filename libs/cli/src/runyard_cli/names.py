@@ -53,6 +53,11 @@ def full_run_name(name: str, project: str | None) -> str:
     return name
 
 
+def name_here(project: str, number: int) -> str:
+    """Give the shortest name that a command called in this folder takes for that run and no other."""
+    return str(number) if project == default_project(None) else f"{project}#{number}"
+
+
 def looks_like_run(name: str) -> bool:
     """Say whether a name can only be a run's, not a project's."""
     return "#" in name or name == "latest" or _COUNTER.fullmatch(name) is not None

@@ -12,7 +12,7 @@ from runyard_cli.comparison import COST, END, LOGS, MODEL, RESULTS, STATISTICS, 
 from runyard_cli.difference_lines import compared, difference_lines, difference_object, get_record
 from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode, fail
-from runyard_cli.follow import Follower
+from runyard_cli.follow import follow_to_end
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, say
 from runyard_cli.session import converse
@@ -49,7 +49,7 @@ async def _reproduce(client: Client, name: str) -> ExitCode:
     answer = await submit_again(client, record)
     if not is_json():
         note(f"{run_name(answer.run)} is {run_name(record.run)} again")
-    await Follower(client, answer.run).follow()
+    await follow_to_end(client, answer.run)
     again = await get_record(client, answer.run.run_id)
     require_whole(again)
     found = [

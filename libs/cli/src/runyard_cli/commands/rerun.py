@@ -12,7 +12,7 @@ from runyard_cli.again import spec_again
 from runyard_cli.difference_lines import get_record
 from runyard_cli.examples import examples
 from runyard_cli.failures import ExitCode
-from runyard_cli.follow import Follower, say_end
+from runyard_cli.follow import follow_to_end, say_end
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse
@@ -38,7 +38,7 @@ def command(run: str, project: str | None, title: str, tags: Sequence[str], foll
         record = await get_record(client, full_run_name(run, project))
         answer = await submit_again(client, record, title=title, tags=tags)
         if follow:
-            return say_end(await Follower(client, answer.run).follow())
+            return say_end(await follow_to_end(client, answer.run))
         if is_json():
             say_json(answer)
         else:

@@ -22,7 +22,7 @@ from runyard_cli.local_inputs import (
     uri_of,
     without_own,
 )
-from runyard_cli.names import default_project, project_option
+from runyard_cli.names import default_project, name_here, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
 from runyard_cli.step_options import StepCommand, complete_step, given_values
@@ -179,7 +179,8 @@ async def _submit_and_follow(client: Client, asked: Asked, *, follow: bool) -> E
             waiting = await get_run(client, run.run_id, min_position=answer.position)
             if waiting.waiting_reason:
                 note(f"it waits: {waiting.waiting_reason}")
-            note(f"`runyard logs -f {run.number}` follows it, `runyard show {run.number}` shows its record")
+            name = name_here(run.project, run.number)
+            note(f"`runyard logs -f {name}` follows it, `runyard show {name}` shows its record")
         return ExitCode.DONE
     return await _follow(client, run)
 
@@ -235,16 +236,9 @@ async def _upload_inputs(client: Client, asked: Asked) -> dict[Path, Artifact]:
 
 
 async def _follow(client: Client, run: Run) -> ExitCode:
-    from runyard_cli.follow import Follower, say_end
+    from runyard_cli.follow import follow_to_end, say_end
 
-    try:
-        return say_end(await Follower(client, run).follow())
-    except asyncio.CancelledError:
-        note(
-            f"\n{run_name(run)} goes on: `runyard logs -f {run.number}` follows it again, "
-            f"`runyard stop {run.number}` ends it"
-        )
-        raise
+    return say_end(await follow_to_end(client, run))
 
 
 def _parameters(

@@ -12,7 +12,7 @@ from runyard.history.v1.history_service_pb2 import ExplainRunRequest, ExplainRun
 from runyard.run.v1.types_pb2 import Run, RunState
 from runyard_cli.examples import examples
 from runyard_cli.history.lines import short_type
-from runyard_cli.names import full_run_name, project_option
+from runyard_cli.names import full_run_name, name_here, project_option
 from runyard_cli.output import Style, is_json, output_option, safe, say, say_json_object, styled
 from runyard_cli.session import converse, get_run
 from runyard_cli.words import cause_words, duration_words, moment, run_name, run_seconds, state_word
@@ -61,7 +61,8 @@ def why_lines(run: Run, explained: ExplainRunResponse, now: float) -> Iterator[s
         at = f"{moment(envelope.recorded_at):%m-%d %H:%M:%S}"
         yield safe(f"{envelope.position:>8} {at} {short_type(envelope.type)}: {each.sentence}")
     if run.state == RunState.RUN_STATE_QUEUED:
-        yield styled(f"`runyard stop {run.number}` takes it out of the queue", Style.FAINT)
+        name = name_here(run.project, run.number)
+        yield styled(f"`runyard stop {name}` takes it out of the queue", Style.FAINT)
 
 
 def _reason(run: Run, now: float) -> str:
