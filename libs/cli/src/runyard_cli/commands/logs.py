@@ -23,8 +23,8 @@ _PAGE_LINES = 1000
 @click.argument("run")
 @project_option
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run is over.")
-@click.option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N lines.")
-@click.option("--attempt", type=click.IntRange(1), default=None, help="By default the last.")
+@click.option("--tail", type=click.IntRange(1, 10**9), metavar="N", help="Only the last N lines.")
+@click.option("--attempt", type=click.IntRange(1, 10**9), metavar="N", help="By default the last.")
 @click.option("--times", is_flag=True, help="Before each line: when it was read, and its stream.")
 @output_option
 def command(

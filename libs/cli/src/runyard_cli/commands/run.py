@@ -103,7 +103,14 @@ class Asked:
 @click.option(
     "--env", "variables", multiple=True, metavar="NAME=VALUE", help="Environment variable; no secrets."
 )
-@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-(10**9), 10**9),
+    default=0,
+    metavar="N",
+    show_default=True,
+    help="Higher goes first.",
+)
 @click.option(
     "--on-lost",
     type=click.Choice(["wait", "requeue"]),

@@ -72,7 +72,7 @@ def list_(target: Target | None, stream: str, limit: int) -> None:
 
 @dead_letters.command("show", epilog=examples("history dead-letters show cost 812"))
 @click.argument("target", type=TARGET, metavar="SERVICE[/READ-MODEL]")
-@click.argument("position", type=click.IntRange(1), metavar="POSITION")
+@click.argument("position", type=click.IntRange(1, 2**63 - 1), metavar="POSITION")
 @output_option
 def show(target: Target, position: int) -> None:
     """Show one with its event and the error."""

@@ -91,7 +91,9 @@ def timeline(
     show_default=True,
     help="How many of the runs that waited; of `gpus`: of the nodes.",
 )
-@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them.")
+@click.option(
+    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
+)
 @project_option
 @direct_option
 @output_option
@@ -176,7 +178,9 @@ def explain(name: str, field: str, at: AsOf | None, project: str | None, direct:
     show_default=True,
     help="How many of the fields that differ.",
 )
-@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them.")
+@click.option(
+    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
+)
 @project_option
 @direct_option
 @output_option
