@@ -14,8 +14,14 @@ from runyard.artifact.v1 import registry_service_pb2 as registry_pb
 from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion, Model, ModelVersion
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest, ListGpuReadingsResponse
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory
-from runyard.run.v1.scheduler_service_pb2 import ListNodesRequest, ListNodesResponse
-from runyard_cli.commands import datasets, gpus, models
+from runyard.run.v1.scheduler_service_pb2 import (
+    ListNodesRequest,
+    ListNodesResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+)
+from runyard.run.v1.types_pb2 import Run
+from runyard_cli.commands import datasets, gpus, models, ps
 from runyard_cli.pages import every_page
 from runyard_client import Client
 
@@ -102,6 +108,25 @@ async def test_gpus_of_every_page_are_shown(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["NODE", "n0", "n1", "n2", "n3", "n4"]
     assert ["73 %" in line for line in lines[1:]] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "pages"), [(5, 5, [5, 3, 1]), (3, 3, [3, 1]), (2, 2, [2]), (9, 6, [9, 7, 5])]
+)
+async def test_as_many_runs_are_shown_as_were_asked_for(wanted: int, given: int, pages: list[int]) -> None:
+    asked: list[int] = []
+
+    async def list_runs(request: ListRunsRequest) -> ListRunsResponse:
+        """Give two at a time of six, as if more did not go into one answer."""
+        asked.append(request.page_size)
+        assert request.filter == 'step="train"'
+        first = int(request.page_token or 0)
+        after = min(first + min(2, request.page_size), 6)
+        runs = [Run(number=number) for number in range(first, after)]
+        return ListRunsResponse(runs=runs, next_page_token=str(after) if after < 6 else "", position=7)
+
+    answer = await ps.newest(list_runs, ListRunsRequest(page_size=wanted, filter='step="train"'))
+    assert ([run.number for run in answer.runs], asked) == (list(range(given)), pages)
 
 
 LISTS = [

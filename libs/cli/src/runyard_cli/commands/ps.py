@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import click
 
@@ -44,7 +45,7 @@ def command(
     request = ListRunsRequest(page_size=limit, filter=" AND ".join(wanted))
 
     async def ask(client: Client) -> ListRunsResponse:
-        return await client.scheduler.ListRuns(request)
+        return await newest(client.scheduler.ListRuns, request)
 
     answer = converse(ask)
     if is_json():
@@ -55,6 +56,26 @@ def command(
         say_table(headings, [row_of(run, now) for run in answer.runs], right=(3,))
     else:
         say("no runs" + (" like that" if wanted else " yet: `runyard run STEP` queues one"))
+
+
+async def newest(
+    ask: Callable[[ListRunsRequest], Awaitable[ListRunsResponse]], request: ListRunsRequest
+) -> ListRunsResponse:
+    """Give as many runs as a request wants: a page may end earlier, where an answer can hold no more.
+
+    Args:
+        ask: the method of the scheduler.
+        request: for the first page.
+
+    Raises:
+        ClientError: as the method.
+    """
+    answer = await ask(request)
+    while answer.next_page_token and (left := request.page_size - len(answer.runs)) > 0:
+        following = ListRunsRequest(page_size=left, filter=request.filter, page_token=answer.next_page_token)
+        answer.next_page_token = ""
+        answer.MergeFrom(await ask(following))
+    return answer
 
 
 def row_of(run: Run, now: float) -> Row:
