@@ -244,6 +244,11 @@ def test_trace_is_a_tree_that_names_what_it_has_shown_again() -> None:
     ]
 
 
+def test_a_thing_without_a_name_is_called_by_the_beginning_of_its_hash() -> None:
+    code = Vertex(kind=VertexKind.VERTEX_KIND_CODE, id="a" * 64)
+    assert list(trace_lines(code, [])) == ["code aaaaaaaaaaaa"]
+
+
 def test_trace_of_a_circle_ends() -> None:
     one = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="1")
     two = Vertex(kind=VertexKind.VERTEX_KIND_RUN, id="2")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runyard.lineage.v1.lineage_service_pb2 import EdgeRelation, VertexKind
 from runyard.run.v1.events_pb2 import EnvironmentCaptured, RunFinished, RunInputFetched, RunQueued, RunStarted
 from runyard.run.v1.glances_pb2 import EnvironmentCapturedGlance
-from runyard.run.v1.types_pb2 import CauseCode, Input, InputFile, Outcome, RunSpec
+from runyard.run.v1.types_pb2 import CauseCode, CodeRef, Input, InputFile, Outcome, RunSpec
 from runyard_contracts.envelope import UndecodableEventError
 from runyard_contracts.ids import sha256_of
 from runyard_lineage.projections.edges import EdgesProjection
@@ -113,6 +113,16 @@ def test_a_vertex_gets_a_new_row_only_when_something_new_is_known() -> None:
     assert len(actors) == 1
     code = [row for row in folded.rows(VERTEX) if row.kind == VertexKind.VERTEX_KIND_CODE]
     assert len(code) == 1
+
+
+def test_code_keeps_its_commit_when_the_same_tree_comes_from_a_folder_without_git() -> None:
+    again = RunQueued(
+        run_id="later", project="digits", number=3, spec=RunSpec(code=CodeRef(tree_sha256=TREE))
+    )
+    for events, label in (([*story(), again], "c0ffeec0ffee (dirty)"), ([again], "")):
+        code = fold(events).get(VERTEX, VertexKind.VERTEX_KIND_CODE, TREE)
+        assert code is not None
+        assert code.label == label
 
 
 def test_a_project_counter_names_its_run() -> None:

@@ -105,8 +105,9 @@ def impact_lines(root: Vertex, edges: Sequence[Edge]) -> Iterator[str]:
 
 def vertex_words(vertex: Vertex) -> str:
     """Name a vertex: its kind, its label, and the beginning of its hash where it has one."""
-    label = vertex.label or vertex.id
-    digest = f" {vertex.id[:12]}" if vertex.kind in _HASHED_KINDS and vertex.id[:12] not in label else ""
+    shown_id = vertex.id[:12] if vertex.kind in _HASHED_KINDS else vertex.id
+    label = vertex.label or shown_id
+    digest = f" {shown_id}" if vertex.kind in _HASHED_KINDS and shown_id not in label else ""
     return f"{_KIND_WORDS.get(vertex.kind, 'thing')} {label}{digest}".lstrip()
 
 

@@ -113,7 +113,8 @@ def code_thing(serialised: bytes) -> Thing | None:
     code = CodeRef.FromString(serialised)
     if not code.tree_sha256:
         return None
-    commit = code.git_commit[:12] or code.tree_sha256[:12]
+    # The same tree from a folder without git says nothing new of its commit.
+    commit = code.git_commit[:12]
     properties = {
         "git_commit": code.git_commit,
         "git_branch": code.git_branch,
@@ -121,7 +122,7 @@ def code_thing(serialised: bytes) -> Thing | None:
         "patch_sha256": code.patch_sha256,
         "dirty": "true" if code.dirty else "",
     }
-    label = f"{commit} (dirty)" if code.dirty else commit
+    label = f"{commit} (dirty)" if commit and code.dirty else commit
     return (CODE, key_text(code.tree_sha256), label, _filled(properties))
 
 
