@@ -58,7 +58,9 @@ def look(yard: ScriptedYard, docker_client: Any = None) -> Machine:
         # Tests at the same time have containers of their own on the same daemon.
         containers = [
             container.name
-            for container in docker_client.containers.list(all=True, filters={"label": LABEL_RUN})
+            for container in docker_client.containers.list(
+                all=True, filters={"label": LABEL_RUN}, ignore_removed=True
+            )
             if container.labels[LABEL_RUN] in yard.scheduler.grants
         ]
         networks, volumes = len(docker_client.networks.list()), len(docker_client.volumes.list())
