@@ -13,11 +13,13 @@ from structlog.testing import capture_logs
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Unavailable
+from runyard_eventlog import connections
 from runyard_eventlog.connections import AWAY
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.postgres_stream_index import PostgresStreamIndex
 from runyard_eventlog.projector import Projector
+from runyard_eventlog.querying import open_pool
 from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.stored_log import PostgresStoredLog
@@ -198,3 +200,13 @@ async def test_who_is_not_let_in_among_too_many_is_told_to_try_again(
     await admin.execute(f"alter database {database.name} connection limit 0")
     with pytest.raises(Unavailable, match="too many connections"):
         await PostgresEventLog.connect(database.url("scheduler"))
+
+
+async def test_a_pool_is_closed_although_somebody_keeps_a_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CLOSE_SECONDS_MAX", 0.2)
+    async with asyncio.timeout(SECONDS_MAX), open_pool(database.url("scheduler"), 2) as pool:
+        await pool.acquire()
+    with pytest.raises(asyncpg.InterfaceError, match="closed"):
+        await pool.fetch("select 1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 else:  # only the stubs are generic
     Connection = asyncpg.Connection | PoolConnectionProxy
+
+CLOSE_SECONDS_MAX = 10.0
 
 AWAY = (
     OSError,
@@ -51,3 +55,13 @@ async def leave_as_it_is(_: Connection) -> None:
 
     They leave nothing behind in a session, and asyncpg's own reset is a round trip after every read.
     """
+
+
+async def close_pool(pool: asyncpg.Pool) -> None:
+    """Close a pool's connections; those that are not given back in time are cut off.
+
+    asyncpg waits without end, also for one that it lost count of when the database went away.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            await pool.close()

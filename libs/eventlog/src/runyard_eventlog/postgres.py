@@ -17,7 +17,7 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog import refusals, rows
 from runyard_eventlog.admission import admit
 from runyard_eventlog.appender import Appender
-from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is, nul_in_text
+from runyard_eventlog.connections import AWAY, Connection, close_pool, leave_as_it_is, nul_in_text
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.giving_way import wait_for_turn
 from runyard_eventlog.port import (
@@ -91,7 +91,7 @@ class PostgresEventLog:
         """End the appender, and the pool when it is this log's own."""
         await self._appender.close()
         if self._owns_pool:
-            await self._pool.close()
+            await close_pool(self._pool)
 
     async def __aenter__(self) -> Self:
         """Give itself."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from runyard_core.errors import Unavailable
-from runyard_eventlog.connections import AWAY, Connection, leave_as_it_is, nul_in_text
+from runyard_eventlog.connections import AWAY, Connection, close_pool, leave_as_it_is, nul_in_text
 
 CONNECT_SECONDS_MAX = 10.0
 IDLE_SECONDS_MAX = 300.0
@@ -56,8 +56,10 @@ async def open_pool(
             f"the database does not answer: {error!r}; check RUNYARD_DATABASE_URL",
             code="DATABASE_UNREACHABLE",
         ) from error
-    async with pool:
+    try:
         yield pool
+    finally:
+        await close_pool(pool)
 
 
 @asynccontextmanager
