@@ -58,8 +58,8 @@ class _Servicer(rpc.HistoryServiceServicer):
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: object
     ) -> AsyncIterator[pb.WatchEventsResponse]:
-        yield pb.WatchEventsResponse(bookmark_position=1)
         try:
+            yield pb.WatchEventsResponse(bookmark_position=1)
             while request.after_position == ENDLESS:
                 yield pb.WatchEventsResponse(event=pb.EventView(data_json="x" * 500_000))
         finally:
@@ -243,6 +243,7 @@ async def test_a_client_may_leave_while_an_answer_is_sent(
     left.clear()
     endless = pb.WatchEventsRequest(after_position=ENDLESS)
     call = rpc.HistoryServiceStub(channel).WatchEvents(endless, metadata=_metadata())
+    await call.read()
     await call.read()
     call.cancel()
     async with asyncio.timeout(10):
