@@ -17,11 +17,15 @@ def main(words: Sequence[str] | None = None) -> int:
         if not given:
             return _run(os.environ)
         # Not for the agent itself: what only a person's commands need stays out of its memory.
-        from runyard_agent.commands import parser, run_command
+        from runyard_agent.commands import nobody_may_read, parser, run_command
 
-        arguments = parser().parse_args(given)
-        if arguments.command not in {None, "run"}:
-            return run_command(arguments, os.environ)
+        try:
+            arguments = parser().parse_args(given)
+            if arguments.command not in {None, "run"}:
+                return run_command(arguments, os.environ)
+        finally:
+            with nobody_may_read():
+                print(end="", flush=True)  # noqa: T201 - as it stands, also where standard output is closed
         chosen = {"RUNYARD_AGENT_DIR": str(arguments.directory)} if arguments.directory else {}
         return _run({**os.environ, **chosen})
     except RunyardError as error:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runyard_agent.container_rules import ContainerRules
@@ -45,6 +45,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@contextlib.contextmanager
+def nobody_may_read() -> Iterator[None]:
+    """Let what is still to be written go nowhere when whoever read standard output has gone: no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
 def run_command(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Do what was asked, other than running the agent.
 
@@ -61,7 +72,7 @@ def run_command(arguments: argparse.Namespace, environment: Mapping[str, str]) -
         case "unit":
             from runyard_agent.systemd_unit import unit_text
 
-            sys.stdout.write(unit_text())
+            _say(unit_text().removesuffix("\n"))
         case "uninstall":
             _uninstall(directory, force=arguments.force)
         case _:
@@ -149,4 +160,6 @@ def _token_text(option: str | None, environment: Mapping[str, str]) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    # What was begun is done to its end, also when nobody reads on: an agent must not be half removed.
+    with nobody_may_read():
+        sys.stdout.write(line + "\n")
