@@ -22,6 +22,7 @@ from pathlib import Path
 
 from runyard_agent.disk_reserve import Reserve, is_full
 from runyard_agent.durable_files import write_atomically
+from runyard_agent.spool_aside import set_aside
 from runyard_agent.spool_file import Mark, SpoolRecord, decode_frames, encode_frame
 from runyard_agent.spool_given import GivenOut
 from runyard_agent.spool_segments import Segments
@@ -55,7 +56,7 @@ class Spool:
     ) -> None:
         """Open the spool of this folder, or begin one. A torn end is cut off, damage in between is filled."""
         if (directory / _STALE_FILE).exists():
-            directory.rename(directory.with_name(f"{directory.name}.old-{time.time_ns()}"))
+            set_aside(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._bytes_max = bytes_max
