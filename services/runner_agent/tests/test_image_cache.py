@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 
+from runyard_agent.container_config import LABEL_PROBE
 from runyard_agent.docker_daemon import DockerDaemon
 from runyard_agent.image_cache import ImageCache
 
@@ -84,6 +87,35 @@ async def test_image_of_the_last_hour_stays_and_a_use_makes_it_young(
 
     assert [there(docker_client, image_id) for image_id in images[:2]] == [False, True]
     assert [path.name for path in (tmp_path / "images").iterdir()] == [images[1].replace(":", "-")]
+
+
+async def test_probe_that_a_killed_agent_left_keeps_no_image(
+    daemon: DockerDaemon, docker_client: Any, images: list[str], tmp_path: Path
+) -> None:
+    cache = ImageCache(daemon, tmp_path / "images", size_bytes_max=1)
+    for image_id in images[:3]:
+        cache.note(image_id, was_pulled=True)
+        age(tmp_path / "images", image_id, 2)
+    never_started, ended, running = (
+        docker_client.containers.create(image_id, command=["sleep", "60"], labels={LABEL_PROBE: image_id})
+        for image_id in images[:3]
+    )
+    try:
+        for container in (ended, running):
+            container.start()
+        ended.kill()
+        ended.wait()
+
+        await cache.trim()
+
+        assert [there(docker_client, image_id) for image_id in images[:3]] == [False, False, True]
+        left = docker_client.containers.list(all=True, sparse=True, filters={"label": LABEL_PROBE})
+        ours = {container.id for container in (never_started, ended, running)}
+        assert ours & {each.id for each in left} == {running.id}
+    finally:
+        for container in (never_started, ended, running):
+            with contextlib.suppress(docker.errors.NotFound):
+                container.remove(force=True)
 
 
 def there(docker_client: Any, image_id: str) -> bool:

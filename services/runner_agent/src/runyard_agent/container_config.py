@@ -20,6 +20,8 @@ LABEL_RUN = "runyard.run"
 LABEL_ATTEMPT = "runyard.attempt"
 LABEL_EPOCH = "runyard.epoch"
 LABEL_NODE = "runyard.node"
+LABEL_PROBE = "runyard.probe"
+"""On what looks into an image instead: the image's id."""
 
 _STATE = "/runyard"
 # Output goes to files, as from a process, so that an agent that comes back goes on at a byte offset.

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runyard.run.v1.types_pb2 import Environment, Executor
+from runyard_agent.container_config import LABEL_PROBE
 from runyard_agent.docker_daemon import DockerDaemon, Image
 from runyard_agent.durable_files import write_atomically
 from runyard_agent.environment import IMAGE_PROBE_SCRIPT, PROBE_SOURCE, read_image, recorded_variables
 from runyard_core.errors import NotFound, RunyardError, Unavailable
-
-LABEL_PROBE = "runyard.probe"
 
 _PROBE_SECONDS_MAX = 60
 # What the container's init says of a program that is not there, or cannot be run.

@@ -8,11 +8,13 @@ its container may not be made yet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from pathlib import Path
 
+from runyard_agent.container_config import LABEL_PROBE
 from runyard_agent.docker_daemon import DockerDaemon
 from runyard_core.errors import NotFound, RunyardError
 
@@ -69,6 +71,7 @@ class ImageCache:
 
     async def _removed(self, image_id: str) -> bool:
         try:
+            await self._remove_probes(image_id)
             await self._daemon.call(self._daemon.api.remove_image, image_id)
         except NotFound:
             pass
@@ -80,6 +83,13 @@ class ImageCache:
             return False
         self._forget(image_id)
         return True
+
+    async def _remove_probes(self, image_id: str) -> None:
+        """Remove what looked into an image and does not run: it stays where an agent was killed meanwhile."""
+        filters = {"label": f"{LABEL_PROBE}={image_id}", "status": ["created", "exited"]}
+        for found in await self._daemon.call(self._daemon.api.containers, all=True, filters=filters):
+            with contextlib.suppress(NotFound):
+                await self._daemon.call(self._daemon.api.remove_container, found["Id"], v=True)
 
     def _forget(self, image_id: str) -> None:
         (self._directory / image_id.replace(":", "-")).unlink(missing_ok=True)
