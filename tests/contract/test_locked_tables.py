@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Unavailable
 from runyard_eventlog import connections
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, kept_open
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.postgres_stream_index import PostgresStreamIndex
@@ -24,6 +24,7 @@ from runyard_eventlog.sealing_watch import SealingWatch
 from runyard_eventlog.segment_seals import SealingSettings
 from runyard_eventlog.stored_log import PostgresStoredLog
 from runyard_eventlog.subscriber import follow
+from runyard_replay import direct
 from runyard_scheduler import tables
 from runyard_testkit import Database
 from tests.contract.events import DOMAIN, details, fill, run_stream
@@ -202,11 +203,22 @@ async def test_who_is_not_let_in_among_too_many_is_told_to_try_again(
         await PostgresEventLog.connect(database.url("scheduler"))
 
 
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda url: open_pool(url, 2),
+        direct.open_pool,
+        lambda url: kept_open(asyncpg.create_pool(url, min_size=1, max_size=2)),
+    ],
+    ids=["service", "direct", "other"],
+)
 async def test_a_pool_is_closed_although_somebody_keeps_a_connection(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], AbstractAsyncContextManager[asyncpg.Pool]],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "CLOSE_SECONDS_MAX", 0.2)
-    async with asyncio.timeout(SECONDS_MAX), open_pool(database.url("scheduler"), 2) as pool:
+    async with asyncio.timeout(SECONDS_MAX), opened(database.url("scheduler")) as pool:
         await pool.acquire()
     with pytest.raises(asyncpg.InterfaceError, match="closed"):
         await pool.fetch("select 1")

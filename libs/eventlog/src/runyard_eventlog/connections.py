@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -65,3 +66,13 @@ async def close_pool(pool: asyncpg.Pool) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS_MAX):
             await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def kept_open(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
+    """Keep a new pool's connections open while the block runs, and then close them as ``close_pool`` does."""
+    await pool
+    try:
+        yield pool
+    finally:
+        await close_pool(pool)

@@ -27,7 +27,7 @@ from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries, retried
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.collector import keep_memory, set_collector
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, kept_open
 from runyard_eventlog.projection_store import PlaceMovedError
 from runyard_eventlog.rebuild import Rebuilder, Subject
 from runyard_eventlog.rebuild_progress import ProgressMeter
@@ -111,8 +111,10 @@ async def _try(job: Job, meter: ProgressMeter) -> None:
     projection = cast("Projection[Any]", getattr(importlib.import_module(module), name)())
     subject = Subject(job.service, job.schema, projection, cast("Lane.ValueType", job.lane))
     async with (
-        asyncpg.create_pool(
-            job.database_url, min_size=1, max_size=CONNECTIONS_MAX, timeout=CONNECT_SECONDS_MAX
+        kept_open(
+            asyncpg.create_pool(
+                job.database_url, min_size=1, max_size=CONNECTIONS_MAX, timeout=CONNECT_SECONDS_MAX
+            )
         ) as pool,
         open_event_log(pool, job.archive_url) as log,
     ):

@@ -23,7 +23,7 @@ from runyard_core.errors import Unavailable
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.archive_store import ArchiveStore
 from runyard_eventlog.chain import Finding
-from runyard_eventlog.connections import AWAY, leave_as_it_is
+from runyard_eventlog.connections import AWAY, close_pool, leave_as_it_is
 from runyard_eventlog.copies import Copies, archived_count, compare
 from runyard_eventlog.giving_way import give_way
 from runyard_eventlog.manifest import Manifest
@@ -162,7 +162,7 @@ class _Share:
 
     def _close(self) -> None:
         if self._pool is not None:
-            self._loop.run_until_complete(self._pool.close())
+            self._loop.run_until_complete(close_pool(self._pool))
 
 
 def _begin(store: ArchiveStore, database_url: str) -> None:

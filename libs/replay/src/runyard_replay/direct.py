@@ -13,7 +13,7 @@ import asyncpg
 from runyard_core.errors import Rejected, Unavailable
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.collector import set_collector
-from runyard_eventlog.connections import AWAY, leave_as_it_is
+from runyard_eventlog.connections import AWAY, kept_open, leave_as_it_is
 from runyard_eventlog.personal.edge import PersonalEdge, edge_of_service
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.postgres import READ_SECONDS_MAX
@@ -101,7 +101,7 @@ async def open_pool(database_url: str, *, is_read_only: bool = True) -> AsyncIte
             f"the log's database does not answer either: {error}; `runyard up` starts it",
             code="LOG_UNREACHABLE",
         ) from error
-    async with pool:
+    async with kept_open(pool):
         yield pool
 
 
@@ -137,5 +137,5 @@ async def open_edge(
     if not named and not key_file.exists():
         yield PersonalEdge(None)
         return
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=1, timeout=10.0) as pool:
+    async with kept_open(asyncpg.create_pool(database_url, min_size=0, max_size=1, timeout=10.0)) as pool:
         yield edge_of_service(pool, key_file) or PersonalEdge(None)

@@ -16,7 +16,7 @@ import asyncpg
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_core.errors import Corrupt, RunyardError, Unavailable
 from runyard_eventlog.archive_store import open_store
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, kept_open
 from runyard_eventlog.manifest import LANE_NAMES, LANES
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_eventlog.sealing import Sealer
@@ -76,8 +76,13 @@ async def seal(settings: LineageSettings, lane: Lane.ValueType) -> int:
     store = open_store(settings.archive_url.get_secret_value())
     try:
         async with (
-            asyncpg.create_pool(
-                settings.database_url.get_secret_value(), min_size=1, max_size=CONNECTIONS_MAX, timeout=10.0
+            kept_open(
+                asyncpg.create_pool(
+                    settings.database_url.get_secret_value(),
+                    min_size=1,
+                    max_size=CONNECTIONS_MAX,
+                    timeout=10.0,
+                )
             ) as pool,
             PostgresEventLog(pool) as event_log,
         ):
