@@ -10,12 +10,12 @@ from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest
 from runyard.lineage.v1.lineage_service_pb2 import Edge, EdgeRelation, Vertex, VertexKind
 from runyard_cli.failures import ExitCode, fail
+from runyard_cli.hashing import file_sha256
 from runyard_cli.history.moments import subject_of
 from runyard_cli.history.source import Source
 from runyard_cli.names import full_run_name, looks_like_run, may_be_id
-from runyard_cli.output import is_json, note, safe
+from runyard_cli.output import safe
 from runyard_cli.words import count_words
-from runyard_client.files import hash_file
 
 _MADE_FROM = {
     EdgeRelation.EDGE_RELATION_USED: "used",
@@ -60,10 +60,7 @@ def asked_about(name: str, project: str | None) -> str:
     """
     path = Path(name)
     if path.is_file():
-        file = hash_file(path)
-        if not is_json():
-            note(f"{path} has SHA-256 {file.sha256}")
-        return file.sha256
+        return file_sha256(path)
     if path.is_dir():
         fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{path} is a folder: name one of its files")
     if name.startswith(_VERSION_SCHEMES):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runyard.artifact.v1.types_pb2 import Artifact
     from runyard.run.v1.types_pb2 import Input
+    from runyard_cli.transfer import Progress
     from runyard_client import Client
 
 RECORD_BYTES_MAX = 950_000
@@ -85,18 +86,32 @@ async def upload(
     Raises:
         LocalError, ClientError, Unreachable: as ``upload_file``.
     """
-    from runyard_client.files import upload_file
-    from runyard_core.fan_out import fan_out
-
-    async def put(path: Path) -> Artifact:
-        return (await upload_file(client, path, project=project)).artifact
+    from runyard_cli.transfer import Progress
 
     uploaded: dict[Path, Artifact] = {}
     for local in wanted:
         paths = [path for path, _ in local.files if path not in uploaded]
-        uploaded |= dict(zip(paths, await fan_out(_UPLOADS_AT_ONCE, put, paths), strict=True))
+        progress = Progress(local.source, sum(path.stat().st_size for path in paths))
+        try:
+            artifacts = await _put(client, paths, project, progress)
+        finally:
+            progress.close()
+        uploaded |= dict(zip(paths, artifacts, strict=True))
         tell(local, uploaded)
     return uploaded
+
+
+async def _put(client: Client, paths: Sequence[Path], project: str, progress: Progress) -> Sequence[Artifact]:
+    from runyard_client.files import upload_file
+    from runyard_core.fan_out import fan_out
+
+    async def put(path: Path) -> Artifact:
+        answer = await upload_file(
+            client, path, project=project, on_hashed=progress.add_hashed, on_bytes=progress.add
+        )
+        return answer.artifact
+
+    return await fan_out(_UPLOADS_AT_ONCE, put, paths)
 
 
 def without_own(asked: Input, chosen: Sequence[str | LocalInput], uploaded: Uploaded) -> Input:

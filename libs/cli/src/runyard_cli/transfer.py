@@ -1,4 +1,4 @@
-"""Moving files with a line of progress, where there is a terminal to show it."""
+"""Moving and hashing files with a line of progress, where there is a terminal to show it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Progress:
         self._name = safe(name)
         self._total_bytes = total_bytes
         self._done_bytes = 0
+        self._hashed_bytes = 0
         self._shown_at = time.monotonic()
         self._lock = threading.Lock()
         self._is_shown = sys.stderr.isatty() and not is_json()
@@ -28,15 +29,27 @@ class Progress:
         """Count bytes that have moved."""
         with self._lock:
             self._done_bytes += byte_count
-            now = time.monotonic()
-            if self._is_shown and now - self._shown_at > _SHOW_EVERY_SECONDS:
-                self._shown_at = now
-                of = f" of {size_words(self._total_bytes)}" if self._total_bytes else ""
-                sys.stderr.write(f"\r\x1b[K{self._name}: {size_words(self._done_bytes)}{of}")
-                sys.stderr.flush()
+            self._show()
+
+    def add_hashed(self, byte_count: int) -> None:
+        """Count bytes that have been hashed: what comes before they move."""
+        with self._lock:
+            self._hashed_bytes += byte_count
+            self._show()
 
     def close(self) -> None:
         """Take the line away."""
         if self._is_shown:
             sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._is_shown and now - self._shown_at > _SHOW_EVERY_SECONDS:
+            self._shown_at = now
+            of = f" of {size_words(self._total_bytes)}" if self._total_bytes else ""
+            hashed = ""
+            if 0 < self._hashed_bytes < self._total_bytes:
+                hashed = f", {size_words(self._hashed_bytes)} hashed"
+            sys.stderr.write(f"\r\x1b[K{self._name}: {size_words(self._done_bytes)}{of}{hashed}")
             sys.stderr.flush()

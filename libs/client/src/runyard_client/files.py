@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from runyard.artifact.v1.artifact_service_pb2 import (
 from runyard.artifact.v1.types_pb2 import Artifact, Origin, UploadPart
 from runyard_client.client import Client
 from runyard_client.errors import ClientError, LocalError
-from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
+from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, NobodyWaits, Progress, Store, no_progress
 from runyard_contracts.ids import is_sha256, uuid7
 from runyard_core.fan_out import fan_out
 
 # The service looks at every byte of a large upload before it says yes.
 _COMMIT_DEADLINE_SECONDS = 600.0
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,19 @@ class LocalFile:
     """Their number."""
 
 
-def hash_file(path: Path) -> LocalFile:
-    """Hash a file.
+def hash_file(path: Path, on_bytes: Progress = no_progress) -> LocalFile:
+    """Hash a file; ``on_bytes`` is called with the number of bytes just read.
 
     Raises:
         LocalError: ``FILE_UNREADABLE``.
     """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+        with path.open("rb", buffering=0) as file:
+            digest = hashlib.sha256()
+            block = memoryview(bytearray(_BLOCK_BYTES))
+            while count := file.readinto(block):
+                digest.update(block[:count])
+                on_bytes(count)
             return LocalFile(path, digest.hexdigest(), file.tell())
     except OSError as error:
         raise LocalError("FILE_UNREADABLE", f"{path}: {error.strerror}") from None
@@ -57,6 +63,7 @@ async def upload_file(
     *,
     name: str = "",
     project: str = "",
+    on_hashed: Progress = no_progress,
     on_bytes: Progress = no_progress,
 ) -> CommitUploadResponse:
     """Put a file into the yard. Bytes that it has already are not sent again.
@@ -66,6 +73,7 @@ async def upload_file(
         path: the file.
         name: what to call it; its own name by default.
         project: the project it belongs to.
+        on_hashed: called, from another thread, with the number of bytes just hashed, before any is sent.
         on_bytes: called, from other threads, with the number of bytes just sent.
 
     Raises:
@@ -73,7 +81,7 @@ async def upload_file(
         ClientError: the yard or the store refused.
         Unreachable: either does not answer.
     """
-    file = await asyncio.to_thread(hash_file, path)
+    file = await _hashed(path, on_hashed)
     origin = Origin(path=name or path.name, project=project)
     begun = await client.artifacts.BeginUpload(
         BeginUploadRequest(request_id=uuid7(), sha256=file.sha256, size_bytes=file.size_bytes, origin=origin)
@@ -101,6 +109,21 @@ async def upload_file(
         ),
         timeout=_COMMIT_DEADLINE_SECONDS,
     )
+
+
+async def _hashed(path: Path, on_bytes: Progress) -> LocalFile:
+    left = threading.Event()
+
+    def count(byte_count: int) -> None:
+        if left.is_set():
+            raise NobodyWaits
+        on_bytes(byte_count)
+
+    try:
+        return await asyncio.to_thread(hash_file, path, count)
+    finally:
+        # The thread ends with its next block: the process would wait for the whole file.
+        left.set()
 
 
 async def find_artifact(client: Client, name: str) -> Artifact:

@@ -50,6 +50,10 @@ class FilePart:
     """How long it is."""
 
 
+class NobodyWaits(Exception):
+    """Ends a thread's work on a file in the middle: whoever wanted it has left."""
+
+
 def no_progress(byte_count: int) -> None:
     """Ignore progress."""
 
@@ -111,17 +115,13 @@ class Store:
     def _counted(self, on_bytes: Progress) -> Progress:
         def count(byte_count: int) -> None:
             if self._left.is_set():
-                raise _NobodyWaits
+                raise NobodyWaits
             on_bytes(byte_count)
 
         return count
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(_retried, work))
-
-
-class _NobodyWaits(Exception):
-    """Ends a transfer in the middle: whoever wanted the bytes has left."""
 
 
 class _ServerError(Exception):

@@ -30,7 +30,12 @@ def command(file: Path, name: str, project: str | None) -> None:
     async def put(client: Client) -> CommitUploadResponse:
         try:
             return await upload_file(
-                client, file, name=name, project=default_project(project), on_bytes=progress.add
+                client,
+                file,
+                name=name,
+                project=default_project(project),
+                on_hashed=progress.add_hashed,
+                on_bytes=progress.add,
             )
         finally:
             progress.close()

@@ -13,9 +13,8 @@ import click
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import Subject, SubjectKind
 from runyard_cli.failures import ExitCode, fail
+from runyard_cli.hashing import file_sha256
 from runyard_cli.names import full_run_name
-from runyard_cli.output import is_json, note
-from runyard_client.files import hash_file
 
 _KEYWORDS = {
     "queue": SubjectKind.SUBJECT_KIND_QUEUE,
@@ -135,7 +134,4 @@ def _hashed(name: str) -> str:
     if not path.is_file():
         advice = "Want a file on disk, a SHA-256, a reference, a run, or a node."
         fail(ExitCode.USAGE, "FILE_UNREADABLE", f"{name}: no such file here", advice)
-    sha256 = hash_file(path).sha256
-    if not is_json():
-        note(f"{path} has SHA-256 {sha256}")
-    return sha256
+    return file_sha256(path)
