@@ -151,6 +151,27 @@ async def check_what_is_listed(yard: Yard, registry: RegistryServiceStub, then: 
     assert [file.path for file in found.version.files] == ["model.pt"]
 
 
+async def test_an_alias_stands_for_the_newest_of_several_versions_of_one_path(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    placed = Origin(path="best.pt", run_id="run-1", attempt=1, project="vision")
+    outputs = []
+    for weights in (b"epoch 1", b"epoch 2"):
+        await yard.put(weights, placed)
+        metadata = ParseDict({"valohai.alias": "best"}, Struct())
+        sha256, size_bytes = sha256_of(weights), len(weights)
+        outputs.append(
+            DescribedOutput(path="best.pt", sha256=sha256, size_bytes=size_bytes, metadata=metadata)
+        )
+    request = pb.DescribeOutputsRequest(request_id=new_id(), origin=ORIGIN, outputs=outputs)
+
+    for _ in range(2):
+        answer = await registry.DescribeOutputs(request)
+        assert (list(answer.made), list(answer.problems)) == (["datum://best"] * 2, [])
+        [aliased] = (await resolve(yard, "datum://best")).files
+        assert aliased.sha256 == sha256_of(b"epoch 2")
+
+
 async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     yard: Yard, registry: RegistryServiceStub
 ) -> None:

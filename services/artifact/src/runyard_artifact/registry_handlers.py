@@ -115,7 +115,9 @@ class RegistryHandlers:
             await self._hold_written([output.sha256])
             move = MoveAlias(origin.project, labels.alias, output.sha256, at)
             stream = alias_stream(origin.project, labels.alias)
-            if (await self._execute(stream, ALIAS, move, request, applied, key=output.path)).events:
+            # Each version of a path moves it: the newest comes last.
+            key = f"{output.sha256} {output.path}"
+            if (await self._execute(stream, ALIAS, move, request, applied, key=key)).events:
                 applied.made.append(f"datum://{labels.alias}")
 
     async def _create_version(
