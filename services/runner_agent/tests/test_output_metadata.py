@@ -10,15 +10,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.artifact.v1.types_pb2 import Origin
-from runyard_agent import collecting
+from runyard_agent import collecting, live_outputs
 from runyard_agent.domain.redaction import Redaction
 from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.outputs import OutputsIncomplete
 
-from .output_folder import collect, folder, outputs_of, said, yard
+from .output_folder import collect, folder, output, outputs_of, said, yard
 from .store_double import Yard
 
 __all__ = ["folder", "yard"]
@@ -57,6 +58,33 @@ async def test_sidecars_and_lines_describe_outputs_and_are_none(yard: Yard, fold
         "output 'valohai.metadata.jsonl', line 2: there is no output 'gone'",
         "output 'valohai.metadata.jsonl', line 3: it is no JSON object",
         "no such alias",
+    ]
+
+
+async def test_each_version_of_a_live_output_keeps_what_its_sidecar_said_then(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
+    best, sidecar = folder / "best.pt", folder / "best.pt.metadata.json"
+    of, ended = outputs_of(yard, folder), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        for epoch, weights in enumerate((b"first", b"second", b"first"), start=1):
+            sidecar.write_text(json.dumps({"epoch": epoch, f"of-{epoch}": True}), encoding="utf-8")
+            best.write_bytes(weights)
+            best.chmod(0o444)
+            while best.exists():  # noqa: ASYNC110 - what is tested brings it about
+                await asyncio.sleep(0.01)
+        ended.set()
+
+    found = await collecting.collect(of)
+
+    # What came again is the newest of its path.
+    assert found == [output("best.pt", b"second"), output("best.pt", b"first")]
+    [request] = yard.registry.described
+    assert [MessageToDict(each.metadata) for each in request.outputs] == [
+        {"epoch": 2.0, "of-2": True},
+        {"epoch": 3.0, "of-3": True},
     ]
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.struct_pb2 import Struct
-
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.secret_free import secret_free_struct
 from runyard_agent.live_outputs import LiveOutput, stored_live
-from runyard_agent.output_metadata import OutputMetadata, merged, read_metadata
+from runyard_agent.output_metadata import OutputMetadata, read_metadata
 from runyard_agent.output_record import record_bytes
 from runyard_agent.output_uploads import FILES_AT_ONCE, store_files
 from runyard_agent.outputs import (
@@ -90,18 +88,24 @@ def _tell_first(of: OutputsOf, sentences: Sequence[str]) -> None:
 
 def _all_of(stored: Sequence[OutputFile], live: Sequence[LiveOutput]) -> list[OutputFile]:
     """Give every version of every path once, the newest of a path last."""
-    found = {(file.path, file.sha256): file for file in (*(output.file for output in live), *stored)}
+    found: dict[tuple[str, str], OutputFile] = {}
+    for file in (*(output.file for output in live), *stored):
+        found.pop((file.path, file.sha256), None)
+        found[file.path, file.sha256] = file
     return sorted(found.values(), key=lambda file: file.path)
 
 
 def _described(
     of: OutputsOf, stored: Sequence[OutputFile], live: Sequence[LiveOutput], metadata: OutputMetadata
 ) -> list[DescribedOutput]:
-    then = {(output.file.path, output.file.sha256): output.metadata for output in live}
+    by_version = {(output.file.path, output.file.sha256): output.metadata for output in live}
+    newest = {file.path: file.sha256 for file in stored}
     described = []
     for file in stored:
-        both = merged(then.get((file.path, file.sha256)), metadata.by_path.get(file.path, Struct()))
-        said = secret_free_struct(both, of.redaction)
+        then = by_version.get((file.path, file.sha256))
+        is_newest = newest[file.path] == file.sha256
+        whole = (metadata.of_newest if is_newest else metadata.of_older)(file.path, then)
+        said = secret_free_struct(whole, of.redaction)
         if said.fields:
             described.append(
                 DescribedOutput(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, metadata=said)

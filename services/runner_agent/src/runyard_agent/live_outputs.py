@@ -93,7 +93,7 @@ class LiveOutputs:
 
 
 def stored_live(of: OutputsOf) -> list[LiveOutput]:
-    """Give what was stored while the program ran, each version of each path once."""
+    """Give what was stored while the program ran, each version of each path once, the newest last."""
     found: dict[tuple[str, str], LiveOutput] = {}
     try:
         content = of.live_file.read_text(encoding="utf-8")
@@ -106,6 +106,8 @@ def stored_live(of: OutputsOf) -> list[LiveOutput]:
             # The agent died while it wrote this line: its file is still there.
             continue
         file = OutputFile(path=kept["path"], sha256=kept["sha256"], size_bytes=kept["size_bytes"])
+        # What came again is the newest once more.
+        found.pop((file.path, file.sha256), None)
         found[file.path, file.sha256] = LiveOutput(file, ParseDict(kept["metadata"], Struct()))
     return list(found.values())
 

@@ -31,9 +31,20 @@ Tell = Callable[[str], None]
 class OutputMetadata:
     """What is said of each output, by the name that it is recorded under."""
 
-    by_path: dict[str, Struct] = field(default_factory=dict)
+    lines: dict[str, Struct] = field(default_factory=dict)
+    """What the file of lines says of a path."""
+    sidecars: dict[str, Struct] = field(default_factory=dict)
+    """What a sidecar says of the file beside it."""
     control_files: set[str] = field(default_factory=set)
     """Paths that are no outputs."""
+
+    def of_newest(self, path: str, then: Struct | None) -> Struct:
+        """Give what is said of the newest version of a path; ``then`` when it was handed over."""
+        return merged(merged(then, self.lines.get(path)), self.sidecars.get(path))
+
+    def of_older(self, path: str, then: Struct | None) -> Struct:
+        """Give what is said of an older one: the sidecar that is there now is not about it."""
+        return merged(self.lines.get(path), then)
 
 
 def read_metadata(
@@ -64,7 +75,7 @@ def read_metadata(
             said = read_sidecar(outputs_dir, owner, tell)
             if said is not None:
                 metadata.control_files.add(path)
-                metadata.by_path[name] = merged(metadata.by_path.get(name), said)
+                metadata.sidecars[name] = said
     return metadata
 
 
@@ -80,7 +91,7 @@ def read_sidecar(outputs_dir: Path, path: str, tell: Tell) -> Struct | None:
         return None
 
 
-def merged(former: Struct | None, later: Struct) -> Struct:
+def merged(former: Struct | None, later: Struct | None) -> Struct:
     """Give what both say; of one name the later counts."""
     result = Struct()
     for each in (former, later):
@@ -111,7 +122,7 @@ def _read_lines(
             tell(f"output {LINES_FILE!r}, line {number}: {error}")
             continue
         if (name := named(path)) in known:
-            metadata.by_path[name] = merged(metadata.by_path.get(name), struct)
+            metadata.lines[name] = merged(metadata.lines.get(name), struct)
         else:
             tell(f"output {LINES_FILE!r}, line {number}: there is no output {path!r}")
 
