@@ -5,6 +5,7 @@ from click import BadParameter
 from google.protobuf.struct_pb2 import ListValue, NullValue, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Outcome, Run, RunState
 from runyard_cli.commands.price import micro_usd
 from runyard_cli.words import (
@@ -12,6 +13,8 @@ from runyard_cli.words import (
     count_words,
     duration_words,
     money_words,
+    number_words,
+    points_words,
     run_seconds,
     size_words,
     state_word,
@@ -121,3 +124,20 @@ def test_run_lasts_from_its_start_to_its_end_or_now() -> None:
 def test_one_is_not_many() -> None:
     assert count_words(1, "file") == "1 file"
     assert count_words(1200, "entry", "entries") == "1,200 entries"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (MetricLatest(value=0.5, point_count=3, min=0.25, max=0.5), "3 points, 0.25 to 0.5"),
+        (MetricLatest(value=0, point_count=1), "1 point, 0 to 0"),
+        (MetricLatest(value=NAN, point_count=3, min=0.25, max=0.5), "3 points, 0.25 to 0.5"),
+        (MetricLatest(value=NAN, point_count=3), "3 points"),
+        (MetricLatest(json_value="[1]", point_count=2, min=1, max=2), "2 points"),
+    ],
+)
+def test_points_of_no_number_lie_between_no_numbers(metric: MetricLatest, words: str) -> None:
+    assert points_words(metric, number_words) == words

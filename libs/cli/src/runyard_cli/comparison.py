@@ -9,7 +9,7 @@ from runyard.metric.v1.metric_service_pb2 import MetricLatest, Statistic
 from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import CauseCode, Environment, Executor, Hardware
 from runyard_cli.run_outputs import newest_outputs
-from runyard_cli.words import count_words, money_words, number_words, size_words, state_word, value_words
+from runyard_cli.words import money_words, number_words, points_words, size_words, state_word, value_words
 
 CODE, PARAMETERS, DATASET, HARDWARE, ENVIRONMENT = (
     "training code",
@@ -154,7 +154,4 @@ def _mean(statistic: Statistic) -> str:
 
 def _exact(metric: MetricLatest) -> str:
     # All digits: a result that differs in the last one is not reproduced.
-    points = count_words(metric.point_count, "point")
-    if metric.json_value:
-        return f"{metric.json_value} ({points})"
-    return f"{metric.value!r} ({points}, {metric.min!r} to {metric.max!r})"
+    return f"{metric.json_value or repr(metric.value)} ({points_words(metric, repr)})"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from runyard_cli.output import Style
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Value
     from google.protobuf.timestamp_pb2 import Timestamp
+
+    from runyard.metric.v1.metric_service_pb2 import MetricLatest
 
 _RUN_ID_CHARACTERS = 13
 _STATE_WORDS: Mapping[int, tuple[str, Style]] = {
@@ -132,6 +135,16 @@ def is_set(time: Timestamp) -> bool:
 def number_words(value: float) -> str:
     """Write a measurement: six significant digits, no noise behind."""
     return f"{value:.6g}"
+
+
+def points_words(metric: MetricLatest, write: Callable[[float], str]) -> str:
+    """Count the points of a metric, and say between which values: "30 points, 0.1 to 0.98"."""
+    points = count_words(metric.point_count, "point")
+    # A yard that has seen no number, but NaN alone, gives 0 and 0.
+    is_unknown = math.isnan(metric.value) and metric.min == metric.max == 0
+    if metric.json_value or is_unknown:
+        return points
+    return f"{points}, {write(metric.min)} to {write(metric.max)}"
 
 
 def count_words(count: int, one: str, many: str = "") -> str:

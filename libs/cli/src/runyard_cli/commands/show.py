@@ -23,6 +23,7 @@ from runyard_cli.words import (
     duration_words,
     money_words,
     number_words,
+    points_words,
     run_name,
     run_seconds,
     size_words,
@@ -257,7 +258,7 @@ def _outputs(record: Record, whole: bool) -> Iterator[str]:
     for attempt in record.run.attempts:
         if attempt.HasField("output_list"):
             listed = attempt.output_list
-            files = f"{listed.file_count:,} files, {size_words(listed.size_bytes)}"
+            files = f"{count_words(listed.file_count, 'file')}, {size_words(listed.size_bytes)}"
             digest = f"list SHA-256 {_short(listed.sha256, whole)}"
             yield f"attempt {attempt.number}: {files}, {digest if listed.sha256 else 'no list of them'}"
 
@@ -273,10 +274,7 @@ def _logs(record: Record) -> Iterator[str]:
 
 def _results(record: Record) -> Iterator[str]:
     for metric in record.results:
-        span = f"{number_words(metric.min)} to {number_words(metric.max)}"
-        points = count_words(metric.point_count, "point")
-        detail = points if metric.json_value else f"{points}, {span}"
-        yield f"{metric.name} = {metric_words(metric)}  ({detail})"
+        yield f"{metric.name} = {metric_words(metric)}  ({points_words(metric, number_words)})"
 
 
 def _statistics(record: Record) -> Iterator[str]:
