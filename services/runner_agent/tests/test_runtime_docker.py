@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from runyard_agent import runtime_docker
 from runyard_agent.attempt_sampler import AttemptSampler
 from runyard_agent.docker_daemon import DockerDaemon
 from runyard_agent.domain.file_systems import FileSystem
 from runyard_agent.runtime import EndedBy, Exit, Handle, LaunchPlan
 from runyard_agent.runtime_docker import DockerRuntime
+from runyard_agent.watch_start import Holds
 from runyard_core.errors import Conflict, RunyardError, Unavailable
 
 from .containers import MakePlan, daemon, image, plan_of, run, runtime, until_printed
@@ -71,6 +73,26 @@ async def test_a_daemon_that_hears_late_of_an_end_is_waited_for(
         waiting = group.create_task(runtime.wait(handle, plan))
         (plan.outputs / "go").touch()
     assert waiting.result().exit_code == 3
+    await runtime.remove(handle, plan)
+
+
+async def test_an_end_while_its_watch_is_started_is_seen_soon(
+    runtime: DockerRuntime, daemon: DockerDaemon, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("while [ ! -e ../outputs/go ]; do sleep 0.01; done", "exit 3")
+    handle = await runtime.launch(plan)
+
+    async def begin(*_: object) -> Holds:
+        (plan.outputs / "go").touch()
+        await asyncio.to_thread(daemon.api.wait, handle.id)
+        return holds
+
+    async def holds() -> bool:
+        return True
+
+    monkeypatch.setattr(runtime_docker, "begin_watch", begin)
+    async with asyncio.timeout(4):
+        assert (await runtime.wait(handle, plan)).exit_code == 3
     await runtime.remove(handle, plan)
 
 

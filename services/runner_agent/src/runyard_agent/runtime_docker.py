@@ -29,6 +29,7 @@ from runyard_core.errors import Conflict, NotFound, RunyardError, Unavailable
 from runyard_core.retry import Backoff, Retries
 
 _LOOK_SECONDS = 5.0
+_UNSEEN_SECONDS_MIN = 0.1
 _BACKOFF = Backoff(first_seconds=1.0, seconds_max=1.0)
 _CONTAINER_FILE = "container.json"
 _KILLED_EXIT_CODE = 128 + signal.SIGKILL
@@ -89,12 +90,14 @@ class DockerRuntime:
         """Wait for the container's first process, then for the daemon to say how it ended."""
         # The daemon may be restarted meanwhile; the container may be well.
         retries = Retries(f"watching container {plan.name}", _BACKOFF, logger)
+        unseen_seconds = _UNSEEN_SECONDS_MIN
         while not plan.exit_file.exists():
             try:
                 state = (await self._inspect(handle.id))["State"]
                 if state["Running"] or state["Status"] == "created":
                     await _require(await begin_watch(self._daemon, plan, handle.id), plan)
-                    await self._wait_a_while(handle, int(state["Pid"]))
+                    await self._wait_a_while(handle, int(state["Pid"]), unseen_seconds)
+                    unseen_seconds = min(2 * unseen_seconds, _LOOK_SECONDS)
                 else:
                     write_atomically(plan.exit_file, json.dumps(_exit_of(state, plan).to_json()).encode())
             except NotFound:
@@ -132,12 +135,15 @@ class DockerRuntime:
             self._first_pids[handle.id] = pid
         return found
 
-    async def _wait_a_while(self, handle: Handle, pid: int) -> None:
-        """Wait for the end of a container's first process, and for the daemon to agree; a while at most."""
+    async def _wait_a_while(self, handle: Handle, pid: int, unseen_seconds: float) -> None:
+        """Wait for the end of a container's first process, and for the daemon to agree; a while at most.
+
+        A process that is gone already, or not to be seen from here, is waited for ``unseen_seconds``.
+        """
         async with _end_of(pid) as ended:
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await ended.wait()
+                async with asyncio.timeout(_LOOK_SECONDS if ended else unseen_seconds):
+                    await (ended or asyncio.Event()).wait()
             except TimeoutError:
                 return
         # It holds a thread, but the daemon hears of an end only a moment later than we do.
@@ -192,16 +198,17 @@ async def _require(holds: Holds, plan: LaunchPlan) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _end_of(pid: int) -> AsyncIterator[asyncio.Event]:
-    """Give an event that is set when a process has ended; the kernel tells, nobody polls."""
-    ended = asyncio.Event()
+async def _end_of(pid: int) -> AsyncIterator[asyncio.Event | None]:
+    """Give an event that is set when a process has ended; the kernel tells, nobody polls.
+
+    None when it is gone already, or not to be seen from here: then the next look at the daemon must do.
+    """
     try:
         process = os.pidfd_open(pid)
     except OSError:
-        # Gone already, or not to be seen from here: then the next look at the daemon must do.
-        yield ended
+        yield None
         return
-    loop = asyncio.get_running_loop()
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_reader(process, ended.set)
     try:
         yield ended
