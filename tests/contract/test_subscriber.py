@@ -57,7 +57,7 @@ async def test_without_any_bell_the_head_is_looked_at_every_second() -> None:
         found = group.create_task(take(pages, 1))
         await asyncio.sleep(0)
         await fill(log, 1)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             assert await found == [1]
 
 
@@ -66,7 +66,7 @@ async def test_a_ring_between_looking_and_waiting_is_not_lost() -> None:
     bell = Doorbell()
     heard = bell.rings
     bell.ring()
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(20):
         assert await bell.wait(heard, timeout_seconds=30)
     assert not await bell.wait(bell.rings, timeout_seconds=0.01)
 

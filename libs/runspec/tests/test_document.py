@@ -72,9 +72,9 @@ def test_oversized_text_is_refused_before_it_is_parsed() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "a: " * 3 + "{a: " * 50_000, "- " * 200_000])
 def test_deep_nesting_is_refused_quickly_and_does_not_crash(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert refused(text).code in {"CONFIG_TOO_LARGE", "CONFIG_SYNTAX"}
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_too_many_parts_are_refused() -> None:
@@ -87,11 +87,11 @@ def test_aliases_that_multiply_are_refused_at_once() -> None:
         f"{name}: &{name} [{', '.join(['*' + former] * 10)}]"
         for former, name in zip("abcdefgh", "bcdefghi", strict=True)
     ]
-    began = time.monotonic()
+    began = time.process_time()
     error = refused("\n".join(lines))
     assert error.code == "CONFIG_TOO_LARGE"
     assert "aliases" in error.message
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_alias_that_leads_back_to_itself_is_refused() -> None:

@@ -45,7 +45,7 @@ async def following(log: MemoryEventLog) -> AsyncIterator[NodeCredentials]:
         credentials.caller("nobody knows yet")
     task = asyncio.create_task(credentials.follow(log))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await credentials.read.wait()
         yield credentials
     finally:

@@ -41,7 +41,7 @@ class ScriptedJobs(ProjectionJobs):
 
 
 async def ended(jobs: ScriptedJobs) -> pb.RebuildProgress:
-    async with asyncio.timeout(5), jobs.working():
+    async with asyncio.timeout(20), jobs.working():
         return [progress async for progress in jobs.start(SUBJECT, "rebuild", BEGUN).watch()][-1]
 
 

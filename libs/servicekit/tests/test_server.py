@@ -154,7 +154,7 @@ async def test_a_token_that_is_void_opens_nothing_and_ends_what_it_opened(
         watching = stub.WatchEvents(pb.WatchEventsRequest(after_position=1), metadata=_metadata())
         assert await watching.read() == pb.WatchEventsResponse(bookmark_position=1)
         _write_tokens(tmp_path, **more)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert await _reason(watching.read()) == reason
             assert await _reason(stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())) == reason
         _write_tokens(tmp_path, expires_at="9999-11-22T10:00:00+00:00", revoked_at=None)
@@ -176,10 +176,10 @@ async def test_a_tokens_file_that_says_nonsense_for_a_while_saves_no_void_token(
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.GetLogHead(pb.GetLogHeadRequest(), metadata=_metadata())
         assert failed.value.code() == grpc.StatusCode.INTERNAL
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await looked.wait()
         _write_tokens(tmp_path, revoked_at="2026-11-22T10:00:00+00:00")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert await _reason(watching.read()) == "TOKEN_REVOKED"
 
 
@@ -246,7 +246,7 @@ async def test_a_client_may_leave_while_an_answer_is_sent(
     await call.read()
     await call.read()
     call.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await left.wait()
     # gRPC itself may say that the message it was sending came to nothing.
     assert [each.message for each in caplog.records if not each.name.startswith("grpc.")] == []

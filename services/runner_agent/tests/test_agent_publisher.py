@@ -232,7 +232,7 @@ async def test_mark_beyond_the_spool_ends_the_publisher(bus: Bus, tmp_path: Path
         await client.publish(f"runyard.committed.{NODE_ID}", mark)
 
         with pytest.raises(Corrupt, match="old copy"):
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 20)
 
 
 async def test_agent_may_publish_for_its_own_node_only(bus: Bus) -> None:
@@ -244,7 +244,7 @@ async def test_agent_may_publish_for_its_own_node_only(bus: Bus) -> None:
     async with await bus.connect(agent_user_name(NODE_ID), error_cb=on_error) as client:
         await client.publish("runyard.telemetry.node-2.log", b"")
         await client.flush()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not refused:  # noqa: ASYNC110 - the server brings it about
                 await asyncio.sleep(0.01)
 

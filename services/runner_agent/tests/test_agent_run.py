@@ -202,7 +202,7 @@ async def test_attempt_that_ends_with_its_lease_is_ended_by_its_shim_while_the_a
     shim = json.loads((attempt_folder(yard, grant) / "state" / "shim.json").read_bytes())
 
     yard.agent.kill()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while start_ticks(shim["pid"]) == shim["start_ticks"]:  # noqa: ASYNC110 - the shim brings it about
             await asyncio.sleep(0.02)
     yard.agent.start()

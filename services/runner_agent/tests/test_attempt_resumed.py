@@ -81,7 +81,7 @@ async def resumed(directory: Path, then: Callable[[Attempts], Awaitable[None]]) 
     ready = asyncio.Event()
     running = asyncio.create_task(attempts.run(ready))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await ready.wait()
             await then(attempts)
     finally:

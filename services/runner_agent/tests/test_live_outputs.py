@@ -35,7 +35,7 @@ async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_run
 
     async with asyncio.TaskGroup() as group:
         group.create_task(LiveOutputs(of).follow(ended))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await gone(folder / "sub/step1.pt")
             (folder / "sub/step1.pt").write_bytes(b"one again")
             (folder / "sub/step1.pt").chmod(0o400)
@@ -111,7 +111,7 @@ async def test_the_same_file_may_be_handed_over_again(
     best.chmod(0o444)
     ended = asyncio.Event()
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(LiveOutputs(outputs_of(yard, folder)).follow(ended))
         for _ in range(2):
             (folder / "best.pt").hardlink_to(best)
@@ -136,7 +136,7 @@ async def test_a_live_output_that_cannot_be_stored_stays_for_the_end(
 
     async with asyncio.TaskGroup() as group:
         group.create_task(LiveOutputs(of).follow(ended))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not told:  # noqa: ASYNC110 - what is tested brings it about
                 await asyncio.sleep(0.01)
         ended.set()

@@ -176,7 +176,7 @@ async def test_what_is_no_request_is_hung_up_on(program: Program, sent: bytes) -
     host, _, port = program.url.split("/")[2].partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     writer.close()
@@ -194,7 +194,7 @@ async def test_who_takes_nothing_more_is_hung_up_on(
         stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         stopped.connect((host, int(port)))
         stopped.sendall(f"GET /{program.record.call_token}/files/{asked_id}/0 HTTP/1.1\r\n\r\n".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not served():  # noqa: ASYNC110 - nobody else knows
                 await asyncio.sleep(0.01)
             while served():  # noqa: ASYNC110

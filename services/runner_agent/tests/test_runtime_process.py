@@ -244,7 +244,7 @@ async def test_time_limit_ends_a_program_that_ignores_the_signal(make_plan: Make
 
     assert (ended.ended_by, ended.signal) == (EndedBy.TIME_LIMIT, signal.SIGKILL)
     assert "time limit of 0.3 s" in ended.detail
-    assert 0.6 <= time.monotonic() - started < 3.0
+    assert 0.6 <= time.monotonic() - started < 20
 
 
 async def test_program_without_output_ends(make_plan: MakePlan) -> None:

@@ -19,6 +19,7 @@ from runyard.metric.v1.batches_pb2 import (
 )
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner, GpuQuantity
 from runyard.node.v1.types_pb2 import GpuDevice
+from runyard_agent import sampling
 from runyard_agent.domain.foreign import GpuUser, Look, next_look
 from runyard_agent.domain.gpu_memory import GpuMemory
 from runyard_agent.gpus import GpuProcess, GpuSample, XidSeen
@@ -280,12 +281,16 @@ async def test_full_spool_takes_no_samples_and_later_says_how_many(tmp_path: Pat
     assert [(batch.kind, batch.sample_count) for batch in missing] == [("gpu", 3), ("host", 3)]
 
 
-async def test_loop_samples_at_once_when_an_attempt_begins(bench: Bench) -> None:
+async def test_loop_samples_at_once_when_an_attempt_begins(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(sampling, "_ACTIVE_SECONDS", 3600.0)
     running = asyncio.ensure_future(bench.sampling.run())
     attempt = bench.attempt()
     await asyncio.sleep(0)
     watched = bench.sampling.watch(attempt, [], own_pids, in_container=False)
-    async with asyncio.timeout(0.9):
+    async with asyncio.timeout(20):
         while not watched.batch.times_unix_milliseconds:  # noqa: ASYNC110 - the loop brings it about
             await asyncio.sleep(0.005)
     bench.sampling.unwatch(watched)

@@ -210,7 +210,7 @@ async def test_full_disk_is_left_again_when_the_log_takes_what_is_there(small_di
     (small_disk / "last").unlink()
     last = read_all(spool)[-1].sequence
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         spool.commit(last)
         node.second(1)
         await spool.sync()
