@@ -12,12 +12,12 @@ from nats.aio.client import Client
 from runyard.node.v1.enrolment_service_pb2 import EnrollNodeRequest
 from runyard.node.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from runyard.node.v1.types_pb2 import NodeInventory
-from runyard_agent.bus_connection import hang_up
 from runyard_contracts import gate as names
 from runyard_contracts.enrolment_token import parse_enrolment_token
 from runyard_contracts.ids import uuid7
 from runyard_contracts.pinned_gate import Gate, fetch_gate
 from runyard_contracts.subjects import bus_user, inbox_prefix
+from runyard_core.bus_connection import hang_up
 
 
 @dataclass(frozen=True)

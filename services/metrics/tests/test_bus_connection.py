@@ -14,15 +14,27 @@ from runyard_testkit.silent_server import silent_server
 pytestmark = pytest.mark.system
 
 
+def settings(url: str) -> MetricsSettings:
+    return MetricsSettings.model_construct(nats_url=url, nats_user="", nats_password=SecretStr(""))
+
+
 async def test_a_service_that_is_stopped_while_it_connects_hangs_up() -> None:
     async with asyncio.timeout(10), silent_server(b"INFO {}\r\n") as bus:
-        settings = MetricsSettings.model_construct(
-            nats_url=f"nats://127.0.0.1:{bus.port}", nats_user="", nats_password=SecretStr("")
-        )
-        connecting = asyncio.ensure_future(_bus(settings).__aenter__())
+        connecting = asyncio.ensure_future(_bus(settings(f"nats://127.0.0.1:{bus.port}")).__aenter__())
         heard = await bus.came.get()
         await heard.readuntil(b"PING\r\n")
         connecting.cancel()
         await asyncio.wait([connecting])
         assert connecting.cancelled()
         assert await heard.read() == b""
+
+
+async def test_a_service_that_is_stopped_while_tls_comes_to_nothing_ends() -> None:
+    async with asyncio.timeout(10), silent_server(b'INFO {"tls_required":true}\r\n') as bus:
+        connecting = asyncio.ensure_future(_bus(settings(f"tls://127.0.0.1:{bus.port}")).__aenter__())
+        heard = await bus.came.get()
+        await heard.readexactly(1)
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        assert connecting.cancelled()
+        await heard.read()

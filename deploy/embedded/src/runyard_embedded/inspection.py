@@ -13,6 +13,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 from runyard_embedded.home import Home
 from runyard_embedded.plan import SERVICE_NAMES
 from runyard_embedded.readiness import answers
@@ -136,7 +137,7 @@ async def _mirrored(sightings: Sightings, log_id: str) -> int:
         info = await client.jetstream(timeout=LOOK_SECONDS_MAX).stream_info(subjects.events_stream(log_id))
         return info.state.last_seq
     finally:
-        await client.close()
+        await hang_up(client)
 
 
 async def _silent(_: Exception) -> None:

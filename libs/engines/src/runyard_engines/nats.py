@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 from runyard_engines.ports import require_free
 from runyard_engines.process import POLL_SECONDS, ChildProcess, ProcessSpec, started
 from runyard_engines.programs import program_path
@@ -249,7 +250,7 @@ async def ask_jetstream(url: str, user: str, password: str) -> None:
         )
         await connection.jetstream(timeout=2).account_info()
     finally:
-        await connection.close()  # also after a failed connect, which leaves its socket open
+        await hang_up(connection)  # also after a failed connect, which leaves its socket open
 
 
 def _user(user: NatsUser) -> dict[str, object]:

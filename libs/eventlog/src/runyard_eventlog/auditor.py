@@ -22,6 +22,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 from runyard_eventlog.connections import AWAY, Connection
 from runyard_eventlog.mirror import Mirror, MirrorEntry, read_messages
 from runyard_eventlog.mirror_upkeep import log_id_of, sight_log, sight_mirror
@@ -171,7 +172,7 @@ async def _main() -> Verdict:
         try:
             return await audit(connection, client)
         finally:
-            await client.close()
+            await hang_up(client)
     finally:
         await connection.close()
 

@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 
 _log = logging.getLogger(__name__)
 
@@ -83,4 +84,4 @@ class Doorbell:
             await self.listen(client)
             await asyncio.Event().wait()
         finally:
-            await client.close()
+            await hang_up(client)

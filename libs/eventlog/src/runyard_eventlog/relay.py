@@ -24,6 +24,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 from runyard_core.cancelling import end_if_cancelled
 from runyard_core.retry import Backoff, Retries
 from runyard_eventlog.connections import AWAY, Connection
@@ -195,7 +196,7 @@ async def connect_bus(url: str, user: str, password: str, name: str) -> Client:
             error_cb=on_error,
         )
     except BaseException:
-        await client.close()  # whoever is stopped while it connects leaves no socket
+        await hang_up(client)  # whoever is stopped while it connects leaves no socket
         raise
     return client
 
@@ -212,7 +213,7 @@ async def _main() -> None:
     try:
         await Relay(database_url, client, replicas=replicas).run()
     finally:
-        await client.close()
+        await hang_up(client)
 
 
 async def _until_told_to_stop() -> None:

@@ -18,6 +18,7 @@ from nats.aio.client import Client as NatsClient
 from nats.js.api import StreamConfig
 
 from runyard_contracts import subjects
+from runyard_core.bus_connection import hang_up
 from runyard_engines import (
     Engine,
     NatsServer,
@@ -103,7 +104,7 @@ class Bus:
         try:
             await client.connect(self.url, user=user, password=self.password(user), **options)
         except BaseException:
-            await client.close()  # a refused connect leaves its socket open
+            await hang_up(client)  # a refused connect leaves its socket open
             raise
         return client
 
@@ -235,7 +236,7 @@ async def drop_database(server: PostgresSpec, name: str) -> None:
 async def delete_streams(bus: Bus) -> None:
     """Remove every stream of the server with its consumers, but for ``STANDING``."""
     async with await bus.connect("test") as connection:
-        manager = connection.jetstream(timeout=5)
+        manager = connection.jetstream(timeout=20)
         names = {stream.config.name or "" for stream in await manager.streams_info()}
         if STANDING not in names:
             await manager.add_stream(StreamConfig(name=STANDING, subjects=["testkit.standing"]))

@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.metric.v1.metric_service_pb2 import DESCRIPTOR
 from runyard.metric.v1.metric_service_pb2_grpc import add_MetricServiceServicer_to_server
+from runyard_core.bus_connection import hang_up
 from runyard_core.clock import SystemClock
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
@@ -90,7 +91,8 @@ async def _bus(settings: MetricsSettings) -> AsyncIterator[Client]:
     async def on_error(error: Exception) -> None:
         log.warning("the bus says", error=repr(error))
 
-    async with Client() as client:
+    client = Client()
+    try:
         await client.connect(
             settings.nats_url,
             user=settings.nats_user or None,
@@ -102,3 +104,5 @@ async def _bus(settings: MetricsSettings) -> AsyncIterator[Client]:
             error_cb=on_error,
         )
         yield client
+    finally:
+        await hang_up(client)

@@ -12,11 +12,11 @@ from nats.aio.client import Client
 
 from runyard.artifact.v1.artifact_service_pb2 import ResolveInputsRequest
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
-from runyard_agent.bus_connection import hang_up
 from runyard_agent.enrolled import Enrolled
 from runyard_agent.gate import Gate, open_channel
 from runyard_contracts import gate as names
 from runyard_contracts.subjects import inbox_prefix
+from runyard_core.bus_connection import hang_up
 
 _CALL_SECONDS_MAX = 10.0
 _NOT_BELIEVED = "CERTIFICATE_VERIFY_FAILED"

@@ -21,13 +21,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import PubAck
 
-from runyard_agent.bus_connection import hang_up
 from runyard_agent.gate import Gate
 from runyard_agent.spool import Spool
 from runyard_agent.spool_file import SpoolRecord
 from runyard_contracts import gate as gate_names
 from runyard_contracts import subjects
 from runyard_contracts.ids import deterministic_id
+from runyard_core.bus_connection import hang_up
 from runyard_core.cancelling import end_if_cancelled
 from runyard_core.errors import Corrupt
 from runyard_core.retry import Backoff, Retries
