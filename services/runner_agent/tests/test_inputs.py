@@ -308,6 +308,22 @@ async def test_a_pattern_gives_every_file_that_it_means(
     assert (tmp_path / "inputs/set" / found.files[1].path).read_text(encoding="utf-8") == "x/b.jpg"
 
 
+async def test_a_pattern_gives_files_whose_names_look_escaped(yard: Yard, tmp_path: Path) -> None:
+    names = ("100%.csv", "a%20b.csv", "c#1?d e.csv")
+    for name in names:
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    wanted = Input(name="set", uris=[f"file://{tmp_path}/*.csv"])
+
+    [found] = await fetch(yard, tmp_path, wanted, shared_folders=(tmp_path,))
+
+    assert [file.path for file in found.files] == sorted(names)
+    for name in names:
+        assert (tmp_path / "inputs/set" / name).read_text(encoding="utf-8") == name
+    # What the record says is fetched again as it was.
+    [again] = await fetch(yard, tmp_path / "later", found, shared_folders=(tmp_path,))
+    assert list(again.files) == list(found.files)
+
+
 async def test_a_pattern_that_means_nothing_is_named(yard: Yard, tmp_path: Path) -> None:
     wanted = Input(name="set", uris=[f"file://{tmp_path}/*.jpg"])
 

@@ -211,7 +211,8 @@ class InputSources:
             InputFile(
                 uri=uri,
                 path=kept_path(wanted, pattern, path),
-                resolved_uri=f"file:///{path}",
+                # As ``path_of`` reads it.
+                resolved_uri=f"file:///{path.replace('%', '%25')}",
                 size_bytes=os.stat(f"/{path}").st_size,
             )
             # As text: a name may be bytes that are none.
