@@ -11,7 +11,7 @@ from runyard.history.v1.history_service_pb2 import (
     QueueState,
     StateCount,
 )
-from runyard.node.v1.types_pb2 import Node
+from runyard.node.v1.types_pb2 import Node, NodeInventory
 from runyard.run.v1.types_pb2 import RunState
 from runyard_cli.history.states import say_state
 
@@ -39,6 +39,15 @@ def test_a_whole_queue_has_no_more(
 ) -> None:
     say_state(queue(waiting, *numbers))
     assert "more" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 slot"), (4, "4 slots")])
+def test_node_without_gpus_shows_its_slots(
+    count: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = Node(node_id="n1", inventory=NodeInventory(slot_count=count))
+    say_state(GetStateAsOfResponse(position=9, gpus=GpuState(nodes=[node])))
+    assert f" {words} " in capsys.readouterr().out
 
 
 def test_nodes_that_are_left_out_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

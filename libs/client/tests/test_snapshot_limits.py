@@ -19,7 +19,9 @@ def test_too_many_files_say_what_to_ignore(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(snapshot_module, "FILE_COUNT_MAX", 4)
     for index in range(5):
         write(tmp_path, f"images/{index}.png")
-    with pytest.raises(LocalError, match=r"5 files of code, at most 4: .*images/ \(5 files\)") as caught:
+    write(tmp_path, "src/train.py")
+    most = r"images/ \(5 files\), src/ \(1 file\)"
+    with pytest.raises(LocalError, match=rf"6 files of code, at most 4: .*{most}") as caught:
         take_snapshot(tmp_path)
     assert caught.value.reason == "TOO_MANY_FILES"
 

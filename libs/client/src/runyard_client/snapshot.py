@@ -164,7 +164,7 @@ def _check_count(root: Path, paths: tuple[str, ...]) -> None:
     if len(paths) <= FILE_COUNT_MAX:
         return
     counts = Counter(path.partition("/")[0] + "/" for path in paths if "/" in path)
-    most = ", ".join(f"{name} ({count:,} files)" for name, count in counts.most_common(3))
+    most = ", ".join(f"{name} ({count:,} file{'s' * (count != 1)})" for name, count in counts.most_common(3))
     raise LocalError(
         "TOO_MANY_FILES",
         f"{root}: {len(paths):,} files of code, at most {FILE_COUNT_MAX:,}: "

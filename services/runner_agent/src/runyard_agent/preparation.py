@@ -129,7 +129,8 @@ class Preparation:
         asked, rules = self._grant.spec.mounts, self._node.input_rules
         mounted = await asyncio.to_thread(find, asked, rules, self._record.directory)
         for folder in (each.record for each in mounted):
-            what = f"{folder.file_count} files" if folder.fingerprint else "its files are not looked through"
+            counted = _files_words(folder.file_count)
+            what = counted if folder.fingerprint else "its files are not looked through"
             self._tell(f"{folder.source} is at {folder.destination}, read-only: {what}")
         return mounted
 
@@ -180,7 +181,7 @@ class Preparation:
         destination = self._plan.repository
         await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
         if code_ref.tree_sha256:
-            self._tell(f"code: {code_ref.tree_sha256[:12]}, {code_ref.file_count} files")
+            self._tell(f"code: {code_ref.tree_sha256[:12]}, {_files_words(code_ref.file_count)}")
         if self._record.lacks_login and self._record.state.executor == Executor.EXECUTOR_DOCKER:
             self._tell(f"waiting for the login of registry {self._grant.registry_login.registry}")
             await self._record.wait_for_login()
@@ -191,9 +192,13 @@ class Preparation:
         return surroundings
 
 
+def _files_words(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
+
+
 def _inputs_sentence(files: Sequence[InputFile]) -> str:
     size, moved = sum(file.size_bytes for file in files), sum(file.moved_bytes for file in files)
-    what = f"inputs: {len(files)} file{'s' * (len(files) != 1)}, {size} bytes"
+    what = f"inputs: {_files_words(len(files))}, {size} bytes"
     if moved == size:
         return f"{what} moved"
     return f"{what}, {moved} of them moved" if moved else f"{what}, all here already"

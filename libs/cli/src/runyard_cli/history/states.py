@@ -189,4 +189,4 @@ def _gpu_rows(gpus: GpuState, run_names: Mapping[str, str]) -> Iterator[Row]:
                 time_words(held.reserved_at),
             )
         if not node.inventory.gpus and not slots:
-            yield (node.node_id, state, f"{node.inventory.slot_count} slots", "", "free", "")
+            yield (node.node_id, state, count_words(node.inventory.slot_count, "slot"), "", "free", "")

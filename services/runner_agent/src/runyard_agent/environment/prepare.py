@@ -126,7 +126,8 @@ async def _shared(
             builder = Builder(interpreter, request.repository, request.variables)
             probe = await builder.build(directory, requirements.path)
             package_count = len(read_probe(probe).packages)
-            tell(f"environment built in {time.monotonic() - started_at:.1f} s: {package_count} packages")
+            packages = f"{package_count} package{'s' * (package_count != 1)}"
+            tell(f"environment built in {time.monotonic() - started_at:.1f} s: {packages}")
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
