@@ -93,6 +93,11 @@ def test_messages_say_where_what_and_what_next(config: Config) -> None:
     assert no_input.message == (
         "valohai.yaml:39: input data of step strict has no default: give one with --input data=URI"
     )
+    emptied = refusal(config, inputs={"data": []})
+    assert emptied.message == (
+        "valohai.yaml:10: input data of step train is not optional: "
+        "give one with --input data=URI, or leave it out for its default"
+    )
 
 
 def test_unknown_step_names_the_closest(config: Config) -> None:

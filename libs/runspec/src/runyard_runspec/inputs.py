@@ -76,12 +76,7 @@ def choose_inputs(
             for uri in uris
         ]
         if not filled and not definition.is_optional:
-            raise InvalidInput(
-                f"{where}: input {definition.name} of step {step} has no default: "
-                f"give one with --input {definition.name}=URI",
-                code="MISSING_INPUT",
-                metadata={"input": definition.name},
-            )
+            raise _missing(definition, where, step)
         chosen.append(
             Input(
                 name=definition.name,
@@ -92,6 +87,18 @@ def choose_inputs(
             )
         )
     return chosen
+
+
+def _missing(definition: InputDefinition, where: str, step: str) -> InvalidInput:
+    has_default = bool(definition.default_uris)
+    problem = "is not optional" if has_default else "has no default"
+    other = ", or leave it out for its default" if has_default else ""
+    return InvalidInput(
+        f"{where}: input {definition.name} of step {step} {problem}: "
+        f"give one with --input {definition.name}=URI{other}",
+        code="MISSING_INPUT",
+        metadata={"input": definition.name},
+    )
 
 
 def _fill(uri: str, values: Mapping[str, Value], name: str, where: str) -> str:
