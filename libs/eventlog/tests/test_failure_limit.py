@@ -18,6 +18,17 @@ def test_twenty_in_a_row_are_too_many() -> None:
         limit.record(has_failed=True)
 
 
+def test_a_copy_counts_by_itself_until_it_is_taken_over() -> None:
+    limit = FailureLimit()
+    copied = limit.copy()
+    for _ in range(19):
+        copied.record(has_failed=True)
+    limit.record(has_failed=True)
+    limit.become(copied)
+    with pytest.raises(ProjectionStopped, match="20 events in a row"):
+        limit.record(has_failed=True)
+
+
 def test_a_success_between_starts_the_row_anew() -> None:
     limit = FailureLimit()
     for _ in range(10):

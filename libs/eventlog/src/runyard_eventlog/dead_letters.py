@@ -29,6 +29,7 @@ from runyard_eventlog.port import EventLog
 from runyard_eventlog.projection_store import Place, ProjectionStore
 from runyard_eventlog.querying import lent
 from runyard_eventlog.row_cache import RowCache
+from runyard_eventlog.storable import Storable
 
 REQUEUED_MAX = 1_000
 """Most events that one call applies."""
@@ -153,7 +154,8 @@ class DeadLetters:
         folded = await fold_events(
             connection,
             self._store,
-            self._projection,
+            # Few events, and one that is refused would end the whole transaction.
+            Storable(self._projection),
             events,
             Place(Position(0), frozenset()),
             RowCache(has_all_keys=False),

@@ -29,6 +29,17 @@ class FailureLimit:
         self._failures = 0
         self._in_a_row = 0
 
+    def copy(self) -> FailureLimit:
+        """Give one that goes on from here by itself, for events that may have to be folded once more."""
+        copied = FailureLimit()
+        copied.become(self)
+        return copied
+
+    def become(self, other: FailureLimit) -> None:
+        """Count what another one has counted, and nothing else."""
+        self._recent = other._recent.copy()
+        self._failures, self._in_a_row = other._failures, other._in_a_row
+
     def record_all(self, events: Sequence[RecordedEvent], parked: Sequence[Parked]) -> None:
         """Count a batch.
 

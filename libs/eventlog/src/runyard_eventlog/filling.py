@@ -21,6 +21,7 @@ from runyard_eventlog.folding import BatchFold, Folded
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.projection_store import Place, ProjectionStore
 from runyard_eventlog.row_cache import RowCache
+from runyard_eventlog.storable import Storable
 
 FILL_BATCH_MAX = 6_000
 """Most events of one transaction of a rebuild."""
@@ -61,7 +62,11 @@ async def fold_events(
     *,
     to_position: int | None = None,
 ) -> Folded:
-    """Fold a batch over the rows that it looks at: the newest ones, or those up to a position."""
+    """Fold a batch over the rows that it looks at: the newest ones, or those up to a position.
+
+    Raises:
+        asyncpg.CharacterNotInRepertoireError: a key has a NUL, and the projection is not ``Storable``.
+    """
     fold = BatchFold(projection, events, place.parked_streams, cache)
     while missing := fold.go_on():
         fold.supply(missing, await store.fetch(connection, missing, to_position=to_position))
@@ -101,12 +106,44 @@ async def fill(
         ProjectionStopped: too many events cannot be projected; the batch that shows it is not kept.
         Unavailable: the log did not answer.
     """
-    cache = RowCache(has_all_keys=place.position == 0)
     limit = limit or FailureLimit()
+    while True:
+        filled = _fill(pool, log, store, projection, lane, place, to_position, batch_max, limit)
+        try:
+            async with aclosing(filled) as batches:
+                async for batch in batches:
+                    place = batch.place
+                    yield batch
+        except asyncpg.CharacterNotInRepertoireError:
+            if isinstance(projection, Storable):
+                raise
+            # A text has a NUL. From here on all are looked at, as whoever says one NUL says more.
+            projection = Storable(projection)
+        else:
+            return
+
+
+async def _fill(
+    pool: asyncpg.Pool,
+    log: EventLog,
+    store: ProjectionStore,
+    projection: Projection[Any],
+    lane: Lane.ValueType,
+    place: Place,
+    to_position: int,
+    batch_max: int,
+    limit: FailureLimit,
+) -> AsyncGenerator[Filled, None]:
+    """Fill as ``fill`` does, up to a text with a NUL.
+
+    Raises:
+        asyncpg.CharacterNotInRepertoireError: there is one; all that was committed before was given.
+    """
+    cache = RowCache(has_all_keys=place.position == 0)
     disputed = await disputed_at(log, place, lane)
     types = sorted(projection.event_types)
     page_max = min(batch_max, PAGE_EVENTS_MAX)
-    batch = _Batch(place)
+    batch = _Batch(place, limit)
     writing: asyncio.Task[Filled] | None = None
     try:
         async with aclosing(_pages(log, lane, types, place.position, to_position, page_max)) as pages:
@@ -115,7 +152,7 @@ async def fill(
                 for begin in range(0, len(events), TURN_EVENTS_MAX):
                     some = events[begin : begin + TURN_EVENTS_MAX]
                     folded = await _fold(pool, store, projection, some, batch.after, cache, writing)
-                    limit.record_all(some, folded.parked)
+                    batch.limit.record_all(some, folded.parked)
                     batch.add(folded, len(some))
                     # A thread for the fold would share the interpreter with this one, and take more of it.
                     await asyncio.sleep(0)
@@ -126,11 +163,16 @@ async def fill(
                     continue
                 if writing is not None:
                     yield await writing
-                writing = asyncio.create_task(_write(pool, store, batch))
-                batch = _Batch(batch.after)
+                writing = asyncio.create_task(_write(pool, store, batch, limit))
+                batch = _Batch(batch.after, batch.limit)
                 cache.turn()
         if writing is not None:
             yield await writing
+    except asyncpg.CharacterNotInRepertoireError:
+        # Refused was what is being written, or a key that what comes after it looks at.
+        if writing is not None:
+            yield await writing
+        raise
     finally:
         if writing is not None and not writing.done():
             writing.cancel()
@@ -140,8 +182,9 @@ async def fill(
 class _Batch:
     """What some pages make, until one transaction writes it."""
 
-    def __init__(self, before: Place) -> None:
+    def __init__(self, before: Place, limit: FailureLimit) -> None:
         self.before = self.after = before
+        self.limit = limit.copy()
         self.folded = Folded()
         self.event_count = 0
 
@@ -178,21 +221,11 @@ async def _fold(
     return fold.folded
 
 
-async def _write(pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch) -> Filled:
-    try:
-        await _try_write(pool, store, batch)
-    except asyncpg.CharacterNotInRepertoireError:
-        # So rare that nothing looks for it before.
-        await _try_write(pool, store, batch, without_nul=True)
+async def _write(pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch, limit: FailureLimit) -> Filled:
+    async with store.batch(pool, batch.before) as connection:
+        await store.write(connection, batch.folded, batch.after.position)
+    limit.become(batch.limit)
     return Filled(batch.after, batch.event_count, batch.folded)
-
-
-async def _try_write(
-    pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch, *, without_nul: bool = False
-) -> None:
-    async with pool.acquire() as connection, connection.transaction():
-        await store.lock_to_write(connection, batch.before)
-        await store.write(connection, batch.folded, batch.after.position, without_nul=without_nul)
 
 
 async def _pages(

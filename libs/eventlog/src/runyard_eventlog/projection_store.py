@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -155,6 +156,13 @@ class ProjectionStore:
         """
         await self._lock(connection, place, "on" if self._build is Build.LIVE else "off")
 
+    @asynccontextmanager
+    async def batch(self, pool: asyncpg.Pool, place: Place) -> AsyncIterator[Connection]:
+        """Give the transaction of the next batch, which holds the checkpoint; raises as ``lock_to_write``."""
+        async with pool.acquire() as connection, connection.transaction():
+            await self.lock_to_write(connection, place)
+            yield connection
+
     async def index(self, pool: asyncpg.Pool) -> None:
         """Make the indexes of a build that was filled without them. Safe beside others, and after a kill.
 
@@ -196,7 +204,11 @@ class ProjectionStore:
         *,
         to_position: int | None = None,
     ) -> dict[RowKey, object | None]:
-        """Read the rows of keys, one query a table: the current ones, or those up to a position."""
+        """Read the rows of keys, one query a table: the current ones, or those up to a position.
+
+        Raises:
+            asyncpg.CharacterNotInRepertoireError: a key has a NUL; see ``storable``.
+        """
         found: dict[RowKey, object | None] = {}
         for name, keys in wanted.items():
             spec = self._specs[name]
@@ -209,15 +221,13 @@ class ProjectionStore:
                 )
         return found
 
-    async def write(
-        self, connection: Connection, folded: Folded, position: Position, *, without_nul: bool = False
-    ) -> None:
+    async def write(self, connection: Connection, folded: Folded, position: Position) -> None:
         """Store new rows and parked events, and move the checkpoint.
 
         Raises:
-            asyncpg.CharacterNotInRepertoireError: a text has a NUL; to be asked again ``without_nul``.
+            asyncpg.CharacterNotInRepertoireError: a text has a NUL; see ``storable``.
         """
-        await self.write_rows(connection, folded, without_nul=without_nul)
+        await self.write_rows(connection, folded)
         if folded.parked:
             await self.park(connection, folded.parked)
         await connection.execute(
@@ -229,7 +239,7 @@ class ProjectionStore:
             position,
         )
 
-    async def write_rows(self, connection: Connection, folded: Folded, *, without_nul: bool = False) -> None:
+    async def write_rows(self, connection: Connection, folded: Folded) -> None:
         """Store new rows; raises as ``write``."""
         for name, rows in folded.rows.items():
             if not rows:
@@ -241,7 +251,7 @@ class ProjectionStore:
                 readmodel.table_name(spec, self._version, self._build),
                 schema_name=self._schema,
                 columns=readmodel.column_names(spec),
-                records=map(readmodel.without_nul, records) if without_nul else records,
+                records=records,
             )
 
     async def park(self, connection: Connection, letters: list[Parked]) -> None:

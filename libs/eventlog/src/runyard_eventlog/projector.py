@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +18,7 @@ from runyard_core.errors import DeadlineExceeded, Unavailable
 from runyard_core.projection import Projection
 from runyard_core.retry import Backoff, Retries
 from runyard_eventlog import projection_store as store
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.connections import AWAY
 from runyard_eventlog.disputes import undisputed
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import FailureLimit, ProjectionStopped
@@ -27,6 +26,7 @@ from runyard_eventlog.filling import disputed_at, fold_events
 from runyard_eventlog.folding import Folded
 from runyard_eventlog.port import EventFilter, EventLog, Page
 from runyard_eventlog.row_cache import RowCache
+from runyard_eventlog.storable import Storable
 from runyard_eventlog.subscriber import follow
 
 BATCH_MAX = 1_000
@@ -97,7 +97,7 @@ class Projector:
         self._stopped_at = datetime.now(UTC)
         self._limit = FailureLimit()
         self._disputed: frozenset[str] = frozenset()
-        self._cache = RowCache(has_all_keys=False)
+        self._begin_with(projection)
         self._is_shown = False
         self._time_lag_seconds = 0.0
         self._position_lag = 0
@@ -217,14 +217,19 @@ class Projector:
             if self._is_shown:
                 await self._store.show(connection)
         # Another process may have changed rows: nothing of before counts.
-        is_empty = self._place.position == 0
-        self._cache = RowCache(has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS)
+        self._begin_with(self._projection)
         self._disputed = await disputed_at(self._log, self._place, self._lane)
         # Looked-at positions without wanted events are not stored each time, and stay looked at. A crash of
         # the database may take the last batches: their commits do not wait for the disk.
         has_lost = self._place.position < stored
         self._applied = self._place.position if has_lost else max(self._applied, self._place.position)
         await self._announce()
+
+    def _begin_with(self, folds: Projection[Any]) -> None:
+        """Fold from here on with the projection, or what stands for it, over the rows in the tables."""
+        is_empty = self._place.position == 0
+        self._folds = folds
+        self._cache = RowCache(has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS)
 
     async def _require_log_to(self, position: Position) -> None:
         head = (await self._log.head()).of(self._lane)
@@ -254,20 +259,14 @@ class Projector:
         now = asyncio.get_running_loop().time()
         if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
             events = undisputed(page.events, self._disputed) if self._disputed else page.events
-            folded: Folded | None = None
             try:
-                async with self._batch() as connection:
-                    folded = await fold_events(
-                        connection, self._store, self._projection, events, self._place, self._cache
-                    )
-                    self._judge(events, folded)
-                    await self._keep(connection, folded, page, is_shown=has_caught_up)
+                folded = await self._keep(events, page.scanned_to, is_shown=has_caught_up)
             except asyncpg.CharacterNotInRepertoireError:
-                if folded is None:
+                if isinstance(self._folds, Storable):
                     raise
-                # A text has a NUL: so rare that nothing looks for it before.
-                async with self._batch() as connection:
-                    await self._keep(connection, folded, page, is_shown=has_caught_up, without_nul=True)
+                # A text has a NUL. From here on all are looked at, as whoever says one NUL says more.
+                self._begin_with(Storable(self._projection))
+                folded = await self._keep(events, page.scanned_to, is_shown=has_caught_up)
             self._cache.turn()
             self._is_shown = self._is_shown or has_caught_up
             self._persisted_at = now
@@ -280,31 +279,25 @@ class Projector:
         self._applied = page.scanned_to
         await self._announce()
 
-    @asynccontextmanager
-    async def _batch(self) -> AsyncIterator[Connection]:
-        async with self._pool.acquire() as connection, connection.transaction():
-            await self._store.lock_to_write(connection, self._place)
-            yield connection
+    async def _keep(self, events: Sequence[RecordedEvent], scanned_to: Position, *, is_shown: bool) -> Folded:
+        """Fold a batch and keep what it makes, or nothing of it."""
+        async with self._store.batch(self._pool, self._place) as connection:
+            folded = await fold_events(connection, self._store, self._folds, events, self._place, self._cache)
+            limit = self._judged(events, folded)
+            await self._store.write(connection, folded, scanned_to)
+            if is_shown:
+                # From here on this version is the one to look at.
+                await self._store.show(connection)
+        self._limit = limit
+        return folded
 
-    async def _keep(
-        self,
-        connection: Connection,
-        folded: Folded,
-        page: Page,
-        *,
-        is_shown: bool,
-        without_nul: bool = False,
-    ) -> None:
-        await self._store.write(connection, folded, page.scanned_to, without_nul=without_nul)
-        if is_shown:
-            # From here on this version is the one to look at.
-            await self._store.show(connection)
-
-    def _judge(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
-        """Stop before anything is kept of a batch that shows that code or log are wrong."""
-        self._limit.record_all(events, folded.parked)
+    def _judged(self, events: Sequence[RecordedEvent], folded: Folded) -> FailureLimit:
+        """Count a batch; stop before anything is kept of one that shows that code or log are wrong."""
+        limit = self._limit.copy()
+        limit.record_all(events, folded.parked)
         if len(self._parked_at) + len(folded.parked) > PARKED_MAX:
             raise ProjectionStopped(f"over {PARKED_MAX} events are parked")
+        return limit
 
     def _count(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
         if events:

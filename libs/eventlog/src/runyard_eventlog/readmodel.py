@@ -168,11 +168,6 @@ def values_of(spec: TableSpec[typing.Any]) -> Callable[[object], tuple[object, .
     return attrgetter(*column_names(spec))
 
 
-def without_nul(values: Iterable[object]) -> tuple[object, ...]:
-    """Give the values of a row as PostgreSQL can store them: U+FFFD stands for each NUL of a text."""
-    return tuple(map(_value_without_nul, values))
-
-
 def is_written_as_it_is(spec: TableSpec[typing.Any]) -> bool:
     """Say whether a row of this class is already the tuple of its columns."""
     return issubclass(spec.row_class, tuple) and column_names(spec) == spec.row_class._fields  # type: ignore[attr-defined]
@@ -183,16 +178,6 @@ def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> objec
     return spec.row_class(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     )
-
-
-def _value_without_nul(value: object) -> object:
-    match value:
-        case str():
-            return value.replace("\0", "\ufffd")
-        case tuple():
-            return without_nul(value)
-        case _:
-            return value
 
 
 def _quoted(fields: Iterable[str]) -> str:

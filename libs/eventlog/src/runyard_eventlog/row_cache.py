@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runyard_core.projection import KeyValue, RowKey, TableSpec
+from runyard_eventlog.storable import has_nul
 
 ROWS_MAX = 50_000
 """Most rows that are kept, beyond those of the last batch."""
@@ -128,7 +129,8 @@ class _TableRows(dict[Key, Any]):
         if row is not _UNKNOWN:
             self[key] = row
             return row
-        if self._may_have is None or not self._may_have(key):
+        # A key with a NUL may have the row that it is stored as: the database says that it knows no such key.
+        if (self._may_have is None or not self._may_have(key)) and not has_nul(key):
             return None
         raise RowMissingError
 
