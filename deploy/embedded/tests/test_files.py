@@ -27,7 +27,7 @@ from runyard_embedded.settings import ExternalStore, YardSettings, forget_secret
 from runyard_embedded.state import Phase, ProcessState, YardState, read_state, write_state
 from runyard_embedded.stopping import RunningAttempt
 from runyard_embedded.yard_ports import WITH_PORT, had_gate, settle_ports
-from runyard_engines import PortInUse, ProcessIdentity, choose_port
+from runyard_engines import EngineFailed, PortInUse, ProcessIdentity, choose_port
 from runyard_engines.process import started_ticks
 from runyard_replay.imported import FILE as IMPORTED
 from runyard_servicekit.auth import Tokens
@@ -239,6 +239,21 @@ def test_a_port_that_somebody_else_took_meanwhile_is_replaced(home: Home) -> Non
 def test_a_fixed_port_in_use_is_named(home: Home, listener: int) -> None:
     with pytest.raises(PortInUse, match=rf"scheduler cannot listen on 127\.0\.0\.1:{listener}"):
         settle_ports(home, {"scheduler": listener})
+
+
+def test_a_fixed_port_of_the_gate_that_cannot_be_had_is_said_and_not_kept(home: Home) -> None:
+    kept = settle_ports(home, {})
+    elsewhere = "192.0.2.1"  # set aside for documentation: no machine has it
+    with pytest.raises(EngineFailed, match=r"^gate cannot listen on 192\.0\.2\.1:7443: cannot assign"):
+        settle_ports(home, {"gate": 7443}, with_gate=True, gate_host=elsewhere)
+    assert not had_gate(home)
+    assert settle_ports(home, {}) == kept
+
+
+def test_the_gate_may_have_a_port_that_is_taken_elsewhere_on_the_machine(home: Home, listener: int) -> None:
+    assert settle_ports(home, {"gate": listener}, with_gate=True, gate_host="127.0.0.2")["gate"] == listener
+    with pytest.raises(PortInUse, match=rf"gate cannot listen on 0\.0\.0\.0:{listener}: the port is in use"):
+        settle_ports(home, {"gate": listener}, with_gate=True, gate_host="0.0.0.0")
 
 
 def test_only_one_supervisor_gets_the_lock(home: Home) -> None:

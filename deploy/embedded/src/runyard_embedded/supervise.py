@@ -112,7 +112,9 @@ async def _start(
 
 
 def _ports(home: Home, settings: YardSettings) -> dict[str, int]:
-    return settle_ports(home, settings.ports, with_gate=settings.gate is not None)
+    if settings.gate is None:
+        return settle_ports(home, settings.ports)
+    return settle_ports(home, settings.ports, with_gate=True, gate_host=settings.gate.listen)
 
 
 def _upkeep(home: Home, plan: Plan, credentials: Credentials) -> tuple[Upkeep, ...]:

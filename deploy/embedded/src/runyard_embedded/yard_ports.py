@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from runyard_embedded.home import Home, write_private
 from runyard_engines import choose_port, choose_store_port
-from runyard_engines.ports import is_free, require_free
+from runyard_engines.ports import LOOPBACK, is_free, require_free
 from runyard_engines.store import PORT_OFFSETS
 
 STORE = "store"
@@ -15,13 +15,17 @@ GATE = "gate"
 WITH_PORT = ("postgres", "nats", STORE, "scheduler", "artifact", "metrics", "cost", "lineage")
 
 
-def settle_ports(home: Home, fixed: Mapping[str, int], *, with_gate: bool = False) -> dict[str, int]:
+def settle_ports(
+    home: Home, fixed: Mapping[str, int], *, with_gate: bool = False, gate_host: str = LOOPBACK
+) -> dict[str, int]:
     """Give every process its port: the fixed one, the one it had, or a free one.
 
-    The gate's, when there shall be one, is kept also while there is none: machines outside know it.
+    The gate's, when there shall be one, is kept also while there is none: machines outside know it. One
+    that was fixed and cannot be had at ``gate_host`` is not kept.
 
     Raises:
         PortInUse: a fixed port is taken. (One that was ours by chance is simply replaced.)
+        EngineFailed: a fixed port may not be listened on, or not at this address.
         ResourceExhausted: no port is free.
     """
     ports: dict[str, int] = {}
@@ -30,7 +34,8 @@ def settle_ports(home: Home, fixed: Mapping[str, int], *, with_gate: bool = Fals
     for name in wanted:
         offsets = PORT_OFFSETS if name == STORE else (0,)
         if name in fixed:
-            require_free(name, [fixed[name] + offset for offset in offsets])
+            host = gate_host if name == GATE else LOOPBACK
+            require_free(name, [fixed[name] + offset for offset in offsets], host)
             ports[name] = fixed[name]
         elif name in known and all(is_free(known[name] + offset) for offset in offsets):
             ports[name] = known[name]

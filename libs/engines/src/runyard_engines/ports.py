@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Collection, Iterable
 
 from runyard_core.errors import ResourceExhausted
-from runyard_engines.process import PortInUse
+from runyard_engines.process import EngineFailed, PortInUse
+
+LOOPBACK = "127.0.0.1"
 
 LOWEST = 10240
 HIGHEST = 22767
@@ -20,15 +23,8 @@ ATTEMPTS_MAX = 200
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody listens on this loopback port just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: a port whose old connections linger in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    """Tell whether we may listen on this loopback port, and nobody does just now."""
+    return _bind_error(LOOPBACK, port) is None
 
 
 def choose_port(*, taken: Collection[int] = (), offsets: Iterable[int] = (0,)) -> int:
@@ -49,15 +45,34 @@ def choose_port(*, taken: Collection[int] = (), offsets: Iterable[int] = (0,)) -
     )
 
 
-def require_free(name: str, ports: Iterable[int]) -> None:
-    """Check that a server may listen on these ports.
+def require_free(name: str, ports: Iterable[int], host: str = LOOPBACK) -> None:
+    """Check that a server may listen on these ports of an address of this machine.
 
     Raises:
         PortInUse: names the first port that is taken.
+        EngineFailed: names the first one that cannot be had for another reason, with the system's words.
     """
     for port in ports:
-        if not is_free(port):
-            raise PortInUse(
-                f"{name} cannot listen on 127.0.0.1:{port}: the port is in use",
-                metadata={"engine": name, "port": str(port)},
-            )
+        error = _bind_error(host, port)
+        if error is None:
+            continue
+        is_taken = error.errno == errno.EADDRINUSE
+        reason = "the port is in use" if is_taken else str(error.strerror or error).lower()
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise (PortInUse if is_taken else EngineFailed)(
+            f"{name} cannot listen on {address}: {reason}", metadata={"engine": name, "port": str(port)}
+        )
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do: a port whose old connections linger in TIME_WAIT is free, and IPv4 another's.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error
+    return None
