@@ -11,6 +11,7 @@ import pytest
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.metric.v1.batches_pb2 import LogChunkRecorded, LogStream, MetricPointsRecorded
 from runyard_agent import file_watch, log_reader
+from runyard_agent.domain.redaction import Redaction
 from runyard_agent.log_reader import LogReader
 from runyard_agent.spool import Spool
 from runyard_agent.telemetry import AttemptTelemetry, Telemetry
@@ -70,6 +71,20 @@ async def test_lines_of_both_streams_are_numbered_together(tmp_path: Path) -> No
     ]
     mark = life.telemetry.telemetry_mark()
     assert (mark.log_line_count, mark.last_sequence) == (4, life.spool.next_sequence - 1)
+
+
+async def test_a_line_with_a_secret_keeps_its_points(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b'{"loss": 0.5, "pin": 12345678}\n')
+    life = Life(tmp_path)
+    life.telemetry.redaction = Redaction(["12345678"])
+
+    await life.read_to_the_end()
+
+    assert await life.lines() == [(1, STDOUT, '{"loss": 0.5, "pin": ***}')]
+    found = [unwrap(envelope) for envelope in await life.envelopes()]
+    [points] = [each for each in found if isinstance(each, MetricPointsRecorded)]
+    assert (list(points.names), list(points.values)) == (["loss"], [0.5])
+    assert dict(points.json_values) == {"pin": '"***"'}
 
 
 async def test_what_a_program_writes_after_it_emptied_its_output_is_read(tmp_path: Path) -> None:

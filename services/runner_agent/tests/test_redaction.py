@@ -11,11 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runyard.agent.v1.agent_service_pb2 import AttemptExited, AttemptFinished, LeaseGrant, Secret
+from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import Cause, Environment, EnvironmentVariable
 from runyard_agent.attempt_store import AttemptStore
 from runyard_agent.config_files import variables
 from runyard_agent.domain.attempt import AttemptState
+from runyard_agent.domain.batching import LogLine, metric_readings
 from runyard_agent.domain.line_assembler import LINE_BYTES_MAX, LineAssembler
+from runyard_agent.domain.metric_lines import MetricReading
 from runyard_agent.domain.redaction import REDACTED, Redaction
 from runyard_agent.domain.secret_free import secret_free, secret_free_struct
 
@@ -87,6 +90,41 @@ def test_a_value_is_found_as_an_address_and_as_digits() -> None:
     ):
         assert REDACTED in redaction.of(text)
         assert "word" not in redaction.of(text)
+
+
+def test_a_value_is_found_as_an_address_that_keeps_its_signs() -> None:
+    """As ``quote`` of Python, ``encodeURIComponent`` and a client that mends an address write it."""
+    redaction = Redaction(["a/b+c(d)e=f g"])
+    for text in ("a/b%2Bc%28d%29e%3Df%20g", "a%2Fb%2Bc(d)e%3Df%20g", "a/b+c(d)e=f%20g"):
+        assert redaction.of(f"https://x/?k={text}&q=1") == f"https://x/?k={REDACTED}&q=1"
+
+
+def test_a_metric_line_that_holds_a_value_keeps_its_other_values() -> None:
+    redaction = Redaction(["12345678", "hunter/2", "0.2345", "7e55"])
+    said = {
+        "loss": 2.5, "pin": 12345678, "share": 0.2345, "who": "hunter/2", "hunter/2": 1, "flag": True,
+        "list": [12345678, {"hunter/2": ["xhunter/2", None, 1.5]}],
+    }  # fmt: skip
+    # As PHP writes it; the second one's text is no value, what it says is one.
+    line, other = json.dumps(said).replace("hunter/2", "hunter\\/2"), '{"k": "7\\u006555", "m": 1}'
+    lines = [LogLine(text, LogStream.LOG_STREAM_STDOUT, 7) for text in (line, other)]
+
+    first, second = (found.reading for found in metric_readings(1, lines, redaction))
+
+    assert dict(first.numbers) == {"loss": 2.5, REDACTED: 1.0}
+    assert {name: json.loads(value) for name, value in first.json_values.items()} == {
+        "pin": REDACTED, "share": REDACTED, "who": REDACTED, "flag": True,
+        "list": [REDACTED, {REDACTED: [f"x{REDACTED}", None, 1.5]}],
+    }  # fmt: skip
+    assert second == MetricReading({"m": 1.0}, {"k": f'"{REDACTED}"'})
+
+
+def test_a_metric_that_is_too_deep_to_be_looked_through_is_hidden() -> None:
+    deep = LogLine(
+        '{"a": ' + "[" * 900 + '"secret"' + "]" * 900 + ', "b": 1}', LogStream.LOG_STREAM_STDOUT, 7
+    )
+    [found] = metric_readings(1, [deep], Redaction(["secret"]))
+    assert found.reading == MetricReading({"b": 1.0}, {"a": f'"{REDACTED}"'})
 
 
 @pytest.mark.parametrize("values", [(), ("", "abc")])

@@ -104,9 +104,9 @@ class AttemptTelemetry:
     def write_lines(self, lines: Sequence[LogLine], positions: Mapping[str, int] | None = None) -> None:
         """Number lines, read the metrics among them, and keep positions in the same step."""
         first = self._mark.get("log_line_count", 0) + 1
+        readings = metric_readings(first, lines, self.redaction)
         if self.redaction.longest_bytes:
             lines = [replace(line, text=self.redaction.of(line.text)) for line in lines]
-        readings = metric_readings(first, lines)
         batches = [*log_chunks(self.ref, first, lines), *metric_batches(self.ref, readings)]
         point_count = sum(len(numbered.reading.numbers) for numbered in readings)
         self._record(

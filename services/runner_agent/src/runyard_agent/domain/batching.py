@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, LogChunkRecorded, LogStream, MetricPointsRecorded
 from runyard_agent.domain.metric_lines import MetricReading, read_metric_line
+from runyard_agent.domain.redaction import Redaction
+from runyard_agent.domain.secret_free import secret_free_reading
 
 CHUNK_BYTES_MAX = 48 * 1024
 """Text of a chunk; a longer line is a chunk of its own."""
@@ -52,14 +54,21 @@ def log_chunks(
         start = end
 
 
-def metric_readings(first_line_number: int, lines: Sequence[LogLine]) -> list[NumberedReading]:
-    """Read the metric lines among consecutive lines: whole ones of standard output."""
+def metric_readings(
+    first_line_number: int, lines: Sequence[LogLine], redaction: Redaction | None = None
+) -> list[NumberedReading]:
+    """Read the metric lines among consecutive lines: whole ones of standard output.
+
+    Values of secrets are taken out of what a line says: taken out of its text, they might leave no JSON.
+    """
     found = []
     for index, line in enumerate(lines):
         if line.stream != LogStream.LOG_STREAM_STDOUT or not line.is_whole:
             continue
         reading = read_metric_line(line.text)
         if reading is not None:
+            if redaction is not None and redaction.longest_bytes:
+                reading = secret_free_reading(reading, redaction)
             said = reading.time_unix_milliseconds
             time = line.time_unix_milliseconds if said is None else said
             found.append(NumberedReading(reading, first_line_number + index, time))

@@ -11,6 +11,8 @@ REDACTED = "***"
 VALUE_LENGTH_MIN = 4
 """A shorter value, or line of a value, would make every text unreadable and hide nothing."""
 
+# By nobody; by quote() of Python; by encodeURIComponent; by clients that mend a whole address.
+_KEPT_IN_ADDRESSES = ("", "/", "!'()*", "!#$%&'()*+,/:;=?@[]~")
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -67,7 +69,8 @@ def _forms(value: str) -> Iterator[str]:
             yield text
     if len(value.strip()) >= VALUE_LENGTH_MIN:
         data = value.encode()
-        yield from (quote(value, safe=""), quote_plus(value), data.hex(), data.hex().upper())
+        yield from (quote(value, safe=signs) for signs in _KEPT_IN_ADDRESSES)
+        yield from (quote_plus(value), data.hex(), data.hex().upper())
         yield from _in_base64(data)
 
 
