@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
+from runyard.metric.v1.batches_pb2 import AttemptRef, GpuSamplesRecorded
 from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import EventId, deterministic_id
 from runyard_contracts.recorded import RecordedEvent
@@ -37,3 +38,19 @@ def recorded(messages: Sequence[Message]) -> list[RecordedEvent]:
         envelope.position = position
         events.append(RecordedEvent(envelope))
     return events
+
+
+def gpu_samples(*holders: str, rows: int = 2) -> GpuSamplesRecorded:
+    """Make a batch of GPUs that runs hold, or nobody: so many readings of each, a second apart."""
+    count = rows * len(holders)
+    return GpuSamplesRecorded(
+        node_id="node-1",
+        gpu_uuids=[f"GPU-{index}" for index in range(len(holders))],
+        holders=[AttemptRef(run_id=run_id, attempt=1 if run_id else 0) for run_id in holders],
+        times_unix_milliseconds=[1000 * (row + 1) for row in range(rows)],
+        utilization_percents=range(count),
+        memory_used_bytes=[1 << 40] * count,
+        power_milliwatts=range(100, 100 + count),
+        temperature_celsius=[50] * count,
+        energy_millijoules=[0] * count,
+    )
