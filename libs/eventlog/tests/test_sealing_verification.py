@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runyard_contracts.ids import uuid7
+from runyard_eventlog.archived_log import ArchivedEventLog
 from runyard_eventlog.difference import Kind
 from runyard_eventlog.manifest import SegmentName
 from runyard_eventlog.segment_file import SegmentColumns
@@ -23,7 +24,7 @@ from runyard_eventlog.verification import verify
 from runyard_testkit.engines import run
 
 from .sealed import SECOND, SIZE, changed_file, changed_rows, findings, flipped, flips, make_yard, named
-from .stored import DOMAIN, Yard
+from .stored import DOMAIN, TELEMETRY, Yard
 
 pytestmark = pytest.mark.system
 
@@ -318,6 +319,36 @@ async def test_detached_rows_are_checked_in_the_archive_alone(yard: Yard) -> Non
             assert (found.kind, found.position) == (Kind.DROPPED, 13)
     finally:
         yard.log.boundaries[DOMAIN] = 1
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".json"])
+async def test_what_is_damaged_of_detached_segments_is_named_and_the_rest_still_compared(
+    tmp_path: Path, ending: str
+) -> None:
+    """The seals are events, too: those of a damaged segment are lost with it when the database let it go."""
+    yard = await make_yard(tmp_path)
+    await yard.fill(20)
+    last = await yard.seal_all(DOMAIN)
+    yard.log.boundaries[DOMAIN] = last - SIZE
+    whole = ArchivedEventLog(yard.log, yard.stored, yard.archive())
+    names = await yard.archive().names(DOMAIN)
+    # The fourth has seals, the second none; both come before a change in the database.
+    damaged = [names[1], names[3]]
+    (yard.folder / damaged[0].parquet).write_bytes(b"")
+    (yard.folder / f"{damaged[1]}{ending}").unlink()
+    with changed_rows(yard, {last - 1: None}):
+        report = await verify(yard.archive(), [yard.key.public], log=whole, stored=yard.stored)
+    found = {(one.kind, one.lane, one.segment, one.position) for one in report.findings}
+    gone = Kind.MISSING_SEGMENT if ending == ".json" else Kind.MISSING_FILE
+    assert (Kind.CORRUPT_FILE, "domain", 2, None) in found
+    assert (gone, "domain", 4, None) in found
+    assert (Kind.DROPPED, "domain", names[-1].number, last - 1) in found
+    assert {segment for _, _, segment, _ in found} == {2, 4, names[-1].number}
+    (of_telemetry, *more) = (
+        await verify(yard.archive(), [yard.key.public], log=whole, lanes=[TELEMETRY])
+    ).findings
+    assert "seals of lane telemetry" in of_telemetry.detail
+    assert [one.segment for one in (of_telemetry, *more)] == [2, 4]
 
 
 @pytest.mark.parametrize("number", [0, 99_999_999, 10**30])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.events_pb2 import LogSegmentSealed
@@ -83,7 +83,10 @@ async def check_chain(
         log: where the seals are; None to check the archive alone.
     """
     chain = Chain()
-    seals = {} if log is None else await _seals(log, lane, chain)
+    seals: dict[int, Manifest] = {}
+    has_every_seal = False
+    if log is not None:
+        seals, has_every_seal = await _seals(archive, log, lane, chain)
     names: dict[int, list[SegmentName]] = {}
     for found in await archive.names(lane):
         names.setdefault(found.number, []).append(found)
@@ -100,7 +103,7 @@ async def check_chain(
         if isinstance(stored, Corrupt):
             checker.find(Kind.BAD_MANIFEST, number, stored.message)
             stored = None
-        checker.add(number, stored, seal, is_newest=number == newest, has_log=log is not None)
+        checker.add(number, stored, seal, is_newest=number == newest, has_log=has_every_seal)
     await _find_strays(archive, lane, names, checker)
     return chain
 
@@ -204,13 +207,62 @@ class _Checker:
         return True
 
 
-async def _seals(log: EventLog, lane: Lane.ValueType, chain: Chain) -> dict[int, Manifest]:
+async def _seals(
+    archive: Archive, log: EventLog, lane: Lane.ValueType, chain: Chain
+) -> tuple[dict[int, Manifest], bool]:
+    """Read the seals of a lane, by number; and say whether all of the log could be read for them."""
+    head = (await log.head()).domain_position
+    try:
+        seals, findings = await _seals_between(log, lane, 0, head)
+    except Corrupt:
+        # The database has detached what the archive has damaged: all else is to be compared nevertheless.
+        return await _readable_seals(archive, log, lane, head, chain), False
+    chain.findings += findings
+    return seals, True
+
+
+async def _readable_seals(
+    archive: Archive, log: EventLog, lane: Lane.ValueType, head: Position, chain: Chain
+) -> dict[int, Manifest]:
+    """Read the seals of a lane segment by segment, and name the segments that cannot be read."""
+    names = {name.first_position - 1: name for name in await archive.names(Lane.LANE_DOMAIN)}
+    cuts = sorted({0, head, *names, *(name.last_position for name in names.values())})
+    seals: dict[int, Manifest] = {}
+    number = 0
+    for after, to in pairwise(cut for cut in cuts if 0 <= cut <= head):
+        is_there = after in names
+        number = names[after].number if is_there else number + 1
+        try:
+            some, findings = await _seals_between(log, lane, after, to)
+        except Corrupt:
+            kind = Kind.CORRUPT_FILE if is_there else Kind.MISSING_SEGMENT
+            detail = (
+                f"positions {after + 1} to {to} are detached and cannot be read, with what they have of "
+                f"the seals of lane {LANE_NAMES[lane]}"
+            )
+            findings = [Finding(kind, LANE_NAMES[Lane.LANE_DOMAIN], number, "archive", detail)]
+        else:
+            seals |= some
+        chain.findings += findings
+    return seals
+
+
+async def _seals_between(
+    log: EventLog, lane: Lane.ValueType, after: int, to: int
+) -> tuple[dict[int, Manifest], list[Finding]]:
+    """Read the seals of a lane between two positions of the domain lane, and find those that are none.
+
+    Raises:
+        Corrupt: a segment that is needed is missing or damaged.
+    """
     name = LANE_NAMES[lane]
     wanted = EventFilter(types=[SEAL_TYPE], streams=[seal_stream(name)])
     seals: dict[int, Manifest] = {}
-    after, head = Position(0), (await log.head()).domain_position
-    while after < head:
-        page = await log.read(Lane.LANE_DOMAIN, after_position=after, to_position=head, filter=wanted)
+    findings: list[Finding] = []
+    while after < to:
+        page = await log.read(
+            Lane.LANE_DOMAIN, after_position=Position(after), to_position=Position(to), filter=wanted
+        )
         for event in page.events:
             number = event.envelope.stream_version
             try:
@@ -219,19 +271,10 @@ async def _seals(log: EventLog, lane: Lane.ValueType, chain: Chain) -> dict[int,
                     raise ValueError("it is not the seal of that number")
                 seals[number] = Manifest.of_json(manifest_of(message).to_json())
             except (ValueError, LookupError, Corrupt) as error:
-                chain.findings.append(
-                    Finding(
-                        Kind.OTHER_SEAL,
-                        name,
-                        number,
-                        "seal",
-                        str(error),
-                        event.position,
-                        event.envelope.event_id,
-                    )
-                )
+                place = (event.position, event.envelope.event_id)
+                findings.append(Finding(Kind.OTHER_SEAL, name, number, "seal", str(error), *place))
         after = page.scanned_to
-    return seals
+    return seals, findings
 
 
 def _agree(stored: Manifest, seal: Manifest) -> bool:
