@@ -16,6 +16,7 @@ from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import CauseCode, RunSpec
 from runyard_agent.domain.attempt import Stop
 from runyard_agent.domain.batching import LogLine
+from runyard_agent.domain.line_assembler import LINE_BYTES_MAX
 from runyard_agent.domain.metric_lines import MetricReading
 from runyard_agent.domain.stop_condition import StopCondition
 from runyard_agent.runtime import LaunchPlan
@@ -165,9 +166,13 @@ def test_texts_and_truths_are_values_too() -> None:
 SPEC = RunSpec(stop_condition="a > 0 and b > 0", stop_grace_seconds=7)
 
 
-def test_what_was_read_before_a_restart_still_counts(make_plan: Callable[..., LaunchPlan]) -> None:
+@pytest.mark.parametrize(
+    "first", [b'{"a": 1}\n', b'50%|##\r{"a": 1}\n', b"x" * LINE_BYTES_MAX + b'\r{"a": 1}\r\n']
+)
+def test_what_was_read_before_a_restart_still_counts(
+    make_plan: Callable[..., LaunchPlan], first: bytes
+) -> None:
     plan = make_plan()
-    first = b'{"a": 1}\n'
     plan.stdout.write_bytes(first + b'{"b": 1}\n')
     ordered: list[Stop] = []
     watch = StopWatch(SPEC, plan, ordered.append)

@@ -9,11 +9,12 @@ from runyard.metric.v1.batches_pb2 import LogStream
 from runyard.run.v1.types_pb2 import CauseCode, RunSpec
 from runyard_agent.domain.attempt import Stop
 from runyard_agent.domain.batching import LogLine
+from runyard_agent.domain.line_assembler import Line, LineAssembler
 from runyard_agent.domain.metric_lines import read_metric_line
 from runyard_agent.domain.stop_condition import StopCondition
 from runyard_agent.runtime import LaunchPlan
 
-_LINE_BYTES_MAX = 64 * 1024
+_READ_BYTES = 256 * 1024
 
 
 class StopWatch:
@@ -37,20 +38,21 @@ class StopWatch:
 
     def look_back(self, byte_count: int) -> None:
         """Look at what an earlier life of the agent has read: its values died with it. Stops nothing yet."""
+        assembler = LineAssembler()
         with contextlib.suppress(FileNotFoundError), self._plan.stdout.open("rb") as file:
-            while file.tell() < byte_count and (line := file.readline(_LINE_BYTES_MAX)):
-                self._look(line.decode("utf-8", "replace"))
+            while chunk := file.read(min(_READ_BYTES, byte_count - file.tell())):
+                self._look_at(assembler.feed(chunk))
+            self._look_at(assembler.finish())
 
     def look(self, lines: Sequence[LogLine]) -> None:
         """Look at lines as they are read."""
-        for line in lines:
-            if line.stream == LogStream.LOG_STREAM_STDOUT and line.is_whole:
-                self._look(line.text)
+        self._look_at([line for line in lines if line.stream == LogStream.LOG_STREAM_STDOUT])
         # What ended by itself, while nobody read, was not stopped.
         if self._has_held and not self._plan.exit_file.exists():
             self._stop(self._order)
 
-    def _look(self, text: str) -> None:
-        reading = read_metric_line(text)
-        if reading is not None and self._condition.holds_after(reading):
-            self._has_held = True
+    def _look_at(self, lines: Sequence[Line | LogLine]) -> None:
+        for line in lines:
+            reading = read_metric_line(line.text) if line.is_whole else None
+            if reading is not None and self._condition.holds_after(reading):
+                self._has_held = True
