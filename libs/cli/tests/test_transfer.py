@@ -66,6 +66,5 @@ def test_a_file_that_is_hashed_shows_how_far(
 
     *shown, said = stderr.lines
     assert said == f"{file} has SHA-256 {sha256}\n"
-    assert shown == (
-        ["hashing a.bin: 1.0 MiB of 2.0 MiB", "hashing a.bin: 2.0 MiB of 2.0 MiB"] if is_terminal else []
-    )
+    assert all(line.startswith("hashing a.bin: ") for line in shown)
+    assert shown[-1:] == (["hashing a.bin: 2.0 MiB of 2.0 MiB"] if is_terminal else [])

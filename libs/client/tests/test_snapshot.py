@@ -222,27 +222,21 @@ def test_link_out_of_the_tree_is_recorded_as_it_is_and_said(repository: Path) ->
     ]
 
 
-def test_file_that_changes_while_it_is_read_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
     file = write(tmp_path, "log.txt", "first\n")
-    read, writes = hashlib.file_digest, [b"second\n"]
+    writes = [b"other\nsecond\n"]
 
-    def read_while_somebody_writes(*arguments: Any) -> Any:
-        digest = read(*arguments)
+    def write_while_it_is_read(_: int) -> None:
         if writes:
-            with file.open("ab") as opened:
-                opened.write(writes.pop())
-        return digest
+            file.write_bytes(writes.pop())
 
-    monkeypatch.setattr(hashlib, "file_digest", read_while_somebody_writes)
-    taken = take_snapshot(tmp_path)
-    assert content_of(taken, "log.txt") == sha256_of(b"first\nsecond\n")
+    taken = take_snapshot(tmp_path, write_while_it_is_read)
+    assert content_of(taken, "log.txt") == sha256_of(b"other\nsecond\n")
     assert taken.code.size_bytes == 13
 
-    writes[:] = [b"again\n"] * 100
+    writes[:] = [b"x" * size_bytes for size_bytes in range(1, 13)]
     with pytest.raises(LocalError, match=r"log\.txt: is written to all the time") as caught:
-        take_snapshot(tmp_path)
+        take_snapshot(tmp_path, write_while_it_is_read)
     assert caught.value.reason == "FILE_CHANGED"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runyard.artifact.v1.artifact_service_pb2 import (
@@ -18,13 +16,13 @@ from runyard.artifact.v1.artifact_service_pb2 import (
 from runyard.artifact.v1.types_pb2 import Artifact, Origin, UploadPart
 from runyard_client.client import Client
 from runyard_client.errors import ClientError, LocalError
-from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, NobodyWaits, Progress, Store, no_progress
+from runyard_client.hashing import in_thread, sha256_of_file
+from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
 from runyard_contracts.ids import is_sha256, uuid7
 from runyard_core.fan_out import fan_out
 
 # The service looks at every byte of a large upload before it says yes.
 _COMMIT_DEADLINE_SECONDS = 600.0
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,7 @@ def hash_file(path: Path, on_bytes: Progress = no_progress) -> LocalFile:
     """
     try:
         with path.open("rb", buffering=0) as file:
-            digest = hashlib.sha256()
-            block = memoryview(bytearray(_BLOCK_BYTES))
-            while count := file.readinto(block):
-                digest.update(block[:count])
-                on_bytes(count)
-            return LocalFile(path, digest.hexdigest(), file.tell())
+            return LocalFile(path, sha256_of_file(file, on_bytes), file.tell())
     except OSError as error:
         raise LocalError("FILE_UNREADABLE", f"{path}: {error.strerror}") from None
 
@@ -81,7 +74,7 @@ async def upload_file(
         ClientError: the yard or the store refused.
         Unreachable: either does not answer.
     """
-    file = await _hashed(path, on_hashed)
+    file = await in_thread(partial(hash_file, path), on_hashed)
     origin = Origin(path=name or path.name, project=project)
     begun = await client.artifacts.BeginUpload(
         BeginUploadRequest(request_id=uuid7(), sha256=file.sha256, size_bytes=file.size_bytes, origin=origin)
@@ -109,21 +102,6 @@ async def upload_file(
         ),
         timeout=_COMMIT_DEADLINE_SECONDS,
     )
-
-
-async def _hashed(path: Path, on_bytes: Progress) -> LocalFile:
-    left = threading.Event()
-
-    def count(byte_count: int) -> None:
-        if left.is_set():
-            raise NobodyWaits
-        on_bytes(byte_count)
-
-    try:
-        return await asyncio.to_thread(hash_file, path, count)
-    finally:
-        # The thread ends with its next block: the process would wait for the whole file.
-        left.set()
 
 
 async def find_artifact(client: Client, name: str) -> Artifact:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections import Counter
@@ -22,6 +21,7 @@ from runyard.run.v1.types_pb2 import CodeRef
 from runyard_client import git
 from runyard_client.client import Client
 from runyard_client.errors import LocalError
+from runyard_client.hashing import sha256_of_file
 from runyard_client.listing import Listing, list_tree
 from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
 from runyard_contracts.ids import Sha256, sha256_of, uuid7
@@ -61,11 +61,12 @@ class Snapshot:
         return any(entry.path == path and entry.mode is not Mode.SYMLINK for entry in self.entries)
 
 
-def take_snapshot(root: Path) -> Snapshot:
+def take_snapshot(root: Path, on_bytes: Progress = no_progress) -> Snapshot:
     """Read a working tree: with git what it tracks and does not ignore, otherwise all but ignored files.
 
     Staged, unstaged and untracked changes are part of it, as the files are on disk. ``.vhignore`` leaves
-    out more. Blocks while it reads; nothing is written.
+    out more. Blocks while it reads; nothing is written. ``on_bytes`` is called, from other threads, with the
+    number of bytes just read.
 
     Raises:
         LocalError: ``NOT_A_DIRECTORY``, ``NO_FILES``, ``TOO_MANY_FILES``, ``FILE_TOO_LARGE``,
@@ -86,7 +87,7 @@ def take_snapshot(root: Path) -> Snapshot:
         f"{path} is a submodule without its files: fetch them with `git submodule update --init --recursive`"
         for path in listing.absent_submodules
     ]
-    entries = _read(root, found, contents)
+    entries = _read(root, found, contents, on_bytes)
     warnings += _pointer_warnings(root, entries)
     warnings += _link_warnings(entries, contents)
     patch = _patch(root, listing, warnings)
@@ -190,14 +191,16 @@ def _check_size(root: Path, found: Iterable[tuple[str, os.stat_result]]) -> None
         )
 
 
-def _read(root: Path, found: list[tuple[str, os.stat_result]], contents: dict[str, bytes]) -> list[Entry]:
+def _read(
+    root: Path, found: list[tuple[str, os.stat_result]], contents: dict[str, bytes], on_bytes: Progress
+) -> list[Entry]:
     def read(each: tuple[str, os.stat_result]) -> tuple[Entry, bytes | None]:
         path, status = each
         try:
             if stat.S_ISLNK(status.st_mode):
                 target = os.fsencode((root / path).readlink())
                 return Entry(path, Mode.SYMLINK, sha256_of(target), len(target)), target
-            sha256, size_bytes = _read_still(root / path)
+            sha256, size_bytes = _read_still(root / path, on_bytes)
         except OSError as error:
             raise _unreadable(root, path, error) from None
         mode = Mode.EXECUTABLE if status.st_mode & stat.S_IXUSR else Mode.FILE
@@ -209,15 +212,15 @@ def _read(root: Path, found: list[tuple[str, os.stat_result]], contents: dict[st
     return [entry for entry, _ in results]
 
 
-def _read_still(file: Path) -> tuple[Sha256, int]:
+def _read_still(file: Path, on_bytes: Progress) -> tuple[Sha256, int]:
     """Hash a file as it was at one moment: one that is written to meanwhile is read again."""
     for _ in range(_READS_MAX):
-        with file.open("rb") as opened:
+        with file.open("rb", buffering=0) as opened:
             before = os.fstat(opened.fileno())
-            digest = hashlib.file_digest(opened, "sha256")
+            sha256 = sha256_of_file(opened, on_bytes)
             after = os.fstat(opened.fileno())
             if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, opened.tell()):
-                return Sha256(digest.hexdigest()), after.st_size
+                return sha256, after.st_size
     raise LocalError(
         "FILE_CHANGED",
         f"{file}: is written to all the time: wait for the program that does, or name it in .vhignore",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,15 +195,9 @@ async def _submit_and_follow(client: Client, asked: Asked, *, follow: bool) -> E
 async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
     from runyard.artifact.v1.artifact_service_pb2 import ResolveInputsRequest
     from runyard.run.v1.scheduler_service_pb2 import SubmitRunRequest
-    from runyard_client.snapshot import take_snapshot, upload_snapshot
     from runyard_contracts.ids import uuid7
 
-    snapshot = await asyncio.to_thread(take_snapshot, Path())
-    for warning in snapshot.warnings:
-        note(f"warning: {warning}")
-    await upload_snapshot(client, snapshot)
-    if not is_json():
-        note(_code_words(snapshot))
+    snapshot = await _upload_code(client)
     uploaded = await _upload_inputs(client, asked)
     if snapshot.has_file(_REQUIREMENTS):
         options = replace(asked.options, default_requirements_path=_REQUIREMENTS)
@@ -227,6 +221,28 @@ async def _submit(client: Client, asked: Asked) -> SubmitRunResponse:
             tags=asked.tags,
         )
     )
+
+
+async def _upload_code(client: Client) -> Snapshot:
+    from runyard_cli.transfer import Progress
+    from runyard_client.hashing import in_thread
+    from runyard_client.snapshot import take_snapshot, upload_snapshot
+
+    hashing = Progress("hashing code", 0)
+    try:
+        snapshot = await in_thread(partial(take_snapshot, Path()), hashing.add)
+    finally:
+        hashing.close()
+    for warning in snapshot.warnings:
+        note(f"warning: {warning}")
+    sending = Progress("sending code", 0)
+    try:
+        await upload_snapshot(client, snapshot, on_bytes=sending.add)
+    finally:
+        sending.close()
+    if not is_json():
+        note(_code_words(snapshot))
+    return snapshot
 
 
 async def _upload_inputs(client: Client, asked: Asked) -> dict[Path, Artifact]:
