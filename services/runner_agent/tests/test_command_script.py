@@ -22,6 +22,8 @@ from runyard_agent.domain.command_script import is_executable, script_text
         (["if false; then\n  echo no\nfi", "echo b"], 0, "b\n"),
         (["(exit 7)", "echo no"], 7, ""),
         (["echo a", "exit 0", "echo no"], 0, "a\n"),
+        (["echo a \\", "echo b"], 0, "a\nb\n"),
+        (["false \\", "echo no"], 1, ""),
         ([], 0, ""),
     ],
 )

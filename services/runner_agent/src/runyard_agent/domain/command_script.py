@@ -20,7 +20,8 @@ def script_text(command_lines: Sequence[str]) -> str:
     """
     if is_executable(command_lines):
         return "\n".join(command_lines) + "\n"
-    return _TRAPS + "".join(f"{line}\n{_CHECK}\n" for line in command_lines)
+    # The empty line ends one that a backslash would have go on into the check.
+    return _TRAPS + "".join(f"{line}\n\n{_CHECK}\n" for line in command_lines)
 
 
 def is_executable(command_lines: Sequence[str]) -> bool:
