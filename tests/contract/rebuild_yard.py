@@ -15,7 +15,7 @@ from runyard.run.v1.events_pb2 import RunStatusDetailSet
 from runyard_contracts.ids import uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import SystemClock
-from runyard_core.projection import Put, RowKey, Rows
+from runyard_core.projection import Projection, Put, RowKey, Rows
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.postgres import PostgresEventLog
@@ -40,7 +40,7 @@ class RingingLog(PostgresEventLog):
 
 @asynccontextmanager
 async def live(
-    pool: asyncpg.Pool, log: RingingLog, projection: Stories | None = None
+    pool: asyncpg.Pool, log: RingingLog, projection: Projection[Any] | None = None
 ) -> AsyncIterator[Projector]:
     projector = Projector(pool, log, projection or Stories(), schema=SCHEMA, doorbell=log.bell)
     task = asyncio.ensure_future(projector.run())

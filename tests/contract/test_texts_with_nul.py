@@ -8,16 +8,33 @@ from typing import Any
 
 import asyncpg
 import pytest
+from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard.run.v1.events_pb2 import RunStatusDetailSet
+from runyard.node.v1.events_pb2 import NodeEnrolled, NodeGpusReleased, NodeGpusReserved
+from runyard.run.v1.events_pb2 import (
+    RunFinished,
+    RunLeaseGranted,
+    RunQueued,
+    RunStatusDetailSet,
+    RunStopRequested,
+)
+from runyard.run.v1.types_pb2 import RunSpec, TelemetryMark
+from runyard_contracts.envelope import wrap
+from runyard_contracts.ids import StreamName, stream_id, stream_name
 from runyard_contracts.recorded import RecordedEvent
-from runyard_core.projection import Put, Rows
+from runyard_core.projection import Projection, Put, Rows
+from runyard_cost.projections.leases import CostProjection
+from runyard_eventlog.builds import Builds
 from runyard_eventlog.dead_letters import DeadLetters
 from runyard_eventlog.filling import fill
+from runyard_eventlog.port import StreamAppend
 from runyard_eventlog.projection_store import ProjectionStore
-from runyard_eventlog.readmodel import Build
-from tests.contract.events import details, run_stream
+from runyard_eventlog.readmodel import Build, table_name
+from runyard_lineage.projections.edges import EdgesProjection
+from runyard_metrics.projections.runs import RunsProjection
+from runyard_scheduler.projections.scheduler import SchedulerProjection
+from tests.contract.events import NOON, command, context, details, run_stream
 from tests.contract.rebuild_yard import DONE, SCHEMA, RingingLog, live, rebuilder, rebuilt
 from tests.contract.stories import POISON, STORY, WORD, Stories, StoryRow, rows_of
 
@@ -94,13 +111,52 @@ async def test_it_makes_no_difference_which_events_are_written_together(
         # Each one of a new process, which has its rows from the tables alone.
         async with live(pool, story_log, projection) as projector:
             await projector.wait_for(head, 10)
-    one_by_one = await rows_of(pool, SCHEMA)  # type: ignore[arg-type]
+    one_by_one = await _rows(pool, projection, Build.LIVE)
     for batch_max in (1, 2, 5, 12):
         assert await _filled(pool, story_log, projection, head, batch_max) == one_by_one
 
 
+@pytest.mark.parametrize(
+    "projection",
+    [SchedulerProjection(), RunsProjection(), CostProjection(), EdgesProjection()],
+    ids=lambda each: type(each).__name__,
+)
+async def test_services_keep_what_scheduler_and_agents_said_before_such_texts_were_refused(
+    pool: asyncpg.Pool, story_log: RingingLog, projection: Projection[RecordedEvent]
+) -> None:
+    for stream, message in _said():
+        events = [wrap(message, stream, context(), NOON)]
+        version = len(await story_log.read_stream(stream))
+        head = (await story_log.append(command(StreamAppend(stream, version, events)))).position
+        async with live(pool, story_log, projection) as projector:
+            await projector.wait_for(head, 10)
+            assert projector.lag.parked_count == 0
+    one_by_one = await _rows(pool, projection, Build.LIVE)
+    texts = [value for row in one_by_one for value in row if isinstance(value, str)]
+    assert any("\ufffd" in text for text in texts)
+    assert await _filled(pool, story_log, projection, head, 1_000) == one_by_one
+    if isinstance(projection, CostProjection):
+        held = await pool.fetchval(f"select count(*) from {SCHEMA}.lease where released_at_ms is null")
+        assert held == 0
+
+
+def _said() -> Iterable[tuple[StreamName, Message]]:
+    """A run that is stopped, with a NUL wherever nothing refused one."""
+    run, node = run_stream(), stream_name("node", "n")
+    run_id = stream_id(run)
+    spec = RunSpec(step="a\0")
+    lease: dict[str, Any] = {"node_id": "n\0", "lease_id": "l\0", "run_id": run_id, "attempt": 1}
+    yield node, NodeEnrolled(node_id="n")
+    yield run, RunQueued(run_id=run_id, project="p\0", number=1, spec=spec, tags=["t\0"])
+    yield node, NodeGpusReserved(**lease, gpu_uuids=["G\0"], gpu_models=["L\0"], project="p\0")
+    yield run, RunLeaseGranted(**lease, gpu_uuids=["G\0"])
+    yield run, RunStopRequested(run_id=run_id, reason="r\0")
+    yield run, RunFinished(run_id=run_id, attempt=1, telemetry=TelemetryMark(spool_id="s\0"))
+    yield node, NodeGpusReleased(**lease)
+
+
 async def _filled(
-    pool: asyncpg.Pool, log: RingingLog, projection: Stories, head: int, batch_max: int
+    pool: asyncpg.Pool, log: RingingLog, projection: Projection[Any], head: int, batch_max: int
 ) -> list[tuple[object, ...]]:
     store = ProjectionStore(projection, SCHEMA, Build.CHECK)
     async with pool.acquire() as connection:
@@ -116,17 +172,24 @@ async def _filled(
         to_position=head,
         batch_max=batch_max,
     )
-    counts = []
     async with aclosing(batches) as filled:
         async for batch in filled:
-            counts.append(batch.event_count)
-    assert sum(counts) == head
-    rows = []
-    for table in ("story", "word"):
-        found = await pool.fetch(f"select * from {SCHEMA}.{table}_v1_check order by position, 1")
-        rows += [tuple(row) for row in found]
-        await pool.execute(f"drop table {SCHEMA}.{table}_v1_check")
-    await pool.execute(f"delete from {SCHEMA}.projection_checkpoint where build = '_check'")
+            place = batch.place
+    assert (place.position, place.parked_streams) == (head, frozenset())
+    rows = await _rows(pool, projection, Build.CHECK)
+    async with pool.acquire() as connection:
+        builds = Builds(projection, SCHEMA)
+        for kept in await builds.kept(connection):
+            if kept.build is Build.CHECK:
+                await builds.drop(connection, kept)
+    return rows
+
+
+async def _rows(pool: asyncpg.Pool, projection: Projection[Any], build: Build) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for spec in projection.tables:
+        name = f"{SCHEMA}.{table_name(spec, projection.version, build)}"
+        rows += map(tuple, await pool.fetch(f"select * from {name} t order by position, t::text"))
     return rows
 
 

@@ -88,11 +88,6 @@ def test_a_price_is_a_line_of_the_price_book() -> None:
     assert folded(PriceSet(price=price)).rows(PRICES) == [row]
 
 
-def test_a_note_that_no_table_can_hold_is_kept_without_its_nul() -> None:
-    price = Price(price_id="p1", unit=PriceUnit.PRICE_UNIT_GPU_HOUR, note="half\0 a year")
-    assert [row.note for row in folded(PriceSet(price=price)).rows(PRICES)] == ["half\ufffd a year"]
-
-
 def test_a_lease_holds_its_gpus_until_they_are_released() -> None:
     assert folded(RESERVED).rows(LEASES) == [held()]
     ended = held()._replace(position=2, released_at_ms=NOON_MS + 1_000, released_event_id="e2")

@@ -1,4 +1,4 @@
-"""The rows of the read model hold whatever an event says: one that was refused would stop all."""
+"""The rows of the read model after events that say what no table can hold."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from google.protobuf.message import Message
 
 from runyard.event.v1.envelope_pb2 import Envelope
 from runyard.node.v1.events_pb2 import NodeEnrolled, NodeForeignProcessSeen
-from runyard.run.v1.events_pb2 import RunQueued, RunStopRequested
 from runyard_contracts.envelope import Context, parse_actor, wrap
 from runyard_contracts.ids import stream_name, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_scheduler.projections.nodes import node_row
-from runyard_scheduler.projections.runs import run_row
-
-from .yard import a_spec
 
 
 def an_event(category: str, message: Message, version: int) -> RecordedEvent:
@@ -26,15 +22,10 @@ def an_event(category: str, message: Message, version: int) -> RecordedEvent:
     return RecordedEvent(envelope)
 
 
-def test_a_zero_byte_in_an_event_of_a_run_is_none_in_its_row() -> None:
-    queued = RunQueued(run_id="it", spec=a_spec(step="a\0b"), tags=["c\0", "d"])
-    row = run_row(None, an_event("run", queued, 1))
-    row = run_row(row, an_event("run", RunStopRequested(run_id="it", reason="e\0f"), 2))
-    assert row is not None
-    assert (row.step, row.tags, row.stop_reason) == ("a\ufffdb", ("c\ufffd", "d"), "e\ufffdf")
-
-
-def test_a_zero_byte_in_what_an_agent_saw_is_none_in_the_row_of_its_node() -> None:
+def test_a_foreign_process_of_a_gpu_whose_name_has_a_zero_byte_is_seen_and_gone() -> None:
     row = node_row(None, an_event("node", NodeEnrolled(node_id="it"), 1))
     seen = NodeForeignProcessSeen(node_id="it", gpu_uuid="GPU-\0", pid=7)
-    assert node_row(row, an_event("node", seen, 2)).foreign_gpu_uuids == ("GPU-\ufffd",)
+    row = node_row(row, an_event("node", seen, 2))
+    assert (row.foreign_gpu_uuids, row.foreign_pids) == (("GPU-\ufffd",), (7,))
+    seen.gone = True
+    assert node_row(row, an_event("node", seen, 3)).foreign_pids == ()

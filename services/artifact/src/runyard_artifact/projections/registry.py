@@ -84,7 +84,9 @@ def _put_labels(
     tags = former.tags if former else ()
     properties: dict[str, object] = json.loads(former.properties_json) if former else {}
     if isinstance(labelled, ArtifactTagged):
-        tags = (*tags, *(tag for tag in map(_storable, labelled.tags) if tag not in tags))
+        # A tag with a NUL is known by what the row before has of it.
+        named = (tag.replace("\0", "\ufffd") for tag in labelled.tags)
+        tags = (*tags, *(tag for tag in named if tag not in tags))
     else:
         properties.update(MessageToDict(labelled.properties))
     return Put(
@@ -136,7 +138,7 @@ def _put_dataset_version(
             file_count=len(created.files),
             size_bytes=sum(file.size_bytes for file in created.files),
             from_version=created.from_version,
-            run_id=_storable(created.origin.run_id),
+            run_id=created.origin.run_id,
             attempt=created.origin.attempt,
             created_at=_time(event),
             created_by=actor_name(event.envelope.actor),
@@ -177,20 +179,15 @@ def _put_model_version(event: RecordedEvent, registered: ModelVersionRegistered)
             version=registered.version,
             file_count=len(registered.files),
             size_bytes=sum(file.size_bytes for file in registered.files),
-            tags=tuple(map(_storable, registered.tags)),
-            release_note=_storable(registered.release_note),
-            run_id=_storable(registered.origin.run_id),
+            tags=tuple(registered.tags),
+            release_note=registered.release_note,
+            run_id=registered.origin.run_id,
             attempt=registered.origin.attempt,
             registered_at=_time(event),
             registered_by=actor_name(event.envelope.actor),
             position=event.position,
         ),
     )
-
-
-def _storable(text: str) -> str:
-    """Give a text as the database can hold it: one event that it refused would stop the read model."""
-    return text.replace("\0", "\ufffd")
 
 
 def _time(event: RecordedEvent) -> datetime:

@@ -80,8 +80,7 @@ def _put_price(event: RecordedEvent, price_set: PriceSet, _: Rows) -> list[PutAl
         unit=price.unit,
         micro_usd_per_hour=price.micro_usd_per_hour,
         effective_from_ms=milliseconds_of(price.effective_from),
-        # PostgreSQL cannot store a NUL, and a log may have one from before it was refused.
-        note=price.note.replace("\0", "\ufffd"),
+        note=price.note,
         event_id=event.envelope.event_id,
         position=event.position,
     )

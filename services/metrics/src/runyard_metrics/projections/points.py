@@ -72,7 +72,7 @@ def _columns(points: MetricPointsRecorded) -> dict[str, _Column]:
         column.values.append(value)
     for name, text in points.json_values.items():
         column = columns.setdefault(key_text(name), _Column())
-        column.json_value = text.replace("\x00", "\ufffd")
+        column.json_value = text
         column.json_time = points.json_times_unix_milliseconds.get(name, 0)
     return columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runyard.node.v1.events_pb2 import NodeAttached, NodeDetached
+from runyard.node.v1.events_pb2 import NodeAttached, NodeDetached, NodeForeignProcessSeen
 from runyard.node.v1.types_pb2 import Node
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
@@ -56,8 +56,7 @@ def node_row(before: NodeRow | None, event: RecordedEvent) -> NodeRow:
         attachment_event_id=event_id,
         attachment_position=position,
         attachment_correlation_id=correlation_id,
-        # An agent may say anything, and a NUL cannot be stored: it would stop the read model.
-        foreign_gpu_uuids=tuple(gpu_uuid.replace("\0", "\ufffd") for gpu_uuid, _ in foreign),
+        foreign_gpu_uuids=tuple(gpu_uuid for gpu_uuid, _ in foreign),
         foreign_pids=tuple(pid for _, pid in foreign),
         document=node.SerializeToString(deterministic=True),
     )
@@ -71,4 +70,9 @@ def _foreign_after(
         return []
     known = frozenset(zip(before.foreign_gpu_uuids, before.foreign_pids, strict=True))
     state = DomainNode(inventory=document.inventory, foreign_processes=known)
-    return sorted(evolve(state, event.message).foreign_processes)
+    message = event.message
+    if isinstance(message, NodeForeignProcessSeen) and "\0" in message.gpu_uuid:
+        # An agent may say anything. One that is gone is known by what the row before has of it.
+        gpu_uuid = message.gpu_uuid.replace("\0", "\ufffd")
+        message = NodeForeignProcessSeen(gpu_uuid=gpu_uuid, pid=message.pid, gone=message.gone)
+    return sorted(evolve(state, message).foreign_processes)

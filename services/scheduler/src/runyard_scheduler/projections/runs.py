@@ -70,10 +70,10 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         project=document.project,
         number=document.number,
         state=document.state,
-        step=_storable(document.spec.step),
+        step=document.spec.step,
         node_id=document.attempts[-1].node_id if document.attempts else "",
         submitted_by=document.submitted_by,
-        tags=tuple(map(_storable, document.tags)),
+        tags=tuple(document.tags),
         correlation_id=envelope.correlation_id if before is None else before.correlation_id,
         traceparent=envelope.traceparent if before is None else before.traceparent,
         trail_event_ids=tuple(mark.event_id for mark in marks),
@@ -83,14 +83,9 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         ),
         lease_expired=_lease_expired(before, message),
         stop_cause=stop.cause_code if stop else 0 if before is None else before.stop_cause,
-        stop_reason=_storable(stop.reason) if stop else "" if before is None else before.stop_reason,
+        stop_reason=stop.reason if stop else "" if before is None else before.stop_reason,
         document=document.SerializeToString(deterministic=True),
     )
-
-
-def _storable(text: str) -> str:
-    """Give a text as the database can hold it: one event that it refused would stop the read model."""
-    return text.replace("\0", "\ufffd")
 
 
 def trail_of(event_ids: Sequence[str], positions: Sequence[int]) -> Trail:
