@@ -63,6 +63,9 @@ def test_the_tail_is_filtered(terminal: Terminal) -> None:
     assert len(terminal.run("tail", "--from", "3", "--to", "4").splitlines()) == 2
     assert len(terminal.run("tail", "--to", "2026-01-01T00:00:03+00:00").splitlines()) == 2
     assert len(terminal.run("tail", "--telemetry").splitlines()) == 1
+    assert len(terminal.run("tail", "--telemetry", "--from", "1").splitlines()) == 1
+    # Nothing came after now yet.
+    assert terminal.run("tail", "--from", "now") == ""
     # As they are shown, types may be written.
     assert terminal.run("tail", "--type", "run.") == terminal.run("tail", "--type", "runyard.run.")
     assert terminal.run("tail", "--type", "run") == terminal.run("tail", "--type", "run.")
@@ -74,8 +77,14 @@ def test_other_prices_give_another_cost(terminal: Terminal, tmp_path: Path) -> N
     book.write_text('{"prices": [{"unit": "PRICE_UNIT_GPU_HOUR", "micro_usd_per_hour": "7200000000"}]}')
     shown = terminal.run("what-if", "digits", "--prices", str(book))
     assert shown.splitlines()[-1].split() == ["all", "$1.00", "$2.00", "+$1.00"]
-    book.write_text("[1]")
-    assert "WRONG_USAGE" in terminal.run("what-if", "digits", "--prices", str(book), expect=2)
+    assert "no price" not in shown
+    book.write_text('{"prices": [{"unit": "PRICE_UNIT_GPU_HOUR", "effective_from": "2099-01-01T00:00:00Z"}]}')
+    shown = terminal.run("what-if", "digits", "--prices", str(book))
+    assert shown.splitlines()[-2].split() == ["all", "$1.00", "$0.00", "-$1.00"]
+    assert shown.splitlines()[-1] == "some of it has no price in that book"
+    for broken in ("[1]", "[" * 100_000):
+        book.write_text(broken)
+        assert "WRONG_USAGE" in terminal.run("what-if", "digits", "--prices", str(book), expect=2)
 
 
 def test_an_export_of_an_import_is_the_same_files(terminal: Terminal, tmp_path: Path) -> None:
@@ -140,6 +149,13 @@ def test_a_home_with_a_log_is_not_imported_into(terminal: Terminal, tmp_path: Pa
         (("effects", "99"), "EVENT_NOT_FOUND", 3),
         (("as-of", "now", "cost", "nobody"), "PROJECT_NOT_FOUND", 3),
         (("tail", "--from", "99"), "POSITION_AHEAD", 3),
+        # The telemetry lane has one batch, the domain lane eight events.
+        (("tail", "--telemetry", "--from", "2"), "POSITION_AHEAD", 3),
+        (("tail", "--telemetry", "--to", "8"), "POSITION_AHEAD", 3),
+        (("tail", "--telemetry", "--from", "2099-01-01"), "TIME_AHEAD", 3),
+        (("tail", "--from", "5", "--to", "3"), "BAD_SPAN", 3),
+        (("tail", "--from", "now", "--to", "3"), "BAD_SPAN", 3),
+        (("tail", "--from", "2026-01-02", "--to", "2026-01-01T00:00:03+00:00"), "BAD_SPAN", 3),
         (("tail", "--to", "2001-01-01"), "BEFORE_FIRST_EVENT", 3),
         (("tail", "--correlation", "digits#7"), "RUN_NOT_FOUND", 3),
         (("effects", RUN), "EVENT_NOT_FOUND", 3),

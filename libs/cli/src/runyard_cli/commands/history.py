@@ -85,7 +85,11 @@ def command() -> None:
     "--correlation", default="", metavar="ID", help="Only what one request set off (a run: its name or id)."
 )
 @click.option(
-    "--from", "begin", type=MOMENT, metavar="MOMENT", help="Recorded from this position or time on."
+    "--from",
+    "begin",
+    type=MOMENT,
+    metavar="MOMENT",
+    help="Recorded from this position (of the lane shown) or time on.",
 )
 @click.option("--to", "end", type=MOMENT, metavar="MOMENT", help="Recorded up to this position or time.")
 @click.option("--telemetry", is_flag=True, help="The telemetry lane instead of the domain lane.")
@@ -115,7 +119,7 @@ def tail(
     _bound(request, begin, end)
 
     async def show(source: Source) -> None:
-        await check_span(source, begin, end)
+        await check_span(source, begin, end, lane)
         wanted.correlation_id = await whole_correlation(source, correlation, project)
         wanted.stream = await whole_stream(source, stream)
         request.filter.correlation_id, request.filter.stream = wanted.correlation_id, wanted.stream
@@ -123,6 +127,8 @@ def tail(
         # What comes between the list and the watch belongs to the watch.
         last = head.telemetry_position if telemetry else head.domain_position
         request.to_position = request.to_position or last
+        if begin is not None and begin.WhichOneof("at") is None:
+            request.after_position = last
         # One more, to know whether it was all.
         found = await newest(source, request, limit + 1) if limit and last else []
         for view in reversed(found[:limit]):

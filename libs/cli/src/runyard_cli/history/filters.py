@@ -25,17 +25,50 @@ _ID_LENGTH = 36
 _KINDS = {"run": SubjectKind.SUBJECT_KIND_RUN, "artifact": SubjectKind.SUBJECT_KIND_FILE}
 
 
-async def check_span(source: Source, begin: AsOf | None, end: AsOf | None) -> None:
-    """Refuse moments that the log does not have; from before its first event on is from the first on."""
+async def check_span(
+    source: Source, begin: AsOf | None, end: AsOf | None, lane: Lane.ValueType = Lane.LANE_DOMAIN
+) -> None:
+    """Refuse moments that the log does not have, and a first one behind the second.
+
+    Positions are of the lane that is shown. From before the first event on is from the first on.
+
+    Raises:
+        ClientError: POSITION_AHEAD, TIME_AHEAD, BEFORE_FIRST_EVENT, BAD_SPAN.
+    """
     for at, may_be_before in ((begin, True), (end, False)):
         if at is None:
             continue
-        prices = Subject(kind=SubjectKind.SUBJECT_KIND_PRICES)
         try:
-            await source.state(GetStateAsOfRequest(as_of=at, subject=prices))
+            if lane == Lane.LANE_TELEMETRY and at.WhichOneof("at") == "position":
+                await _check_telemetry(source, at.position)
+            else:
+                prices = Subject(kind=SubjectKind.SUBJECT_KIND_PRICES)
+                await source.state(GetStateAsOfRequest(as_of=at, subject=prices))
         except ClientError as error:
             if not may_be_before or error.reason != "BEFORE_FIRST_EVENT":
                 raise
+    if begin is not None and end is not None and _is_behind(begin, end):
+        raise ClientError("INVALID_ARGUMENT", "BAD_SPAN", "the first moment is behind the second")
+
+
+async def _check_telemetry(source: Source, position: int) -> None:
+    newest = (await source.head()).telemetry_position
+    if position > newest:
+        problem = f"position {position} is ahead of the telemetry lane, whose newest is {newest}"
+        raise ClientError("OUT_OF_RANGE", "POSITION_AHEAD", problem)
+    if position == 0:
+        raise ClientError("OUT_OF_RANGE", "BEFORE_FIRST_EVENT", "a lane begins at position 1")
+
+
+def _is_behind(begin: AsOf, end: AsOf) -> bool:
+    """Say whether the first of two moments is behind the second, where that can be seen without the log."""
+    kinds = (begin.WhichOneof("at"), end.WhichOneof("at"))
+    if kinds == ("position", "position"):
+        return begin.position > end.position
+    if kinds == ("time", "time"):
+        return begin.time.ToNanoseconds() > end.time.ToNanoseconds()
+    # Nothing set is now.
+    return kinds[0] is None and kinds[1] is not None
 
 
 async def whole_correlation(source: Source, text: str, project: str | None) -> str:

@@ -92,6 +92,8 @@ def say_repriced(answer: PriceAgainResponse) -> None:
     before, after = answer.recorded_micro_usd, answer.repriced_micro_usd
     rows.append(("all", money_words(before), money_words(after), _difference(before, after)))
     say_table(("RUN", "RECORDED", "WHAT IF", "DIFFERENCE"), rows, right=(1, 2, 3))
+    if any(run.repriced.has_unpriced_time for run in answer.runs):
+        say("some of it has no price in that book")
 
 
 def _difference(before: int, after: int) -> str:

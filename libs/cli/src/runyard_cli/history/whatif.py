@@ -91,5 +91,5 @@ def read_prices(path: Path) -> list[Price]:
         content = json.loads(path.read_bytes())
         lines = content["prices"] if isinstance(content, dict) else content
         return [ParseDict(line, Price()) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ParseError) as error:
         raise click.UsageError(f"{path} is not a price book: {error}") from None
