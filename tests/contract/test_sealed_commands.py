@@ -169,6 +169,8 @@ async def test_wrong_input_has_its_exit_code_and_leaves_the_log_alone(
         (("verify", "--to", "9999"), 3, "POSITION_AHEAD"),
         (("verify", "--archive-only", "--to", "9999"), 3, "POSITION_AHEAD"),
         (("verify", "--from", "now"), 3, "NOTHING_SEALED"),
+        (("verify", "--from", "9", "--to", "4"), 2, "BAD_SPAN"),
+        (("verify", "--archive-only", "--from", "9", "--to", "4"), 2, "BAD_SPAN"),
         (("verify", "--public-key", text), 2, "BAD_KEY_FILE"),
         (("verify", "--public-key", str(tmp_path / "none")), 2, "BAD_KEY_FILE"),
         (("verify", "--archive", str(tmp_path / "none")), 3, "ARCHIVE_UNKNOWN"),

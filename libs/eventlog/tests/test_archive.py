@@ -254,6 +254,8 @@ def test_an_archive_has_an_address(tmp_path: Path) -> None:
         "s3+http://key:secret@host",
         "s3+http://key:secret@host:port/bucket",
         "ftp://key:secret@host/bucket",
+        "s3+http://key:secret@host/b",
+        "s3+http://key:secret@host/-log",
     ):
         with pytest.raises(InvalidInput) as refusal:
             open_store(wrong)

@@ -18,7 +18,7 @@ from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import stream_name, uuid7
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt, InvalidInput
-from runyard_replay.exports import FORMAT, MANIFEST, LaneWriter, read_events, read_manifest
+from runyard_replay.exports import FILES, FORMAT, MANIFEST, LaneWriter, read_events, read_manifest
 from runyard_replay.folding.cloudevents import cloud_event
 from runyard_replay.imported import FILE, import_log
 from runyard_replay.views import event_view
@@ -36,7 +36,8 @@ DEEP = "[" * 200_000
 
 def manifest_with(**changed: object) -> str:
     entry: Mapping[str, object] = {**FILE_ENTRY, **changed}
-    return json.dumps({"format": FORMAT, "log_id": "a", "files": [entry]})
+    telemetry = {**FILE_ENTRY, "name": "telemetry.jsonl", "lane": "LANE_TELEMETRY"}
+    return json.dumps({"format": FORMAT, "log_id": "a", "files": [entry, telemetry]})
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,9 @@ def manifest_with(**changed: object) -> str:
         manifest_with(event_count=None),
         manifest_with(sha256=[]),
         manifest_with(more=1),
+        # Without one of its files a lane would look as if nothing had happened.
+        json.dumps({"format": FORMAT, "log_id": "a", "files": [FILE_ENTRY]}),
+        json.dumps({"format": FORMAT, "log_id": "a", "files": []}),
     ],
 )
 def test_a_manifest_that_no_export_has_is_refused(tmp_path: Path, content: str) -> None:
@@ -91,7 +95,8 @@ def test_a_line_that_is_no_event_is_refused_and_leaves_nothing(tmp_path: Path, l
 
 def test_an_export_without_events_is_one(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(manifest_with())
-    (tmp_path / "domain.jsonl").touch()
+    for name in FILES.values():
+        (tmp_path / name).touch()
     assert import_log(tmp_path, read_manifest(tmp_path), tmp_path / "home") == 0
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from google.protobuf.message import Message
@@ -30,6 +30,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec, RunState
 from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import CommandId, stream_name, uuid7
+from runyard_core.clock import ManualClock
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, RunyardError
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_replay.folding.leases import LeaseFold
@@ -37,6 +38,7 @@ from runyard_replay.pricing.price_book import PriceLine
 from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
+from runyard_replay.reading.event_ids import is_position
 from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of
@@ -169,6 +171,27 @@ async def test_a_moment_that_the_log_does_not_have_is_refused(
     with pytest.raises(error) as refused:
         await state_as_of(yard.log, GetStateAsOfRequest(as_of=as_of), yard.clock)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("7", True), ("0000007", True), ("10000001", True), ("20000000123", True)]
+    + [(text, False) for text in ("01209440", "01a20944", "1" * 19, "12345678-1234", "-1", "")],
+)
+def test_an_event_of_a_long_log_may_be_named_by_its_position(text: str, is_one: bool) -> None:
+    assert is_position(text) is is_one
+
+
+async def test_the_first_moment_that_a_refusal_names_can_be_asked_for() -> None:
+    yard = Yard(clock=ManualClock(START + timedelta(microseconds=123_456)))
+    await yard.enroll()
+    request = GetStateAsOfRequest(as_of=AsOf(position=0), subject=Subject(name=NODE))
+    with pytest.raises(OutOfRange) as refused:
+        await state_as_of(yard.log, request, yard.clock)
+    named = refused.value.metadata["first_recorded_at"]
+    assert named in refused.value.message
+    request.as_of.time.FromDatetime(datetime.fromisoformat(named))
+    assert (await state_as_of(yard.log, request, yard.clock)).position == 1
 
 
 async def test_a_time_means_what_was_recorded_by_then() -> None:

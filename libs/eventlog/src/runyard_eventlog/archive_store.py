@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ REQUEST_SECONDS_MAX = 30.0
 """Longest silence of the store within one request."""
 _THREADS = 4
 _ABSENT_CODES = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
+_BUCKET = re.compile(r"(?!.*(?:\.\.|\.-|-\.))[A-Za-z0-9][A-Za-z0-9._:-]{1,61}[A-Za-z0-9]")
 _S3_SCHEMES = {"s3+http": "http", "s3+https": "https"}
 
 ResultT = TypeVar("ResultT")
@@ -83,8 +85,10 @@ def open_store(url: str) -> ArchiveStore:
             secret_key=unquote(parts.password or ""),
             prefix=f"{prefix}/" if prefix else "",
         )
-        if not (parts.hostname and bucket and place.access_key and place.secret_key and parts.port != 0):
+        if not (parts.hostname and place.access_key and place.secret_key and parts.port != 0):
             raise ValueError("something is missing")
+        if _BUCKET.fullmatch(bucket) is None:
+            raise ValueError("no store has such a bucket")
     except (KeyError, ValueError):
         raise InvalidInput(
             "the address of the archive is neither a folder nor of the form "

@@ -67,7 +67,7 @@ async def before_first_event(event_log: EventLog) -> OutOfRange:
     first = await event_at(event_log, Lane.LANE_DOMAIN, 1)
     if first is None:
         return OutOfRange("the log has no events yet", code="BEFORE_FIRST_EVENT")
-    began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="milliseconds")
+    began = first.envelope.recorded_at.ToDatetime(tzinfo=UTC).isoformat(timespec="microseconds")
     return OutOfRange(
         f"that is before the first event of the log, which was recorded at {began}",
         code="BEFORE_FIRST_EVENT",

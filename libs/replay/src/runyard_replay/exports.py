@@ -132,7 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} holds {manifest.format!r}, which cannot be imported: export it without --cloudevents",
             code="NOT_AN_EXPORT",
         )
-    if not set(named) <= known or len(set(named)) != len(named):
+    if set(named) != known or len(named) != len(known):
         raise InvalidInput(f"{folder / MANIFEST} names other files than an export's", code="NOT_AN_EXPORT")
     return manifest
 

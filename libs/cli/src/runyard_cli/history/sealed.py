@@ -122,12 +122,14 @@ async def segments_between(
     """Give what tells the segments of both lanes that hold something recorded between two moments.
 
     Raises:
-        InvalidInput: a position below 1 (BAD_POSITION).
+        InvalidInput: a position below 1 (BAD_POSITION), a first moment behind the second (BAD_SPAN).
         OutOfRange: a moment before the first event (BEFORE_FIRST_EVENT), or that is not there yet
             (POSITION_AHEAD, TIME_AHEAD).
     """
     first = None if begin is None else await _time_of(archive, rows, begin)
     last = None if end is None else await _time_of(archive, rows, end)
+    if first is not None and last is not None and first > last:
+        raise InvalidInput("the first moment is behind the second", code="BAD_SPAN")
 
     def is_wanted(manifest: Manifest) -> bool:
         return (first is None or datetime.fromisoformat(manifest.last_recorded_at) >= first) and (

@@ -188,12 +188,18 @@ async def _verify(
 
 async def _prove(event_id: str, archive_named: str) -> bytes:
     from runyard_cli.history.sealed import open_archive, open_rows
+    from runyard_core.errors import NotFound
     from runyard_eventlog.verification import prove_event
-    from runyard_replay.reading.event_ids import find_event, is_position
+    from runyard_replay.reading.event_ids import PREFIX_DIGITS_MIN, find_event, is_position
 
     async with open_archive(archive_named) as archive, open_rows(archive) as rows:
         if is_position(event_id):
-            event_id = (await find_event(rows.log, event_id)).envelope.event_id
+            try:
+                event_id = (await find_event(rows.log, event_id)).envelope.event_id
+            except NotFound:
+                # So many digits may begin an id, too, of an event of the telemetry lane.
+                if len(event_id) < PREFIX_DIGITS_MIN:
+                    raise
         return await prove_event(archive, rows.stored, event_id)
 
 

@@ -19,7 +19,8 @@ PREFIX_DIGITS_MIN = 8
 _TIME_DIGITS = 12
 """The first digits of an id are the time at which it was made, in milliseconds."""
 _MADE_BEFORE_RECORDED_MAX = timedelta(minutes=1)
-_POSITION = re.compile(r"[0-9]{1,7}")
+# An id that begins with its time begins with 0 for centuries.
+_POSITION = re.compile(r"[0-9]{1,7}|[1-9][0-9]{7,17}")
 _PREFIX = re.compile(r"[0-9a-f][0-9a-f-]*")
 
 
