@@ -11,8 +11,9 @@ from tests.e2e.yard import Clients, Yard
 
 
 @pytest.fixture(scope="session")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(tmp_path_factory: pytest.TempPathFactory, shared_environments: Path) -> Iterator[Yard]:
     running = Yard(home=Path(tmp_path_factory.mktemp("yard")))
+    running.share(shared_environments)
     running.up("--listen", "127.0.0.1")
     try:
         yield running

@@ -63,6 +63,12 @@ class Yard:
             raise AssertionError(f"runyard {command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def share(self, environments: Path) -> None:
+        """Let its agent take virtual environments from a folder of many; before the first start."""
+        cache = self.home / "agent" / "cache"
+        cache.mkdir(parents=True)
+        (cache / "environments").symlink_to(environments)
+
     def up(self, *options: str) -> None:
         """Start it in the background and wait until it is ready."""
         self.cli("up", "--background", *options, timeout_seconds=120)

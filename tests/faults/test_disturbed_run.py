@@ -64,10 +64,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, shared_environments: Path) -> Iterator[World]:
     """Not the yard of other tests: its own agent is given up."""
     with ExitStack() as stack:
         yard = Yard(home=Path(tmp_path_factory.mktemp("disturbed")))
+        yard.share(shared_environments)
         yard.up()
         stack.callback(yard.down)
         try:

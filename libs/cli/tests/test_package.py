@@ -11,7 +11,7 @@ import pytest
 
 from runyard_testkit.installation import install, needed, run, size_bytes
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("package")]
 
 OURS = {
     "runyard-cli": "libs/cli",

@@ -33,9 +33,11 @@ def mounts() -> str:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a cache for all agents of the session: making an environment takes seconds."""
-    return tmp_path_factory.mktemp("agent-cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, shared_environments: Path) -> Path:
+    """Give a cache for all agents of a module."""
+    folder = tmp_path_factory.mktemp("agent-cache")
+    (folder / "environments").symlink_to(shared_environments)
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from runyard_agent.gpus import open_gpus
 
 from .gpu_machine import GpuMachine, build_library, gpu_machine
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("gpus")]
 
 Scripted = Callable[..., AbstractContextManager[GpuMachine]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -51,6 +52,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     engine = run(start_new(new_store, tmp_path_factory.mktemp("store")))
     yield engine
     run(end_store(engine))
+
+
+@pytest.fixture(scope="session")
+def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of virtual environments for all agents of all workers: making one takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

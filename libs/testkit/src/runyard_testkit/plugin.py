@@ -25,6 +25,7 @@ from runyard_testkit.fixtures import (
     own_store,
     postgres,
     role_passwords,
+    shared_environments,
     store,
     template_database,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "own_store",
     "postgres",
     "role_passwords",
+    "shared_environments",
     "store",
     "template_database",
     "test_image",
