@@ -62,6 +62,12 @@ class Yard:
     def environment(self) -> dict[str, str]:
         return {**ENVIRONMENT, "RUNYARD_HOME": str(self.home.folder), **self.settings}
 
+    def share(self, environments: Path) -> None:
+        """Let its agent take virtual environments from a folder of many; before it starts."""
+        self.home.make()
+        (self.home.agent / "cache").mkdir()
+        (self.home.agent / "cache" / "environments").symlink_to(environments)
+
     def up(self) -> None:
         done = self.runyard("up", "--background")
         assert done.returncode == 0, done.stderr
@@ -87,8 +93,9 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(tmp_path_factory: pytest.TempPathFactory, shared_environments: Path) -> Iterator[Yard]:
     running = Yard(tmp_path_factory.mktemp("embedded") / ".runyard")
+    running.share(shared_environments)
     running.up()
     yield running
     running.down()
@@ -201,7 +208,7 @@ def training(yard: Yard, tmp_path: Path) -> RunningAttempt:
 
 
 def test_a_yard_is_backed_up_while_it_trains_lost_and_put_back_as_the_page_says(
-    yard: Yard, training: RunningAttempt, tmp_path: Path
+    yard: Yard, training: RunningAttempt, tmp_path: Path, shared_environments: Path
 ) -> None:
     reader = Reader(yard.home.folder.parent, tmp_path, ENVIRONMENT)
     reader.type("runyard run put --executor process --project digits --follow")
@@ -217,6 +224,7 @@ def test_a_yard_is_backed_up_while_it_trains_lost_and_put_back_as_the_page_says(
     shutil.rmtree(yard.home.folder)
     unpack, give_key, up, _, *looks = lines_of("Restore")  # tests of their own compare the read models
     reader.type(unpack)
+    yard.share(shared_environments)
     assert "[YARD_KEY_MISSING]" in reader.type(up, expect=1)
     reader.type(give_key)
     yard.home.credentials_file.rename(tmp_path / "credentials")
