@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from runyard.history.v1.history_service_pb2 import ListEffectsResponse
 from runyard_cli.commands.history import command
+from runyard_cli.history.lines import effects_lines
 
 from .imported import RUN, Terminal, event_id, export_of
 
@@ -47,6 +49,12 @@ def test_why_what_changed_and_what_came_of_it(terminal: Terminal) -> None:
     explained = terminal.run("explain", "digits#1", "--field", "state")
     assert 'state: "RUN_STATE_QUEUED" -> "RUN_STATE_STARTING"' in explained
     assert "asked by user:alice" in explained
+    first = terminal.run("explain", "digits#1", "--field", "state", "-n", "1")
+    assert first.splitlines()[-1] == "and more: --at 8 --skip 1 shows them"
+    rest = terminal.run("explain", "digits#1", "--field", "state", "--skip", "1")
+    assert first.splitlines()[:-1] + rest.splitlines() == explained.splitlines()
+    beyond = terminal.run("explain", "digits#1", "--field", "state", "--skip", "99")
+    assert beyond == "nothing else changed it\n"
     different = terminal.run("diff", "--from", "4", "--to", "8", RUN)
     assert 'outcome: - -> "OUTCOME_SUCCEEDED"' in different
     assert "2 events:" in different
@@ -54,6 +62,16 @@ def test_why_what_changed_and_what_came_of_it(terminal: Terminal) -> None:
     assert "and more: --from 4 --to 8 --skip 1 shows them" in first
     effects = terminal.run("effects", event_id(4))
     assert [line.strip().split()[1] for line in effects.splitlines()[1:]] == ["5", "6", "7", "8"]
+
+
+def test_a_chain_of_effects_may_be_long() -> None:
+    answer = ListEffectsResponse()
+    answer.event.envelope.event_id = "event-0"
+    for depth in range(1, 3_000):
+        effect = answer.effects.add(depth=depth)
+        effect.event.envelope.event_id = f"event-{depth}"
+        effect.event.envelope.causation_id = f"event-{depth - 1}"
+    assert len(list(effects_lines(answer))) == 3_000
 
 
 def test_the_tail_is_filtered(terminal: Terminal) -> None:

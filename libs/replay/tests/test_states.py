@@ -35,7 +35,7 @@ from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, Ru
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_replay.folding.leases import LeaseFold
 from runyard_replay.pricing.price_book import PriceLine
-from runyard_replay.reading import comparing
+from runyard_replay.reading import comparing, explaining
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.event_ids import is_position
@@ -262,6 +262,42 @@ async def test_others_have_their_turn_while_a_long_history_is_explained() -> Non
     beside.cancel()
     assert len(explained.explanations) == 100
     assert turns >= 100
+
+
+async def test_a_long_history_is_explained_in_pages_that_go_into_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yard = await yard_with_a_finished_run()
+    for number in range(30):
+        detail = f"{number:02d}" + "x" * 2_000
+        await yard.write("run", RUN, ev.RunStatusDetailSet(run_id=RUN, attempt=1, status_detail=detail))
+
+    async def page(skipped: int, count: int = 0) -> tuple[list[str], bool]:
+        request = ExplainRunRequest(
+            name=RUN, field="status_detail", explanations_skipped=skipped, explanations_max=count
+        )
+        answer = await explain_run(yard.log, request, yard.clock)
+        details = [each.changes[0].after_json[1:3] for each in answer.explanations]
+        return details, answer.has_more_explanations
+
+    everything = [f"{number:02d}" for number in range(30)]
+    assert await page(0) == (everything, False)
+    assert await page(0, 10) == (everything[:10], True)
+    assert await page(20, 10) == (everything[20:], False)
+    assert await page(40) == ([], False)
+    # Of a message that holds three of them.
+    monkeypatch.setattr(explaining, "ANSWER_BYTES_MAX", 25_000)
+    walked: list[str] = []
+    has_more = True
+    while has_more:
+        some, has_more = await page(len(walked))
+        assert 1 <= len(some) < 10
+        walked += some
+    assert walked == everything
+    for wrong in ({"explanations_skipped": -1}, {"explanations_max": -1}, {"explanations_max": 10_001}):
+        with pytest.raises(InvalidInput) as refused:
+            await explain_run(yard.log, ExplainRunRequest(name=RUN, **wrong), yard.clock)  # type: ignore[arg-type]
+        assert refused.value.code == "BAD_PAGE_SIZE"
 
 
 async def test_two_moments_differ_field_by_field_and_by_events() -> None:

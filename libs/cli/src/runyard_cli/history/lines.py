@@ -52,10 +52,10 @@ def cause_lines(causes: Sequence[CauseLink], *, indent: int) -> Iterator[str]:
         yield safe(f"{'':>{indent}}<- {short_type(cause.type)} at {at} by {cause.actor} ({cause.event_id})")
 
 
-def explain_lines(answer: ExplainRunResponse) -> Iterator[str]:
-    """Give each event that changed the field, what changed, and why."""
+def explain_lines(answer: ExplainRunResponse, skipped: int = 0) -> Iterator[str]:
+    """Give each event that changed the field, what changed, and why; some are left out at the front."""
     if not answer.explanations:
-        yield "nothing changed it up to this moment"
+        yield "nothing else changed it" if skipped else "nothing changed it up to this moment"
     for explanation in answer.explanations:
         envelope = explanation.event.envelope
         at = f"{moment(envelope.recorded_at):%m-%d %H:%M:%S}"
@@ -65,6 +65,8 @@ def explain_lines(answer: ExplainRunResponse) -> Iterator[str]:
         yield from cause_lines(explanation.causes, indent=11)
         command = explanation.root_command_id
         yield safe(f"{'':>8}   asked by {explanation.root_actor}, command {command}")
+    if answer.has_more_explanations:
+        yield f"and more: --at {answer.position} --skip {skipped + len(answer.explanations)} shows them"
 
 
 def diff_lines(answer: DiffStatesResponse, skipped: int = 0) -> Iterator[str]:
@@ -108,11 +110,14 @@ def effects_lines(answer: ListEffectsResponse) -> Iterator[str]:
 
 
 def _effect_tree(cause_id: str, below: Mapping[str, Sequence[Effect]], run: str) -> Iterator[str]:
-    for effect in below.get(cause_id, ()):
+    # Each attempt of a run is caused by the one before, so a chain may be longer than recursion allows.
+    waiting = [(effect, run) for effect in reversed(below.get(cause_id, ()))]
+    while waiting:
+        effect, said_before = waiting.pop()
         at = effect.event.envelope
-        said = f"{_about(effect.run, run)}{effect.sentence}"
+        said = f"{_about(effect.run, said_before)}{effect.sentence}"
         yield safe(f"{'  ' * effect.depth}-> {place(at)} {short_type(at.type)}: {said}")
-        yield from _effect_tree(at.event_id, below, effect.run)
+        waiting += [(each, effect.run) for each in reversed(below.get(at.event_id, ()))]
 
 
 def _about(run: str, said_before: str = "") -> str:

@@ -145,17 +145,36 @@ async def _state(
     "--field", default="", metavar="FIELD", help="state, outcome, cause.code, attempts; default: all."
 )
 @click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1_000,
+    show_default=True,
+    help="How many events.",
+)
+@click.option(
+    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
+)
 @project_option
 @direct_option
 @output_option
-def explain(name: str, field: str, at: AsOf | None, project: str | None, direct: bool) -> None:
+def explain(
+    name: str, field: str, at: AsOf | None, limit: int, skip: int, project: str | None, direct: bool
+) -> None:
     """Show the events that changed a field of RUN, each with its causes up to the command and who asked."""
-    request = pb.ExplainRunRequest(name=full_run_name(name, project), field=field, as_of=at or AsOf())
+    request = pb.ExplainRunRequest(
+        name=full_run_name(name, project),
+        field=field,
+        as_of=at or AsOf(),
+        explanations_max=limit,
+        explanations_skipped=skip,
+    )
     answer = ask(lambda source: source.explain(request), direct=direct)
     if is_json():
         say_json(answer)
         return
-    for line in explain_lines(answer):
+    for line in explain_lines(answer, skipped=skip):
         say(line)
 
 

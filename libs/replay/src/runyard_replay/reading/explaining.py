@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
-from runyard.history.v1.history_service_pb2 import ExplainRunRequest, ExplainRunResponse, Explanation
+from runyard.history.v1.history_service_pb2 import (
+    ExplainRunRequest,
+    ExplainRunResponse,
+    Explanation,
+    FieldChange,
+)
 from runyard.run.v1.types_pb2 import Run
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.ids import stream_name
+from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
@@ -21,16 +28,52 @@ from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.subjects import find_run
 from runyard_replay.views import cause_link, event_view, readable
 
+EXPLANATIONS_DEFAULT = 1_000
+EXPLANATIONS_MAX = 10_000
+ANSWER_BYTES_MAX = 8 << 20
+"""Explanations beyond it wait for the next page: a message holds twice as much."""
+
 
 async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Clock) -> ExplainRunResponse:
     """Give the events that changed a field, oldest first, each with its chain of causes.
 
     Raises:
-        InvalidInput: runs have no such field (NO_SUCH_FIELD); and as ``find_run``.
+        InvalidInput: runs have no such field (NO_SUCH_FIELD); fewer explanations than 0, or too many at
+            once (BAD_PAGE_SIZE); and as ``find_run``.
         NotFound, Ambiguous: as ``find_run``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
+    _check(request)
+    moment = await moment_of(event_log, request.as_of, clock)
+    run_id = await find_run(event_log, request.name, moment.position)
+    answer = ExplainRunResponse(run_id=run_id, position=moment.position)
+    count_max = request.explanations_max or EXPLANATIONS_DEFAULT
+    to_skip, size_bytes = request.explanations_skipped, 0
+    causes = Causes(event_log)
+    async with aclosing(_changes(event_log, run_id, moment.position, request.field, causes)) as found:
+        async for event, changes in found:
+            if to_skip:
+                to_skip -= 1
+                continue
+            if len(answer.explanations) == count_max:
+                answer.has_more_explanations = True
+                break
+            explanation = await _explanation(event, changes, causes)
+            size_bytes += explanation.ByteSize()
+            if size_bytes > ANSWER_BYTES_MAX and answer.explanations:
+                answer.has_more_explanations = True
+                break
+            answer.explanations.append(explanation)
+    return answer
+
+
+def _check(request: ExplainRunRequest) -> None:
+    if request.explanations_skipped < 0 or not 0 <= request.explanations_max <= EXPLANATIONS_MAX:
+        raise InvalidInput(
+            f"explanations_skipped is 0 or more, explanations_max at most {EXPLANATIONS_MAX}",
+            code="BAD_PAGE_SIZE",
+        )
     if request.field and not has_field(Run, request.field):
         known = ", ".join(field.name for field in Run.DESCRIPTOR.fields)
         raise InvalidInput(
@@ -38,13 +81,15 @@ async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Cl
             code="NO_SUCH_FIELD",
             field_violations={"field": "not a field of a run"},
         )
-    moment = await moment_of(event_log, request.as_of, clock)
-    run_id = await find_run(event_log, request.name, moment.position)
-    answer = ExplainRunResponse(run_id=run_id, position=moment.position)
-    causes = Causes(event_log)
+
+
+async def _changes(
+    event_log: EventLog, run_id: str, to: int, field: str, causes: Causes
+) -> AsyncGenerator[tuple[RecordedEvent, list[FieldChange]], None]:
+    """Give the events of a run that changed a field, and how."""
     run: Run | None = None
     before: Mapping[str, str] = {}
-    async for event in read_stream(event_log, stream_name("run", run_id), to=moment.position):
+    async for event in read_stream(event_log, stream_name("run", run_id), to=to):
         causes.remember(event)
         if readable(event) is None:
             continue
@@ -52,22 +97,20 @@ async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Cl
         await asyncio.sleep(0)
         run = run_after(run, event)
         after = flat(run)
-        wanted = [
-            change for change in changes_between(before, after) if is_within(change.path, request.field)
-        ]
+        changes = [change for change in changes_between(before, after) if is_within(change.path, field)]
         before = after
-        if not wanted:
-            continue
-        chain = await causes.chain(event)
-        root = (chain[-1] if chain else event).envelope
-        answer.explanations.append(
-            Explanation(
-                event=event_view(event),
-                sentence=sentence_of(event),
-                changes=wanted,
-                causes=[cause_link(cause) for cause in chain],
-                root_actor=actor_name(root.actor),
-                root_command_id=root.command_id,
-            )
-        )
-    return answer
+        if changes:
+            yield event, changes
+
+
+async def _explanation(event: RecordedEvent, changes: list[FieldChange], causes: Causes) -> Explanation:
+    chain = await causes.chain(event)
+    root = (chain[-1] if chain else event).envelope
+    return Explanation(
+        event=event_view(event),
+        sentence=sentence_of(event),
+        changes=changes,
+        causes=[cause_link(cause) for cause in chain],
+        root_actor=actor_name(root.actor),
+        root_command_id=root.command_id,
+    )

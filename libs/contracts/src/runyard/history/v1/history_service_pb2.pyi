@@ -1008,10 +1008,16 @@ class ExplainRunRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_MAX_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_SKIPPED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As in SchedulerService.GetRun."""
     field: _builtins.str
     """A field of runyard.run.v1.Run, with what is below it: "state", "cause.code", "attempts"; empty means all."""
+    explanations_max: _builtins.int
+    """Most explanations to give: 1,000 when 0, at most 10,000; fewer where they would not go into a message."""
+    explanations_skipped: _builtins.int
+    """So many at the front are left out. For the next page ask at the position of the first."""
     @_builtins.property
     def as_of(self) -> _read_pb2.AsOf: ...
     def __init__(
@@ -1020,10 +1026,12 @@ class ExplainRunRequest(_message.Message):
         name: _builtins.str = ...,
         field: _builtins.str = ...,
         as_of: _read_pb2.AsOf | None = ...,
+        explanations_max: _builtins.int = ...,
+        explanations_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "field", b"field", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "explanations_max", b"explanations_max", "explanations_skipped", b"explanations_skipped", "field", b"field", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1036,8 +1044,11 @@ class ExplainRunResponse(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    HAS_MORE_EXPLANATIONS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     position: _builtins.int
+    has_more_explanations: _builtins.bool
+    """There are explanations behind these."""
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """Oldest first."""
@@ -1048,10 +1059,11 @@ class ExplainRunResponse(_message.Message):
         run_id: _builtins.str = ...,
         position: _builtins.int = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        has_more_explanations: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "has_more_explanations", b"has_more_explanations", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
