@@ -172,6 +172,24 @@ async def test_an_alias_stands_for_the_newest_of_several_versions_of_one_path(
         assert aliased.sha256 == sha256_of(b"epoch 2")
 
 
+async def test_a_run_may_make_several_versions_of_one_dataset(
+    yard: Yard, registry: RegistryServiceStub
+) -> None:
+    second = {"uri": "dataset://images/v2", "from": "dataset://images/v1", "targeting_aliases": ["newest"]}
+    answer = await describe(
+        yard,
+        registry,
+        {
+            "a.jpg": {"valohai.dataset-versions": ["dataset://images/v1", second]},
+            "b.jpg": {"valohai.dataset-versions": [second]},
+        },
+    )
+
+    assert list(answer.made) == ["dataset://images/v1", "dataset://images/v2", "dataset://images/newest"]
+    for name, paths in (("v1", ["a.jpg"]), ("v2", ["a.jpg", "b.jpg"]), ("newest", ["a.jpg", "b.jpg"])):
+        assert [file.path for file in (await resolve(yard, f"dataset://images/{name}")).files] == paths
+
+
 async def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     yard: Yard, registry: RegistryServiceStub
 ) -> None:

@@ -141,7 +141,8 @@ class RegistryHandlers:
             origin=origin,
         )
         stream = dataset_stream(origin.project, wanted.dataset)
-        for event in (await self._execute(stream, DATASET, command, request, applied)).events:
+        executed = await self._execute(stream, DATASET, command, request, applied, key=wanted.version)
+        for event in executed.events:
             version = event.alias if isinstance(event, DatasetAliasMoved) else wanted.version
             applied.made.append(f"dataset://{wanted.dataset}/{version}")
 
