@@ -69,7 +69,7 @@ async def test_a_daemon_that_hears_late_of_an_end_is_waited_for(
 
     monkeypatch.setattr(daemon.api, "inspect_container", inspected)
     monkeypatch.setattr(daemon.api, "wait", heard)
-    async with asyncio.timeout(4), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         waiting = group.create_task(runtime.wait(handle, plan))
         (plan.outputs / "go").touch()
     assert waiting.result().exit_code == 3
