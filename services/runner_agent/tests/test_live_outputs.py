@@ -57,6 +57,26 @@ async def test_a_file_made_read_only_is_stored_and_removed_while_the_program_run
     assert said(yard) == {"sub/step1.pt": {"step": 1.0}}
 
 
+async def test_a_link_to_a_file_that_was_handed_over_is_no_loss(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.02)
+    (folder / "sub").mkdir()
+    (folder / "sub/step1.pt").write_bytes(b"one")
+    (folder / "last.pt").symlink_to("sub/step1.pt")
+    (folder / "sub/step1.pt").chmod(0o444)
+    told: list[str] = []
+    of, ended = outputs_of(yard, folder, told), asyncio.Event()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        await gone(folder / "sub/step1.pt")
+        ended.set()
+
+    assert await collecting.collect(of) == [output("sub/step1.pt", b"one")]
+    assert told[-1] == "output 'last.pt' is skipped: it is a symlink to 'sub/step1.pt', which is stored"
+
+
 async def test_files_handed_over_together_are_stored_together(
     yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,11 +41,11 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
     """
     pool = BlockingPool("outputs", thread_count=FILES_AT_ONCE)
     try:
-        listing = await pool.run(None, list_outputs, of.folder)
-        _tell_first(of, (*listing.skipped, *listing.refused))
         live = await pool.run(None, stored_live, of)
+        names = {output.file.path for output in live}
+        listing = await pool.run(None, list_outputs, of.folder, lambda path: of.recorded_name(path) in names)
+        _tell_first(of, (*listing.skipped, *listing.refused))
         paths = [str(file.path) for file in listing.files]
-        names = [output.file.path for output in live]
         metadata = await pool.run(None, read_metadata, of.folder, paths, names, of.tell, of.recorded_name)
         files = [file for file in listing.files if str(file.path) not in metadata.control_files]
         files = _within_list(of, files, live, listing.refused)

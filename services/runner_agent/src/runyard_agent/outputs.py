@@ -128,8 +128,13 @@ def hash_output(descriptor: int) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
-def list_outputs(outputs_dir: Path) -> Listing:
-    """Walk through a folder without following a symlink."""
+def list_outputs(outputs_dir: Path, is_stored: Callable[[str], bool] = lambda _: False) -> Listing:
+    """Walk through a folder without following a symlink.
+
+    Args:
+        outputs_dir: the folder.
+        is_stored: says of a path whether its file was in it and is stored already.
+    """
     listing = Listing()
     if not os.path.lexists(outputs_dir):
         return listing
@@ -144,7 +149,7 @@ def list_outputs(outputs_dir: Path) -> Listing:
             if stat.S_ISREG(mode):
                 listing.files.append(FoundFile(path, path))
             elif stat.S_ISLNK(mode):
-                _add_symlink(listing, root, path)
+                _add_symlink(listing, root, path, is_stored)
             else:
                 kind = _KINDS.get(stat.S_IFMT(mode), "not a file")
                 listing.skipped.append(f"output {name!r} is skipped: it is {kind}")
@@ -156,7 +161,7 @@ def list_outputs(outputs_dir: Path) -> Listing:
     return listing
 
 
-def _add_symlink(listing: Listing, root: str, path: PurePosixPath) -> None:
+def _add_symlink(listing: Listing, root: str, path: PurePosixPath, is_stored: Callable[[str], bool]) -> None:
     link = os.path.join(root, path)
     target = os.readlink(link)
     if target.startswith(f"{CONTAINER_OUTPUTS}/"):
@@ -172,5 +177,9 @@ def _add_symlink(listing: Listing, root: str, path: PurePosixPath) -> None:
         listing.skipped.append(f"output {str(path)!r} is skipped: it is a symlink to a folder of the outputs")
     elif os.path.isfile(real):
         listing.files.append(FoundFile(path, relative_path(os.path.relpath(real, root))))
+    elif is_stored(os.path.relpath(real, root)):
+        listing.skipped.append(
+            f"output {str(path)!r} is skipped: it is a symlink to {target!r}, which is stored"
+        )
     else:
         listing.refused.append(f"output {str(path)!r} is refused: it is a symlink to {target!r}, not a file")
