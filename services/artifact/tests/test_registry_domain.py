@@ -80,6 +80,19 @@ def test_a_version_made_from_another_takes_its_files_but_those_left_out() -> Non
     assert [found.path for found in wanted.all_files(base)] == ["a.jpg"]
 
 
+def test_a_version_comes_after_the_one_of_the_same_run_that_it_begins_with() -> None:
+    def based(version: str, base: str) -> dict[str, object]:
+        return {"uri": f"dataset://images/{version}", "from": f"dataset://images/{base}"}
+
+    entries = [based("v3", "v2"), based("v2", "v1"), "dataset://images/v1", based("x", "y"), based("y", "x")]
+    description = read_description([described("a.jpg", {"valohai.dataset-versions": entries})])
+
+    ordered = [wanted.version for wanted in description.datasets_in_order()]
+    assert ordered[:3] == ["v1", "v2", "v3"]
+    # What leads in a circle is refused where it is made.
+    assert sorted(ordered[3:]) == ["x", "y"]
+
+
 def test_models_are_read_in_both_forms() -> None:
     entry = {"model_uri": "model://resnet/", "model_version_tags": ["x"], "model_release_note": "note"}
     description = read_description(

@@ -180,7 +180,7 @@ async def test_a_run_may_make_several_versions_of_one_dataset(
         yard,
         registry,
         {
-            "a.jpg": {"valohai.dataset-versions": ["dataset://images/v1", second]},
+            "a.jpg": {"valohai.dataset-versions": [second, "dataset://images/v1"]},
             "b.jpg": {"valohai.dataset-versions": [second]},
         },
     )

@@ -73,7 +73,7 @@ class RegistryHandlers:
         applied.problems += description.problems
         for output, labels in description.labels:
             await _noting(applied, self._label(origin, output, labels, request, applied))
-        for wanted_dataset in description.datasets.values():
+        for wanted_dataset in description.datasets_in_order():
             await _noting(applied, self._create_version(origin, wanted_dataset, request, applied))
         for wanted_model in description.models.values():
             await _noting(applied, self._register(origin, wanted_model, request, applied))

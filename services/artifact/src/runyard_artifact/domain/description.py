@@ -79,6 +79,20 @@ class Description:
     models: dict[str, WantedModel] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
+    def datasets_in_order(self) -> list[WantedDataset]:
+        """Give the versions to make, each after the one that it begins with: a run may make both."""
+        ordered: dict[tuple[str, str], WantedDataset] = {}
+        for key in self.datasets:
+            chain: dict[tuple[str, str], WantedDataset] = {}
+            while (wanted := self.datasets.get(key)) is not None:
+                if key in ordered or key in chain:
+                    break
+                chain[key] = wanted
+                base = parse_dataset_version(wanted.base) if wanted.base else None
+                key = (base.name, base.version) if base else ("", "")
+            ordered.update(reversed(chain.items()))
+        return list(ordered.values())
+
 
 def read_description(outputs: Iterable[DescribedOutput]) -> Description:
     """Read the metadata of outputs. Never raises: what cannot be read is among the problems."""
