@@ -27,11 +27,9 @@ building = pytest.mark.engines
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory, shared_environments: Path) -> Path:
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give one cache for the session: its empty environment takes seconds to build."""
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "environments").symlink_to(shared_environments)
-    return folder
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture

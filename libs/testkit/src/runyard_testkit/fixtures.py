@@ -56,7 +56,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of virtual environments for all agents of all workers: making one takes seconds."""
+    """Give the folder of virtual environments for all agents of all workers: making one takes seconds.
+
+    Each agent has it under another path, and scripts know the one they were made by: no run may call pip.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"
     folder.mkdir(exist_ok=True)
