@@ -206,14 +206,6 @@ def test_a_malformed_batch_is_written_down_and_blocks_nothing() -> None:
     assert "different lengths" in row.reason
 
 
-def test_a_mark_that_postgres_cannot_store_is_made_storable() -> None:
-    mark = TelemetryMark(node_id="node-1", spool_id="s\0", last_sequence=1)
-    folded = fold(RunsProjection(), recorded([RunFinished(run_id="r1", telemetry=mark)]))
-    row = folded.get(RUN_PROGRESS, "r1")
-    assert row is not None
-    assert (row.mark_node_id, row.mark_spool_id) == ("node-1", "s\ufffd")
-
-
 def test_a_run_is_followed_to_its_telemetry_mark() -> None:
     mark = TelemetryMark(node_id="node-1", spool_id="s1", last_sequence=7)
     events = [

@@ -58,9 +58,8 @@ def _advanced(run: RunProgressRow, message: object) -> RunProgressRow:
             return replace(
                 run,
                 finished=True,
-                # As an agent said them, and PostgreSQL cannot store a NUL.
-                mark_node_id=mark.node_id.replace("\0", "\ufffd"),
-                mark_spool_id=mark.spool_id.replace("\0", "\ufffd"),
+                mark_node_id=mark.node_id,
+                mark_spool_id=mark.spool_id,
                 mark_sequence=mark.last_sequence,
             )
         case _:
