@@ -13,6 +13,7 @@ import pytest
 
 from runyard_agent.container_config import LABEL_NODE, LABEL_RUN
 from runyard_agent.docker_daemon import DockerDaemon, Image, WantedImage, open_docker
+from runyard_agent.durable_files import write_atomically
 from runyard_agent.runtime import Exit, LaunchPlan, lease_text
 from runyard_agent.runtime_docker import DockerRuntime
 
@@ -71,4 +72,6 @@ async def until_printed(plan: LaunchPlan, text: str) -> None:
 
 
 def renew(plan: LaunchPlan, seconds: float) -> None:
-    plan.lease_file.write_text(lease_text(time.clock_gettime(time.CLOCK_BOOTTIME) + seconds))
+    """Write the lease down as the agent does: whoever reads it meanwhile finds one time or the other."""
+    expires_at = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+    write_atomically(plan.lease_file, lease_text(expires_at).encode("ascii"))
