@@ -51,18 +51,26 @@ def test_cpu_memory_and_disk_of_a_process_are_measured(tmp_path: Path) -> None:
     program = (
         f"import os, time\ndata = bytearray(os.urandom(1 << 20)) * 64\n"
         f"file = open({str(tmp_path / 'file')!r}, 'wb')\nfile.write(data); os.fsync(file.fileno())\n"
-        "print('ready', flush=True)\nwhile True: pass\n"
+        "print('ready', flush=True)\ninput()\nends_at = time.process_time() + 0.3\n"
+        "while time.process_time() < ends_at: pass\n"
+        "print('worked', flush=True)\ninput()\n"
     )
     with child(program) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         sampler = AttemptSampler(in_container=False)
+        began_at = time.monotonic()
         first = sampler.sample([process.pid])
-        time.sleep(0.3)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "worked\n"
         second = sampler.sample([process.pid])
+        seconds = time.monotonic() - began_at
 
     assert first is not None
     assert second is not None
-    # A busy loop has what the others on this machine leave it.
-    assert 100 < second.cpu_millicores < 1300
+    # The time that it took depends on the others of this machine, its work does not.
+    assert 0.2 < second.cpu_millicores / 1_000 * seconds < 0.5
     assert 64 << 20 < second.memory_used_bytes < 256 << 20
     assert second.network_is_host
     assert first.network_received_bytes == 0
