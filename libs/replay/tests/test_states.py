@@ -17,7 +17,6 @@ from runyard.history.v1.history_service_pb2 import (
     DiffStatesRequest,
     DiffStatesResponse,
     EventFilter,
-    ExplainRunRequest,
     GetStateAsOfRequest,
     GetStateAsOfResponse,
     ListEffectsRequest,
@@ -35,11 +34,10 @@ from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, Ru
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_replay.folding.leases import LeaseFold
 from runyard_replay.pricing.price_book import PriceLine
-from runyard_replay.reading import comparing, explaining
+from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.event_ids import is_position
-from runyard_replay.reading.explaining import explain_run
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of
 from runyard_replay.reading.states import state_as_of
@@ -227,77 +225,6 @@ async def test_a_number_of_a_project_is_found_beside_events_of_another_version()
     version = yard.versions[stream]
     await yard.log.append(AppendCommand(CommandId(uuid7()), [StreamAppend(stream, version, [later])]))
     assert [(await shown(yard, 0, name)).run.run_id for name in ("digits#1", "digits#latest")] == [RUN, RUN]
-
-
-async def test_an_explanation_names_the_events_that_changed_a_field_and_who_asked() -> None:
-    yard = await yard_with_a_finished_run()
-    request = ExplainRunRequest(name="digits#latest", field="state")
-    answer = await explain_run(yard.log, request, yard.clock)
-    changed = [(each.changes[0].before_json, each.changes[0].after_json) for each in answer.explanations]
-    assert changed[0] == ("", '"RUN_STATE_QUEUED"')
-    assert changed[-1] == ('"RUN_STATE_FINISHING"', '"RUN_STATE_FINISHED"')
-    assert {each.root_actor for each in answer.explanations} == {"user:alice"}
-    assert len({each.root_command_id for each in answer.explanations}) == 1
-    below = ExplainRunRequest(name=RUN, field="attempts[1].cause")
-    assert len((await explain_run(yard.log, below, yard.clock)).explanations) == 1
-    with pytest.raises(InvalidInput) as refused:
-        await explain_run(yard.log, ExplainRunRequest(name=RUN, field="stat"), yard.clock)
-    assert refused.value.code == "NO_SUCH_FIELD"
-
-
-async def test_others_have_their_turn_while_a_long_history_is_explained() -> None:
-    yard = await yard_with_a_finished_run()
-    for number in range(100):
-        await yard.write("run", RUN, ev.RunStatusDetailSet(run_id=RUN, attempt=1, status_detail=f"{number}"))
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    beside = asyncio.create_task(take_turns())
-    explained = await explain_run(yard.log, ExplainRunRequest(name=RUN, field="status_detail"), yard.clock)
-    beside.cancel()
-    assert len(explained.explanations) == 100
-    assert turns >= 100
-
-
-async def test_a_long_history_is_explained_in_pages_that_go_into_a_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    yard = await yard_with_a_finished_run()
-    for number in range(30):
-        detail = f"{number:02d}" + "x" * 2_000
-        await yard.write("run", RUN, ev.RunStatusDetailSet(run_id=RUN, attempt=1, status_detail=detail))
-
-    async def page(skipped: int, count: int = 0) -> tuple[list[str], bool]:
-        request = ExplainRunRequest(
-            name=RUN, field="status_detail", explanations_skipped=skipped, explanations_max=count
-        )
-        answer = await explain_run(yard.log, request, yard.clock)
-        details = [each.changes[0].after_json[1:3] for each in answer.explanations]
-        return details, answer.has_more_explanations
-
-    everything = [f"{number:02d}" for number in range(30)]
-    assert await page(0) == (everything, False)
-    assert await page(0, 10) == (everything[:10], True)
-    assert await page(20, 10) == (everything[20:], False)
-    assert await page(40) == ([], False)
-    # Of a message that holds three of them.
-    monkeypatch.setattr(explaining, "ANSWER_BYTES_MAX", 25_000)
-    walked: list[str] = []
-    has_more = True
-    while has_more:
-        some, has_more = await page(len(walked))
-        assert 1 <= len(some) < 10
-        walked += some
-    assert walked == everything
-    for wrong in ({"explanations_skipped": -1}, {"explanations_max": -1}, {"explanations_max": 10_001}):
-        with pytest.raises(InvalidInput) as refused:
-            await explain_run(yard.log, ExplainRunRequest(name=RUN, **wrong), yard.clock)  # type: ignore[arg-type]
-        assert refused.value.code == "BAD_PAGE_SIZE"
 
 
 async def test_two_moments_differ_field_by_field_and_by_events() -> None:

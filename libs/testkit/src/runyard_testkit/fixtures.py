@@ -58,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of virtual environments for all agents of all workers: making one takes seconds.
 
-    Each agent has it under another path, and scripts know the one they were made by: no run may call pip.
+    Each agent has it under another path. Runs of these agents call no pip: the folder is everybody's.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"

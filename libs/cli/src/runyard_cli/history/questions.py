@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from runyard.event.v1.read_pb2 import AsOf
@@ -14,6 +17,19 @@ from runyard_cli.history.states import holding_runs, say_state
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, output_option, say, say_json, say_json_line
 from runyard_cli.words import run_name
+
+_Command = Callable[..., Any]
+
+
+def _page_options(limits: str) -> Callable[[_Command], _Command]:
+    """Give a question ``--limit`` and ``--skip``: its answer may be longer than anyone reads."""
+    limit = click.option(
+        "-n", "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help=limits
+    )
+    skip = click.option(
+        "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
+    )
+    return lambda command: limit(skip(command))
 
 
 @click.command(
@@ -83,17 +99,7 @@ def timeline(
 )
 @click.argument("at", type=MOMENT, metavar="TIME|POSITION")
 @click.argument("words", nargs=-1, metavar=THINGS)
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=1_000,
-    show_default=True,
-    help="How many of the runs that waited; of `gpus`: of the nodes.",
-)
-@click.option(
-    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
-)
+@_page_options("How many of the runs that waited; of `gpus`: of the nodes.")
 @project_option
 @direct_option
 @output_option
@@ -145,17 +151,7 @@ async def _state(
     "--field", default="", metavar="FIELD", help="state, outcome, cause.code, attempts; default: all."
 )
 @click.option("--at", type=MOMENT, metavar="MOMENT", help="As of this position or time.")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=1_000,
-    show_default=True,
-    help="How many events.",
-)
-@click.option(
-    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
-)
+@_page_options("How many events.")
 @project_option
 @direct_option
 @output_option
@@ -189,17 +185,7 @@ def explain(
 @click.option("--from", "begin", type=MOMENT, required=True, metavar="MOMENT", help="Position or time.")
 @click.option("--to", "end", type=MOMENT, default="now", show_default=True, metavar="MOMENT")
 @click.argument("words", nargs=-1, metavar=THINGS)
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=1_000,
-    show_default=True,
-    help="How many of the fields that differ.",
-)
-@click.option(
-    "--skip", type=click.IntRange(0, 10**9), default=0, metavar="N", help="Leave out the first N of them."
-)
+@_page_options("How many of the fields that differ.")
 @project_option
 @direct_option
 @output_option
