@@ -63,7 +63,7 @@ gpu-check: setup ## The agent's GPU tests on this machine's own GPUs; fails wher
 	@RUNYARD_REQUIRE_GPU=1 $(PYTEST) services/runner_agent/tests -k gpus_real
 
 proto: setup ## Write the generated code of the contracts
-	@PYTHON=$(BIN)/python proto/generate
+	@proto/generate
 
 proto-check: setup ## Check the contracts: style, format, no breaking change, generated code up to date
 	@tests/tools/check-proto

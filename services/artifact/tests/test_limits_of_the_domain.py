@@ -20,7 +20,7 @@ from runyard_artifact.domain.naming import (
     parse_model,
 )
 from runyard_artifact.domain.origin import check_file, check_origin, check_path
-from runyard_artifact.domain.part_plan import Part, is_multipart, part_bytes, plan_parts
+from runyard_artifact.domain.part_plan import Part, part_bytes, plan_parts
 from runyard_artifact.domain.resolution import ResolvedFile, place_files
 from runyard_artifact.domain.version_size import check_size
 from runyard_core.errors import InvalidInput, Rejected
@@ -152,7 +152,15 @@ def test_a_recorded_tree_is_known_by_its_counts() -> None:
 def test_up_to_64_mib_a_file_goes_in_one_part() -> None:
     assert list(plan_parts(0)) == [Part(1, 0, 0)]
     assert list(plan_parts(64 * MIB)) == [Part(1, 0, 64 * MIB)]
-    assert is_multipart(64 * MIB + 1)
+    assert len(list(plan_parts(64 * MIB + 1))) == 4
+
+
+def test_up_to_4_gib_a_file_goes_in_one_part_where_that_is_asked_for() -> None:
+    for size_bytes in (0, 64 * MIB + 1, 4 * GIB):
+        assert list(plan_parts(size_bytes, in_one_request=True)) == [Part(1, 0, size_bytes)]
+    larger = 4 * GIB + 1
+    assert list(plan_parts(larger, in_one_request=True)) == list(plan_parts(larger))
+    assert len(list(plan_parts(larger))) == 65
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.run.v1.events_pb2 import RunStarted
 from runyard.run.v1.types_pb2 import CodeRef, Input
 from runyard_artifact.domain.reference import object_key
+from runyard_artifact.read_back import ReadBack
 from runyard_contracts.envelope import Context, parse_actor, wrap
 from runyard_contracts.ids import CommandId, Position, Sha256, stream_name
 from runyard_contracts.manifest import Entry, Mode, format_manifest
@@ -200,6 +201,27 @@ async def test_a_large_file_goes_up_in_parts_and_is_verified(yard: Yard) -> None
     assert committed.artifact.size_bytes == len(data)
     again = await yard.commit(sha256_of(data), len(data), MODEL, upload_id=begun.upload_id, part_etags=etags)
     assert again == committed
+    download = await yard.artifact.GetDownload(pb.GetDownloadRequest(sha256=sha256_of(data)))
+    assert sha256_of(send(download.request)[1]) == sha256_of(data)
+
+
+async def test_a_large_file_goes_up_in_one_request_where_that_is_asked_for(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(1024) * (65 * 1024)
+    asked = begin(data)
+    asked.in_one_request = True
+    begun = await yard.artifact.BeginUpload(asked)
+    assert (len(begun.parts), begun.upload_id) == (1, "")
+    wrong = bytes([data[0] ^ 1]) + data[1:]
+    status, body, _ = send(begun.parts[0].request, wrong)
+    assert (status, b"BadDigest" in body) == (400, True)
+    assert not (await yard.artifact.BeginUpload(asked)).already_stored
+
+    assert send(begun.parts[0].request, data)[0] == 200
+    monkeypatch.setattr(ReadBack, "sha256_of", lambda *_: pytest.fail("the store has checked these bytes"))
+    committed = await yard.commit(sha256_of(data), len(data), MODEL)
+    assert committed.artifact.size_bytes == len(data)
     download = await yard.artifact.GetDownload(pb.GetDownloadRequest(sha256=sha256_of(data)))
     assert sha256_of(send(download.request)[1]) == sha256_of(data)
 

@@ -169,7 +169,7 @@ class Catalogue(ArtifactServiceServicer):
         path = f"/blobs/{request.sha256}"
         if path in self.store.objects:
             return messages.BeginUploadResponse(already_stored=True)
-        if request.size_bytes <= PART_BYTES:
+        if request.size_bytes <= PART_BYTES or request.in_one_request:
             whole = self._put_whole(request.sha256)
             return messages.BeginUploadResponse(
                 parts=[UploadPart(number=1, size_bytes=request.size_bytes, request=whole)]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.artifact.v1.types_pb2 import Origin
-from runyard_agent import output_uploads
+from runyard_agent import artifact_client, output_uploads
 from runyard_agent.below import open_below
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.outputs import OutputsIncomplete
@@ -39,15 +39,45 @@ async def test_all_files_are_stored_with_their_origin(yard: Yard, folder: Path) 
     assert (origin.run_id, origin.attempt, origin.project) == ("run-1", 2, "vision")
 
 
-async def test_a_large_file_goes_in_parts(yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Give the content of a file of the folder that is as good as larger than 64 MiB."""
     monkeypatch.setattr(output_uploads, "SMALL_BYTES_MAX", PART_BYTES)
+    monkeypatch.setattr(artifact_client, "_SENT_AGAIN_BYTES_MAX", PART_BYTES)
     data = os.urandom(PART_BYTES * 3 + 17)
     (folder / "large").write_bytes(data)
+    return data
 
-    assert await collect(yard, folder) == [output("large", data)]
 
-    assert yard.store.objects[f"/blobs/{sha256_of(data)}"] == data
+async def test_a_large_file_goes_in_one_request(yard: Yard, folder: Path, large: bytes) -> None:
+    assert await collect(yard, folder) == [output("large", large)]
+
+    assert yard.store.objects[f"/blobs/{sha256_of(large)}"] == large
+    assert [method for method, _, _ in yard.store.requests] == ["PUT"]
+
+
+@pytest.mark.parametrize("status", [413, 503])
+async def test_a_large_file_that_does_not_go_in_one_request_goes_in_parts(
+    yard: Yard, folder: Path, large: bytes, status: int
+) -> None:
+    yard.store.statuses = [status]
+
+    assert await collect(yard, folder) == [output("large", large)]
+
+    assert yard.store.objects[f"/blobs/{sha256_of(large)}"] == large
     assert len(yard.store.parts) == 4
+    assert [request.in_one_request for request in yard.catalogue.begun] == [True, False]
+
+
+async def test_a_large_file_that_changed_is_hashed_again_before_it_is_sent_again(
+    yard: Yard, folder: Path, large: bytes
+) -> None:
+    yard.store.statuses = [400]
+
+    assert await collect(yard, folder) == [output("large", large)]
+
+    assert yard.store.parts == {}
+    assert [request.in_one_request for request in yard.catalogue.begun] == [True, True]
 
 
 async def test_small_files_share_the_calls_that_announce_and_record_them(yard: Yard, folder: Path) -> None:

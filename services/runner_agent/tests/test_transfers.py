@@ -215,6 +215,40 @@ async def test_a_server_that_takes_nothing_more_is_unavailable(tmp_path: Path) -
         transfers.close()
 
 
+async def test_a_cancelled_upload_ends_with_what_the_socket_holds(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb+") as file, socket.create_server(("127.0.0.1", 0)) as server:
+        file.truncate(1 << 40)
+        transfers = Transfers(thread_count=1, backoff=HASTE)
+        request = Request("PUT", f"http://127.0.0.1:{server.getsockname()[1]}/object")
+        upload = asyncio.ensure_future(transfers.put_once(request, file.fileno(), 1 << 40))
+        reader, _ = await asyncio.get_running_loop().run_in_executor(None, server.accept)
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        with reader:
+            reader.settimeout(60)
+            # Until the other side hangs up.
+            while await asyncio.to_thread(reader.recv, 1 << 20):
+                pass
+        transfers.close()
+
+
+async def test_what_is_sent_once_has_a_connection_of_its_own_and_no_second_try(
+    yard: Yard, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    await yard.transfers.get(get_of(yard), tmp_path / "kept")
+    yard.store.statuses = [503]
+    request = Request("PUT", yard.store.address + "/object")
+    with (tmp_path / "file").open("rb") as file:
+        with pytest.raises(Unavailable, match="503"):
+            await yard.transfers.put_once(request, file.fileno(), 10)
+        await yard.transfers.put_once(request, file.fileno(), 10)
+    assert yard.store.objects["/object"] == b"0123456789"
+    idle = [connection for kept in yard.transfers._connections._idle.values() for connection in kept]
+    assert len(idle) == 3
+
+
 async def test_a_cancelled_download_leaves_no_file(yard: Yard, tmp_path: Path) -> None:
     yard.store.statuses = [503] * 1000
     download = asyncio.ensure_future(yard.transfers.get(get_of(yard), tmp_path / "file"))

@@ -14,7 +14,7 @@ from runyard_artifact.blobs import Blob, Blobs
 from runyard_artifact.domain.artifact import ARTIFACT, BeginUpload, CommitUpload
 from runyard_artifact.domain.catalogue import artifact_of
 from runyard_artifact.domain.code import CODE, RecordCodeSnapshot, TreeCounts
-from runyard_artifact.domain.part_plan import Part, is_multipart, plan_parts
+from runyard_artifact.domain.part_plan import Part, plan_parts
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.objects import ObjectStore
 from runyard_artifact.origins import Origins
@@ -86,7 +86,9 @@ class Handlers:
         self._clock = clock
         self._origins = Origins(event_log)
 
-    async def begin_upload(self, command: BeginUpload, request: Request) -> UploadPlan:
+    async def begin_upload(
+        self, command: BeginUpload, request: Request, *, in_one_request: bool = False
+    ) -> UploadPlan:
         """Announce a file and sign its upload, unless the store has it.
 
         Raises:
@@ -101,8 +103,8 @@ class Handlers:
         caused = request.caused_by(await self._origins.cause_of_upload(command.origin))
         await self._execute(artifact_stream(command.sha256), ARTIFACT, command, caused)
         key = object_key(command.sha256)
-        parts = list(plan_parts(command.size_bytes))
-        if not is_multipart(command.size_bytes):
+        parts = list(plan_parts(command.size_bytes, in_one_request=in_one_request))
+        if len(parts) == 1:
             return UploadPlan(parts=[(parts[0], self._objects.presign_put(key, command.sha256))])
         upload_id = await self._objects.begin_multipart(key)
         signed = [(part, self._objects.presign_part(key, upload_id, part.number)) for part in parts]

@@ -71,7 +71,9 @@ class ArtifactServicer(ArtifactServiceServicer):
         check_origin(request.origin)
         command = BeginUpload(sha256=request.sha256, size_bytes=request.size_bytes, origin=request.origin)
         plan = await self._handlers.begin_upload(
-            command, _request("BeginUpload", request.request_id, request, run_id=request.origin.run_id)
+            command,
+            _request("BeginUpload", request.request_id, request, run_id=request.origin.run_id),
+            in_one_request=request.in_one_request,
         )
         return pb.BeginUploadResponse(
             already_stored=not plan.parts,

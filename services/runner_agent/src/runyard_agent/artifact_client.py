@@ -50,6 +50,8 @@ _BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 _FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
 _DOWNLOADS_AT_ONCE = 500
+_SENT_AGAIN_BYTES_MAX = 64 << 20
+"""Larger files are sent in one request once. If it is cut they go in parts, so that little is sent again."""
 _PASSING = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
 )
@@ -184,6 +186,18 @@ class ArtifactClient:
             Corrupt: FILE_CHANGED, the file became shorter.
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
+        if size_bytes > _SENT_AGAIN_BYTES_MAX:
+            try:
+                await self._upload_once(descriptor, sha256, size_bytes, origin, in_one_request=True)
+            except _Silent:
+                raise
+            except (RequestRefused, errors.Rejected, errors.Unavailable) as error:
+                if isinstance(error, RequestRefused) and error.status == http.HTTPStatus.BAD_REQUEST:
+                    # The file changed since it was hashed: in parts it would be read back to find out.
+                    raise
+                logger.info("%s did not go up in one request, so it goes in parts: %s", origin.path, error)
+            else:
+                return
         await self._patiently(lambda: self._upload_once(descriptor, sha256, size_bytes, origin))
 
     async def begin_uploads(self, files: Sequence[FileOfMany], origin: Origin) -> list[Request | None]:
@@ -255,11 +269,25 @@ class ArtifactClient:
         fetched = await self._transfers.get(_plain(answer.request), destination, sha256=sha256)
         return fetched.size_bytes
 
-    async def _upload_once(self, descriptor: int, sha256: str, size_bytes: int, origin: Origin) -> None:
+    async def _upload_once(
+        self,
+        descriptor: int,
+        sha256: str,
+        size_bytes: int,
+        origin: Origin,
+        *,
+        in_one_request: bool = False,
+    ) -> None:
         # A new id each time: a first answer may hold requests that have expired since.
         begun = await self._call(
             self._service.BeginUpload,
-            BeginUploadRequest(request_id=uuid7(), sha256=sha256, size_bytes=size_bytes, origin=origin),
+            BeginUploadRequest(
+                request_id=uuid7(),
+                sha256=sha256,
+                size_bytes=size_bytes,
+                origin=origin,
+                in_one_request=in_one_request,
+            ),
         )
         etags = [] if begun.already_stored else await self._put_parts(descriptor, begun)
         await self._call(
@@ -279,6 +307,8 @@ class ArtifactClient:
     async def _put_parts(self, descriptor: int, begun: BeginUploadResponse) -> list[str]:
         async def put(part: UploadPart) -> str:
             try:
+                if part.size_bytes > _SENT_AGAIN_BYTES_MAX:
+                    return await self._transfers.put_once(_plain(part.request), descriptor, part.size_bytes)
                 return await self._transfers.put(
                     _plain(part.request),
                     descriptor,

@@ -94,16 +94,21 @@ class Connection:
             self._http.putheader(name, value)
         self._http.endheaders()
 
-    def send_file(self, descriptor: int, offset_bytes: int, size_bytes: int) -> None:
+    def send_file(
+        self, descriptor: int, offset_bytes: int, size_bytes: int, given_up: threading.Event
+    ) -> None:
         """Send a part of an open file as the body.
 
         Raises:
             Corrupt: FILE_CHANGED, the file is shorter than that.
+            Unavailable: it was given up in the middle.
         """
         self._sent_whole_body = False
         end_bytes = offset_bytes + size_bytes
         try:
             while offset_bytes < end_bytes:
+                if given_up.is_set():
+                    raise Unavailable("nobody waits for this upload any more")
                 sent_bytes = self._pass_on(descriptor, offset_bytes, end_bytes - offset_bytes)
                 if not sent_bytes:
                     raise Corrupt("the file became shorter while it was sent", code="FILE_CHANGED")
@@ -163,8 +168,8 @@ class Connections:
         self._is_closed = False
 
     @contextlib.contextmanager
-    def borrowed(self, request: Request) -> Iterator[Connection]:
-        """Lend a connection for one exchange.
+    def borrowed(self, request: Request, *, is_fresh: bool = False) -> Iterator[Connection]:
+        """Lend a connection for one exchange; a fresh one cannot have been closed while it was idle.
 
         Raises:
             RequestRefused: not an http(s) address.
@@ -177,7 +182,8 @@ class Connections:
         key = (url.scheme, url.netloc, gate is not None)
         connection: Connection | None = None
         try:
-            connection = self._take(key) or Connection(url, self._stall_seconds_max, gate)
+            kept = None if is_fresh else self._take(key)
+            connection = kept or Connection(url, self._stall_seconds_max, gate)
             yield connection
         except (OSError, http.client.HTTPException) as error:
             # The other side was restarted or closed what was idle: the others are as stale.

@@ -36,6 +36,15 @@ class Fetched:
     """What the address calls these bytes; empty unless it has a strong name for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A stretch of an open file."""
+
+    descriptor: int
+    offset_bytes: int
+    size_bytes: int
+
+
 class Transfers:
     """Sends and fetches files in a bounded number of threads, with kept connections.
 
@@ -66,10 +75,19 @@ class Transfers:
             Corrupt: FILE_CHANGED, the file became shorter.
         """
         return await retried(
-            lambda: self._pool.run(None, self._put, request, descriptor, offset_bytes, size_bytes),
+            lambda: self._sent(request, _Body(descriptor, offset_bytes, size_bytes)),
             (Unavailable,),
             self._retries(request),
         )
+
+    async def put_once(self, request: Request, descriptor: int, size_bytes: int) -> str:
+        """Send a whole open file as ``put`` does, over a connection of its own and without another try.
+
+        Raises:
+            RequestRefused, Corrupt: as ``put``.
+            Unavailable: it was cut, or the store is away.
+        """
+        return await self._sent(request, _Body(descriptor, 0, size_bytes), is_fresh=True)
 
     async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
         """Fetch to a file, hashing while reading; nothing of it is left after an error.
@@ -112,17 +130,24 @@ class Transfers:
     def _retries(self, request: Request) -> Retries:
         return Retries(f"{request.method} {request.shown}", self._backoff, logger)
 
-    def _put(self, request: Request, descriptor: int, offset_bytes: int, size_bytes: int) -> str:
-        # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.
-        own = os.dup(descriptor)
+    async def _sent(self, request: Request, body: _Body, *, is_fresh: bool = False) -> str:
+        given_up = threading.Event()
         try:
-            with self._connections.borrowed(request) as connection:
-                connection.start(request, {"Content-Length": str(size_bytes)})
-                connection.send_file(own, offset_bytes, size_bytes)
+            return await self._pool.run(None, self._send, request, body, is_fresh, given_up)
+        finally:
+            given_up.set()
+
+    def _send(self, request: Request, body: _Body, is_fresh: bool, given_up: threading.Event) -> str:
+        # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.
+        own = os.dup(body.descriptor)
+        try:
+            with self._connections.borrowed(request, is_fresh=is_fresh) as connection:
+                connection.start(request, {"Content-Length": str(body.size_bytes)})
+                connection.send_file(own, body.offset_bytes, body.size_bytes, given_up)
                 answer = connection.answer()
-                body = answer.read()
+                reason = answer.read()
                 if not 200 <= answer.status < 300:
-                    raise _refusal(request, answer.status, body)
+                    raise _refusal(request, answer.status, reason)
                 return answer.getheader("ETag") or ""
         finally:
             os.close(own)

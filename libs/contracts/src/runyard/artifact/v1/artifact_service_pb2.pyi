@@ -29,9 +29,14 @@ class BeginUploadRequest(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    IN_ONE_REQUEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     sha256: _builtins.str
     size_bytes: _builtins.int
+    in_one_request: _builtins.bool
+    """Asks for one request for a file of up to 4 GiB: the store checks the hash as it comes, so nothing is read back.
+    What is cut is sent again from its start, so ask for parts (unset) after that.
+    """
     @_builtins.property
     def origin(self) -> _types_pb2.Origin: ...
     def __init__(
@@ -41,10 +46,11 @@ class BeginUploadRequest(_message.Message):
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         origin: _types_pb2.Origin | None = ...,
+        in_one_request: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_one_request", b"in_one_request", "origin", b"origin", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -62,7 +68,7 @@ class BeginUploadResponse(_message.Message):
     """Names a multipart upload; empty for a single part."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.UploadPart]:
-        """Empty when already stored. One part for files up to 64 MiB."""
+        """Empty when already stored. One part for files up to 64 MiB, and for what was asked for in one request."""
 
     def __init__(
         self,
