@@ -147,6 +147,23 @@ async def test_a_folder_that_cannot_be_written_is_said_so(yard: Yard, tmp_path: 
     assert error.value.code == "DISK_UNAVAILABLE"
 
 
+async def test_a_cut_download_does_not_go_on_after_bytes_that_are_not_on_disk(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = os.urandom(CHUNK_BYTES * 2)
+    sha256 = yard.store.put(data)
+    yard.store.cuts = [CHUNK_BYTES + 10]
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ResourceExhausted) as error:
+        await yard.transfers.get(Request("GET", f"{yard.store.address}/blobs/{sha256}"), tmp_path / "file")
+    assert error.value.code == "DISK_UNAVAILABLE"
+    assert [method for method, _, _ in yard.store.requests] == ["GET"]
+    assert not (tmp_path / "file").exists()
+
+
 async def test_a_part_of_a_file_is_sent_with_exactly_the_headers_given(yard: Yard, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     request = Request("PUT", yard.store.address + "/object?x=%2F", {"X-Signed": "a  b"})

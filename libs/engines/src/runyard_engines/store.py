@@ -1,7 +1,7 @@
 """The S3 store: SeaweedFS in one process, on loopback, with one key pair.
 
-Memory: the server needs 0.6-0.8 GB while a large file arrives in parts of 16-64 MiB, three at a time, and
-2.7 GB when 1 GiB arrives in one request. So whoever uploads must cut files over 64 MiB into parts.
+Memory: with the limit that it is given below the server needs 0.6 GB while four large files arrive at a time,
+in parts or whole (decision 0003); without one 2.7 GB when 1 GiB arrives in one request.
 """
 
 from __future__ import annotations

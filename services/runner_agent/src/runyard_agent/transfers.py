@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import http
 import http.client
+import itertools
 import logging
 import os
 import threading
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin
@@ -61,6 +63,7 @@ class Transfers:
     ) -> None:
         """Bound the threads; ``stall_seconds_max`` is the longest silence on a connection."""
         self._pool = BlockingPool("transfers", thread_count=thread_count)
+        self._writing = ThreadPoolExecutor(thread_count, "writing")
         self._connections = Connections(stall_seconds_max, gate)
         self._backoff = backoff
 
@@ -98,7 +101,7 @@ class Transfers:
             Corrupt: CHECKSUM_MISMATCH, all bytes came, but not those of ``sha256``.
             ResourceExhausted: DISK_UNAVAILABLE, the file cannot be written.
         """
-        download = _Download(request, destination)
+        download = _Download(request, destination, self._writing)
         retries = self._retries(request)
 
         async def go_on() -> Fetched:
@@ -125,6 +128,7 @@ class Transfers:
     def close(self) -> None:
         """Take no more transfers and drop the kept connections."""
         self._pool.close()
+        self._writing.shutdown(wait=False)
         self._connections.close()
 
     def _retries(self, request: Request) -> Retries:
@@ -156,9 +160,10 @@ class Transfers:
 class _Download:
     """One download over all its tries: what is written and hashed so far."""
 
-    def __init__(self, request: Request, destination: Path) -> None:
+    def __init__(self, request: Request, destination: Path, writing: Executor) -> None:
         self._request = request
         self._destination = destination
+        self._writing = writing
         self._hash = hashlib.sha256()
         self._size_bytes = 0
         self._asked_bytes = 0
@@ -224,16 +229,26 @@ class _Download:
     def _write(self, answer: http.client.HTTPResponse) -> None:
         if self._given_up.is_set():
             return
-        buffer = memoryview(bytearray(CHUNK_BYTES))
         descriptor = self._open()
         try:
-            while not self._given_up.is_set() and (count := answer.readinto(buffer)) > 0:
-                chunk = buffer[:count]
-                self._write_chunk(descriptor, chunk)
-                self._hash.update(chunk)
-                self._size_bytes += count
+            self._write_all(answer, descriptor)
         finally:
             os.close(descriptor)
+
+    def _write_all(self, answer: http.client.HTTPResponse, descriptor: int) -> None:
+        """Write each chunk while the next one comes: where the disk's cache is slow, that takes longest."""
+        buffers = itertools.cycle([memoryview(bytearray(CHUNK_BYTES)) for _ in range(2)])
+        written: Future[None] = Future()
+        written.set_result(None)
+        try:
+            while not self._given_up.is_set() and (count := answer.readinto(buffer := next(buffers))) > 0:
+                self._hash.update(buffer[:count])
+                written.result()
+                written = self._writing.submit(self._write_chunk, descriptor, buffer[:count])
+                self._size_bytes += count
+        finally:
+            # Its error comes before that of a cut: nothing can go on after bytes that are not on disk.
+            written.result()
 
     def _open(self) -> int:
         try:
