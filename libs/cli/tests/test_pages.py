@@ -12,6 +12,7 @@ import pytest
 
 from runyard.artifact.v1 import registry_service_pb2 as registry_pb
 from runyard.artifact.v1.registry_types_pb2 import Dataset, DatasetVersion, Model, ModelVersion
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest, ListGpuReadingsResponse
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory
 from runyard.run.v1.scheduler_service_pb2 import (
@@ -115,17 +116,20 @@ async def test_gpus_of_every_page_are_shown(capsys: pytest.CaptureFixture[str]) 
 )
 async def test_as_many_runs_are_shown_as_were_asked_for(wanted: int, given: int, pages: list[int]) -> None:
     asked: list[int] = []
+    then = ReadOptions(as_of=AsOf(position=7))
 
     async def list_runs(request: ListRunsRequest) -> ListRunsResponse:
         """Give two at a time of six, as if more did not go into one answer."""
         asked.append(request.page_size)
         assert request.filter == 'step="train"'
+        assert request.read == then
         first = int(request.page_token or 0)
         after = min(first + min(2, request.page_size), 6)
         runs = [Run(number=number) for number in range(first, after)]
         return ListRunsResponse(runs=runs, next_page_token=str(after) if after < 6 else "", position=7)
 
-    answer = await ps.newest(list_runs, ListRunsRequest(page_size=wanted, filter='step="train"'))
+    wish = ListRunsRequest(page_size=wanted, filter='step="train"', read=then)
+    answer = await ps.newest(list_runs, wish)
     assert ([run.number for run in answer.runs], asked) == (list(range(given)), pages)
 
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
 from runyard_core.errors import InvalidInput
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
 
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 _numbers = st.integers(-(2**63), 2**63 - 1)
@@ -38,6 +39,16 @@ def test_a_token_of_another_query_is_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
         decode_page_token(text, ["state=FINISHED"], like=("",))
     assert refused.value.code == "BROKEN_PAGE_TOKEN"
+
+
+def test_a_token_is_good_for_the_moment_that_was_asked_for() -> None:
+    position, time = ReadOptions(as_of=AsOf(position=7)), ReadOptions()
+    time.as_of.time.seconds = 7
+    moments = {moment_asked(read) for read in (ReadOptions(), position, time)}
+    assert len(moments) == 3
+    # What a reader waits for is no part of what it wants to see.
+    assert moment_asked(ReadOptions(as_of=AsOf(position=7), min_position=3)) == moment_asked(position)
+    assert moment_asked(ReadOptions(min_position=3)) == moment_asked(ReadOptions())
 
 
 @given(st.text(min_size=1))

@@ -188,6 +188,19 @@ async def test_a_wrong_list_request_is_refused(client: Client) -> None:
         assert (error.value.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, stable)
 
 
+async def test_a_walk_keeps_to_the_moment_that_it_began_with(client: Client) -> None:
+    submitted = [await client.submit() for _ in range(3)]
+    then = ReadOptions(as_of=AsOf(position=submitted[1].position))
+    await fresh(client, submitted[2].run.run_id)
+    first = await client.runs(page_size=1, read=then)
+    [second] = (await client.runs(page_size=1, read=then, page_token=first.next_page_token)).runs
+    assert [first.runs[0].run_id, second.run_id] == [each.run.run_id for each in reversed(submitted[:2])]
+    for other in (ReadOptions(), ReadOptions(as_of=AsOf(position=submitted[2].position))):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.runs(page_size=1, read=other, page_token=first.next_page_token)
+        assert reason(error) == "BROKEN_PAGE_TOKEN"
+
+
 async def test_the_past_is_shown_as_it_was(client: Client) -> None:
     agent = await attach(client)
     submitted = await client.submit()

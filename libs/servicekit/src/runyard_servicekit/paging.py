@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
+from runyard.event.v1.read_pb2 import ReadOptions
 from runyard_core.errors import InvalidInput
 
 PAGE_SIZE_DEFAULT = 50
@@ -43,6 +44,14 @@ def page_size(requested: int) -> int:
     return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
+def moment_asked(read: ReadOptions) -> str:
+    """Give the past moment that a request names, as a part of its query; empty when it names none.
+
+    A token keeps to the position of its own walk, so it must not be sent with another moment (AIP-158).
+    """
+    return read.as_of.SerializeToString(deterministic=True).hex()
+
+
 def encode_page_token(token: PageToken[After], query: Sequence[str] = ()) -> str:
     """Write a token that is good for the same query only."""
     content = json.dumps([token.position, list(token.after), _digest(query)], separators=(",", ":"))
@@ -69,7 +78,7 @@ def decode_page_token(text: str, query: Sequence[str], like: After) -> PageToken
     except (ValueError, TypeError, binascii.Error, UnicodeError, RecursionError) as error:
         raise _broken("it is not one that this service gave") from error
     if digest != _digest(query):
-        raise _broken("it belongs to another query; keep filter and order the same over all pages")
+        raise _broken("it belongs to another query; keep filter, order and as_of the same over all pages")
     if not is_ours:
         raise _broken("it is not one that this service gave")
     return PageToken(position, cast("After", tuple(after)))

@@ -24,7 +24,7 @@ from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
 
 RpcContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,7 +72,7 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.ListDatasetsRequest, context: RpcContext
     ) -> pb.ListDatasetsResponse:
         """List datasets by name; see the proto."""
-        query = ("ListDatasets", check_project(request.project))
+        query = ("ListDatasets", check_project(request.project), moment_asked(request.read))
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
         found = await self._queries.datasets(request.project, after, limit + 1, at)
@@ -87,6 +87,7 @@ class RegistryServicer(RegistryServiceServicer):
             "ListDatasetVersions",
             check_project(request.project),
             check_label(request.dataset, "dataset"),
+            moment_asked(request.read),
         )
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
@@ -114,7 +115,7 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: RpcContext) -> pb.ListModelsResponse:
         """List models by name; see the proto."""
-        query = ("ListModels", check_project(request.project))
+        query = ("ListModels", check_project(request.project), moment_asked(request.read))
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
         found = await self._queries.models(request.project, after, limit + 1, at)
@@ -125,7 +126,12 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.ListModelVersionsRequest, context: RpcContext
     ) -> pb.ListModelVersionsResponse:
         """List versions of a model, newest first; see the proto."""
-        query = ("ListModelVersions", check_project(request.project), check_label(request.model, "model"))
+        query = (
+            "ListModelVersions",
+            check_project(request.project),
+            check_label(request.model, "model"),
+            moment_asked(request.read),
+        )
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
         before = after or None

@@ -24,7 +24,14 @@ from runyard_scheduler.run_filter import parse_filter
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.watch import Watched, Watches
 from runyard_servicekit.auth import require_role
-from runyard_servicekit.paging import After, PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import (
+    After,
+    PageToken,
+    decode_page_token,
+    encode_page_token,
+    moment_asked,
+    page_size,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -82,7 +89,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         limit = page_size(request.page_size)
         wanted = parse_filter(request.filter)
         masked = _masked(list(request.read_mask.paths))
-        query = [request.filter, *request.read_mask.paths]
+        query = [request.filter, moment_asked(request.read), *request.read_mask.paths]
         token = decode_page_token(request.page_token, query, like=(0,))
         position = await self._pinned(token, request.read)
         before = None if token is None else token.after[0]
@@ -120,14 +127,15 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         """Page through nodes, by name."""
         require_role("client", "service")
         limit = page_size(request.page_size)
-        token = decode_page_token(request.page_token, ["nodes"], like=("",))
+        query = ["nodes", moment_asked(request.read)]
+        token = decode_page_token(request.page_token, query, like=("",))
         position = await self._pinned(token, request.read)
         after = "" if token is None else token.after[0]
         nodes = await self._queries.nodes(position, after=after, limit=limit + 1)
         next_page_token = ""
         if len(nodes) > limit:
             nodes = nodes[:limit]
-            next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), ["nodes"])
+            next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), query)
         return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page_token, position=position)
 
     async def run_id(self, name: str) -> RunId:

@@ -72,7 +72,9 @@ async def newest(
     """
     answer = await ask(request)
     while answer.next_page_token and (left := request.page_size - len(answer.runs)) > 0:
-        following = ListRunsRequest(page_size=left, filter=request.filter, page_token=answer.next_page_token)
+        following = ListRunsRequest()
+        following.CopyFrom(request)
+        following.page_size, following.page_token = left, answer.next_page_token
         answer.next_page_token = ""
         answer.MergeFrom(await ask(following))
     return answer

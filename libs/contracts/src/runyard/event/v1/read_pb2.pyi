@@ -58,7 +58,7 @@ class ReadOptions(_message.Message):
     """Wait until the read model has applied this position of the domain lane (read your own writes)."""
     @_builtins.property
     def as_of(self) -> Global___AsOf:
-        """Show the state as it was; empty means now."""
+        """Show the state as it was; empty means now. The same for every page of a list."""
 
     def __init__(
         self,
