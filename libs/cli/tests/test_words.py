@@ -10,7 +10,6 @@ from runyard.run.v1.types_pb2 import Cause, CauseCode, Outcome, Run, RunState
 from runyard_cli.commands.price import micro_usd
 from runyard_cli.words import (
     cause_words,
-    count_words,
     duration_words,
     money_words,
     number_words,
@@ -119,11 +118,6 @@ def test_run_lasts_from_its_start_to_its_end_or_now() -> None:
     assert run_seconds(Run(started_at=Timestamp(seconds=40)), now=100) == 60
     over = Run(started_at=Timestamp(seconds=40), finished_at=Timestamp(seconds=50, nanos=500_000_000))
     assert run_seconds(over, now=100) == 10.5
-
-
-def test_one_is_not_many() -> None:
-    assert count_words(1, "file") == "1 file"
-    assert count_words(1200, "entry", "entries") == "1,200 entries"
 
 
 NAN = float("nan")

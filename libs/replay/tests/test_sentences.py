@@ -77,11 +77,11 @@ def test_what_was_said_of_the_log_is_a_sentence(message: Message, sentence: str)
         ),
         (
             RunStarted(attempt=2, hardware=NODE, inputs=[Input(files=[NEAR, FAR], file_list=MANY)]),
-            "attempt 2 started on node-1 with 9000 input files, 7 bytes of the first 2 moved",
+            "attempt 2 started on node-1 with 9,000 input files, 7 bytes of the first 2 moved",
         ),
         (
             RunFinished(outcome=Outcome.OUTCOME_SUCCEEDED, cause=WELL, output_list=MANY),
-            "finished, succeeded, 9000 outputs",
+            "finished, succeeded, 9,000 outputs",
         ),
     ],
 )

@@ -106,13 +106,15 @@ def test_unknown_step_names_the_closest(config: Config) -> None:
     assert caught.value.code == "UNKNOWN_STEP"
 
 
-def test_a_task_is_not_run_as_a_step() -> None:
+@pytest.mark.parametrize(("name", "what"), [("many", "a task"), ("served", "an endpoint")])
+def test_what_is_not_a_step_is_not_run_as_one(name: str, what: str) -> None:
     text = (
         "- step: {name: s, image: x, command: x, parameters: [{name: n}]}\n"
         "- task: {name: many, step: s, parameters: [{name: n, style: multiple, rules: {items: [1, 2]}}]}\n"
+        "- endpoint: {name: served, image: x, server-command: x}\n"
     )
-    with pytest.raises(NotFound, match="'many' is a task") as caught:
-        build(parse_config(text), step="many")
+    with pytest.raises(NotFound, match=f"'{name}' is {what}, and") as caught:
+        build(parse_config(text), step=name)
     assert caught.value.code == "NOT_A_STEP"
 
 

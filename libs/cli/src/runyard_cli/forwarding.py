@@ -15,9 +15,10 @@ from runyard.run.v1.hands_on_service_pb2 import (
     HandsOnStreamEnd,
 )
 from runyard_cli.output import is_json, note, safe, say, say_json_line
-from runyard_cli.words import count_words, size_words
+from runyard_cli.words import size_words
 from runyard_client import Client, ClientError
 from runyard_client.errors import LocalError
+from runyard_core.counted import count_words
 
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 32_768

@@ -10,7 +10,8 @@ from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner, GpuQuantity
 from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, Statistic
 from runyard.node.v1.types_pb2 import GpuDevice
-from runyard_cli.words import count_words, number_words, short_run_id, size_words, time_words
+from runyard_cli.words import number_words, short_run_id, size_words, time_words
+from runyard_core.counted import count_words
 
 Figures = Mapping[str, Statistic]
 _NOT_OFFERED = "-"

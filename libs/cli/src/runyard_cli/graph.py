@@ -15,7 +15,7 @@ from runyard_cli.history.moments import subject_of
 from runyard_cli.history.source import Source
 from runyard_cli.names import full_run_name, looks_like_run, may_be_id
 from runyard_cli.output import safe
-from runyard_cli.words import count_words
+from runyard_core.counted import count_words
 
 _MADE_FROM = {
     EdgeRelation.EDGE_RELATION_USED: "used",

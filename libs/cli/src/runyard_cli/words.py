@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runyard.run.v1.types_pb2 import Cause, CauseCode, Outcome, Run, RunState
 from runyard_cli.output import Style
+from runyard_core.counted import count_words
 
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Value
@@ -145,11 +146,6 @@ def points_words(metric: MetricLatest, write: Callable[[float], str]) -> str:
     if metric.json_value or is_unknown:
         return points
     return f"{points}, {write(metric.min)} to {write(metric.max)}"
-
-
-def count_words(count: int, one: str, many: str = "") -> str:
-    """Count things: "1 file", "1,200 files"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def value_words(value: Value) -> str:

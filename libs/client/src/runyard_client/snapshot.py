@@ -26,6 +26,7 @@ from runyard_client.listing import Listing, list_tree
 from runyard_client.store import TRANSFER_COUNT_MAX, FilePart, Progress, Store, no_progress
 from runyard_contracts.ids import Sha256, sha256_of, uuid7
 from runyard_contracts.manifest import Entry, ManifestError, Mode, check_path, format_manifest
+from runyard_core.counted import count_words
 from runyard_core.fan_out import fan_out
 
 FILE_COUNT_MAX = 10_000
@@ -165,7 +166,7 @@ def _check_count(root: Path, paths: tuple[str, ...]) -> None:
     if len(paths) <= FILE_COUNT_MAX:
         return
     counts = Counter(path.partition("/")[0] + "/" for path in paths if "/" in path)
-    most = ", ".join(f"{name} ({count:,} file{'s' * (count != 1)})" for name, count in counts.most_common(3))
+    most = ", ".join(f"{name} ({count_words(count, 'file')})" for name, count in counts.most_common(3))
     raise LocalError(
         "TOO_MANY_FILES",
         f"{root}: {len(paths):,} files of code, at most {FILE_COUNT_MAX:,}: "

@@ -79,8 +79,10 @@ class Config:
         if found is not None:
             return found
         if name in self.others:
+            kind = self.others[name]
+            article = "an" if kind[0] in "aeiou" else "a"
             raise NotFound(
-                f"{self.file_name}: {name!r} is a {self.others[name]}, and only steps can be run yet",
+                f"{self.file_name}: {name!r} is {article} {kind}, and only steps can be run yet",
                 code="NOT_A_STEP",
                 metadata={"step": name},
             )

@@ -36,6 +36,7 @@ from runyard_agent.sampling import Watched
 from runyard_agent.stop_watch import StopWatch
 from runyard_agent.telemetry import AttemptTelemetry
 from runyard_agent.tracing import attempt_span
+from runyard_core.counted import count_words
 from runyard_core.errors import RunyardError, Unavailable
 from runyard_core.retry import Backoff, Retries, Telling
 from runyard_core.task_group import TaskGroup
@@ -284,7 +285,7 @@ class Attempt:
             cause = Cause(code=CauseCode.CAUSE_CODE_OUTPUT_UNAVAILABLE, detail="; ".join(problems))
         if stored:
             count, size = len(stored), sum(file.size_bytes for file in stored)
-            self._tell(f"outputs: {count} file{'s' * (count != 1)}, {size} bytes")
+            self._tell(f"outputs: {count_words(count, 'file')}, {size} bytes")
         executor = await self._node.executors.get(state.executor)
         await executor.runtime.remove(state.handle, plan)
         await self._finish(cause, finished)

@@ -22,6 +22,7 @@ from runyard_agent.mounts import Found, find_mounts
 from runyard_agent.node import Node
 from runyard_agent.runtime import LaunchPlan
 from runyard_contracts import agent_controls
+from runyard_core.counted import count_words
 from runyard_core.errors import RunyardError
 from runyard_core.task_group import TaskGroup
 
@@ -129,7 +130,7 @@ class Preparation:
         asked, rules = self._grant.spec.mounts, self._node.input_rules
         mounted = await asyncio.to_thread(find, asked, rules, self._record.directory)
         for folder in (each.record for each in mounted):
-            counted = _files_words(folder.file_count)
+            counted = count_words(folder.file_count, "file")
             what = counted if folder.fingerprint else "its files are not looked through"
             self._tell(f"{folder.source} is at {folder.destination}, read-only: {what}")
         return mounted
@@ -181,7 +182,7 @@ class Preparation:
         destination = self._plan.repository
         await code.checkout(self._node.artifact_client, code_ref, destination, cache=self._node.cache)
         if code_ref.tree_sha256:
-            self._tell(f"code: {code_ref.tree_sha256[:12]}, {_files_words(code_ref.file_count)}")
+            self._tell(f"code: {code_ref.tree_sha256[:12]}, {count_words(code_ref.file_count, 'file')}")
         if self._record.lacks_login and self._record.state.executor == Executor.EXECUTOR_DOCKER:
             self._tell(f"waiting for the login of registry {self._grant.registry_login.registry}")
             await self._record.wait_for_login()
@@ -192,13 +193,9 @@ class Preparation:
         return surroundings
 
 
-def _files_words(count: int) -> str:
-    return f"{count} file{'s' * (count != 1)}"
-
-
 def _inputs_sentence(files: Sequence[InputFile]) -> str:
     size, moved = sum(file.size_bytes for file in files), sum(file.moved_bytes for file in files)
-    what = f"inputs: {_files_words(len(files))}, {size} bytes"
+    what = f"inputs: {count_words(len(files), 'file')}, {size} bytes"
     if moved == size:
         return f"{what} moved"
     return f"{what}, {moved} of them moved" if moved else f"{what}, all here already"

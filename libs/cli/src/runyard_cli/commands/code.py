@@ -12,10 +12,11 @@ from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, say_json_object
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import say_table
-from runyard_cli.words import count_words, run_name, size_words
+from runyard_cli.words import run_name, size_words
 from runyard_client import Client
 from runyard_client.checkout import read_tree, write_tree
 from runyard_contracts.manifest import Entry, Mode
+from runyard_core.counted import count_words
 
 _KINDS = {Mode.FILE: "", Mode.EXECUTABLE: "executable", Mode.SYMLINK: "symlink"}
 

@@ -16,8 +16,9 @@ from runyard_cli.failures import ExitCode, fail
 from runyard_cli.names import default_project, full_run_name, looks_like_run, may_be_id, project_option
 from runyard_cli.output import is_json, output_option, safe, say, say_json
 from runyard_cli.session import converse, get_run
-from runyard_cli.words import count_words, duration_words, money_words, run_name
+from runyard_cli.words import duration_words, money_words, run_name
 from runyard_client import Client, ClientError
+from runyard_core.counted import count_words
 
 
 @click.command("cost", epilog=examples("cost", "cost digits", "cost latest", "cost digits#3 --output json"))

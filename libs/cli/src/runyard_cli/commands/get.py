@@ -19,9 +19,10 @@ from runyard_cli.names import default_project, may_be_id, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse
 from runyard_cli.transfer import Progress
-from runyard_cli.words import count_words, size_words
+from runyard_cli.words import size_words
 from runyard_client import Client
 from runyard_client.files import download_file, find_artifact
+from runyard_core.counted import count_words
 
 _NAMED = frozenset({"datum", "dataset", "model"})
 

@@ -15,6 +15,7 @@ from runyard_cli.words import time_words
 from runyard_client import Client
 from runyard_contracts.ids import uuid7
 from runyard_contracts.token_text import SECRET_BYTES
+from runyard_core.counted import count_words
 
 
 @click.command(
@@ -77,5 +78,5 @@ def revoke(node: str, reason: str) -> None:
         say_json(answer)
         return
     held = len(answer.node.reservations)
-    attempts = f"; {held} attempt{'s' * (held != 1)} of it will be given up" if held else ""
+    attempts = f"; {count_words(held, 'attempt')} of it will be given up" if held else ""
     say(safe(f"{node} is revoked{attempts}"))

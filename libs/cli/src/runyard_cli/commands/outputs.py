@@ -17,12 +17,13 @@ from runyard_cli.run_outputs import RunOutput, outputs_of
 from runyard_cli.session import converse, get_run
 from runyard_cli.table import Row, say_table
 from runyard_cli.transfer import Progress
-from runyard_cli.words import count_words, size_words
+from runyard_cli.words import size_words
 from runyard_client import Client
 from runyard_client.errors import LocalError
 from runyard_client.files import download_file
 from runyard_client.store import TRANSFER_COUNT_MAX
 from runyard_contracts.manifest import ManifestError, check_path
+from runyard_core.counted import count_words
 from runyard_core.fan_out import fan_out
 
 

@@ -16,8 +16,9 @@ from runyard_cli.follow import follow_to_end
 from runyard_cli.names import full_run_name, project_option
 from runyard_cli.output import is_json, note, output_option, say
 from runyard_cli.session import converse
-from runyard_cli.words import count_words, run_name
+from runyard_cli.words import run_name
 from runyard_client import Client
+from runyard_core.counted import count_words
 
 _WHAT_CAME_OUT = frozenset({END, MODEL, RESULTS})
 # Never the same twice, and nobody's matter here.

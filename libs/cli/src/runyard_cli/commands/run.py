@@ -26,7 +26,8 @@ from runyard_cli.names import default_project, name_here, project_option
 from runyard_cli.output import is_json, note, output_option, say, say_json
 from runyard_cli.session import converse, get_run
 from runyard_cli.step_options import StepCommand, complete_step, given_values
-from runyard_cli.words import count_words, run_name, size_words
+from runyard_cli.words import run_name, size_words
+from runyard_core.counted import count_words
 
 if TYPE_CHECKING:
     from runyard.artifact.v1.types_pb2 import Artifact

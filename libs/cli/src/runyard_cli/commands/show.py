@@ -19,7 +19,6 @@ from runyard_cli.session import converse
 from runyard_cli.stored_lists import fetch_listed, system_packages
 from runyard_cli.words import (
     cause_words,
-    count_words,
     duration_words,
     money_words,
     number_words,
@@ -33,6 +32,7 @@ from runyard_cli.words import (
 )
 from runyard_client import Client
 from runyard_contracts.hands_on_words import end_text, what_text
+from runyard_core.counted import count_words
 
 _LABEL_COLUMNS = 20
 _SHORT_DIGITS = 16

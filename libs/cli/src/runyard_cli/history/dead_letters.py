@@ -15,10 +15,11 @@ from runyard_cli.history.rebuilding import TARGET, Target
 from runyard_cli.output import Style, is_json, note, output_option, safe, say, say_json, say_json_line
 from runyard_cli.session import converse
 from runyard_cli.table import Cell, say_table
-from runyard_cli.words import count_words, time_words
+from runyard_cli.words import time_words
 from runyard_client import Client
 from runyard_client.context import SERVICES
 from runyard_contracts.ids import uuid7
+from runyard_core.counted import count_words
 
 PAGE_SIZE = 200
 LISTED_MAX = 10_000

@@ -13,7 +13,7 @@ from runyard_cli.history.lines import change_words, short_type
 from runyard_cli.history.source import PAGE_SIZE, Source
 from runyard_cli.names import looks_like_run, may_be_id
 from runyard_cli.output import is_json, safe, say, say_json_object
-from runyard_cli.words import count_words
+from runyard_core.counted import count_words
 
 if TYPE_CHECKING:
     from runyard_contracts.recorded import RecordedEvent

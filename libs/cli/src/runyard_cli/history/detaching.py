@@ -14,7 +14,7 @@ from runyard_cli.examples import examples
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.verifying import archive_option, lane_option, lanes_of, public_key_option
 from runyard_cli.output import is_json, output_option, say, say_json_object
-from runyard_cli.words import count_words
+from runyard_core.counted import count_words
 
 if TYPE_CHECKING:
     from runyard_eventlog.detaching import Partition

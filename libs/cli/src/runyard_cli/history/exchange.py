@@ -15,9 +15,9 @@ from runyard_cli.examples import examples
 from runyard_cli.history.moments import MOMENT
 from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.output import is_json, output_option, say, say_json_object
-from runyard_cli.words import count_words
 from runyard_client import runyard_home
 from runyard_client.errors import ClientError
+from runyard_core.counted import count_words
 
 if TYPE_CHECKING:
     from runyard_replay.exports import Manifest

@@ -12,7 +12,8 @@ from runyard_cli.registry_lines import (
     say_models,
 )
 from runyard_cli.table import say_table
-from runyard_cli.words import count_words, time_words
+from runyard_cli.words import time_words
+from runyard_core.counted import count_words
 
 
 def say_model(model: ModelState) -> None:

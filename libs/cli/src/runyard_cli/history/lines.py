@@ -20,7 +20,8 @@ from runyard.history.v1.history_service_pb2 import (
     TimelineFlagKind,
 )
 from runyard_cli.output import safe
-from runyard_cli.words import count_words, duration_words, moment
+from runyard_cli.words import duration_words, moment
+from runyard_core.counted import count_words
 
 _ACTOR_KINDS = {1: "user", 2: "service", 3: "agent"}
 _TELEMETRY = Lane.LANE_TELEMETRY

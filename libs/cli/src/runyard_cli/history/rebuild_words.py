@@ -7,7 +7,8 @@ import time
 
 from runyard.projection.v1 import types_pb2 as pb
 from runyard_cli.output import note, safe
-from runyard_cli.words import count_words, duration_words
+from runyard_cli.words import duration_words
+from runyard_core.counted import count_words
 
 PLAIN_LINE_SECONDS = 5.0
 """A pipe gets a line for each phase, and within one this often."""

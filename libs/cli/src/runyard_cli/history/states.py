@@ -21,7 +21,6 @@ from runyard_cli.price_lines import PRICE_HEADINGS, price_rows
 from runyard_cli.table import Row, say_table
 from runyard_cli.words import (
     cause_words,
-    count_words,
     duration_words,
     money_words,
     run_name,
@@ -30,6 +29,7 @@ from runyard_cli.words import (
     time_words,
     zoned_words,
 )
+from runyard_core.counted import count_words
 
 _NODE_STATES: Mapping[int, str] = {
     NodeState.NODE_STATE_ATTACHED: "attached",

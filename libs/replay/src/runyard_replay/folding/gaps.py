@@ -12,6 +12,7 @@ from runyard.metric.v1 import batches_pb2 as batches
 from runyard.run.v1.events_pb2 import RunAttemptExited
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_contracts.recorded import RecordedEvent
+from runyard_core.counted import count_words
 from runyard_replay.folding.order import recording_delay_milliseconds
 from runyard_replay.pricing.explanation import duration_text
 
@@ -41,7 +42,8 @@ class GapWatch:
         match message:
             case batches.SamplesMissing():
                 reason = f": {message.reason}" if message.reason else ""
-                yield _gap(f"{message.sample_count} {message.kind} samples are missing{reason}")
+                missing = count_words(message.sample_count, f"missing {message.kind} sample")
+                yield _gap(f"{missing}{reason}")
                 series = _series(stream, message.kind, message.attempt)
                 self._sampled_to[series] = max(message.to_unix_milliseconds, self._sampled_to.get(series, 0))
             case batches.GpuSamplesRecorded():

@@ -21,6 +21,7 @@ from runyard_contracts.hands_on_words import end_text, what_text
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_core.counted import count_words
 from runyard_replay.folding.fields import json_content
 from runyard_replay.pricing.explanation import duration_text, money_text
 
@@ -72,7 +73,7 @@ def _of_run(message: Message) -> str:
     match message:
         case run_events.RunQueued():
             gpu_count = message.spec.resources.gpu_count
-            wants = f", wants {gpu_count} GPU{'s' * (gpu_count != 1)}" if gpu_count else ""
+            wants = f", wants {count_words(gpu_count, 'GPU')}" if gpu_count else ""
             return f"queued as {message.project}#{message.number}: step {message.spec.step}{wants}"
         case run_events.RunRequeued():
             return f"queued again for attempt {message.next_attempt}: {message.reason}"
@@ -81,7 +82,7 @@ def _of_run(message: Message) -> str:
         case run_events.RunFinished():
             outcome = _OUTCOMES.get(message.outcome, f"outcome {message.outcome}")
             output_count = _output_count(message)
-            outputs = f", {output_count} outputs" if output_count else ""
+            outputs = f", {count_words(output_count, 'output')}" if output_count else ""
             why = "" if message.cause.code == CauseCode.CAUSE_CODE_SUCCEEDED else cause_text(message.cause)
             return f"finished, {outcome}{f' ({why})' if why else ''}{outputs}"
         case run_events.ProjectSecretSet():
@@ -107,7 +108,7 @@ def _of_attempt(message: Message) -> str:
             environment = message.environment
             what = environment.image or environment.interpreter
             count = len(environment.packages) + environment.system_package_count
-            return f"environment captured: {what}, {count} packages"
+            return f"environment captured: {what}, {count_words(count, 'package')}"
         case run_events.RunInputFetched():
             file = message.file
             what = f"{file.resolved_uri or file.uri} ({_short(file.sha256)}, {file.size_bytes} B)"
@@ -131,7 +132,7 @@ def _of_attempt(message: Message) -> str:
             if message.epoch != message.current_epoch:
                 why = f"epoch {message.epoch} is older than {message.current_epoch}"
             output_count = _output_count(message)
-            outputs = f" with {output_count} outputs" if output_count else ""
+            outputs = f" with {count_words(output_count, 'output')}" if output_count else ""
             what = f'late report "{message.report}"{outputs} of attempt {message.attempt}'
             return f"{what} from {message.node_id}: {why}, so nothing changed"
         case _:
@@ -147,7 +148,7 @@ def _of_hands_on(message: Message) -> str:
             status = message.exit_status if message.HasField("exit_status") else None
             passed = f"{message.sent_bytes} B sent, {message.received_bytes} B received"
             if message.connection_count:
-                passed += f" in {message.connection_count} connection{'s' * (message.connection_count != 1)}"
+                passed += f" in {count_words(message.connection_count, 'connection')}"
             end = end_text(message.end_reason, status, message.detail)
             return f"hands on attempt {message.attempt} closed: {end} ({passed})"
         case _:
@@ -158,7 +159,8 @@ def _of_node(message: Message) -> str:
     match message:
         case node_events.NodeEnrolled():
             inventory = message.inventory
-            return f"enrolled with {len(inventory.gpus)} GPUs and {inventory.slot_count} slots"
+            slots = count_words(inventory.slot_count, "slot")
+            return f"enrolled with {count_words(len(inventory.gpus), 'GPU')} and {slots}"
         case node_events.NodeAttached():
             return f"agent {message.agent_version} attached"
         case node_events.NodeDetached():
@@ -205,7 +207,7 @@ def _of_files_and_prices(message: Message) -> str:
             return f"{origin.path} ({_short(message.sha256)}, {message.size_bytes} B) stored{source}"
         case artifact_events.CodeSnapshotRecorded():
             code = message.code
-            return f"code {_short(code.tree_sha256)} recorded: {code.file_count} files"
+            return f"code {_short(code.tree_sha256)} recorded: {count_words(code.file_count, 'file')}"
         case cost_events.PriceSet():
             price = message.price
             scope = price.node_id or price.gpu_model or "everything"
@@ -250,15 +252,16 @@ def _of_telemetry(message: Message) -> str:
             rows = len(message.times_unix_milliseconds)
             percents = message.utilization_percents
             mean = f", {sum(percents) / len(percents):.0f} % used" if percents else ""
-            return f"{rows} samples of {len(message.gpu_uuids)} GPUs{mean}"
+            return f"{count_words(rows, 'sample')} of {count_words(len(message.gpu_uuids), 'GPU')}{mean}"
         case batches.GpuIncidentSeen():
             return f"{message.gpu_uuid}: {message.detail}"
         case batches.HostSamplesRecorded():
             rows = len(message.times_unix_milliseconds)
             memory = max(message.memory_used_bytes, default=0)
-            return f"{rows} samples of processes, up to {memory / 2**20:.0f} MiB"
+            return f"{count_words(rows, 'sample')} of processes, up to {memory / 2**20:.0f} MiB"
         case batches.SamplesMissing():
-            return f"{message.sample_count} {message.kind} samples are missing: {message.reason}"
+            missing = count_words(message.sample_count, f"missing {message.kind} sample")
+            return f"{missing}: {message.reason}"
         case _:
             return ""
 
@@ -296,9 +299,8 @@ def _had(inputs: Sequence[Input]) -> str:
     moved = [each.moved_bytes for one in inputs for each in one.files if each.HasField("moved_bytes")]
     if not moved:
         return ""
-    files = f"{len(moved)} input file{'s' * (len(moved) != 1)}"
+    files = count_words(len(moved) + hidden, "input file")
     if hidden:
-        files = f"{len(moved) + hidden} input files"
         return f" with {files}, {sum(moved)} bytes of the first {len(moved)} moved"
     return f" with {files}, {sum(moved)} bytes moved" if any(moved) else f" with {files} of its cache"
 

@@ -22,6 +22,7 @@ from runyard_agent.environment.private import make_private
 from runyard_agent.environment.record import read_probe, recorded_variables
 from runyard_agent.environment.requirements import Requirements, read_requirements
 from runyard_agent.environment.shared import ENVIRONMENT_BYTES_MAX, SharedEnvironment, SharedEnvironments
+from runyard_core.counted import count_words
 from runyard_core.errors import Unavailable
 
 _FORMAT = "1"
@@ -126,7 +127,7 @@ async def _shared(
             builder = Builder(interpreter, request.repository, request.variables)
             probe = await builder.build(directory, requirements.path)
             package_count = len(read_probe(probe).packages)
-            packages = f"{package_count} package{'s' * (package_count != 1)}"
+            packages = count_words(package_count, "package")
             tell(f"environment built in {time.monotonic() - started_at:.1f} s: {packages}")
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
