@@ -250,6 +250,21 @@ async def test_a_cancelled_upload_ends_with_what_the_socket_holds(tmp_path: Path
         transfers.close()
 
 
+async def test_nothing_waits_for_the_end_of_whole_files(yard: Yard, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb+") as file, socket.create_server(("127.0.0.1", 0)) as deaf:
+        file.truncate(1 << 30)
+        transfers = Transfers(thread_count=1, backoff=HASTE)
+        request = Request("PUT", f"http://127.0.0.1:{deaf.getsockname()[1]}/object")
+        uploads = [
+            asyncio.ensure_future(transfers.put_once(request, file.fileno(), 1 << 30)) for _ in range(5)
+        ]
+        assert (await transfers.get(get_of(yard), tmp_path / "fetched")).size_bytes == len(DATA)
+        for upload in uploads:
+            upload.cancel()
+        await asyncio.wait(uploads)
+        transfers.close()
+
+
 async def test_what_is_sent_once_has_a_connection_of_its_own_and_no_second_try(
     yard: Yard, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 from runyard_core.retry import Backoff, Retries, retried
 
 _REDIRECTS_MAX = 5
+_WHOLE_FILES_AT_ONCE = 2
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=10.0, tries_max=9)
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -63,6 +64,7 @@ class Transfers:
     ) -> None:
         """Bound the threads; ``stall_seconds_max`` is the longest silence on a connection."""
         self._pool = BlockingPool("transfers", thread_count=thread_count)
+        self._whole_files = BlockingPool("whole files", thread_count=_WHOLE_FILES_AT_ONCE)
         self._writing = ThreadPoolExecutor(thread_count, "writing")
         self._connections = Connections(stall_seconds_max, gate)
         self._backoff = backoff
@@ -78,7 +80,7 @@ class Transfers:
             Corrupt: FILE_CHANGED, the file became shorter.
         """
         return await retried(
-            lambda: self._sent(request, _Body(descriptor, offset_bytes, size_bytes)),
+            lambda: self._sent(self._pool, request, _Body(descriptor, offset_bytes, size_bytes)),
             (Unavailable,),
             self._retries(request),
         )
@@ -86,11 +88,13 @@ class Transfers:
     async def put_once(self, request: Request, descriptor: int, size_bytes: int) -> str:
         """Send a whole open file as ``put`` does, over a connection of its own and without another try.
 
+        It may take long, so it has threads of its own: nothing else waits for its end.
+
         Raises:
             RequestRefused, Corrupt: as ``put``.
             Unavailable: it was cut, or the store is away.
         """
-        return await self._sent(request, _Body(descriptor, 0, size_bytes), is_fresh=True)
+        return await self._sent(self._whole_files, request, _Body(descriptor, 0, size_bytes), is_fresh=True)
 
     async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
         """Fetch to a file, hashing while reading; nothing of it is left after an error.
@@ -128,16 +132,19 @@ class Transfers:
     def close(self) -> None:
         """Take no more transfers and drop the kept connections."""
         self._pool.close()
+        self._whole_files.close()
         self._writing.shutdown(wait=False)
         self._connections.close()
 
     def _retries(self, request: Request) -> Retries:
         return Retries(f"{request.method} {request.shown}", self._backoff, logger)
 
-    async def _sent(self, request: Request, body: _Body, *, is_fresh: bool = False) -> str:
+    async def _sent(
+        self, pool: BlockingPool, request: Request, body: _Body, *, is_fresh: bool = False
+    ) -> str:
         given_up = threading.Event()
         try:
-            return await self._pool.run(None, self._send, request, body, is_fresh, given_up)
+            return await pool.run(None, self._send, request, body, is_fresh, given_up)
         finally:
             given_up.set()
 
