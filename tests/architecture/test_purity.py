@@ -33,7 +33,7 @@ STANDARD_LIBRARY = """
 """
 OURS = """
     google.protobuf google.rpc runyard runyard_contracts runyard_runspec
-    runyard_core.decider runyard_core.errors runyard_core.money runyard_core.projection
+    runyard_core.counted runyard_core.decider runyard_core.errors runyard_core.projection
     runyard_replay.folding runyard_replay.pricing runyard_replay.graph
 """
 ALLOWED_ROOTS = frozenset(STANDARD_LIBRARY.split() + OURS.split())

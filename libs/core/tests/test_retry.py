@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard_core import retry
+from runyard_core.errors import Unavailable
 from runyard_core.retry import Backoff, Retries, Telling, retried
 
 HASTE = Backoff(first_seconds=0.0, seconds_max=0.0)
@@ -74,6 +75,13 @@ async def test_it_is_asked_until_there_is_an_answer() -> None:
 
     assert await retried(flaky.ask, (OSError,), Retries("the store", HASTE, Said())) == "answer"
     assert flaky.calls == 3
+
+
+async def test_a_pause_is_as_long_as_the_other_side_asks_for() -> None:
+    flaky, said = Flaky(Unavailable("busy", pause_seconds_min=0.1)), Said()
+
+    assert await retried(flaky.ask, (Unavailable,), Retries("the store", HASTE, said)) == "answer"
+    assert said.lines[0].startswith("warning the store: busy; again in 0.1 s")
 
 
 async def test_an_error_that_does_not_pass_is_raised_at_once() -> None:

@@ -51,6 +51,8 @@ class ObjectStore:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     """Answers of the next requests instead of the right one."""
+    retry_after: str = ""
+    """When those that fail may be asked again."""
     cuts: list[int] = field(default_factory=list)
     """The next answers with a body end after so many bytes of it."""
     redirects: dict[str, str] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self._seen()
         if self.store.statuses:
-            self._answer(self.store.statuses.pop(0), b"told to")
+            self._answer(self.store.statuses.pop(0), b"told to", {"Retry-After": self.store.retry_after})
         elif path in self.store.redirects:
             self._answer(302, b"", {"Location": self.store.redirects[path]})
         elif self.store.bodies.get(path):
@@ -98,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             self.store.objects[path] = data
         wanted = self.headers.get("x-amz-checksum-sha256")
         if self.store.statuses:
-            self._answer(self.store.statuses.pop(0), b"told to")
+            self._answer(self.store.statuses.pop(0), b"told to", {"Retry-After": self.store.retry_after})
         elif self.headers.get("If-None-Match") == "*" and path in self.store.objects:
             self._answer(412, b"is there")
         elif wanted is not None and wanted != base64.b64encode(hashlib.sha256(data).digest()).decode():

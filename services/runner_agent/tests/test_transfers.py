@@ -7,12 +7,14 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from runyard_agent.http_connections import CHUNK_BYTES, Request, RequestRefused
-from runyard_agent.transfers import Transfers
+from runyard_agent.transfers import Transfers, pause_asked
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
 from .store_double import HASTE, HASTE_TRIES, Yard, serving, sha256_of
@@ -94,6 +96,28 @@ async def test_server_errors_are_tried_again_and_refusals_are_not(yard: Yard, tm
     assert refused.value.status == 404
     assert "secret" not in str(refused.value)
     assert len(yard.store.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        *(("", 0), ("0", 0), ("7", 7), ("3600", 60), ("9" * 400, 60), ("-1", 0), ("soon", 0), ("²", 0)),
+        ("Mon, 23 Nov 2026 20:00:09 GMT", 9),
+        ("Mon, 23 Nov 2026 19:59:09 GMT", 0),
+        ("Mon, 99 Nov 2026 19:59:09 GMT", 0),
+    ],
+)
+def test_a_server_may_ask_for_a_pause_of_up_to_a_minute(retry_after: str, seconds: float) -> None:
+    assert pause_asked(retry_after, datetime(2026, 11, 23, 20, tzinfo=UTC).timestamp()) == seconds
+
+
+async def test_who_is_asked_for_a_pause_makes_it(yard: Yard, tmp_path: Path) -> None:
+    yard.store.statuses, yard.store.retry_after = [429], "30"
+    transfers = Transfers(backoff=replace(HASTE, tries_max=1))
+    with pytest.raises(Unavailable, match="429") as error:
+        await transfers.get(get_of(yard), tmp_path / "file")
+    assert error.value.pause_seconds_min == 30
+    transfers.close()
 
 
 async def test_a_server_that_never_answers_well_is_given_up(yard: Yard, tmp_path: Path) -> None:

@@ -91,6 +91,18 @@ class Unavailable(RunyardError):
 
     default_code = "UNAVAILABLE"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        pause_seconds_min: float = 0.0,
+    ) -> None:
+        """As ``RunyardError``; ``pause_seconds_min`` is how long the other side wants to be left alone."""
+        super().__init__(message, code=code, metadata=metadata)
+        self.pause_seconds_min = pause_seconds_min
+
 
 class DeadlineExceeded(RunyardError):
     """A wait ended without what was waited for (gRPC DEADLINE_EXCEEDED)."""

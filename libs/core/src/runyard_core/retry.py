@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from runyard_core.errors import Unavailable
+
 Result = TypeVar("Result")
 
 _TOLD_MAX = 5
@@ -116,6 +118,8 @@ class Retries:
         """
         self.failure_count += 1
         seconds = self._backoff.pause_seconds(self.failure_count, self._chance())
+        if seconds is not None and isinstance(error, Unavailable):
+            seconds = max(seconds, error.pause_seconds_min)
         if seconds is None or not self._is_in_time(seconds):
             raise error
         words = reason or _words(error)

@@ -9,8 +9,10 @@ import itertools
 import logging
 import os
 import threading
+import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -22,6 +24,7 @@ from runyard_core.retry import Backoff, Retries, retried
 
 _REDIRECTS_MAX = 5
 _WHOLE_FILES_AT_ONCE = 2
+_PAUSE_ASKED_SECONDS_MAX = 60.0
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=10.0, tries_max=9)
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -158,10 +161,22 @@ class Transfers:
                 answer = connection.answer()
                 reason = answer.read()
                 if not 200 <= answer.status < 300:
-                    raise _refusal(request, answer.status, reason)
+                    raise _refusal(request, answer, reason)
                 return answer.getheader("ETag") or ""
         finally:
             os.close(own)
+
+
+def pause_asked(retry_after: str, now: float) -> float:
+    """Read for how long, or until when, a ``Retry-After`` asks (RFC 9110, 10.2.3); at most 60 s."""
+    try:
+        if retry_after.isdecimal():
+            seconds = float(retry_after)
+        else:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - now
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), _PAUSE_ASKED_SECONDS_MAX)
 
 
 class _Download:
@@ -222,7 +237,7 @@ class _Download:
             self._validator = _strong_validator(answer)
         else:
             self._validator = ""
-            raise _refusal(request, answer.status, answer.read())
+            raise _refusal(request, answer, answer.read())
         expected_bytes = None if answer.length is None else self._size_bytes + answer.length
         self._write(answer)
         if expected_bytes is not None and self._size_bytes != expected_bytes:
@@ -281,14 +296,16 @@ def _strong_validator(answer: http.client.HTTPResponse) -> str:
     return "" if etag else answer.getheader("Last-Modified") or ""
 
 
-def _refusal(request: Request, status: int, body: bytes) -> RequestRefused | Unavailable:
+def _refusal(request: Request, answer: http.client.HTTPResponse, body: bytes) -> RequestRefused | Unavailable:
+    status = answer.status
     reason = " ".join(body[:300].decode("utf-8", "replace").split())
     # A page for people's browsers says no more than its status.
     said = "" if reason.lower().startswith(("<!doctype", "<html")) or not reason else f": {reason}"
     sentence = f"{request.shown}: answered {status} {http.client.responses.get(status, '')}{said}"
     # 416: what was resumed is not there any more; the next try starts anew.
     if status in _PASSING_STATUSES or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return Unavailable(sentence)
+        asked_seconds = pause_asked(answer.getheader("Retry-After") or "", time.time())
+        return Unavailable(sentence, pause_seconds_min=asked_seconds)
     return RequestRefused(sentence, status)
 
 
