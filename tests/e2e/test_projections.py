@@ -49,15 +49,22 @@ async def test_a_disputed_price_goes_from_the_price_book_with_a_rebuild(yard: Ya
     event_id = json.loads(tail.stdout)["envelope"]["event_id"]
     # An event is named by its position as well.
     yard.cli("history", "dispute", str(position), "--reason", "a slip of the hand")
-    assert "977" in yard.cli("price", "list").stdout
+    assert "$977" in yard.cli("price", "list").stdout
     differs = yard.cli("history", "rebuild", "cost", expect=1).stdout
     assert "from the log: no such row" in differs
     assert f"at position {position}" in differs
     yard.cli("history", "rebuild", "cost", "--accept-differences")
-    assert "977" not in yard.cli("price", "list").stdout
+    assert "$977" not in yard.cli("price", "list").stdout
+    # The log has it still, and so has what is folded from the log itself.
+    assert "$977" in yard.cli("history", "as-of", str(position), "prices").stdout
     yard.cli("history", "verify", "--projections", "--read-model", "cost")
     again = yard.cli("history", "dispute", event_id, "--reason", "once more", expect=3)
     assert "ALREADY_DISPUTED" in again.stderr
+    yard.cli("history", "rebuild", "cost", "--drop-old")
+
+    yard.cli("history", "dispute", event_id, "--reason", "it was meant", "--withdraw")
+    yard.cli("history", "rebuild", "cost", "--accept-differences")
+    assert "$977" in yard.cli("price", "list").stdout
     yard.cli("history", "rebuild", "cost", "--drop-old")
 
 

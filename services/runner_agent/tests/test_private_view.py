@@ -34,10 +34,20 @@ async def _possible() -> None:
         pytest.skip(problem)
 
 
-def mounts() -> Sequence[str]:
-    """Give what is mounted on the machine, but for other tests' containers and networks."""
+def mounts(own: Path) -> Sequence[str]:
+    """Give what is mounted on the machine, but for other tests' containers, networks and folders.
+
+    Args:
+        own: The folder of the test that asks, which pytest made beside those of the others.
+    """
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if "/docker/" not in line and "/run/netns/" not in line]
+    others = ("/docker/", "/run/netns/", f"{_all_folders(own)}/")
+    return [line for line in lines if f"{own}/" in line or not any(each in line for each in others)]
+
+
+def _all_folders(own: Path) -> Path:
+    """Give the folder in which pytest keeps what all tests write, unless it was told another."""
+    return next((each for each in own.parents if each.name.startswith("pytest-of-")), own)
 
 
 def below(plan: LaunchPlan, name: str) -> LaunchPlan:
@@ -56,7 +66,7 @@ async def test_runs_at_the_same_time_each_have_their_own_folders(make_plan: Make
         "cat /valohai/outputs/seen; pwd; ls /valohai",
     )
     plans = [below(plan, "one"), below(plan, "two")]
-    before = mounts()
+    before = mounts(plan.directory)
     for one in plans:
         (one.config / "parameters.json").write_text(f"{one.directory.name}\n", encoding="utf-8")
 
@@ -66,7 +76,7 @@ async def test_runs_at_the_same_time_each_have_their_own_folders(make_plan: Make
         async with asyncio.timeout(10):
             while one.stdout.read_text(encoding="utf-8") != "ready\n":  # noqa: ASYNC110 - the program does
                 await asyncio.sleep(0.01)
-    during = mounts()
+    during = mounts(plan.directory)
     pids = [await RUNTIME.pids(handle) for handle in handles]
     for one in plans:
         (one.inputs / "here").write_text("\n", encoding="utf-8")
@@ -82,19 +92,19 @@ async def test_runs_at_the_same_time_each_have_their_own_folders(make_plan: Make
             *("config", "inputs", "outputs", "repository"),
         ]
     assert all(pids)
-    assert before == during == mounts()
+    assert before == during == mounts(plan.directory)
 
 
 async def test_mounts_of_a_killed_program_are_gone(make_plan: MakePlan) -> None:
     plan = below(make_plan("echo $$; sleep 100"), "one")
-    before = mounts()
+    before = mounts(plan.directory)
     handle = await RUNTIME.launch(plan)
 
     await RUNTIME.kill(handle)
     ended = await RUNTIME.wait(handle, plan)
 
     assert ended.signal == 9
-    assert mounts() == before
+    assert mounts(plan.directory) == before
     assert sorted(os.listdir(plan.directory)) == ["config", "inputs", "outputs", "repository", "state"]
     shutil.rmtree(plan.directory)
 
@@ -168,13 +178,13 @@ async def test_what_is_mounted_for_a_program_is_its_own_and_goes_with_it(make_pl
     plan = below(
         make_plan(f"grep -c ' {place} ' /proc/self/mountinfo", f"touch {place}/x || echo refused"), "one"
     )
-    before = mounts()
+    before = mounts(plan.directory)
 
     one = dataclasses.replace(plan, file_systems=(mounted,))
     ended = await RUNTIME.wait(await RUNTIME.launch(one), one)
 
     assert (ended.exit_code, plan.stdout.read_text(encoding="utf-8")) == (0, "1\nrefused\n")
-    assert mounts() == before
+    assert mounts(plan.directory) == before
     assert place.split("/")[1] not in os.listdir("/")
     other = below(make_plan("true"), "two")
     with pytest.raises(RunyardError, match="mount of tmpfs ended with"):
