@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from minio.datatypes import Part
 
+from runyard_agent.download import Download
 from runyard_agent.http_connections import Request, RequestRefused
-from runyard_agent.transfers import Transfers, _Download
+from runyard_agent.transfers import Transfers
 from runyard_core.fan_out import fan_out
 from runyard_testkit.engines import Bucket
 
@@ -92,7 +93,7 @@ async def test_an_object_is_read_on_from_where_it_broke_off(
 ) -> None:
     bucket.client.fput_object(bucket.name, "object", str(source))
     request = Request("GET", presigned(bucket, "GET", "object"))
-    download = _Download(request, tmp_path / "back", transfers._writing)
+    download = Download(request, tmp_path / "back", transfers._writing)
     whole = download.go_on(transfers._connections)
     # As if the last bytes had not come: what was hashed and written until then stays.
     cut_bytes = SIZE_BYTES - 12345

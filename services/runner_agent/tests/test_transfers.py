@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from runyard_agent.http_connections import CHUNK_BYTES, Request, RequestRefused
-from runyard_agent.transfers import Transfers, pause_asked
+from runyard_agent.refusals import pause_asked
+from runyard_agent.transfers import Transfers
 from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
 
 from .store_double import HASTE, HASTE_TRIES, Yard, serving, sha256_of

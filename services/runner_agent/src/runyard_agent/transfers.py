@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import http
-import http.client
-import itertools
 import logging
 import os
 import threading
-import time
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urljoin
 
 from runyard_agent.blocking import BlockingPool
+from runyard_agent.download import Download, Fetched
 from runyard_agent.gate import Gate
-from runyard_agent.http_connections import CHUNK_BYTES, Connections, Request, RequestRefused
-from runyard_core.errors import Corrupt, ResourceExhausted, Unavailable
+from runyard_agent.http_connections import Connections, Request
+from runyard_agent.refusals import refusal
+from runyard_core.errors import Corrupt, Unavailable
 from runyard_core.retry import Backoff, Retries, retried
 
-_REDIRECTS_MAX = 5
 _WHOLE_FILES_AT_ONCE = 2
-_PAUSE_ASKED_SECONDS_MAX = 60.0
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=10.0, tries_max=9)
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a download gave."""
-
-    sha256: str
-    size_bytes: int
-    etag: str = ""
-    """What the address calls these bytes; empty unless it has a strong name for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """A stretch of an open file."""
-
-    descriptor: int
-    offset_bytes: int
-    size_bytes: int
 
 
 class Transfers:
@@ -83,7 +54,7 @@ class Transfers:
             Corrupt: FILE_CHANGED, the file became shorter.
         """
         return await retried(
-            lambda: self._sent(self._pool, request, _Body(descriptor, offset_bytes, size_bytes)),
+            lambda: self._sent(self._pool, _Upload(request, descriptor, offset_bytes, size_bytes)),
             (Unavailable,),
             self._retries(request),
         )
@@ -97,7 +68,7 @@ class Transfers:
             RequestRefused, Corrupt: as ``put``.
             Unavailable: it was cut, or the store is away.
         """
-        return await self._sent(self._whole_files, request, _Body(descriptor, 0, size_bytes), is_fresh=True)
+        return await self._sent(self._whole_files, _Upload(request, descriptor, 0, size_bytes, is_fresh=True))
 
     async def get(self, request: Request, destination: Path, *, sha256: str = "") -> Fetched:
         """Fetch to a file, hashing while reading; nothing of it is left after an error.
@@ -108,7 +79,7 @@ class Transfers:
             Corrupt: CHECKSUM_MISMATCH, all bytes came, but not those of ``sha256``.
             ResourceExhausted: DISK_UNAVAILABLE, the file cannot be written.
         """
-        download = _Download(request, destination, self._writing)
+        download = Download(request, destination, self._writing)
         retries = self._retries(request)
 
         async def go_on() -> Fetched:
@@ -142,172 +113,42 @@ class Transfers:
     def _retries(self, request: Request) -> Retries:
         return Retries(f"{request.method} {request.shown}", self._backoff, logger)
 
-    async def _sent(
-        self, pool: BlockingPool, request: Request, body: _Body, *, is_fresh: bool = False
-    ) -> str:
-        given_up = threading.Event()
+    async def _sent(self, pool: BlockingPool, upload: _Upload) -> str:
         try:
-            return await pool.run(None, self._send, request, body, is_fresh, given_up)
+            return await pool.run(None, upload.send, self._connections)
         finally:
-            given_up.set()
+            upload.give_up()
 
-    def _send(self, request: Request, body: _Body, is_fresh: bool, given_up: threading.Event) -> str:
+
+class _Upload:
+    """A stretch of an open file, sent once; ``is_fresh`` over a connection of its own."""
+
+    def __init__(
+        self, request: Request, descriptor: int, offset_bytes: int, size_bytes: int, *, is_fresh: bool = False
+    ) -> None:
+        self._request = request
+        self._descriptor = descriptor
+        self._offset_bytes = offset_bytes
+        self._size_bytes = size_bytes
+        self._is_fresh = is_fresh
+        self._given_up = threading.Event()
+
+    def send(self, connections: Connections) -> str:
+        """Send it; gives the ETag of the answer."""
         # A descriptor of our own: the caller may be cancelled and close its file while this thread reads.
-        own = os.dup(body.descriptor)
+        own = os.dup(self._descriptor)
         try:
-            with self._connections.borrowed(request, is_fresh=is_fresh) as connection:
-                connection.start(request, {"Content-Length": str(body.size_bytes)})
-                connection.send_file(own, body.offset_bytes, body.size_bytes, given_up)
+            with connections.borrowed(self._request, is_fresh=self._is_fresh) as connection:
+                connection.start(self._request, {"Content-Length": str(self._size_bytes)})
+                connection.send_file(own, self._offset_bytes, self._size_bytes, self._given_up)
                 answer = connection.answer()
                 reason = answer.read()
                 if not 200 <= answer.status < 300:
-                    raise _refusal(request, answer, reason)
+                    raise refusal(self._request, answer, reason)
                 return answer.getheader("ETag") or ""
         finally:
             os.close(own)
 
-
-def pause_asked(retry_after: str, now: float) -> float:
-    """Read for how long, or until when, a ``Retry-After`` asks (RFC 9110, 10.2.3); at most 60 s."""
-    try:
-        if retry_after.isdecimal():
-            seconds = float(retry_after)
-        else:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - now
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(max(seconds, 0.0), _PAUSE_ASKED_SECONDS_MAX)
-
-
-class _Download:
-    """One download over all its tries: what is written and hashed so far."""
-
-    def __init__(self, request: Request, destination: Path, writing: Executor) -> None:
-        self._request = request
-        self._destination = destination
-        self._writing = writing
-        self._hash = hashlib.sha256()
-        self._size_bytes = 0
-        self._asked_bytes = 0
-        self._validator = ""
-        self._given_up = threading.Event()
-
-    def go_on(self, connections: Connections) -> Fetched:
-        """Fetch from the start, or from where the last try broke off."""
-        request = self._request
-        for _ in range(_REDIRECTS_MAX + 1):
-            with connections.borrowed(request) as connection:
-                connection.start(request, self._range_headers())
-                answer = connection.answer()
-                location = answer.getheader("Location") or ""
-                if answer.status not in _REDIRECT_STATUSES or not location:
-                    self._take(request, answer)
-                    # Of another address it would not help: who asks again asks the first.
-                    etag = self._validator if request is self._request and '"' in self._validator else ""
-                    return Fetched(self._hash.hexdigest(), self._size_bytes, etag)
-                answer.read()
-                # Headers were meant for the first address only: they may hold a credential.
-                request = Request("GET", urljoin(request.url, location))
-        raise RequestRefused(f"{self._request.shown}: more than {_REDIRECTS_MAX} redirects", 310)
-
-    def came_further(self) -> bool:
-        """Say whether a good piece more is here than ever before when this was asked."""
-        if self._size_bytes < self._asked_bytes + CHUNK_BYTES:
-            return False
-        self._asked_bytes = self._size_bytes
-        return True
-
     def give_up(self) -> None:
-        """Remove what was written; a thread that still reads stops at its next chunk."""
+        """Let a thread that still sends stop at its next chunk."""
         self._given_up.set()
-        self._destination.unlink(missing_ok=True)
-
-    def _range_headers(self) -> dict[str, str]:
-        # Without a validator the file might have changed between two tries: then from the start again.
-        if not (self._size_bytes and self._validator):
-            return {}
-        return {"Range": f"bytes={self._size_bytes}-", "If-Range": self._validator}
-
-    def _take(self, request: Request, answer: http.client.HTTPResponse) -> None:
-        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
-            self._check_range(request, answer)
-        elif answer.status == http.HTTPStatus.OK:
-            self._hash = hashlib.sha256()
-            self._size_bytes = 0
-            self._validator = _strong_validator(answer)
-        else:
-            self._validator = ""
-            raise _refusal(request, answer, answer.read())
-        expected_bytes = None if answer.length is None else self._size_bytes + answer.length
-        self._write(answer)
-        if expected_bytes is not None and self._size_bytes != expected_bytes:
-            raise Unavailable(f"{request.shown}: cut off after {self._size_bytes} of {expected_bytes} bytes")
-
-    def _check_range(self, request: Request, answer: http.client.HTTPResponse) -> None:
-        if not (answer.getheader("Content-Range") or "").startswith(f"bytes {self._size_bytes}-"):
-            self._validator = ""
-            raise Unavailable(f"{request.shown}: answered with another range than asked for")
-
-    def _write(self, answer: http.client.HTTPResponse) -> None:
-        if self._given_up.is_set():
-            return
-        descriptor = self._open()
-        try:
-            self._write_all(answer, descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _write_all(self, answer: http.client.HTTPResponse, descriptor: int) -> None:
-        """Write each chunk while the next one comes: where the disk's cache is slow, that takes longest."""
-        buffers = itertools.cycle([memoryview(bytearray(CHUNK_BYTES)) for _ in range(2)])
-        written: Future[None] = Future()
-        written.set_result(None)
-        try:
-            while not self._given_up.is_set() and (count := answer.readinto(buffer := next(buffers))) > 0:
-                self._hash.update(buffer[:count])
-                written.result()
-                written = self._writing.submit(self._write_chunk, descriptor, buffer[:count])
-                self._size_bytes += count
-        finally:
-            # Its error comes before that of a cut: nothing can go on after bytes that are not on disk.
-            written.result()
-
-    def _open(self) -> int:
-        try:
-            descriptor = os.open(self._destination, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.ftruncate(descriptor, self._size_bytes)
-            os.lseek(descriptor, self._size_bytes, os.SEEK_SET)
-        except OSError as error:
-            raise _disk_error(self._destination, error) from error
-        return descriptor
-
-    def _write_chunk(self, descriptor: int, chunk: memoryview) -> None:
-        try:
-            while chunk:
-                chunk = chunk[os.write(descriptor, chunk) :]
-        except OSError as error:
-            raise _disk_error(self._destination, error) from error
-
-
-def _strong_validator(answer: http.client.HTTPResponse) -> str:
-    etag = answer.getheader("ETag") or ""
-    if etag and not etag.startswith("W/"):
-        return etag
-    return "" if etag else answer.getheader("Last-Modified") or ""
-
-
-def _refusal(request: Request, answer: http.client.HTTPResponse, body: bytes) -> RequestRefused | Unavailable:
-    status = answer.status
-    reason = " ".join(body[:300].decode("utf-8", "replace").split())
-    # A page for people's browsers says no more than its status.
-    said = "" if reason.lower().startswith(("<!doctype", "<html")) or not reason else f": {reason}"
-    sentence = f"{request.shown}: answered {status} {http.client.responses.get(status, '')}{said}"
-    # 416: what was resumed is not there any more; the next try starts anew.
-    if status in _PASSING_STATUSES or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        asked_seconds = pause_asked(answer.getheader("Retry-After") or "", time.time())
-        return Unavailable(sentence, pause_seconds_min=asked_seconds)
-    return RequestRefused(sentence, status)
-
-
-def _disk_error(path: Path, error: OSError) -> ResourceExhausted:
-    return ResourceExhausted(f"cannot write {path}: {error.strerror}", code="DISK_UNAVAILABLE")
