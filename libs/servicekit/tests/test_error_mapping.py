@@ -46,7 +46,7 @@ async def test_a_refusal_of_any_size_reaches_its_caller(tmp_path: Path, what: st
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await rpc.HistoryServiceStub(channel).ListEvents(request, metadata=_metadata(), timeout=10)
+            await rpc.HistoryServiceStub(channel).ListEvents(request, metadata=_metadata(), timeout=20)
     error = refused.value
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_TOKEN")
     assert str(error.details()).startswith(f"page_token: {what}")

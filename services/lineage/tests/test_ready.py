@@ -72,5 +72,5 @@ async def test_a_service_that_is_stopped_meanwhile_keeps_no_connection(database:
             getting_ready.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await getting_ready
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             await pool.close()

@@ -19,7 +19,7 @@ def settings(url: str) -> MetricsSettings:
 
 
 async def test_a_service_that_is_stopped_while_it_connects_hangs_up() -> None:
-    async with asyncio.timeout(10), silent_server(b"INFO {}\r\n") as bus:
+    async with asyncio.timeout(20), silent_server(b"INFO {}\r\n") as bus:
         connecting = asyncio.ensure_future(_bus(settings(f"nats://127.0.0.1:{bus.port}")).__aenter__())
         heard = await bus.came.get()
         await heard.readuntil(b"PING\r\n")
@@ -30,7 +30,7 @@ async def test_a_service_that_is_stopped_while_it_connects_hangs_up() -> None:
 
 
 async def test_a_service_that_is_stopped_while_tls_comes_to_nothing_ends() -> None:
-    async with asyncio.timeout(10), silent_server(b'INFO {"tls_required":true}\r\n') as bus:
+    async with asyncio.timeout(20), silent_server(b'INFO {"tls_required":true}\r\n') as bus:
         connecting = asyncio.ensure_future(_bus(settings(f"tls://127.0.0.1:{bus.port}")).__aenter__())
         heard = await bus.came.get()
         await heard.readexactly(1)

@@ -328,7 +328,7 @@ async def test_wrong_questions_are_refused_with_their_reason(
     ]
     for call, code in cases:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, DEADLINE_SECONDS)
         assert refused.value.code() is code
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await metrics.WatchRun(pb.WatchRunRequest(run_id="nobody")).read()

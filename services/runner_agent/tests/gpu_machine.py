@@ -91,14 +91,14 @@ class GpuMachine:
 
     def end(self) -> None:
         """Let it close its GPUs."""
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=40)
         assert self.process.returncode == 0
 
     def kill(self) -> None:
         """End it whatever happened."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate(timeout=10)
+            self.process.communicate(timeout=40)
 
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None

@@ -281,7 +281,7 @@ class AgentProcess:
     def terminate(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=40)
 
     @property
     def log(self) -> str:

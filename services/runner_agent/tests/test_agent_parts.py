@@ -33,7 +33,7 @@ class Part:
 async def test_an_agent_ends_when_one_of_its_parts_does() -> None:
     attempts, other, uplink = Part(), Part(), Part(ends=True)
     with pytest.raises(ExceptionGroup) as ended:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             await _run_until_stopped(
                 cast("Any", attempts), cast("Uplink", uplink), asyncio.Event(), [other.run()]
             )

@@ -68,7 +68,7 @@ async def test_a_link_to_a_file_that_was_handed_over_is_no_loss(
     told: list[str] = []
     of, ended = outputs_of(yard, folder, told), asyncio.Event()
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
         group.create_task(LiveOutputs(of).follow(ended))
         await gone(folder / "sub/step1.pt")
         ended.set()

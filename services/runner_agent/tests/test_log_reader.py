@@ -238,7 +238,7 @@ async def test_a_line_wakes_the_reader(tmp_path: Path, monkeypatch: pytest.Monke
     life, ended = Life(tmp_path), asyncio.Event()
     seen: asyncio.Queue[int] = asyncio.Queue()
     life.reader.on_lines = lambda lines: seen.put_nowait(len(lines))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         following = asyncio.ensure_future(life.reader.follow(ended))
         with (tmp_path / "stdout").open("ab", buffering=0) as file:
             for _ in range(3):
@@ -255,7 +255,7 @@ async def test_without_a_watch_the_reader_looks(tmp_path: Path, monkeypatch: pyt
     life, ended = Life(tmp_path), asyncio.Event()
     seen: asyncio.Queue[int] = asyncio.Queue()
     life.reader.on_lines = lambda lines: seen.put_nowait(len(lines))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         following = asyncio.ensure_future(life.reader.follow(ended))
         (tmp_path / "stdout").write_bytes(b"line\n")
         while await seen.get() == 0:

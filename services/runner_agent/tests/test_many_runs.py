@@ -63,7 +63,9 @@ def look(yard: ScriptedYard, docker_client: Any = None) -> Machine:
             )
             if container.labels[LABEL_RUN] in yard.scheduler.grants
         ]
-        networks, volumes = len(docker_client.networks.list()), len(docker_client.volumes.list())
+        networks = len(docker_client.networks.list())
+        # Nor do these runs have file systems mounted, which are volumes with options.
+        volumes = len([each for each in docker_client.volumes.list() if not each.attrs["Options"]])
     return Machine(
         attempts=sorted(path.name for path in (yard.agent.directory / "attempts").iterdir()),
         processes=len(descendants(agent_pid(yard))) + len(shims_of(yard.agent.directory)),
@@ -109,7 +111,7 @@ async def run_many(yard: ScriptedYard, count: int, **spec: Any) -> None:
     for grant in waiting:
         await ended(yard, grant)
     await yard.scheduler.wait_for(lambda: not yard.scheduler.held)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while any((yard.agent.directory / "attempts").iterdir()):  # noqa: ASYNC110 - the agent removes them
             await asyncio.sleep(0.05)
 

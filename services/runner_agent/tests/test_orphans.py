@@ -77,12 +77,12 @@ async def test_a_program_whose_folder_is_gone_is_told_then_killed(
         await orphans.look()
         assert program(shims[0])
         await orphans.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while "told" not in out.read():  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.01)
         assert program(shims[0])
         await orphans.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while process_table.start_ticks(int(shims[0].id)):  # noqa: ASYNC110 - the kernel takes it away
                 await asyncio.sleep(0.01)
         assert program(shims[0]) == []

@@ -67,7 +67,7 @@ async def test_each_version_of_a_live_output_keeps_what_its_sidecar_said_then(
     monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
     best, sidecar = folder / "best.pt", folder / "best.pt.metadata.json"
     of, ended = outputs_of(yard, folder), asyncio.Event()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
         group.create_task(LiveOutputs(of).follow(ended))
         for epoch, weights in enumerate((b"first", b"second", b"first"), start=1):
             sidecar.write_text(json.dumps({"epoch": epoch, f"of-{epoch}": True}), encoding="utf-8")
@@ -129,7 +129,7 @@ async def test_names_of_outputs_and_what_is_said_of_them_hold_no_secret(yard: Ya
     os.chmod(folder / f"live {word}", 0o444)
     stored = asyncio.Event()
     live = replace(of, tell=lambda _: stored.set())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         await LiveOutputs(live).follow(stored)
 
     found = await collecting.collect(of)

@@ -72,7 +72,7 @@ def registry(registry_process: tuple[str, subprocess.Popen[bytes]]) -> str:
 
 
 def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
+    for _ in range(2_000):
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
             return
         assert process.poll() is None

@@ -73,7 +73,7 @@ async def test_runs_at_the_same_time_each_have_their_own_folders(make_plan: Make
     handles = [await RUNTIME.launch(one) for one in plans]
     # Both have written by now, and neither has read what it wrote.
     for one in plans:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while one.stdout.read_text(encoding="utf-8") != "ready\n":  # noqa: ASYNC110 - the program does
                 await asyncio.sleep(0.01)
     during = mounts(plan.directory)

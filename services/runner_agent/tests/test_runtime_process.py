@@ -34,7 +34,7 @@ async def run(plan: LaunchPlan) -> Exit:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not holds():  # noqa: ASYNC110 - other processes bring it about
             await asyncio.sleep(0.01)
 

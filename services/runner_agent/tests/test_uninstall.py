@@ -131,7 +131,7 @@ def test_what_a_killed_agent_left_making_an_environment_is_ended(tmp_path: Path)
                 uninstall(folder, force=False, tell=print)
             assert installer.poll() is None
             uninstall(folder, force=True, tell=print)
-            assert installer.wait(10) == -signal.SIGKILL
+            assert installer.wait(40) == -signal.SIGKILL
         finally:
             installer.kill()
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, NewType, TypeVar, cast
 
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard_core.errors import InvalidInput
@@ -19,6 +19,9 @@ _NUMBERS = range(-(2**63), 2**63)
 """What the database can compare a number with."""
 
 After = TypeVar("After", bound=tuple[str | int, ...])
+
+PageQuery = NewType("PageQuery", str)
+"""Digest of what a list was asked for: the next page must be asked for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,26 @@ def page_size(requested: int) -> int:
     return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
-def moment_asked(read: ReadOptions) -> str:
-    """Give the past moment that a request names, as a part of its query; empty when it names none.
+def page_query(*parts: str, read: ReadOptions | None) -> PageQuery:
+    """Give what all pages of a walk have in common.
 
     A token keeps to the position of its own walk, so it must not be sent with another moment (AIP-158).
+
+    Args:
+        parts: whatever else decides which items there are and in which order.
+        read: the moment that the request names; None for a list that cannot be asked for a past one.
     """
-    return read.as_of.SerializeToString(deterministic=True).hex()
+    moment = b"" if read is None else read.as_of.SerializeToString(deterministic=True)
+    return PageQuery(hashlib.sha256("\x1f".join((*parts, moment.hex())).encode()).hexdigest()[:16])
 
 
-def encode_page_token(token: PageToken[After], query: Sequence[str] = ()) -> str:
+def encode_page_token(token: PageToken[After], query: PageQuery) -> str:
     """Write a token that is good for the same query only."""
-    content = json.dumps([token.position, list(token.after), _digest(query)], separators=(",", ":"))
+    content = json.dumps([token.position, list(token.after), query], separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def decode_page_token(text: str, query: Sequence[str], like: After) -> PageToken[After] | None:
+def decode_page_token(text: str, query: PageQuery, like: After) -> PageToken[After] | None:
     """Read a token back; None for an empty one, which asks for the first page.
 
     Args:
@@ -77,7 +85,7 @@ def decode_page_token(text: str, query: Sequence[str], like: After) -> PageToken
         is_ours = _is_like((position, *after), (0, *like))
     except (ValueError, TypeError, binascii.Error, UnicodeError, RecursionError) as error:
         raise _broken("it is not one that this service gave") from error
-    if digest != _digest(query):
+    if digest != query:
         raise _broken("it belongs to another query; keep filter, order and as_of the same over all pages")
     if not is_ours:
         raise _broken("it is not one that this service gave")
@@ -88,10 +96,6 @@ def _is_like(given: Sequence[object], like: Sequence[object]) -> bool:
     return [type(part) for part in given] == [type(part) for part in like] and all(
         part in _NUMBERS if isinstance(part, int) else "\0" not in str(part) for part in given
     )
-
-
-def _digest(query: Sequence[str]) -> str:
-    return hashlib.sha256("\x1f".join(query).encode()).hexdigest()[:16]
 
 
 def _broken(why: str) -> InvalidInput:

@@ -22,7 +22,7 @@ from runyard_contracts.upcasting import NoUpcasterError
 from runyard_eventlog.dead_letters import DeadLetter
 from runyard_servicekit.auth import require_role
 from runyard_servicekit.context import command_id
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 from runyard_servicekit.projection_operations import ProjectionOperations
 
 PROJECTION_SERVICE: str = pb.DESCRIPTOR.services_by_name["ProjectionService"].full_name
@@ -85,7 +85,7 @@ class ProjectionServicer(ProjectionServiceServicer):
         """Page through parked events."""
         require_role("client", "service")
         size = page_size(request.page_size)
-        query = (request.projection, request.stream)
+        query = page_query(request.projection, request.stream, read=None)
         token = decode_page_token(request.page_token, query, like=("", 0))
         after = ("", 0) if token is None else token.after
         found = await self._operations.dead_letters(

@@ -24,7 +24,14 @@ from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
+from runyard_servicekit.paging import (
+    PageQuery,
+    PageToken,
+    decode_page_token,
+    encode_page_token,
+    page_query,
+    page_size,
+)
 
 RpcContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,7 +79,7 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.ListDatasetsRequest, context: RpcContext
     ) -> pb.ListDatasetsResponse:
         """List datasets by name; see the proto."""
-        query = ("ListDatasets", check_project(request.project), moment_asked(request.read))
+        query = page_query("ListDatasets", check_project(request.project), read=request.read)
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
         found = await self._queries.datasets(request.project, after, limit + 1, at)
@@ -83,11 +90,11 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.ListDatasetVersionsRequest, context: RpcContext
     ) -> pb.ListDatasetVersionsResponse:
         """List versions of a dataset, newest first; see the proto."""
-        query = (
+        query = page_query(
             "ListDatasetVersions",
             check_project(request.project),
             check_label(request.dataset, "dataset"),
-            moment_asked(request.read),
+            read=request.read,
         )
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
@@ -115,7 +122,7 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: RpcContext) -> pb.ListModelsResponse:
         """List models by name; see the proto."""
-        query = ("ListModels", check_project(request.project), moment_asked(request.read))
+        query = page_query("ListModels", check_project(request.project), read=request.read)
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, "")
         found = await self._queries.models(request.project, after, limit + 1, at)
@@ -126,11 +133,11 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.ListModelVersionsRequest, context: RpcContext
     ) -> pb.ListModelVersionsResponse:
         """List versions of a model, newest first; see the proto."""
-        query = (
+        query = page_query(
             "ListModelVersions",
             check_project(request.project),
             check_label(request.model, "model"),
-            moment_asked(request.read),
+            read=request.read,
         )
         limit = page_size(request.page_size)
         at, after = await self._place(request.page_token, query, request.read, 0)
@@ -155,7 +162,7 @@ class RegistryServicer(RegistryServiceServicer):
         return pb.GetModelVersionResponse(version=shown, position=at)
 
     async def _place(
-        self, text: str, query: tuple[str, ...], read: ReadOptions, start: Key
+        self, text: str, query: PageQuery, read: ReadOptions, start: Key
     ) -> tuple[Position, Key]:
         """Give the position that all pages show, and what the page comes after."""
         token = decode_page_token(text, query, like=(start,))
@@ -164,5 +171,5 @@ class RegistryServicer(RegistryServiceServicer):
         return Position(token.position), token.after[0]
 
 
-def _following(query: tuple[str, ...], at: Position, last: str | int) -> str:
+def _following(query: PageQuery, at: Position, last: str | int) -> str:
     return encode_page_token(PageToken(position=at, after=(last,)), query)

@@ -29,7 +29,7 @@ from runyard_core.errors import InvalidInput
 from runyard_core.presign import SignedRequest
 from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
 RpcContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -227,7 +227,7 @@ class ArtifactServicer(ArtifactServiceServicer):
     ) -> pb.ListArtifactsResponse:
         """List files, newest first; see the proto."""
         check_maker(Origin(run_id=request.run_id))
-        query = ("ListArtifacts", request.run_id, moment_asked(request.read))
+        query = page_query("ListArtifacts", request.run_id, read=request.read)
         limit = page_size(request.page_size)
         token = decode_page_token(request.page_token, query, like=(0,))
         if token is None:

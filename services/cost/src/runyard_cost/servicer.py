@@ -22,7 +22,7 @@ from runyard_replay.pricing.explanation import at, cost_of
 from runyard_replay.pricing.totals import Totals, total
 from runyard_servicekit.auth import require_role
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
 RpcContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,7 +57,7 @@ class CostServicer(CostServiceServicer):
     async def ListPrices(self, request: pb.ListPricesRequest, context: RpcContext) -> pb.ListPricesResponse:
         """List the price book, newest event first; see the proto."""
         limit = page_size(request.page_size)
-        query = ("ListPrices", moment_asked(request.read))
+        query = page_query("ListPrices", read=request.read)
         token = decode_page_token(request.page_token, query, like=(0,))
         if token is None:
             position, before = (await self._moments.shown(request.read)).position, None
@@ -88,7 +88,7 @@ class CostServicer(CostServiceServicer):
     ) -> pb.ListRunCostsResponse:
         """List what the runs of a project cost, newest first; see the proto."""
         _check_project(request.project)
-        query = ("ListRunCosts", request.project, moment_asked(request.read))
+        query = page_query("ListRunCosts", request.project, read=request.read)
         limit = page_size(request.page_size)
         token = decode_page_token(request.page_token, query, like=(0, "", 0))
         if token is None:

@@ -28,7 +28,7 @@ from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
 from runyard_replay.views import event_view
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
 BOOKMARK_SECONDS = 5.0
 FROM_NOW_ON = -1
@@ -55,12 +55,13 @@ class HistoryHandlers:
         lane = _lane_of(request.lane)
         size = page_size(request.page_size)
         selection = selection_of(request.filter)
-        query = (
+        query = page_query(
             str(lane),
             str(request.after_position),
             str(request.to_position),
             str(request.filter),
             str(request.descending),
+            read=None,
         )
         token = decode_page_token(request.page_token, query, like=(0, 0))
         if token is None:

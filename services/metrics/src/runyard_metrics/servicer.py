@@ -33,7 +33,7 @@ from runyard_metrics.gpu_handlers import GpuHandlers, ReadingMoment
 from runyard_metrics.handlers import LINES_BYTES_MAX, LinesPage, MetricHandlers
 from runyard_metrics.watch import RunWatch
 from runyard_servicekit.auth import require_role
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, moment_asked, page_size
+from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
 LINES_DEFAULT = 1_000
 LINES_MAX = 10_000
@@ -91,11 +91,8 @@ class MetricServicer(MetricServiceServicer):
                 f"tail_line_count is {request.tail_line_count}",
                 field_violations={"tail_line_count": "negative"},
             )
-        query = (
-            request.run_id,
-            str(request.attempt),
-            str(request.tail_line_count),
-            moment_asked(request.read),
+        query = page_query(
+            request.run_id, str(request.attempt), str(request.tail_line_count), read=request.read
         )
         token = decode_page_token(request.page_token, query, like=(0, 0))
         if token is None:
@@ -126,7 +123,7 @@ class MetricServicer(MetricServiceServicer):
     ) -> ListGpuReadingsResponse:
         """Page through the newest samples of every GPU that reported lately."""
         require_role("client", "service")
-        size, query = page_size(request.page_size), (request.node_id, moment_asked(request.read))
+        size, query = page_size(request.page_size), page_query(request.node_id, read=request.read)
         token = decode_page_token(request.page_token, query, like=(0, "", 0))
         if token is None:
             moment, first = await self._gpus.reading_moment(request.node_id, request.read), ReadingPlace()

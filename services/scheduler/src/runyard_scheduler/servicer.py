@@ -29,7 +29,7 @@ from runyard_servicekit.paging import (
     PageToken,
     decode_page_token,
     encode_page_token,
-    moment_asked,
+    page_query,
     page_size,
 )
 
@@ -89,7 +89,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         limit = page_size(request.page_size)
         wanted = parse_filter(request.filter)
         masked = _masked(list(request.read_mask.paths))
-        query = [request.filter, moment_asked(request.read), *request.read_mask.paths]
+        query = page_query(request.filter, *request.read_mask.paths, read=request.read)
         token = decode_page_token(request.page_token, query, like=(0,))
         position = await self._pinned(token, request.read)
         before = None if token is None else token.after[0]
@@ -127,7 +127,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         """Page through nodes, by name."""
         require_role("client", "service")
         limit = page_size(request.page_size)
-        query = ["nodes", moment_asked(request.read)]
+        query = page_query("nodes", read=request.read)
         token = decode_page_token(request.page_token, query, like=("",))
         position = await self._pinned(token, request.read)
         after = "" if token is None else token.after[0]
