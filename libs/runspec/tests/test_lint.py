@@ -77,6 +77,8 @@ def test_error_has_its_line_and_the_fix(text: str, line: int, message: str) -> N
         (STEP + "- stpe:\n    name: x\n", 5, "UNKNOWN_ITEM"),
         (STEP + "    image: y\n", 5, "DUPLICATE_KEY"),
         (STEP.replace("train.py", "train.py {parameter:epochs}"), 4, "UNKNOWN_PLACEHOLDER"),
+        (STEP.replace("python train.py", "[]"), 4, "EMPTY_COMMAND"),
+        (STEP.replace("python train.py", "['', '  ']"), 4, "EMPTY_COMMAND"),
         (STEP + "    inputs:\n      - name: a\n      - name: a\n", 7, "DUPLICATE_NAME"),
         (STEP + "    inputs:\n      - name: a\n        default: gs://bucket/a\n", 6, "BAD_INPUT_URI"),
         (

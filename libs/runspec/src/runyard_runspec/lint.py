@@ -144,7 +144,7 @@ def _own_findings(config: Config, document: Document) -> Iterator[Finding]:
     for index, body in step_bodies(document):
         yield from _duplicate_names(body, document, (index, "step"))
         step = config.steps[str(body["name"])]
-        yield from _unknown_placeholders(step, body, document, (index, "step"))
+        yield from _command_doubts(step, body, document, (index, "step"))
         yield from _passing_problems(step)
         yield from _controls_not_heeded(step)
         yield from _unknown_references(step, config.file_name)
@@ -233,11 +233,14 @@ def _keys_not_heeded(
             yield Finding(document.line_of((*path, key)), Severity.WARNING, "KEY_NOT_HEEDED", message)
 
 
-def _unknown_placeholders(
+def _command_doubts(
     step: Step, body: Mapping[str, Any], document: Document, path: tuple[Hashable, ...]
 ) -> Iterator[Finding]:
     command = body.get("command")
     lines = command if isinstance(command, list) else [command]
+    if not any(str(line).strip() for line in lines):
+        message = f"step {step.name}: the command is empty: there is nothing to run"
+        yield Finding(document.line_of((*path, "command")), Severity.WARNING, "EMPTY_COMMAND", message)
     names = {parameter.name for parameter in step.parameters}
     for index, line in enumerate(lines):
         place = (*path, "command", index) if isinstance(command, list) else (*path, "command")
