@@ -16,7 +16,9 @@ NAMES = st.text(alphabet="ab.*/", min_size=1, max_size=8)
     [
         ("images/*.jpg", ["images/a.jpg", "images/.jpg"], ["images/x/a.jpg", "a.jpg", "images/a.jpg.txt"]),
         ("images/**.jpg", ["images/a.jpg", "images/x/y/a.jpg"], ["other/a.jpg", "images/a.png"]),
-        ("images/**/a.jpg", ["images/x/a.jpg", "images/x/y/a.jpg"], ["images/xa.jpg"]),
+        ("images/**/a.jpg", ["images/a.jpg", "images/x/a.jpg", "images/x/y/a.jpg"], ["images/xa.jpg"]),
+        ("images/x**/a.jpg", ["images/x/a.jpg", "images/xy/z/a.jpg"], ["images/xa.jpg", "images/a.jpg"]),
+        ("**/a.jpg", ["a.jpg", "x/y/a.jpg"], ["xa.jpg"]),
         ("*/a[1].jpg", ["x/a[1].jpg"], ["x/a1.jpg", "x/y/a[1].jpg"]),
         ("**", ["a", "a/b/c"], []),
     ],

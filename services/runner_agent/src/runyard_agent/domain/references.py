@@ -14,12 +14,16 @@ WITHOUT_SERVICE = frozenset({"http", "https", "file", "s3"})
 """Schemes that the agent reads by itself; all others are names that the artifact service knows."""
 
 _PATTERNS = frozenset({"s3", "file"})
-_WILDCARD = re.compile(r"\*\*|\*")
+_WILDCARD = re.compile(r"(?:^|(?<=/))\*\*/|\*\*|\*")
+_MEANT_BY = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """The path of a reference, in which ``*`` stands for a part of a name and ``**`` for any folders too."""
+    """The path of a reference, in which ``*`` stands for a part of a name and ``**`` for any folders too.
+
+    As git, Python's ``glob`` and ``gcloud storage`` have it, ``a/**/b`` means ``a/b`` as well.
+    """
 
     text: str
 
@@ -38,7 +42,7 @@ class Pattern:
     def means(self, path: str) -> bool:
         """Say whether it means this path."""
         parts = _WILDCARD.split(self.text)
-        wildcards = [".*" if found == "**" else "[^/]*" for found in _WILDCARD.findall(self.text)]
+        wildcards = [_MEANT_BY[found] for found in _WILDCARD.findall(self.text)]
         expression = "".join(
             re.escape(part) + wildcard for part, wildcard in zip(parts, [*wildcards, ""], strict=True)
         )
