@@ -106,11 +106,10 @@ async def fill(
         ProjectionStopped: too many events cannot be projected; the batch that shows it is not kept.
         Unavailable: the log did not answer.
     """
-    limit = limit or FailureLimit()
+    filling = _Filling(pool, log, store, lane, to_position, batch_max, limit or FailureLimit())
     while True:
-        filled = _fill(pool, log, store, projection, lane, place, to_position, batch_max, limit)
         try:
-            async with aclosing(filled) as batches:
+            async with aclosing(filling.batches(projection, place)) as batches:
                 async for batch in batches:
                     place = batch.place
                     yield batch
@@ -123,60 +122,112 @@ async def fill(
             return
 
 
-async def _fill(
-    pool: asyncpg.Pool,
-    log: EventLog,
-    store: ProjectionStore,
-    projection: Projection[Any],
-    lane: Lane.ValueType,
-    place: Place,
-    to_position: int,
-    batch_max: int,
-    limit: FailureLimit,
-) -> AsyncGenerator[Filled, None]:
-    """Fill as ``fill`` does, up to a text with a NUL.
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """Where a fill reads and writes, and how far it goes; see ``fill``."""
 
-    Raises:
-        asyncpg.CharacterNotInRepertoireError: there is one; all that was committed before was given.
-    """
-    cache = RowCache(has_all_keys=place.position == 0)
-    disputed = await disputed_at(log, place, lane)
-    types = sorted(projection.event_types)
-    page_max = min(batch_max, PAGE_EVENTS_MAX)
-    batch = _Batch(place, limit)
-    writing: asyncio.Task[Filled] | None = None
-    try:
-        async with aclosing(_pages(log, lane, types, place.position, to_position, page_max)) as pages:
-            async for page in pages:
-                events = undisputed(page.events, disputed) if disputed else page.events
-                for begin in range(0, len(events), TURN_EVENTS_MAX):
-                    some = events[begin : begin + TURN_EVENTS_MAX]
-                    folded = await _fold(pool, store, projection, some, batch.after, cache, writing)
-                    batch.limit.record_all(some, folded.parked)
-                    batch.add(folded, len(some))
-                    # A thread for the fold would share the interpreter with this one, and take more of it.
-                    await asyncio.sleep(0)
-                batch.reached(page.scanned_to)
-                # While the last page is written nothing is folded, so no other page waits to go with it.
-                is_near_end = to_position - page.scanned_to <= 2 * page_max
-                if batch.event_count + page_max <= batch_max and not is_near_end:
-                    continue
+    pool: asyncpg.Pool
+    log: EventLog
+    store: ProjectionStore
+    lane: Lane.ValueType
+    to_position: int
+    batch_max: int
+    limit: FailureLimit
+
+    async def batches(self, projection: Projection[Any], place: Place) -> AsyncGenerator[Filled, None]:
+        """Fill as ``fill`` does, up to a text with a NUL.
+
+        Raises:
+            asyncpg.CharacterNotInRepertoireError: there is one; all that was committed before was given.
+        """
+        cache = RowCache(has_all_keys=place.position == 0)
+        disputed = await disputed_at(self.log, place, self.lane)
+        page_max = min(self.batch_max, PAGE_EVENTS_MAX)
+        batch = _Batch(place, self.limit)
+        writing: asyncio.Task[Filled] | None = None
+        try:
+            async with aclosing(self._pages(projection, place.position, page_max)) as pages:
+                async for page in pages:
+                    events = undisputed(page.events, disputed) if disputed else page.events
+                    for begin in range(0, len(events), TURN_EVENTS_MAX):
+                        some = events[begin : begin + TURN_EVENTS_MAX]
+                        batch.add(some, await self._fold(projection, some, batch.after, cache, writing))
+                        # A thread for the fold would share the interpreter, and take more of it.
+                        await asyncio.sleep(0)
+                    batch.reached(page.scanned_to)
+                    # While the last page is written nothing is folded, so no other page waits to go with it.
+                    is_near_end = self.to_position - page.scanned_to <= 2 * page_max
+                    if batch.event_count + page_max <= self.batch_max and not is_near_end:
+                        continue
+                    if writing is not None:
+                        yield await writing
+                    writing = asyncio.create_task(self._write(batch))
+                    batch = _Batch(batch.after, batch.limit)
+                    cache.turn()
+            if writing is not None:
+                yield await writing
+        except asyncpg.CharacterNotInRepertoireError:
+            # Refused was what is being written, or a key that what comes after it looks at.
+            if writing is not None:
+                yield await writing
+            raise
+        finally:
+            if writing is not None and not writing.done():
+                writing.cancel()
+                await asyncio.wait((writing,))
+
+    async def _fold(
+        self,
+        projection: Projection[Any],
+        events: Sequence[RecordedEvent],
+        place: Place,
+        cache: RowCache,
+        writing: asyncio.Task[Filled] | None,
+    ) -> Folded:
+        """Fold over rows that may not be written yet; a build gets indexes when rows must be read back."""
+        fold = BatchFold(projection, events, place.parked_streams, cache)
+        while missing := fold.go_on():
+            if not self.store.is_indexed:
                 if writing is not None:
-                    yield await writing
-                writing = asyncio.create_task(_write(pool, store, batch, limit))
-                batch = _Batch(batch.after, batch.limit)
-                cache.turn()
-        if writing is not None:
-            yield await writing
-    except asyncpg.CharacterNotInRepertoireError:
-        # Refused was what is being written, or a key that what comes after it looks at.
-        if writing is not None:
-            yield await writing
-        raise
-    finally:
-        if writing is not None and not writing.done():
-            writing.cancel()
-            await asyncio.wait((writing,))
+                    # It would wait for the indexes, perhaps longer than the role waits for a lock.
+                    await asyncio.wait((writing,))
+                await self.store.index(self.pool)
+            async with self.pool.acquire() as connection:
+                fold.supply(missing, await self.store.fetch(connection, missing))
+        return fold.folded
+
+    async def _write(self, batch: _Batch) -> Filled:
+        async with self.store.batch(self.pool, batch.before) as connection:
+            await self.store.write(connection, batch.folded, batch.after.position)
+        self.limit.become(batch.limit)
+        return Filled(batch.after, batch.event_count, batch.folded)
+
+    async def _pages(
+        self, projection: Projection[Any], after: Position, page_max: int
+    ) -> AsyncGenerator[Page, None]:
+        """Give the pages after a position; while one is worked on, the next is read."""
+        of_projection = EventFilter(types=sorted(projection.event_types))
+
+        async def read(position: Position) -> Page:
+            return await self.log.read(
+                self.lane,
+                after_position=position,
+                to_position=Position(self.to_position),
+                filter=of_projection,
+                limit=page_max,
+            )
+
+        position = after
+        ahead = asyncio.ensure_future(read(position)) if position < self.to_position else None
+        try:
+            while ahead is not None:
+                page = await ahead
+                position = page.scanned_to
+                ahead = asyncio.ensure_future(read(position)) if position < self.to_position else None
+                yield page
+        finally:
+            if ahead is not None:
+                ahead.cancel()
 
 
 class _Batch:
@@ -188,68 +239,13 @@ class _Batch:
         self.folded = Folded()
         self.event_count = 0
 
-    def add(self, folded: Folded, event_count: int) -> None:
+    def add(self, events: Sequence[RecordedEvent], folded: Folded) -> None:
+        self.limit.record_all(events, folded.parked)
         self.folded.extend(folded)
-        self.event_count += event_count
+        self.event_count += len(events)
         if folded.parked:
             streams = self.after.parked_streams | folded.parked_streams
             self.after = replace(self.after, parked_streams=streams)
 
     def reached(self, position: Position) -> None:
         self.after = replace(self.after, position=position)
-
-
-async def _fold(
-    pool: asyncpg.Pool,
-    store: ProjectionStore,
-    projection: Projection[Any],
-    events: Sequence[RecordedEvent],
-    place: Place,
-    cache: RowCache,
-    writing: asyncio.Task[Filled] | None,
-) -> Folded:
-    """Fold over rows that may not be written yet; a build gets its indexes when rows must be read back."""
-    fold = BatchFold(projection, events, place.parked_streams, cache)
-    while missing := fold.go_on():
-        if not store.is_indexed:
-            if writing is not None:
-                # It would wait for the indexes, perhaps longer than the role waits for a lock.
-                await asyncio.wait((writing,))
-            await store.index(pool)
-        async with pool.acquire() as connection:
-            fold.supply(missing, await store.fetch(connection, missing))
-    return fold.folded
-
-
-async def _write(pool: asyncpg.Pool, store: ProjectionStore, batch: _Batch, limit: FailureLimit) -> Filled:
-    async with store.batch(pool, batch.before) as connection:
-        await store.write(connection, batch.folded, batch.after.position)
-    limit.become(batch.limit)
-    return Filled(batch.after, batch.event_count, batch.folded)
-
-
-async def _pages(
-    log: EventLog, lane: Lane.ValueType, types: list[str], after: int, to: int, batch_max: int
-) -> AsyncGenerator[Page, None]:
-    """Give the pages up to a position; while one is worked on, the next is read."""
-
-    async def read(position: int) -> Page:
-        return await log.read(
-            lane,
-            after_position=Position(position),
-            to_position=Position(to),
-            filter=EventFilter(types=types),
-            limit=batch_max,
-        )
-
-    position = after
-    ahead = asyncio.ensure_future(read(position)) if position < to else None
-    try:
-        while ahead is not None:
-            page = await ahead
-            position = page.scanned_to
-            ahead = asyncio.ensure_future(read(position)) if position < to else None
-            yield page
-    finally:
-        if ahead is not None:
-            ahead.cancel()
