@@ -23,7 +23,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard_contracts import subjects
 from runyard_core.bus_connection import hang_up
-from runyard_eventlog.connections import AWAY, Connection
+from runyard_eventlog.connections import AWAY, CLOSE_SECONDS_MAX, Connection
 from runyard_eventlog.mirror import Mirror, MirrorEntry, read_messages
 from runyard_eventlog.mirror_upkeep import log_id_of, sight_log, sight_mirror
 from runyard_eventlog.relay import connect_bus
@@ -174,7 +174,7 @@ async def _main() -> Verdict:
         finally:
             await hang_up(client)
     finally:
-        await connection.close()
+        await connection.close(timeout=CLOSE_SECONDS_MAX)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncpg
 
 from runyard_core.retry import Backoff, Retries, retried
+from runyard_eventlog.connections import CLOSE_SECONDS_MAX
 
 NEWEST_REVISION = "0004"
 """Last revision in ``migrations/versions``; known here so that a warm run need not load Alembic."""
@@ -57,7 +58,7 @@ async def migrate(admin_url: str, role_passwords: Mapping[str, str]) -> None:
             await _upgrade(admin_url)
         await _set_passwords(connection, role_passwords)
     finally:
-        await connection.close()
+        await connection.close(timeout=CLOSE_SECONDS_MAX)
 
 
 async def _revision(connection: asyncpg.Connection) -> str | None:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import asyncpg
 
 from runyard_eventlog import rows
-from runyard_eventlog.connections import AWAY
+from runyard_eventlog.connections import AWAY, CLOSE_SECONDS_MAX
 from runyard_eventlog.migrate import SERVICE_ROLES
 
 _SECONDS_MAX = 10.0
@@ -51,7 +51,7 @@ async def give_new_identity(admin_url: str) -> Restored:
         domain, telemetry = former["domain_position"], former["telemetry_position"]
         ahead = await _read_models_ahead(connection, max(domain, telemetry))
     finally:
-        await connection.close()
+        await connection.close(timeout=CLOSE_SECONDS_MAX)
     return Restored(former["log_id"], log_id, domain, telemetry, ahead)
 
 
