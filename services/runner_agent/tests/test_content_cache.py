@@ -14,6 +14,8 @@ import pytest
 
 from runyard_agent.content_cache import ContentCache
 
+from .other_users import let_others_in
+
 pytestmark = pytest.mark.system
 
 SIZE = 1_000
@@ -139,8 +141,7 @@ def test_a_file_that_a_program_has_shut_off_is_fetched_again(tmp_path: Path) -> 
     place = tmp_path / "place"
     place.mkdir()
     place.chmod(0o777)
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", SHUT_OFF, str(place)], capture_output=True, text=True, check=False
     )

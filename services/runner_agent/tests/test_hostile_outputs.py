@@ -23,6 +23,7 @@ from runyard_agent.below import DEPTH_MAX, open_below, remove_tree
 from runyard_agent.live_outputs import _handed_over
 from runyard_agent.outputs import FoundFile, OutputsIncomplete, OutputsOf, list_outputs
 
+from .other_users import let_others_in
 from .store_double import Yard, serving, sha256_of
 
 pytestmark = pytest.mark.system
@@ -251,9 +252,7 @@ def test_what_a_program_shuts_off_from_its_own_user_is_stored_and_removed(tmp_pa
     place = tmp_path / "place"
     place.mkdir()
     place.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
-    tmp_path.chmod(0o755)
+    let_others_in(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SHUT_OFF), str(place / "outputs")],
         capture_output=True, text=True, check=False,
