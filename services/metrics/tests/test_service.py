@@ -28,7 +28,16 @@ from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.queries import MetricQueries
 from runyard_testkit import Bus, Database
 
-from .yard import AgentSpool, Scheduler, log_chunk, loss_points, next_item, scheduling, serving
+from .yard import (
+    DEADLINE_SECONDS,
+    AgentSpool,
+    Scheduler,
+    log_chunk,
+    loss_points,
+    next_item,
+    scheduling,
+    serving,
+)
 
 pytestmark = pytest.mark.engines
 
