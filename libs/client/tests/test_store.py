@@ -101,9 +101,12 @@ async def test_bytes_that_are_there_already_count_as_put(bucket: Bucket) -> None
 
 async def test_server_error_is_tried_again(bucket: Bucket) -> None:
     bucket.answers = [(503, ""), (500, "")]
+    sent: list[int] = []
     with Store() as store:
-        await store.put(bucket.request("PUT", "/blob"), b"abc")
+        await store.put(bucket.request("PUT", "/blob"), b"abc", sent.append)
     assert bucket.objects == {"/blob": b"abc"}
+    # What failed tries had sent is taken back.
+    assert (sum(sent), len(sent)) == (3, 5)
 
 
 async def test_file_that_changed_is_named_as_the_cause(bucket: Bucket, tmp_path: Path) -> None:

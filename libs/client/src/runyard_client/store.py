@@ -6,11 +6,8 @@ import asyncio
 import errno
 import hashlib
 import http.client
-import itertools
 import os
-import random
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +20,8 @@ from urllib.parse import urlsplit
 from runyard.artifact.v1.types_pb2 import PresignedRequest
 from runyard_client.errors import ClientError, LocalError, Unreachable
 from runyard_contracts.pinned_gate import Gate, StoreConnection, is_loopback
-from runyard_core.retry import Backoff
+from runyard_core.errors import Unavailable
+from runyard_core.retry import Backoff, Retries, Telling, retried
 
 TRANSFER_COUNT_MAX = 8
 """Transfers at once: enough to hide latency, few enough not to starve the machine."""
@@ -35,6 +33,7 @@ _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _CHECKSUM_ERRORS = ("BadDigest", "ChecksumMismatch", "SHA256Mismatch", "InvalidDigest")
 
 Progress = Callable[[int], None]
+"""Takes the number of bytes that went just now; one below zero takes back what a failed try had told."""
 Result = TypeVar("Result")
 
 
@@ -93,7 +92,7 @@ class Store:
             LocalError: ``FILE_CHANGED`` when the bytes are not the ones announced.
             ClientError: the store refused.
         """
-        return await self._run(partial(_put, request, self._gate, body, self._counted(on_bytes)))
+        return await self._run(partial(_put, request, self._gate, body), on_bytes)
 
     async def get(
         self,
@@ -110,40 +109,60 @@ class Store:
             LocalError: ``FILE_UNWRITABLE``, the disk is full or read-only.
             ClientError: the store refused, or sent other bytes (``CHECKSUM_MISMATCH``).
         """
-        return await self._run(partial(_get, request, self._gate, target, sha256, self._counted(on_bytes)))
+        return await self._run(partial(_get, request, self._gate, target, sha256), on_bytes)
 
-    def _counted(self, on_bytes: Progress) -> Progress:
-        def count(byte_count: int) -> None:
-            if self._left.is_set():
-                raise NobodyWaits
-            on_bytes(byte_count)
+    async def _run(self, work: Callable[[Progress], Result], on_bytes: Progress) -> Result:
+        loop = asyncio.get_running_loop()
 
-        return count
+        async def try_once() -> Result:
+            counted = _Counted(on_bytes, self._left)
+            try:
+                return await loop.run_in_executor(self._executor, partial(_tried, work, counted.add))
+            except Unavailable:
+                counted.take_back()
+                raise
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(_retried, work))
+        # It is over within seconds, so nobody is told of it before.
+        retries = Retries("the object store", _BACKOFF, Telling(lambda _: None))
+        try:
+            return await retried(try_once, (Unavailable,), retries)
+        except Unavailable as error:
+            message = f"the object store does not answer: {error}"
+            raise Unreachable("UNAVAILABLE", "STORE_UNREACHABLE", message) from error
+
+
+class _Counted:
+    """The bytes of one try: they are told as they go, and do not count when it fails."""
+
+    def __init__(self, on_bytes: Progress, left: threading.Event) -> None:
+        self._on_bytes = on_bytes
+        self._left = left
+        self._byte_count = 0
+
+    def add(self, byte_count: int) -> None:
+        if self._left.is_set():
+            raise NobodyWaits
+        self._byte_count += byte_count
+        self._on_bytes(byte_count)
+
+    def take_back(self) -> None:
+        if self._byte_count:
+            self._on_bytes(-self._byte_count)
 
 
 class _ServerError(Exception):
     """An answer of the 500s: worth another try."""
 
 
-def _retried(work: Callable[[], Result]) -> Result:
-    for failure_count in itertools.count(1):
-        try:
-            return work()
-        except (OSError, http.client.HTTPException, _ServerError) as error:
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-                raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
-            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-                raise LocalError("FILE_UNWRITABLE", f"what is fetched cannot be kept: {error}") from None
-            pause_seconds = _BACKOFF.pause_seconds(failure_count, random.random())  # noqa: S311 - not a secret
-            if pause_seconds is None:
-                raise Unreachable(
-                    "UNAVAILABLE", "STORE_UNREACHABLE", f"the object store does not answer: {error}"
-                ) from error
-            time.sleep(pause_seconds)
-    raise AssertionError("unreachable")
+def _tried(work: Callable[[Progress], Result], on_bytes: Progress) -> Result:
+    try:
+        return work(on_bytes)
+    except (OSError, http.client.HTTPException, _ServerError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise LocalError("FILE_UNREADABLE", f"{error.filename}: {error.strerror}") from None
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise LocalError("FILE_UNWRITABLE", f"what is fetched cannot be kept: {error}") from None
+        raise Unavailable(str(error) or type(error).__name__) from error
 
 
 def _put(request: PresignedRequest, gate: Gate | None, body: bytes | FilePart, on_bytes: Progress) -> str:
