@@ -7,7 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {
-    "libs/client/src/runyard_client/store.py": "a thread waits, as long as the policy says",
     "services/runner_agent/src/runyard_agent/shim.py": "runs by itself, without our packages",
     "services/runner_agent/src/runyard_agent/environment/shared.py": "waits for a lock that others hold",
     "services/runner_agent/src/runyard_agent/runtime_process.py": "looks for the end of a process",
