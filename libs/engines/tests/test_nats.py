@@ -102,13 +102,13 @@ async def test_telemetry_goes_in_once_and_is_acknowledged_to_the_agent(bus: Bus)
         again = await publish("runyard.telemetry.node-1.gpu", b"1", headers={"Nats-Msg-Id": "one"})
         assert (first.seq, first.duplicate, again.seq, again.duplicate) == (1, None, 1, True)
         consumer = await stream.pull_subscribe("runyard.telemetry.>", durable="metrics", stream="TELEMETRY")
-        (message,) = await consumer.fetch(5, timeout=5)
+        (message,) = await consumer.fetch(5, timeout=20)
         assert (message.subject, message.headers) == ("runyard.telemetry.node-1.gpu", {"Nats-Msg-Id": "one"})
-        await message.ack_sync(timeout=5)
+        await message.ack_sync(timeout=20)
         marks = await agent.subscribe("runyard.committed.node-1")
         await seen_by_server(agent)
         await metrics.publish("runyard.committed.node-1", b"mark")
-        assert (await marks.next_msg(timeout=5)).data == b"mark"
+        assert (await marks.next_msg(timeout=20)).data == b"mark"
 
 
 async def test_an_agent_cannot_have_the_acknowledgement_written_into_the_mirror(bus: Bus) -> None:
@@ -130,7 +130,7 @@ async def test_an_agent_cannot_have_the_acknowledgement_written_into_the_mirror(
 async def test_without_a_stream_the_agent_is_told_at_once(bus: Bus) -> None:
     async with await bus.connect("agent-node-1") as agent:
         with pytest.raises((NoRespondersError, NatsError)):
-            await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"x", timeout=5)
+            await agent.jetstream().publish("runyard.telemetry.node-1.gpu", b"x", timeout=20)
 
 
 async def test_nobody_gets_in_without_a_password(bus: Bus) -> None:

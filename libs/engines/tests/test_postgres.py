@@ -57,7 +57,7 @@ async def test_a_stop_does_not_wait_for_clients(own_postgres: Postgres) -> None:
 
 async def test_a_wrong_password_is_refused(own_postgres: Postgres) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
-        await asyncpg.connect(own_postgres.spec.url(password="wrong"), timeout=10)
+        await asyncpg.connect(own_postgres.spec.url(password="wrong"), timeout=20)
 
 
 async def test_checksums_are_on_and_only_loopback_is_open(own_postgres: Postgres) -> None:

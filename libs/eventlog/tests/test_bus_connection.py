@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 
 async def test_who_is_stopped_while_it_connects_hangs_up() -> None:
-    async with asyncio.timeout(10), silent_server(b"INFO {}\r\n") as bus:
+    async with asyncio.timeout(20), silent_server(b"INFO {}\r\n") as bus:
         connecting = asyncio.create_task(connect_bus(f"nats://127.0.0.1:{bus.port}", "u", "p", "test"))
         heard = await bus.came.get()
         await heard.readuntil(b"PING\r\n")
@@ -31,7 +31,7 @@ async def test_who_is_stopped_while_it_connects_hangs_up() -> None:
 async def test_who_is_stopped_while_tls_comes_to_nothing_ends(
     connect: Callable[[str], Coroutine[None, None, object]],
 ) -> None:
-    async with asyncio.timeout(10), silent_server(b'INFO {"tls_required":true}\r\n') as bus:
+    async with asyncio.timeout(20), silent_server(b'INFO {"tls_required":true}\r\n') as bus:
         connecting = asyncio.create_task(connect(f"tls://127.0.0.1:{bus.port}"))
         heard = await bus.came.get()
         await heard.readexactly(1)

@@ -16,7 +16,7 @@ from runyard_eventlog.turns import PAGE_EVERY
 
 pytestmark = pytest.mark.system
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 40.0
 GIVES_WAY = """
 import os, pathlib, runyard_eventlog.giving_way as it
 it.give_way()

@@ -28,7 +28,7 @@ async def test_uploads_wait_for_a_killed_store_and_lose_nothing(
 
         assert own_store.process is not None
         own_store.process.kill()
-        await own_store.process.wait(10)
+        await own_store.process.wait()
         begin = pb.BeginUploadRequest(
             request_id=new_id(), sha256=sha256_of(b"new"), size_bytes=3, origin=Origin(path="new.bin")
         )

@@ -30,7 +30,7 @@ async def test_the_service_answers_again_after_the_database_was_killed(
 
     assert own_postgres.process is not None
     own_postgres.process.kill()
-    await own_postgres.process.wait(10)
+    await own_postgres.process.wait()
     with pytest.raises(grpc.aio.AioRpcError) as away:
         await own_yard.cost.SetPrice(request, timeout=20)
     assert away.value.code() == grpc.StatusCode.UNAVAILABLE

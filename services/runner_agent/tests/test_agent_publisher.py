@@ -143,7 +143,7 @@ async def test_killed_bus_loses_and_changes_nothing(own_nats: NatsServer, tmp_pa
                     await ledger.wait_for(spool.spool_id, last - 150)
                 assert own_nats.process is not None
                 own_nats.process.kill()
-                await own_nats.process.wait(40)
+                await own_nats.process.wait()
             last = write(telemetry, 50)
             await own_nats.start()
             await own_nats.ready()

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -197,12 +198,12 @@ async def test_unwanted_attempt_is_ended(yard: ScriptedYard) -> None:
 async def test_attempt_that_ends_with_its_lease_is_ended_by_its_shim_while_the_agent_is_dead(
     yard: ScriptedYard,
 ) -> None:
-    grant = yard.scheduler.grant("sleep 100", lease_milliseconds=2_000, on_lost=OnLost.ON_LOST_REQUEUE)
+    grant = yard.scheduler.grant("sleep 100", lease_milliseconds=5_000, on_lost=OnLost.ON_LOST_REQUEUE)
     await yard.scheduler.report(grant, "started")
     shim = json.loads((attempt_folder(yard, grant) / "state" / "shim.json").read_bytes())
 
     yard.agent.kill()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while start_ticks(shim["pid"]) == shim["start_ticks"]:  # noqa: ASYNC110 - the shim brings it about
             await asyncio.sleep(0.02)
     yard.agent.start()
@@ -213,7 +214,7 @@ async def test_attempt_that_ends_with_its_lease_is_ended_by_its_shim_while_the_a
 
 
 async def test_renewed_lease_outlives_its_first_length(yard: ScriptedYard) -> None:
-    grant = yard.scheduler.grant("sleep 3.5", lease_milliseconds=2_000, on_lost=OnLost.ON_LOST_REQUEUE)
+    grant = yard.scheduler.grant("sleep 8", lease_milliseconds=6_000, on_lost=OnLost.ON_LOST_REQUEUE)
 
     finished = (await yard.finished(grant)).finished
 
@@ -285,18 +286,21 @@ async def test_second_agent_on_the_same_folder_refuses_to_start(yard: ScriptedYa
     second.start()
     assert second.process is not None
 
-    assert second.process.wait(timeout=10) == 3
+    assert second.process.wait(timeout=40) == 3
     assert "another agent runs in" in second.log
 
 
+KILLS_MIN = 3
 PROGRAM = """
 python -u - <<'EOF'
-import json, sys, time
+import json, os, sys, time
 for step in range(400):
     print(f"line {step}")
     print(json.dumps({"step": step}))
     print(f"warning {step}", file=sys.stderr)
     time.sleep(0.01)
+    while step == 300 and not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
 EOF
 exit 9
 """
@@ -332,11 +336,13 @@ async def test_container_outlives_the_agent_and_leaves_the_same_record(
     assert attempt_folder(yard, grant).exists() is False
 
 
-async def test_agent_killed_again_and_again_loses_and_doubles_nothing(yard: ScriptedYard) -> None:
-    chance = random.Random(2026)
+async def test_agent_killed_again_and_again_loses_and_doubles_nothing(
+    yard: ScriptedYard, tmp_path: Path
+) -> None:
+    chance, go = random.Random(2026), tmp_path / "go"
     # Once before, so that the environment is there and the kills meet everything else.
     await yard.finished(yard.scheduler.grant("true"))
-    grant = yard.scheduler.grant(PROGRAM)
+    grant = yard.scheduler.grant(f"export GO={go}", PROGRAM)
     kill_count = 0
     while not yard.scheduler.is_finished(grant) and kill_count < 12:
         try:
@@ -345,6 +351,8 @@ async def test_agent_killed_again_and_again_loses_and_doubles_nothing(yard: Scri
             yard.scheduler.hellos.clear()
             yard.agent.kill()
             kill_count += 1
+            if kill_count == KILLS_MIN:
+                go.touch()
             yard.agent.start()
             # Some kills meet it while it starts, most while it works.
             if chance.random() < 0.8:
@@ -352,7 +360,7 @@ async def test_agent_killed_again_and_again_loses_and_doubles_nothing(yard: Scri
 
     finished = (await yard.finished(grant)).finished
 
-    assert kill_count >= 3
+    assert kill_count >= KILLS_MIN
     assert finished.cause.exit_code == 9
     assert [line for line in yard.ledger.lines(grant, STDOUT) if line.startswith("line")] == [
         f"line {step}" for step in range(400)

@@ -25,7 +25,7 @@ __all__ = ["cache"]
 pytestmark = [pytest.mark.system, pytest.mark.faults, pytest.mark.timeout(180)]
 
 STDOUT = LogStream.LOG_STREAM_STDOUT
-LEASE_MILLISECONDS = 3_000
+LEASE_MILLISECONDS = 6_000
 
 
 @pytest.fixture

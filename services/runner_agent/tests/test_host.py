@@ -61,16 +61,19 @@ def test_cpu_memory_and_disk_of_a_process_are_measured(tmp_path: Path) -> None:
         sampler = AttemptSampler(in_container=False)
         began_at = time.monotonic()
         first = sampler.sample([process.pid])
+        began_by = time.monotonic()
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.stdout.readline() == "worked\n"
+        seconds_min = time.monotonic() - began_by
         second = sampler.sample([process.pid])
-        seconds = time.monotonic() - began_at
+        seconds_max = time.monotonic() - began_at
 
     assert first is not None
     assert second is not None
-    # The time that it took depends on the others of this machine, its work does not.
-    assert 0.2 < second.cpu_millicores / 1_000 * seconds < 0.5
+    # The time that it took, and that between two lines here, depends on the others of this machine.
+    assert second.cpu_millicores / 1_000 * seconds_min < 0.5
+    assert second.cpu_millicores / 1_000 * seconds_max > 0.2
     assert 64 << 20 < second.memory_used_bytes < 256 << 20
     assert second.network_is_host
     assert first.network_received_bytes == 0
@@ -98,15 +101,17 @@ def test_cpu_time_of_ended_children_is_kept() -> None:
     )
     with child(program) as process:
         sampler = AttemptSampler(in_container=False)
+        began_at = time.monotonic()
         sampler.sample([process.pid])
-        started_at = time.monotonic()
+        began_by = time.monotonic()
         assert process.stdout is not None
         assert process.stdout.readline() == "burnt\n"
-        seconds = time.monotonic() - started_at
+        seconds_min = time.monotonic() - began_by
         sample = sampler.sample([process.pid])
+        seconds_max = time.monotonic() - began_at
     assert sample is not None
-    assert sample.cpu_millicores * seconds / 1000 == pytest.approx(0.2, abs=0.15)
-    assert sample.cpu_millicores * seconds / 1000 > 0.15
+    assert sample.cpu_millicores * seconds_min / 1000 < 0.35
+    assert sample.cpu_millicores * seconds_max / 1000 > 0.15
 
 
 def test_a_sample_takes_less_than_a_millisecond() -> None:

@@ -277,7 +277,7 @@ async def test_expired_lease_ends_the_program_at_once_without_the_agent(make_pla
 
 async def test_renewed_lease_keeps_the_program_running(make_plan: MakePlan) -> None:
     plan = make_plan("until [ -e go ]; do sleep 0.05; done", ends_on_lease_expiry=True)
-    first_expiry = now() + 3
+    first_expiry = now() + 8
     plan.lease_file.write_text(lease_text(first_expiry), encoding="ascii")
     handle = await RUNTIME.launch(plan)
     # As the agent does: the shim may read it at this moment.

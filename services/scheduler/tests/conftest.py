@@ -40,22 +40,27 @@ async def yard(tokens_file: Path, as_alice: None) -> AsyncIterator[MemoryYard]:
 
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 50))
 
-RunScheduler = Callable[[], AbstractAsyncContextManager[str]]
+RunScheduler = Callable[..., AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture
 def run_scheduler(database: Database, tokens_file: Path) -> RunScheduler:
-    """Give a way to run the whole scheduler, as its process does; may be used again after it ended."""
+    """Give a way to run the whole scheduler, as its process does; may be used again after it ended.
+
+    No agent of a test falls silent because the machine is busy, unless the test asks for less time.
+    """
 
     @asynccontextmanager
-    async def running() -> AsyncIterator[str]:
+    async def running(
+        *, unreachable_seconds: float = 60.0, lease_seconds: float = 60.0
+    ) -> AsyncIterator[str]:
         settings = SchedulerSettings(
             listen=f"127.0.0.1:{choose_port()}",
             tokens_file=tokens_file,
             database_url=SecretStr(database.url("scheduler")),
             stop_grace_seconds=0,
-            unreachable_seconds=1.0,
-            lease_seconds=2.0,
+            unreachable_seconds=unreachable_seconds,
+            lease_seconds=lease_seconds,
             requeue_margin_seconds=0.2,
         )
         task = asyncio.create_task(main(settings))

@@ -118,12 +118,14 @@ async def test_what_has_just_ended_can_be_stopped_again_by_any_name(client: Clie
             assert (await client.stop(name)).run.state == RunState.RUN_STATE_FINISHED
 
 
-async def test_silence_is_noticed_without_anybody_asking(client: Client) -> None:
-    agent = await attach(client)
-    run = (await client.submit(a_submit(spec=a_spec(on_lost=OnLost.ON_LOST_REQUEUE)))).run
-    grant = await agent.grant()
-    await agent.report(started(grant))
-    seen = await client.until(run.run_id, "requeued")
+async def test_silence_is_noticed_without_anybody_asking(run_scheduler: RunScheduler) -> None:
+    running = run_scheduler(unreachable_seconds=3.0, lease_seconds=5.0)
+    async with running as address, Client(address) as client:
+        agent = await attach(client)
+        run = (await client.submit(a_submit(spec=a_spec(on_lost=OnLost.ON_LOST_REQUEUE)))).run
+        grant = await agent.grant()
+        await agent.report(started(grant))
+        seen = await client.until(run.run_id, "requeued")
     assert seen == [
         "queued",
         "lease_granted",

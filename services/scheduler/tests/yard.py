@@ -42,7 +42,7 @@ from runyard_scheduler.sessions import Sessions
 from runyard_servicekit.server import serving
 from runyard_servicekit.settings import ServiceSettings
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 20.0
 AGENT_SERVICE = "runyard.agent.v1.AgentService"
 CLIENT_TOKEN = "client-token"
 SECRET_VALUE = "hunter2-and-more"
