@@ -213,7 +213,9 @@ async def test_hostile_steps_harm_neither_the_agent_nor_each_other(
     assert "failed inside the agent" not in yard.agent.log
     async with asyncio.timeout(20):
         await yard.scheduler.wait_for(lambda: not yard.scheduler.held)
-        assert list((yard.agent.directory / "attempts").iterdir()) == []
+        # Thousands of files take a while, in which leases are renewed.
+        while any((yard.agent.directory / "attempts").iterdir()):  # noqa: ASYNC110 - the agent removes them
+            await asyncio.sleep(0.05)
     assert living_below(yard.agent.directory) == []
 
 
