@@ -194,7 +194,8 @@ async def test_processes_left_behind_end_with_the_program(make_plan: MakePlan) -
 
 
 async def test_background_writer_may_finish_after_the_shell(make_plan: MakePlan) -> None:
-    plan = make_plan("echo early > >(sleep 0.2; cat)")
+    # Not much later: it is waited for for half a second.
+    plan = make_plan("echo early > >(sleep 0.1; cat)")
 
     await run(plan)
 
@@ -245,7 +246,7 @@ async def test_time_limit_ends_a_program_that_ignores_the_signal(make_plan: Make
 
     assert (ended.ended_by, ended.signal) == (EndedBy.TIME_LIMIT, signal.SIGKILL)
     assert "time limit of 0.3 s" in ended.detail
-    assert 0.6 <= time.monotonic() - started < 20
+    assert 0.6 <= time.monotonic() - started < 40
 
 
 async def test_program_without_output_ends(make_plan: MakePlan) -> None:
