@@ -74,15 +74,18 @@ def _serving(yard: Yard) -> Iterator[str]:
         request = SubmitRunRequest(request_id=str(uuid.uuid4()), project=PROJECT, spec=spec)
         answer = stub.SubmitRun(request, metadata=yard.metadata, timeout=20)
         made: str = answer.run.run_id
-        gives_up_at = time.monotonic() + 60
-        while (
-            _state(stub, yard, made, answer.position) != RunState.RUN_STATE_RUNNING
-            and time.monotonic() < gives_up_at
-        ):
-            time.sleep(0.1)
+        _reach(stub, yard, made, answer.position, RunState.RUN_STATE_RUNNING)
         yield made
         stop = StopRunRequest(request_id=str(uuid.uuid4()), name=made)
-        stub.StopRun(stop, metadata=yard.metadata, timeout=20)
+        stopped = stub.StopRun(stop, metadata=yard.metadata, timeout=20)
+        # Telemetry of a run that still goes on would come between the questions of other tests.
+        _reach(stub, yard, made, stopped.position, RunState.RUN_STATE_FINISHED)
+
+
+def _reach(stub: Any, yard: Yard, run_id: str, position: int, state: int) -> None:
+    gives_up_at = time.monotonic() + 60
+    while _state(stub, yard, run_id, position) != state and time.monotonic() < gives_up_at:
+        time.sleep(0.1)
 
 
 def _state(stub: Any, yard: Yard, run_id: str, position: int) -> int:
@@ -150,7 +153,8 @@ def test_a_shell_has_a_terminal_that_changes_its_size(yard: Yard, run_id: str) -
         _resize(terminal, 99, 44)
         # The kernel tells the command line, which tells the run's node: the shell is asked until it knows.
         gives_up_at = time.monotonic() + 20
-        while b"44 99" not in _read(terminal) and time.monotonic() < gives_up_at:
+        while b"44 99" not in _read(terminal):
+            assert time.monotonic() < gives_up_at
             os.write(terminal, b"stty si''ze\n")
         os.write(terminal, b"exit 5\n")
         _read_until(terminal, b"exit")

@@ -180,3 +180,6 @@ async def test_submitting_again_with_the_same_request_id_gives_the_same_run(clie
         again.run.number,
         again.position,
     )
+    await clients.shown(first.run.run_id, first.position)
+    # Telemetry of a run that still goes on would come between the questions of other tests.
+    await clients.finished(first.run.run_id)
