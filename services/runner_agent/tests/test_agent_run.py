@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.agent.v1.agent_service_pb2 import HeldAttempt, StopOrder
+from runyard.agent.v1.agent_service_pb2 import HeldAttempt, LeaseGrant, StopOrder
 from runyard.metric.v1.batches_pb2 import HostSamplesRecorded, LogStream
 from runyard.run.v1.types_pb2 import CauseCode, Executor, Input, OnLost
 from runyard_agent.process_table import start_ticks
@@ -27,6 +27,12 @@ __all__ = ["agent_changes", "cache", "yard"]
 
 
 STDOUT, STDERR, STATUS = LogStream.LOG_STREAM_STDOUT, LogStream.LOG_STREAM_STDERR, LogStream.LOG_STREAM_STATUS
+
+
+async def until_said(yard: ScriptedYard, grant: LeaseGrant, stream: LogStream.ValueType) -> None:
+    """Wait for the first line of a stream: a run is started before its program has done anything."""
+    async with asyncio.timeout(40), yard.ledger.news:
+        await yard.ledger.news.wait_for(lambda: yard.ledger.lines(grant, stream) != [])
 
 
 async def test_run_leaves_its_whole_record(yard: ScriptedYard) -> None:
@@ -109,8 +115,7 @@ async def test_line_that_is_written_to_dev_stderr_is_read(yard: ScriptedYard) ->
         "until [ -e go ]; do sleep 0.05; done",
         "echo short > /dev/stderr",
     )
-    async with asyncio.timeout(40), yard.ledger.news:
-        await yard.ledger.news.wait_for(lambda: yard.ledger.lines(grant, STDERR) != [])
+    await until_said(yard, grant, STDERR)
     (attempt_folder(yard, grant) / "repository" / "go").touch()
 
     await yard.finished(grant)
@@ -130,7 +135,7 @@ async def test_failing_program_is_a_user_error_with_its_status(yard: ScriptedYar
 
 async def test_stopped_run_gets_its_signal_then_ends(yard: ScriptedYard) -> None:
     grant = yard.scheduler.grant("trap 'echo bye; exit 0' TERM", "echo ready", "while :; do sleep 0.05; done")
-    await yard.scheduler.report(grant, "started")
+    await until_said(yard, grant, STDOUT)
 
     yard.scheduler.stop(
         StopOrder(
@@ -223,7 +228,7 @@ async def test_renewed_lease_outlives_its_first_length(yard: ScriptedYard) -> No
 
 async def test_run_that_a_reboot_ended_says_so(yard: ScriptedYard) -> None:
     grant = yard.scheduler.grant("echo before; sleep 100")
-    await yard.scheduler.report(grant, "started")
+    await until_said(yard, grant, STDOUT)
     yard.agent.kill()
     folder = attempt_folder(yard, grant)
     # What a reboot leaves: no process of the attempt, no exit file, and another boot id.

@@ -185,7 +185,8 @@ async def test_killing_its_parent_frees_no_program(
     elif problem := await private_view_problem():
         pytest.skip(problem)
     plan = make_plan(
-        "setsid sh -c 'echo $$; sleep 100' & echo $$; sleep 0.3; kill -9 $PPID; sleep 100",
+        "setsid sh -c 'echo $$; touch up; sleep 100' & echo $$",
+        "until [ -e up ]; do sleep 0.01; done; kill -9 $PPID; sleep 100",
         has_private_view=by == "its view",
     )
 
