@@ -119,6 +119,7 @@ async def _training_speed(yard: Yard, clients: Clients) -> Result:
     The speed of a shared machine changes by a tenth from one second to the next, and by less from one tenth
     of a second to the next. What the agent missed it does in its own tenths: in these it takes more of a core
     than an agent that is never halted does on the average (5.5 % beside 4.4 %), so they bear all of its work.
+    What the services do with what it sends falls into both kinds alike: nodes of a team do not run them.
     """
     pid = process_of(yard, "agent")["pid"]
     run = await clients.submit(_step(_python(TRAIN.format(seconds=TRAINING_SECONDS + 20))), "bench")
