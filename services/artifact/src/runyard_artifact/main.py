@@ -26,6 +26,7 @@ from runyard_artifact.resolving import Registry, Resolver
 from runyard_artifact.s3_store import S3ObjectStore, StoreSettings
 from runyard_artifact.servicer import ArtifactServicer
 from runyard_artifact.settings import ArtifactSettings
+from runyard_artifact.upkeep import UploadUpkeep
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unavailable
@@ -106,6 +107,7 @@ async def main(settings: ArtifactSettings) -> None:
             for projector in projectors:
                 await projector.caught_up()
             group.create_task(operations.run())
+            group.create_task(UploadUpkeep(objects, clock).run())
             edge = edge_of_service(pool, settings.yard_key_file)
             services = [SERVICE_NAME, REGISTRY_SERVICE_NAME, PROJECTION_SERVICE]
             async with serving(settings, services, register, edge, credentials):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from runyard_core.presign import SignedRequest
@@ -53,6 +54,10 @@ class ObjectStore(Protocol):
             InvalidInput: the store does not have these parts (BAD_PARTS).
             Conflict: somebody else is writing the same object (UPLOAD_CONFLICT).
         """
+        ...
+
+    async def abort_multiparts(self, key_prefix: str, begun_before: datetime) -> int:
+        """Remove the uploads in parts that were begun before then, with their parts; gives how many."""
         ...
 
     def presign_put(self, object_key: str, sha256: str) -> SignedRequest:

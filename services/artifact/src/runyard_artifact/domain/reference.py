@@ -11,6 +11,9 @@ DATUM_SCHEME = "datum://"
 UNRESOLVED_SCHEMES = ("http://", "https://", "s3://", "gs://", "file://")
 """References that the service does not know; the agent fetches and hashes them."""
 
+KEY_PREFIX = "blobs/sha256/"
+"""What the key of every file begins with."""
+
 _DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -53,4 +56,4 @@ def parse_datum_name(text: str) -> DatumName:
 
 def object_key(sha256: str) -> str:
     """Give the key under which the store keeps a file's bytes."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+    return f"{KEY_PREFIX}{sha256[:2]}/{sha256[2:4]}/{sha256}"
