@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
 
@@ -32,10 +33,18 @@ def envelope_of(message: Message, sequence: int, spool: SpoolKey = SpoolKey("nod
 
 def recorded(messages: Sequence[Message]) -> list[RecordedEvent]:
     """Give messages the positions that a log with nothing else in it would."""
+    return committed([(SpoolKey("node-1", "s1"), message) for message in messages])
+
+
+def committed(batches: Sequence[tuple[SpoolKey, Message]]) -> list[RecordedEvent]:
+    """Give batches of several spools their places in a log that took them in this order, one a second."""
     events = []
-    for position, message in enumerate(messages, start=1):
-        envelope = envelope_of(message, position)
+    sequences: Counter[SpoolKey] = Counter()
+    for position, (spool, message) in enumerate(batches, start=1):
+        sequences[spool] += 1
+        envelope = envelope_of(message, sequences[spool], spool)
         envelope.position = position
+        envelope.recorded_at.FromDatetime(AT + timedelta(seconds=position))
         events.append(RecordedEvent(envelope))
     return events
 

@@ -69,8 +69,8 @@ def test_a_page_of_readings_ends_before_it_is_too_large(monkeypatch: pytest.Monk
 
 def test_gpu_samples_count_for_the_attempt_that_holds_the_gpu() -> None:
     folded = fold(TelemetryProjection(), recorded([gpu_samples("r1", "r2", "r1"), gpu_samples("r1", "", "")]))
-    mine = folded.get(GPU_USAGE, "r1", 1, "node-1")
-    other = folded.get(GPU_USAGE, "r2", 1, "node-1")
+    mine = folded.get(GPU_USAGE, "r1", 1, "node-1", "s1")
+    other = folded.get(GPU_USAGE, "r2", 1, "node-1", "s1")
     assert mine is not None
     assert other is not None
     assert (mine.gpu_uuids, mine.sample_counts) == (("GPU-0", "GPU-2"), (4, 2))
@@ -84,7 +84,7 @@ def test_what_a_card_does_not_offer_has_no_figure() -> None:
     batch = gpu_samples("r1", "r1")
     batch.not_offered_bits.extend([POWER_BIT | ENERGY_BIT, ENERGY_BIT])
     folded = fold(TelemetryProjection(), recorded([batch]))
-    row = folded.get(GPU_USAGE, "r1", 1, "node-1")
+    row = folded.get(GPU_USAGE, "r1", 1, "node-1", "s1")
     assert row is not None
     assert figures_of(row)["GPU-0"].keys() == {
         "gpu_utilization_percent",
@@ -109,7 +109,7 @@ def test_counters_tell_how_much_they_grew_and_throttling_its_share_of_time() -> 
     second = _with_columns(
         gpu_samples("r1"), ecc_corrected_errors=[{0: 1}, {0: 2}], throttle_reasons=[{0: 0}, {0: 0}]
     )
-    row = fold(TelemetryProjection(), recorded([first, second])).get(GPU_USAGE, "r1", 1, "node-1")
+    row = fold(TelemetryProjection(), recorded([first, second])).get(GPU_USAGE, "r1", 1, "node-1", "s1")
     assert row is not None
     shown = {each.name: each for each in gpu_statistics([row])}
     assert shown["gpu_ecc_corrected_errors_total"].max == (9 - 7) + 2
@@ -156,7 +156,7 @@ def test_a_gpu_whose_uuid_postgres_cannot_store_has_figures() -> None:
     samples = gpu_samples("r1", "r1")
     samples.gpu_uuids[:] = ["GPU-\0", "GPU-b"]
     folded = fold(TelemetryProjection(), recorded([samples, samples]))
-    usage = folded.get(GPU_USAGE, "r1", 1, "node-1")
+    usage = folded.get(GPU_USAGE, "r1", 1, "node-1", "s1")
     assert usage is not None
     assert (usage.gpu_uuids, usage.sample_counts) == (("GPU-\ufffd", "GPU-b"), (4, 4))
 
@@ -175,7 +175,7 @@ def test_gpu_columns_that_do_not_fit_make_a_malformed_batch() -> None:
     batch.columns.add(values=[1, 2, 3])
     folded = fold(TelemetryProjection(), recorded([batch]))
     assert folded.get(MALFORMED_BATCH, "node-1", "s1") is not None
-    assert folded.get(GPU_USAGE, "r1", 1, "node-1") is None
+    assert folded.get(GPU_USAGE, "r1", 1, "node-1", "s1") is None
 
 
 @pytest.mark.parametrize(

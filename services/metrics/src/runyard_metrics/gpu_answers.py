@@ -10,7 +10,7 @@ from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, GpuSample
 from runyard.metric.v1.gpus_pb2 import GpuProcessColumn, GpuProcessOwner
 from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, GpuValue, Statistic
 from runyard_contracts.gpu_columns import unpacked_column
-from runyard_metrics.domain.gpu_figures import COUNTERS
+from runyard_metrics.domain.gpu_figures import COUNTERS, Figures, joined
 from runyard_metrics.domain.gpu_readings import (
     BASE_NAMES,
     PROCESS_MEMORY,
@@ -64,11 +64,14 @@ class Points:
 
 
 def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
-    """Write the figures of each GPU."""
-    for row in rows:
+    """Write the figures of each GPU, over all spools of its node."""
+    spools: dict[tuple[str, str], list[Figures]] = {}
+    for row in sorted(rows, key=lambda row: (row.node_id, row.first_time_unix_milliseconds, row.spool_id)):
         for gpu_uuid, figures in figures_of(row).items():
-            for name, extent in figures.items():
-                yield _statistic(gpu_uuid, name, extent)
+            spools.setdefault((row.node_id, gpu_uuid), []).append(figures)
+    for (_, gpu_uuid), each in spools.items():
+        for name, extent in joined(each).items():
+            yield _statistic(gpu_uuid, name, extent)
 
 
 def gpu_points(batches: Iterable[GpuSamplesRecorded], names: frozenset[str]) -> Mapping[SeriesKey, Points]:
@@ -137,7 +140,7 @@ def reading_messages(row: GpuReadingRow) -> Iterator[GpuReading]:
                 if each.gpu_index == index and each.first_row + each.row_count == row_count
             ],
         )
-        reading.time.FromMilliseconds(row.time_unix_milliseconds)
+        reading.time.FromMilliseconds(batch.times_unix_milliseconds[-1])
         yield reading
 
 

@@ -105,15 +105,19 @@ class HostUsageRow:
 
 @dataclass(frozen=True, slots=True)
 class GpuUsageRow:
-    """Running figures of the GPUs that an attempt holds on one node.
+    """Running figures of the GPUs that an attempt holds on one node, from the batches of one spool.
 
-    One row a batch for all GPUs: a row for each would be eight times as many on the usual node.
+    One row a batch for all GPUs: a row for each would be eight times as many on the usual node. A spool's
+    batches come in order, spools in any: what a counter grew by can only be told of each by itself.
     """
 
     run_id: str
     attempt: int
     node_id: str
+    spool_id: str
     position: int
+    first_time_unix_milliseconds: int
+    """Of the spool's first sample, by the node's clock: in this order the node filled its spools."""
     gpu_uuids: tuple[str, ...]
     sample_counts: tuple[int, ...]
     """How often each GPU was looked at."""
@@ -144,7 +148,9 @@ class GpuReadingRow:
 
     node_id: str
     position: int
+    spool_id: str
     time_unix_milliseconds: int
+    """Of the last sample, but no later than the log took it: the node's clock may be ahead."""
     payload: bytes
     """The GpuSamplesRecorded that brought them."""
 
@@ -201,12 +207,12 @@ class RunProgressRow:
     mark_sequence: int
 
 
-LOG_CHUNK = TableSpec("log_chunk", LogChunkRow, ("run_id", "attempt", "first_line"))
+LOG_CHUNK = TableSpec("log_chunk", LogChunkRow, ("run_id", "attempt", "first_line"), is_read=False)
 LOG_PROGRESS = TableSpec("log_progress", LogProgressRow, ("run_id", "attempt"))
 METRIC_SERIES = TableSpec("metric_series", MetricSeriesRow, ("run_id", "attempt", "name"))
 METRIC_PROGRESS = TableSpec("metric_progress", MetricProgressRow, ("run_id", "attempt"))
 HOST_USAGE = TableSpec("host_usage", HostUsageRow, ("run_id", "attempt", "node_id"))
-GPU_USAGE = TableSpec("gpu_usage", GpuUsageRow, ("run_id", "attempt", "node_id"))
+GPU_USAGE = TableSpec("gpu_usage", GpuUsageRow, ("run_id", "attempt", "node_id", "spool_id"))
 GPU_SERIES = TableSpec("gpu_series", GpuSeriesRow, ("run_id", "attempt", "node_id"))
 GPU_INCIDENT = TableSpec(
     "gpu_incident",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 from runyard_metrics.domain.gpu_readings import THROTTLE_REASONS, Readings
-from runyard_metrics.domain.statistics import Extent
+from runyard_metrics.domain.statistics import Extent, counted_over
 
 Figures = Mapping[str, Extent]
 """Name of a figure -> the figure."""
@@ -39,6 +40,22 @@ def counted_in(figures: Figures, readings: Readings) -> dict[str, Extent]:
         else:
             after[name] = figures.get(name, Extent()).with_samples(map(float, values))
     return after
+
+
+def joined(spools: Iterable[Figures]) -> dict[str, Extent]:
+    """Give the figures of one GPU from those of each spool that tells of it.
+
+    Args:
+        spools: in the order in which the node filled them. The log may have taken them in any other.
+    """
+    parts: dict[str, list[Extent]] = {}
+    for figures in spools:
+        for name, extent in figures.items():
+            parts.setdefault(name, []).append(extent)
+    return {
+        name: counted_over(each) if name in COUNTERS else reduce(Extent.merged, each)
+        for name, each in parts.items()
+    }
 
 
 def _percents(values: Sequence[int], bits: int) -> list[float]:

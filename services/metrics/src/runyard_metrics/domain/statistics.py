@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -55,3 +55,18 @@ class Extent:
             high = reading
             count += 1
         return Extent(count, low, total, high)
+
+
+def counted_over(parts: Sequence[Extent]) -> Extent:
+    """Give the figures of a counter from those of parts of its readings, one or more, in order of time.
+
+    What it grew by between two parts counts as far as it rose above everything read before, less what another
+    part saw of that. So nothing counts twice, also where a clock gives the parts in a wrong order; then some
+    of what grew in between may be missing.
+    """
+    total, highest = sum(part.total for part in parts), parts[0].high
+    for part in parts[1:]:
+        seen = sum(max(0.0, min(each.high, part.low) - max(each.low, highest)) for each in parts)
+        total += max(0.0, part.low - highest - seen)
+        highest = max(highest, part.high)
+    return Extent(sum(part.count for part in parts), parts[0].low, total, highest)

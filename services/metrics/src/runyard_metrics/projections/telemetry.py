@@ -52,7 +52,7 @@ class TelemetryProjection:
     """Folds telemetry batches. Every batch moves its spool's committed mark."""
 
     name = "telemetry"
-    version = 2
+    version = 3
     tables: tuple[TableSpec[Any], ...] = (
         LOG_CHUNK,
         LOG_PROGRESS,
@@ -76,7 +76,7 @@ class TelemetryProjection:
             case MetricPointsRecorded() as points:
                 return points_reads(points)
             case GpuSamplesRecorded() as samples:
-                return gpu_reads(samples)
+                return gpu_reads(samples, _spool(event)[1])
             case HostSamplesRecorded() as samples:
                 return host_reads(samples)
             case _:
@@ -106,7 +106,7 @@ def _content(event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
         case MetricPointsRecorded() as points:
             yield from apply_points(points, position, rows)
         case GpuSamplesRecorded() as samples:
-            yield from apply_gpu_samples(samples, position, rows)
+            yield from apply_gpu_samples(samples, _spool(event)[1], event, rows)
         case GpuIncidentSeen() as seen:
             yield from apply_gpu_incident(seen, position)
         case HostSamplesRecorded() as samples:
