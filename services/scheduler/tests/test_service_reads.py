@@ -17,8 +17,7 @@ from runyard.run.v1 import scheduler_service_pb2 as pb
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Executor, InputFile, Run, RunState
 from runyard_contracts.ids import uuid7
-from runyard_scheduler.queries import PAGE_BYTES_MAX
-from runyard_servicekit.paging import PageToken, encode_page_token, page_query
+from runyard_servicekit.paging import PAGE_BYTES_MAX, PageToken, encode_page_token, page_query
 from runyard_servicekit.server import MESSAGE_BYTES_MAX
 
 from .service_client import CLIENT, Client, attach, client, fresh, reason

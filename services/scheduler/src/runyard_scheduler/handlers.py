@@ -16,7 +16,7 @@ from runyard_contracts.ids import Position, RunId, stream_category, stream_id, u
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.clock import Clock
 from runyard_core.errors import Corrupt, InvalidInput, Rejected
-from runyard_replay.folding.runs import run_after
+from runyard_replay.folding.runs import apply_to_run
 from runyard_scheduler.changes import SERVICE, Change, change, run_changes
 from runyard_scheduler.domain import project as project_domain
 from runyard_scheduler.domain import run as run_domain
@@ -166,9 +166,7 @@ def _queued(committed: Committed) -> Shown:
 
 
 def _shown(history: Sequence[RecordedEvent]) -> Shown:
-    document: RunDocument | None = None
+    document = RunDocument()
     for event in history:
-        document = run_after(document, event)
-    if document is None:
-        raise AssertionError("a run has at least one event")
+        apply_to_run(document, event)
     return Shown(document, history[-1].position)

@@ -21,14 +21,13 @@ from runyard_eventlog.projector import Projector
 from runyard_eventlog.querying import queried
 from runyard_scheduler.run_filter import RunFilter
 from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
+from runyard_servicekit.large_runs import RUN_BYTES_MAX, fit_run
+from runyard_servicekit.paging import PAGE_BYTES_MAX
 
 _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
 _NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
 RUN_ID_LENGTH = 36
 """Characters of a whole run id."""
-PAGE_BYTES_MAX = 12 * 1024 * 1024
-"""Most that the runs of a page take, unless it is one: a run that names many files takes a megabyte, and an
-answer holds 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Queries:
         return RunId(found[0])
 
     async def run(self, run_id: RunId, position: Position) -> Run:
-        """Give a run as it was at a position.
+        """Give a run as it was at a position, but for what is too much for an answer.
 
         Raises:
             NotFound: it was not queued yet (RUN_NOT_FOUND).
@@ -114,7 +113,7 @@ class Queries:
         )
         if not rows:
             raise NotFound(f"there is no run {run_id!r} at position {position}", code="RUN_NOT_FOUND")
-        return Run.FromString(rows[0]["document"])
+        return _run(rows[0]["document"])
 
     async def runs(self, wanted: RunFilter, position: Position, *, before: int | None, limit: int) -> Page:
         """Give runs as they were at a position, newest first: as many as a page holds.
@@ -127,7 +126,7 @@ class Queries:
         """
         statement, arguments = _list_statement(wanted, position, before, limit + 1)
         rows = await self._fetch(statement, *arguments)
-        runs = [Listed(Run.FromString(row["document"]), row["queued_position"]) for row in rows[:limit]]
+        runs = [Listed(_run(row["document"]), row["queued_position"]) for row in rows[:limit]]
         return Page(runs, has_more=bool(rows) and rows[0]["found_count"] > len(runs))
 
     async def node(self, node_id: str, position: Position) -> Node:
@@ -184,6 +183,13 @@ class Queries:
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
         return await queried(self._pool, statement, *arguments)
+
+
+def _run(document: bytes) -> Run:
+    run = Run.FromString(document)
+    if len(document) > RUN_BYTES_MAX:
+        fit_run(run)
+    return run
 
 
 @dataclass(slots=True)

@@ -24,11 +24,13 @@ from runyard_scheduler.run_filter import parse_filter
 from runyard_scheduler.sessions import Sessions
 from runyard_scheduler.watch import Watched, Watches
 from runyard_servicekit.auth import require_role
+from runyard_servicekit.large_runs import fit_run
 from runyard_servicekit.paging import (
     After,
     PageToken,
     decode_page_token,
     encode_page_token,
+    items_that_fit,
     page_query,
     page_size,
 )
@@ -71,6 +73,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         lease = None if entry is None else entry.run.live_lease
         if entry is not None and lease is not None and lease.holds_gpus:
             self._sessions.send_stop(entry, lease)
+        fit_run(shown.run)
         return pb.StopRunResponse(run=shown.run, position=shown.position)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
@@ -131,10 +134,10 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         token = decode_page_token(request.page_token, query, like=("",))
         position = await self._pinned(token, request.read)
         after = "" if token is None else token.after[0]
-        nodes = await self._queries.nodes(position, after=after, limit=limit + 1)
+        found = await self._queries.nodes(position, after=after, limit=limit + 1)
+        nodes = items_that_fit(found[:limit])
         next_page_token = ""
-        if len(nodes) > limit:
-            nodes = nodes[:limit]
+        if len(found) > len(nodes):
             next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), query)
         return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page_token, position=position)
 
