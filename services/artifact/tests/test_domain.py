@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,13 @@ from runyard.artifact.v1.types_pb2 import Origin
 from runyard.run.v1.types_pb2 import CodeRef
 from runyard_artifact.domain.artifact import ARTIFACT, ArtifactState, BeginUpload, CommitUpload
 from runyard_artifact.domain.code import CODE, RecordCodeSnapshot, check_code
-from runyard_artifact.domain.origin import SIZE_BYTES_MAX, check_file, check_origin, check_path
+from runyard_artifact.domain.origin import (
+    SIZE_BYTES_MAX,
+    check_file,
+    check_origin,
+    check_path,
+    check_versions_before,
+)
 from runyard_artifact.domain.part_plan import (
     MEBIBYTE,
     PART_BYTES_MAX,
@@ -47,6 +54,27 @@ def test_a_file_is_written_once_for_each_origin() -> None:
     assert ARTIFACT.decide(state, command) == [
         ArtifactWritten(sha256=SHA, size_bytes=7, origin=other, object_key=object_key(SHA))
     ]
+
+
+def test_bytes_that_are_left_in_a_place_again_after_others_are_written_again() -> None:
+    again = replace(COMMIT, versions_before=2)
+    written_again = ArtifactWritten()
+    written_again.CopyFrom(WRITTEN)
+    written_again.versions_before = 2
+    state = ARTIFACT.fold([WRITTEN])
+    assert ARTIFACT.decide(state, again) == [written_again]
+    # A repetition, and what comes late, change nothing.
+    state = ARTIFACT.fold([written_again], state)
+    for late in (again, COMMIT, replace(COMMIT, versions_before=1)):
+        assert ARTIFACT.decide(state, late) == []
+    assert ARTIFACT.decide(ArtifactState(), again) == [written_again]
+
+
+def test_a_number_of_versions_is_none_below_zero() -> None:
+    check_versions_before(0, "versions_before")
+    with pytest.raises(InvalidInput) as refused:
+        check_versions_before(-1, "versions_before")
+    assert refused.value.code == "BAD_VERSIONS"
 
 
 def test_a_known_file_has_one_size() -> None:

@@ -54,6 +54,31 @@ async def test_many_files_are_stored_together(yard: Yard) -> None:
     assert counts == {"runyard.artifact.upload_begun": 4, "runyard.artifact.written": 6}
 
 
+async def test_bytes_that_are_left_again_after_others_are_the_newest_of_their_path(yard: Yard) -> None:
+    for version, data in enumerate((b"one", b"two", b"one")):
+        origin, files = together({"model.pt": data})
+        files[0].versions_before = version
+        begin_all = pb.BeginUploadsRequest(request_id=new_id(), origin=origin, files=files)
+        for put in (await yard.artifact.BeginUploads(begin_all)).puts:
+            assert not put.url or send(put, data)[0] == 200
+        for _ in range(2):
+            # Whoever repeats it under a new id records nothing more.
+            request = pb.CommitUploadsRequest(request_id=new_id(), origin=origin, files=files)
+            position = (await yard.artifact.CommitUploads(request)).position
+    assert (await event_types(yard)).count("runyard.artifact.written") == 3
+
+    read = ReadOptions(min_position=position)
+    listed = await yard.artifact.ListArtifacts(pb.ListArtifactsRequest(run_id="run-1", read=read))
+    assert [artifact.sha256 for artifact in listed.artifacts] == [sha256_of(b"one"), sha256_of(b"two")]
+    newest, older = ([each.written_at.ToDatetime() for each in one.origins] for one in listed.artifacts)
+    # Its place is told once, as of the last time.
+    assert len(newest) == len(older) == 1
+    assert newest > older
+    found = await yard.artifact.GetArtifact(pb.GetArtifactRequest(name=sha256_of(b"one"), read=read))
+    again = await yard.commit(sha256_of(b"one"), 3, found.artifact.origins[0].origin)
+    assert again.artifact == found.artifact
+
+
 async def test_many_downloads_are_of_files_that_were_written(yard: Yard) -> None:
     await yard.put(b"known", MODEL)
     await yard.artifact.BeginUpload(begin(b"announced"))

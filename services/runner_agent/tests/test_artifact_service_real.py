@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,13 +17,16 @@ import pytest
 from runyard.artifact.v1.artifact_service_pb2 import BlobRef, FindMissingBlobsRequest
 from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runyard.artifact.v1.types_pb2 import Origin
+from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.types_pb2 import CodeRef, Environment, Input, OutputFile, Package
-from runyard_agent import code, collecting, inputs
+from runyard_agent import code, collecting, inputs, live_outputs
 from runyard_agent.artifact_client import ArtifactClient
 from runyard_agent.content_cache import ContentCache
+from runyard_agent.domain.checkpoints import checkpoints_of
 from runyard_agent.http_connections import Request
 from runyard_agent.input_sources import InputRules, InputSources
 from runyard_agent.inputs import InputsOf
+from runyard_agent.live_outputs import LiveOutputs
 from runyard_agent.outputs import OutputsOf
 from runyard_agent.package_lists import PackageLists, list_content
 from runyard_agent.transfers import Transfers
@@ -31,6 +35,7 @@ from runyard_contracts.manifest import Entry, Mode, format_manifest
 from runyard_core.clock import SystemClock
 from runyard_core.errors import Unauthenticated, Unavailable
 from runyard_engines import choose_port
+from runyard_eventlog.postgres import PostgresEventLog
 from runyard_testkit import Bucket, Database
 
 from .store_double import TOKEN, sha256_of
@@ -132,6 +137,48 @@ async def test_collecting_again_gives_the_same(client: ArtifactClient, tmp_path:
 
     again = await collecting.collect(outputs_of(client, folder))
     assert again == first
+
+
+async def test_what_a_program_left_last_is_the_newest_though_it_was_there_before(
+    client: ArtifactClient, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_outputs, "_LOOK_SECONDS", 0.01)
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    names = [f"{way}-{bytes_of}.pt" for way in ("live", "left") for bytes_of in ("few", "many")]
+    contents = {name: [b"one", b"two", b"one"] for name in names}
+    contents["left-many.pt"] = contents["live-many.pt"] = [LARGE, b"two", LARGE]
+    of, ended = outputs_of(client, folder), asyncio.Event()
+    run_id = of.origin.run_id
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(LiveOutputs(of).follow(ended))
+        for name, versions in contents.items():
+            for content in versions if name.startswith("live") else versions[:2]:
+                (folder / name).write_bytes(content)
+                (folder / name).chmod(0o444)
+                while (folder / name).exists():  # noqa: ASYNC110 - what is tested brings it about
+                    await asyncio.sleep(0.01)
+        ended.set()
+    for name in names[2:]:
+        (folder / name).write_bytes(contents[name][-1])
+    stored = await collecting.collect(of)
+    # An agent that was killed collects again: nothing is told once more.
+    assert await collecting.collect(of) == stored
+
+    wanted = {name: hashlib.sha256(versions[-1]).hexdigest() for name, versions in contents.items()}
+    assert {file.path: file.sha256 for file in stored} == wanted
+    async with await PostgresEventLog.connect(database.url("reader")) as log:
+        events = (await log.read(Lane.LANE_DOMAIN)).events
+    kinds = Counter(event.type for event in events)
+    assert kinds == {"runyard.artifact.upload_begun": 3, "runyard.artifact.written": 3 * len(names)}
+    # The catalogue is filled a moment later.
+    async with asyncio.timeout(20):
+        while max(file.position for file in await client.files_of_run(run_id)) < events[-1].position:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    newest = checkpoints_of(run_id, 2, await client.files_of_run(run_id))
+    assert newest is not None
+    assert {file.path: file.sha256 for file in newest.files} == wanted
 
 
 async def test_outputs_come_back_by_the_names_that_their_run_gave_them(

@@ -17,7 +17,13 @@ from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard_artifact.blobs import Blob
 from runyard_artifact.domain.artifact import BeginUpload, CommitUpload
 from runyard_artifact.domain.code import check_code
-from runyard_artifact.domain.origin import check_file, check_maker, check_origin, check_sha256
+from runyard_artifact.domain.origin import (
+    check_file,
+    check_maker,
+    check_origin,
+    check_sha256,
+    check_versions_before,
+)
 from runyard_artifact.domain.part_plan import SINGLE_PART_BYTES_MAX
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.handlers import FinishedUpload, Handlers, Request
@@ -95,6 +101,7 @@ class ArtifactServicer(ArtifactServiceServicer):
         """Verify and record a file; see the proto."""
         check_file(request.sha256, request.size_bytes)
         check_origin(request.origin)
+        check_versions_before(request.versions_before, "versions_before")
         _check_parts(request)
         finished = FinishedUpload(
             command=CommitUpload(
@@ -102,6 +109,7 @@ class ArtifactServicer(ArtifactServiceServicer):
                 size_bytes=request.size_bytes,
                 origin=request.origin,
                 object_key=object_key(request.sha256),
+                versions_before=request.versions_before,
             ),
             upload_id=request.upload_id,
             part_etags=request.part_etags,
@@ -134,6 +142,7 @@ class ArtifactServicer(ArtifactServiceServicer):
                 size_bytes=file.size_bytes,
                 origin=origin,
                 object_key=object_key(file.sha256),
+                versions_before=file.versions_before,
             )
             for file, origin in _files_of_many(request.files, request.origin)
         ]
@@ -262,6 +271,7 @@ def _files_of_many(files: Sequence[pb.FileOfMany], shared: Origin) -> Iterator[t
     _check_count(len(files), "files")
     for file in files:
         check_file(file.sha256, file.size_bytes)
+        check_versions_before(file.versions_before, "files")
         if file.size_bytes > SINGLE_PART_BYTES_MAX:
             raise InvalidInput(
                 f"{file.path[:200]!r} has {file.size_bytes} bytes; a file over {SINGLE_PART_BYTES_MAX} goes "

@@ -178,17 +178,24 @@ class ArtifactClient:
                 return (await self._transfers.get(known, destination, sha256=sha256)).size_bytes
         return await self._patiently(lambda: self._download_once(sha256, destination))
 
-    async def upload(self, descriptor: int, *, sha256: str, size_bytes: int, origin: Origin) -> None:
+    async def upload(
+        self, descriptor: int, *, sha256: str, size_bytes: int, origin: Origin, versions_before: int = 0
+    ) -> None:
         """Store an open file and record where it came from. Idempotent.
+
+        ``versions_before`` counts the versions of its path that the attempt stored before this one.
 
         Raises:
             RequestRefused: the store says no, for instance because the bytes are not those of ``sha256``.
             Corrupt: FILE_CHANGED, the file became shorter.
             Unavailable: no answer for longer than the patience. Other ``RunyardError`` as the service says.
         """
+        wanted = CommitUploadRequest(
+            sha256=sha256, size_bytes=size_bytes, origin=origin, versions_before=versions_before
+        )
         if size_bytes > _SENT_AGAIN_BYTES_MAX:
             try:
-                await self._upload_once(descriptor, sha256, size_bytes, origin, in_one_request=True)
+                await self._upload_once(descriptor, wanted, in_one_request=True)
             except _Silent:
                 raise
             except (RequestRefused, errors.Rejected, errors.Unavailable) as error:
@@ -198,7 +205,7 @@ class ArtifactClient:
                 logger.info("%s did not go up in one request, so it goes in parts: %s", origin.path, error)
             else:
                 return
-        await self._patiently(lambda: self._upload_once(descriptor, sha256, size_bytes, origin))
+        await self._patiently(lambda: self._upload_once(descriptor, wanted))
 
     async def begin_uploads(self, files: Sequence[FileOfMany], origin: Origin) -> list[Request | None]:
         """Announce files of one origin, each for one request; None where only the commit is left.
@@ -230,8 +237,8 @@ class ArtifactClient:
         Raises:
             RunyardError: as the service says.
         """
-        names = "".join(f"{file.sha256} {file.path}\n" for file in files).encode()
-        digest = hashlib.sha256(names).hexdigest()
+        names = "".join(f"{file.sha256} {file.versions_before} {file.path}\n" for file in files)
+        digest = hashlib.sha256(names.encode()).hexdigest()
         request_id = deterministic_id("CommitUploads", origin.run_id, origin.attempt, digest)
         request = CommitUploadsRequest(request_id=request_id, origin=origin, files=files)
         return list((await self._call(self._service.CommitUploads, request)).refusals)
@@ -270,39 +277,29 @@ class ArtifactClient:
         return fetched.size_bytes
 
     async def _upload_once(
-        self,
-        descriptor: int,
-        sha256: str,
-        size_bytes: int,
-        origin: Origin,
-        *,
-        in_one_request: bool = False,
+        self, descriptor: int, wanted: CommitUploadRequest, *, in_one_request: bool = False
     ) -> None:
         # A new id each time: a first answer may hold requests that have expired since.
         begun = await self._call(
             self._service.BeginUpload,
             BeginUploadRequest(
                 request_id=uuid7(),
-                sha256=sha256,
-                size_bytes=size_bytes,
-                origin=origin,
+                sha256=wanted.sha256,
+                size_bytes=wanted.size_bytes,
+                origin=wanted.origin,
                 in_one_request=in_one_request,
             ),
         )
         etags = [] if begun.already_stored else await self._put_parts(descriptor, begun)
-        await self._call(
-            self._service.CommitUpload,
-            CommitUploadRequest(
-                request_id=deterministic_id(
-                    "CommitUpload", begun.upload_id, sha256, origin.run_id, origin.attempt, origin.path
-                ),
-                sha256=sha256,
-                size_bytes=size_bytes,
-                origin=origin,
-                upload_id=begun.upload_id,
-                part_etags=etags if begun.upload_id else [],
-            ),
+        origin = wanted.origin
+        which = (wanted.sha256, origin.run_id, origin.attempt, origin.path, wanted.versions_before)
+        commit = CommitUploadRequest(
+            request_id=deterministic_id("CommitUpload", begun.upload_id, *which),
+            upload_id=begun.upload_id,
+            part_etags=etags if begun.upload_id else [],
         )
+        commit.MergeFrom(wanted)
+        await self._call(self._service.CommitUpload, commit)
 
     async def _put_parts(self, descriptor: int, begun: BeginUploadResponse) -> list[str]:
         async def put(part: UploadPart) -> str:

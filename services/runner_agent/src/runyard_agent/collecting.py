@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from runyard.artifact.v1.registry_types_pb2 import DescribedOutput
 from runyard.run.v1.types_pb2 import OutputFile
 from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.secret_free import secret_free_struct
-from runyard_agent.live_outputs import LiveOutput, stored_live
+from runyard_agent.live_outputs import LiveOutput, stored_live, stored_versions
 from runyard_agent.output_metadata import OutputMetadata, read_metadata
 from runyard_agent.output_record import record_bytes
 from runyard_agent.output_uploads import FILES_AT_ONCE, store_files
@@ -42,6 +43,7 @@ async def collect(of: OutputsOf) -> list[OutputFile]:
     pool = BlockingPool("outputs", thread_count=FILES_AT_ONCE)
     try:
         live = await pool.run(None, stored_live, of)
+        of = replace(of, versions=await pool.run(None, stored_versions, of))
         names = {output.file.path for output in live}
         listing = await pool.run(None, list_outputs, of.folder, lambda path: of.recorded_name(path) in names)
         _tell_first(of, (*listing.skipped, *listing.refused))

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -25,7 +25,7 @@ from runyard_agent.blocking import BlockingPool
 from runyard_agent.domain.safe_paths import relative_path
 from runyard_agent.output_metadata import LINES_FILE, SIDECAR_SUFFIX, read_sidecar
 from runyard_agent.output_uploads import FILES_AT_ONCE
-from runyard_agent.outputs import OutputsOf, opened_output, store_output
+from runyard_agent.outputs import OutputsOf, PathVersions, opened_output, store_output
 from runyard_core.errors import InvalidInput, RunyardError
 from runyard_core.fan_out import fan_out
 
@@ -63,6 +63,7 @@ class LiveOutputs:
                 await self._take(pool, records, path)
 
         try:
+            self._of = replace(self._of, versions=await pool.run(None, stored_versions, self._of))
             while not ended.is_set():
                 began_at = time.monotonic()
                 found = await pool.run(None, lambda: list(_handed_over(self._of.folder)))
@@ -85,6 +86,7 @@ class LiveOutputs:
                 metadata = await pool.run(None, read_sidecar, self._of.folder, str(path), tell)
                 file = await store_output(self._of, pool, path, descriptor)
                 await records.run(None, _remember, self._of, LiveOutput(file, metadata or Struct()))
+                self._of.versions.add(file.path, file.sha256)
                 if await pool.run(None, remove_below, self._of.folder, path, opened):
                     self._refused.discard(key)
                     tell(f"output {str(path)!r} is stored: {file.size_bytes} bytes")
@@ -95,10 +97,28 @@ class LiveOutputs:
 def stored_live(of: OutputsOf) -> list[LiveOutput]:
     """Give what was stored while the program ran, each version of each path once, the newest last."""
     found: dict[tuple[str, str], LiveOutput] = {}
+    for output in _remembered(of):
+        file = output.file
+        # What came again is the newest once more.
+        found.pop((file.path, file.sha256), None)
+        found[file.path, file.sha256] = output
+    return list(found.values())
+
+
+def stored_versions(of: OutputsOf) -> PathVersions:
+    """Give the versions of each path that were stored while the program ran."""
+    versions = PathVersions()
+    for output in _remembered(of):
+        versions.add(output.file.path, output.file.sha256)
+    return versions
+
+
+def _remembered(of: OutputsOf) -> Iterator[LiveOutput]:
+    """Give every line, in the order in which they were written."""
     try:
         content = of.live_file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return []
+        return
     for line in content.splitlines():
         try:
             kept = json.loads(line)
@@ -106,10 +126,7 @@ def stored_live(of: OutputsOf) -> list[LiveOutput]:
             # The agent died while it wrote this line: its file is still there.
             continue
         file = OutputFile(path=kept["path"], sha256=kept["sha256"], size_bytes=kept["size_bytes"])
-        # What came again is the newest once more.
-        found.pop((file.path, file.sha256), None)
-        found[file.path, file.sha256] = LiveOutput(file, ParseDict(kept["metadata"], Struct()))
-    return list(found.values())
+        yield LiveOutput(file, ParseDict(kept["metadata"], Struct()))
 
 
 def _remember(of: OutputsOf, output: LiveOutput) -> None:

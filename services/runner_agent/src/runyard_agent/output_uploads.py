@@ -114,7 +114,9 @@ def _hash_small(of: OutputsOf, files: Sequence[FoundFile]) -> list[_Hashed]:
         except OSError:
             # Gone, or no file any more: said when it is stored by itself.
             continue
-        file = FileOfMany(path=of.recorded_name(found.path), sha256=sha256, size_bytes=size_bytes)
+        path = of.recorded_name(found.path)
+        before = of.versions.before(path, sha256)
+        file = FileOfMany(path=path, sha256=sha256, size_bytes=size_bytes, versions_before=before)
         hashed.append(_Hashed(found, file))
     return hashed
 

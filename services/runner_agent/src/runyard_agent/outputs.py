@@ -69,6 +69,23 @@ class Listing:
     """What somebody may miss: it leads out of the folder or cannot be recorded; a sentence each."""
 
 
+class PathVersions:
+    """How often the bytes of a path became others, as far as they were stored while the program ran."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._last: dict[str, tuple[str, int]] = {}
+
+    def before(self, path: str, sha256: str) -> int:
+        """Count the versions of a path before the one that has these bytes and is the newest."""
+        last_sha256, count = self._last.get(path, ("", -1))
+        return count if sha256 == last_sha256 else count + 1
+
+    def add(self, path: str, sha256: str) -> None:
+        """Take in what was stored last."""
+        self._last[path] = (sha256, self.before(path, sha256))
+
+
 @dataclass(frozen=True, slots=True)
 class OutputsOf:
     """Whose outputs they are, and where they go."""
@@ -83,6 +100,8 @@ class OutputsOf:
     """Gets a sentence for whatever is skipped, refused or fails."""
     redaction: Redaction = field(default_factory=Redaction)
     """Names of files and what is said of them become events: secrets are taken out of both."""
+    versions: PathVersions = field(default_factory=PathVersions)
+    """By the recorded names of paths."""
 
     def recorded_name(self, path: PurePosixPath | str) -> str:
         """Give the path that an output is recorded under."""
@@ -114,7 +133,13 @@ async def store_output(of: OutputsOf, pool: BlockingPool, path: PurePosixPath, d
     origin = Origin()
     origin.CopyFrom(of.origin)
     origin.path = of.recorded_name(path)
-    await of.artifact_client.upload(descriptor, sha256=sha256, size_bytes=size_bytes, origin=origin)
+    await of.artifact_client.upload(
+        descriptor,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        origin=origin,
+        versions_before=of.versions.before(origin.path, sha256),
+    )
     return OutputFile(path=origin.path, sha256=sha256, size_bytes=size_bytes)
 
 

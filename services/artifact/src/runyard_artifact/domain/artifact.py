@@ -1,8 +1,12 @@
-"""Decides the history of one file: announced once, written once for each place it came from."""
+"""Decides the history of one file: announced once, written once for each place it came from.
+
+A run may leave the same bytes in a place again, after others: then they are written again, the newest there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from google.protobuf.message import Message
@@ -33,6 +37,8 @@ class CommitUpload:
     size_bytes: int
     origin: Origin
     object_key: str
+    versions_before: int = 0
+    """Versions of the path that the attempt stored before this one."""
 
 
 ArtifactCommand = BeginUpload | CommitUpload
@@ -46,7 +52,8 @@ class ArtifactState:
     is_begun: bool = False
     size_bytes: int | None = None
     """None until the file is written."""
-    origins: frozenset[OriginKey] = frozenset()
+    origins: Mapping[OriginKey, int] = field(default_factory=dict)
+    """Where it was written, and after how many versions of that path the last time."""
 
     @property
     def is_written(self) -> bool:
@@ -75,7 +82,7 @@ def decide(state: ArtifactState, command: ArtifactCommand) -> list[ArtifactEvent
                 )
             ]
         case CommitUpload():
-            if origin_key(command.origin) in state.origins:
+            if command.versions_before <= state.origins.get(origin_key(command.origin), -1):
                 return []
             return [
                 ArtifactWritten(
@@ -83,6 +90,7 @@ def decide(state: ArtifactState, command: ArtifactCommand) -> list[ArtifactEvent
                     size_bytes=command.size_bytes,
                     origin=command.origin,
                     object_key=command.object_key,
+                    versions_before=command.versions_before,
                 )
             ]
         case _:
@@ -95,9 +103,8 @@ def evolve(state: ArtifactState, event: Message) -> ArtifactState:
         case ArtifactUploadBegun():
             return replace(state, is_begun=True)
         case ArtifactWritten():
-            return replace(
-                state, size_bytes=event.size_bytes, origins=state.origins | {origin_key(event.origin)}
-            )
+            written = {origin_key(event.origin): event.versions_before}
+            return replace(state, size_bytes=event.size_bytes, origins={**state.origins, **written})
         case _:
             return state
 

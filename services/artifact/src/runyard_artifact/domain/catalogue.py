@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin
+from runyard_artifact.domain.artifact import OriginKey, origin_key
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
 
@@ -17,8 +18,12 @@ def name_in(file: Artifact, project: str) -> str:
 
 
 def artifact_of(history: Iterable[RecordedEvent]) -> Artifact:
-    """Fold the events of one file; without origins when it was never written."""
+    """Fold the events of one file; without origins when it was never written.
+
+    A place where it was written again is told once, as of the last time.
+    """
     artifact = Artifact()
+    origins: dict[OriginKey, ArtifactOrigin] = {}
     for event in history:
         written = event.message
         if not isinstance(written, ArtifactWritten):
@@ -27,11 +32,12 @@ def artifact_of(history: Iterable[RecordedEvent]) -> Artifact:
         artifact.size_bytes = written.size_bytes
         artifact.name = written.origin.path
         artifact.position = event.position
-        artifact.origins.append(
-            ArtifactOrigin(
-                origin=written.origin,
-                written_at=event.envelope.occurred_at,
-                written_by=actor_name(event.envelope.actor),
-            )
+        key = origin_key(written.origin)
+        origins.pop(key, None)
+        origins[key] = ArtifactOrigin(
+            origin=written.origin,
+            written_at=event.envelope.occurred_at,
+            written_by=actor_name(event.envelope.actor),
         )
+    artifact.origins.extend(origins.values())
     return artifact

@@ -70,6 +70,16 @@ def check_maker(origin: Origin) -> None:
         raise _invalid("BAD_PROJECT", "origin.project", f"{origin.project[:80]!r} is not a project name")
 
 
+def check_versions_before(count: int, field: str) -> None:
+    """Refuse a number of versions that none can be.
+
+    Raises:
+        InvalidInput: BAD_VERSIONS.
+    """
+    if count < 0:
+        raise _invalid("BAD_VERSIONS", field, f"there are no {count} versions before one")
+
+
 def check_path(path: str, field: str) -> None:
     """Refuse a path that is not below the directory that it will be put under, on any system.
 

@@ -95,10 +95,15 @@ class CommitUploadRequest(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     UPLOAD_ID_FIELD_NUMBER: _builtins.int
     PART_ETAGS_FIELD_NUMBER: _builtins.int
+    VERSIONS_BEFORE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     sha256: _builtins.str
     size_bytes: _builtins.int
     upload_id: _builtins.str
+    versions_before: _builtins.int
+    """How many versions of its path the attempt has stored before this one, each of other bytes than the one
+    before it. The same bytes are recorded again when it is greater than any that they were recorded with.
+    """
     @_builtins.property
     def origin(self) -> _types_pb2.Origin: ...
     @_builtins.property
@@ -114,10 +119,11 @@ class CommitUploadRequest(_message.Message):
         origin: _types_pb2.Origin | None = ...,
         upload_id: _builtins.str = ...,
         part_etags: _abc.Iterable[_builtins.str] | None = ...,
+        versions_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "part_etags", b"part_etags", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "part_etags", b"part_etags", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "upload_id", b"upload_id", "versions_before", b"versions_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,21 +161,25 @@ class FileOfMany(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    VERSIONS_BEFORE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """As in Origin."""
     sha256: _builtins.str
     size_bytes: _builtins.int
     """At most 64 MiB: what goes up in one request."""
+    versions_before: _builtins.int
+    """As in CommitUploadRequest; BeginUploads does not need it."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        versions_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "versions_before", b"versions_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from runyard.event.v1 import options_pb2 as runyard_dot_event_dot_v1_dot_options
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runyard/artifact/v1/events.proto\x12\x13runyard.artifact.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1arunyard/run/v1/types.proto\"\x8f\x01\n\x13\x41rtifactUploadBegun\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12+\n\x06origin\x18\x03 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin:\'\x8a\xb5\x18#\n\x1drunyard.artifact.upload_begun\x10\x01\x18\x01\"\x9a\x01\n\x0f\x41rtifactWritten\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12+\n\x06origin\x18\x03 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12\x12\n\nobject_key\x18\x04 \x01(\t:\"\x8a\xb5\x18\x1e\n\x18runyard.artifact.written\x10\x01\x18\x01\"\x80\x01\n\x14\x43odeSnapshotRecorded\x12%\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.code.snapshot_recorded\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n runyard/artifact/v1/events.proto\x12\x13runyard.artifact.v1\x1a\x1frunyard/artifact/v1/types.proto\x1a\x1erunyard/event/v1/options.proto\x1a\x1arunyard/run/v1/types.proto\"\x8f\x01\n\x13\x41rtifactUploadBegun\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12+\n\x06origin\x18\x03 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin:\'\x8a\xb5\x18#\n\x1drunyard.artifact.upload_begun\x10\x01\x18\x01\"\xb3\x01\n\x0f\x41rtifactWritten\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12+\n\x06origin\x18\x03 \x01(\x0b\x32\x1b.runyard.artifact.v1.Origin\x12\x12\n\nobject_key\x18\x04 \x01(\t\x12\x17\n\x0fversions_before\x18\x05 \x01(\x05:\"\x8a\xb5\x18\x1e\n\x18runyard.artifact.written\x10\x01\x18\x01\"\x80\x01\n\x14\x43odeSnapshotRecorded\x12%\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x17.runyard.run.v1.CodeRef\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t:(\x8a\xb5\x18$\n\x1erunyard.code.snapshot_recorded\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARTIFACTUPLOADBEGUN']._serialized_start=151
   _globals['_ARTIFACTUPLOADBEGUN']._serialized_end=294
   _globals['_ARTIFACTWRITTEN']._serialized_start=297
-  _globals['_ARTIFACTWRITTEN']._serialized_end=451
-  _globals['_CODESNAPSHOTRECORDED']._serialized_start=454
-  _globals['_CODESNAPSHOTRECORDED']._serialized_end=582
+  _globals['_ARTIFACTWRITTEN']._serialized_end=476
+  _globals['_CODESNAPSHOTRECORDED']._serialized_start=479
+  _globals['_CODESNAPSHOTRECORDED']._serialized_end=607
 # @@protoc_insertion_point(module_scope)

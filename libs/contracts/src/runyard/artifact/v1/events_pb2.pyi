@@ -48,7 +48,9 @@ Global___ArtifactUploadBegun: _TypeAlias = ArtifactUploadBegun  # noqa: Y015
 
 @_typing.final
 class ArtifactWritten(_message.Message):
-    """ArtifactWritten: the store has the file and its bytes have this hash. Once for each origin."""
+    """ArtifactWritten: the store has the file and its bytes have this hash. Once for each origin, and once more
+    each time that a run left the same bytes there after others.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -56,9 +58,12 @@ class ArtifactWritten(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     OBJECT_KEY_FIELD_NUMBER: _builtins.int
+    VERSIONS_BEFORE_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     size_bytes: _builtins.int
     object_key: _builtins.str
+    versions_before: _builtins.int
+    """How many versions of its path the attempt had stored before this one: other bytes than those before them."""
     @_builtins.property
     def origin(self) -> _types_pb2.Origin: ...
     def __init__(
@@ -68,10 +73,11 @@ class ArtifactWritten(_message.Message):
         size_bytes: _builtins.int = ...,
         origin: _types_pb2.Origin | None = ...,
         object_key: _builtins.str = ...,
+        versions_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_key", b"object_key", "origin", b"origin", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_key", b"object_key", "origin", b"origin", "sha256", b"sha256", "size_bytes", b"size_bytes", "versions_before", b"versions_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
