@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -140,15 +140,22 @@ class KnownScheduler(SchedulerServiceServicer):
         return scheduler_pb.GetRunResponse(run=self.run, position=3)
 
 
+TWO_OUTPUTS = (Artifact(name="a"), Artifact(name="b"))
+
+
 class KnownArtifacts(ArtifactServiceServicer):
-    """Two outputs, a page each."""
+    """Outputs, in two pages."""
+
+    def __init__(self, outputs: Sequence[Artifact]) -> None:
+        self.outputs = outputs
 
     async def ListArtifacts(
         self, request: artifact_pb.ListArtifactsRequest, context: object
     ) -> artifact_pb.ListArtifactsResponse:
+        half = len(self.outputs) // 2
         if not request.page_token:
-            return artifact_pb.ListArtifactsResponse(artifacts=[Artifact(name="a")], next_page_token="2")
-        return artifact_pb.ListArtifactsResponse(artifacts=[Artifact(name="b")])
+            return artifact_pb.ListArtifactsResponse(artifacts=self.outputs[:half], next_page_token="2")
+        return artifact_pb.ListArtifactsResponse(artifacts=self.outputs[half:])
 
 
 class KnownCost(CostServiceServicer):
@@ -186,12 +193,14 @@ class KnownMetrics(MetricServiceServicer):
 
 
 @asynccontextmanager
-async def knowing_peers(run: Run, *, line_count: int, with_cost: bool = True) -> AsyncIterator[str]:
+async def knowing_peers(
+    run: Run, *, line_count: int, with_cost: bool = True, outputs: Sequence[Artifact] = TWO_OUTPUTS
+) -> AsyncIterator[str]:
     """Serve the four services that own the boxes, with answers known beforehand; gives their address."""
     server = grpc.aio.server()
     # What they leave out answers UNIMPLEMENTED.
     add_scheduler(KnownScheduler(run), server)  # type: ignore[abstract]
-    add_artifact(KnownArtifacts(), server)  # type: ignore[abstract]
+    add_artifact(KnownArtifacts(outputs), server)  # type: ignore[abstract]
     add_metrics(KnownMetrics(line_count), server)  # type: ignore[abstract]
     if with_cost:
         add_cost(KnownCost(), server)  # type: ignore[abstract]

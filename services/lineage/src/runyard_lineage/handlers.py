@@ -9,6 +9,7 @@ from runyard_eventlog.moment import Moments
 from runyard_lineage.queries import GraphQueries
 from runyard_replay.graph.walking import find_vertex, walk_down, walk_up
 from runyard_replay.reading.origin_names import name_files
+from runyard_servicekit.paging import items_that_fit
 
 
 class GraphHandlers:
@@ -31,7 +32,9 @@ class GraphHandlers:
         root = await find_vertex(self._queries, name, position)
         walk = await walk_up(self._queries, root, depth_max, position)
         name_files(walk)
-        return TraceResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
+        edges = items_that_fit(walk.edges)
+        truncated = walk.truncated or len(edges) < len(walk.edges)
+        return TraceResponse(root=walk.root, edges=edges, truncated=truncated, position=position)
 
     async def impact(self, name: str, depth_max: int, read: ReadOptions) -> ImpactResponse:
         """Walk from a thing to everything that it touched.
@@ -44,7 +47,9 @@ class GraphHandlers:
         root = await find_vertex(self._queries, name, position)
         walk = await walk_down(self._queries, root, depth_max, position)
         name_files(walk)
-        return ImpactResponse(root=walk.root, edges=walk.edges, truncated=walk.truncated, position=position)
+        edges = items_that_fit(walk.edges)
+        truncated = walk.truncated or len(edges) < len(walk.edges)
+        return ImpactResponse(root=walk.root, edges=edges, truncated=truncated, position=position)
 
 
 def _check_depth(depth_max: int) -> None:

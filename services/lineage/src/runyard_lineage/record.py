@@ -30,6 +30,7 @@ from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.moment import Moments
 from runyard_lineage.domain.completeness import completeness, last_attempt
+from runyard_lineage.record_size import RECORD_BYTES_MAX, add_outputs, lacking_files
 from runyard_servicekit.error_mapping import reason_of
 
 BOX_SECONDS_MAX = 2.0
@@ -96,15 +97,16 @@ class RecordHandlers:
                 _box("logs, results and statistics", "metrics", self._telemetry(run, at), missing)
             )
         record = _stored_boxes(run)
-        listed = outputs.result() or ()
-        record.outputs.extend(listed[:OUTPUTS_MAX])
-        if len(listed) > OUTPUTS_MAX:
-            missing.append(f"outputs: there are more than {OUTPUTS_MAX}; ListArtifacts has all")
+        missing.extend(lacking_files(record.datasets))
         if (costs := cost.result()) is not None:
             record.cost.CopyFrom(costs.cost)
         measured = telemetry.result()
         if measured is not None:
             _fill_telemetry(record, measured)
+        listed = outputs.result() or ()
+        add_outputs(record, listed[:OUTPUTS_MAX])
+        if len(listed) > len(record.outputs):
+            missing.append(f"outputs: there are more than {len(record.outputs)}; ListArtifacts has all")
         verdict = completeness(
             run, measured.summary if measured else None, measured.committed if measured else None
         )
@@ -136,15 +138,15 @@ class RecordHandlers:
     async def _outputs(self, run: Run, read: ReadOptions) -> list[Artifact]:
         """Give the newest outputs: all, or more than a record holds."""
         outputs: list[Artifact] = []
-        token = ""
+        token, size_bytes = "", 0
         while True:
             page = await self._peers.artifact.ListArtifacts(
                 ListArtifactsRequest(run_id=run.run_id, page_size=_PAGE_SIZE, page_token=token, read=read),
                 timeout=BOX_SECONDS_MAX,
             )
             outputs.extend(page.artifacts)
-            token = page.next_page_token
-            if not token or len(outputs) > OUTPUTS_MAX:
+            token, size_bytes = page.next_page_token, size_bytes + page.ByteSize()
+            if not token or len(outputs) > OUTPUTS_MAX or size_bytes > RECORD_BYTES_MAX:
                 return outputs
 
     async def _cost(self, run: Run, read: ReadOptions) -> GetRunCostResponse:

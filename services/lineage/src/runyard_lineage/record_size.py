@@ -1,0 +1,31 @@
+"""What of a record fits into one answer; outputs, and what earlier attempts found, are left out of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from runyard.artifact.v1.types_pb2 import Artifact
+from runyard.record.v1.record_service_pb2 import Record
+from runyard.run.v1.types_pb2 import Input
+from runyard_servicekit.large_runs import fit_run
+from runyard_servicekit.paging import items_that_fit
+
+RECORD_BYTES_MAX = 14 * 1024 * 1024
+"""Most that a record takes, but for what is missing of it: a message holds 16 MiB."""
+OUTPUTS_BYTES_MIN = 4 * 1024 * 1024
+"""Outputs have room for so much, whatever the attempts of the run have found."""
+
+
+def add_outputs(record: Record, outputs: Sequence[Artifact]) -> None:
+    """Add as many of the outputs as there is room for to a record that has everything else."""
+    wanted = min(sum(output.ByteSize() for output in outputs), OUTPUTS_BYTES_MIN)
+    run_room = RECORD_BYTES_MAX - wanted - (record.ByteSize() - record.run.ByteSize())
+    fit_run(record.run, run_room)
+    record.outputs.extend(items_that_fit(outputs, RECORD_BYTES_MAX - record.ByteSize()))
+
+
+def lacking_files(inputs: Iterable[Input]) -> Iterator[str]:
+    """Say of which inputs neither the record nor a stored list names all files."""
+    for one in inputs:
+        if not one.file_list.sha256 and len(one.files) < one.file_list.file_count:
+            yield f"input {one.name}: it names {len(one.files)} of {one.file_list.file_count} files"
