@@ -7,7 +7,7 @@ import random
 from datetime import timedelta
 
 from runyard_contracts.ids import EventId, Position, stream_name, uuid7
-from runyard_eventlog.port import EventFilter, EventLog, StreamAppend
+from runyard_eventlog.port import EVERYTHING, EventFilter, EventLog, StreamAppend
 from tests.contract.conftest import OpenLog
 from tests.contract.events import (
     DOMAIN,
@@ -34,6 +34,36 @@ async def test_pages_follow_each_other_without_gap(log: EventLog) -> None:
         position = page.scanned_to
     assert pages == [[1, 2, 3], [4, 5, 6], [7]]
     assert page.scanned_to == 7
+
+
+async def test_a_page_ends_where_its_bytes_are_full(log: EventLog) -> None:
+    run = run_stream()
+    large, small = "x" * 1_000_000, "y"
+    texts_told = [*[large] * 9, small, large, small]
+    for version, text in enumerate(texts_told):
+        await log.append(details(run, version, text))
+    of_run = EventFilter(streams=[run])
+    for wanted in (EVERYTHING, of_run, EventFilter(types=["runyard.run."])):
+        first = await log.read(DOMAIN, filter=wanted)
+        assert ([event.position for event in first.events], first.scanned_to) == ([*range(1, 9)], 8)
+        rest = await log.read(DOMAIN, filter=wanted, after_position=first.scanned_to)
+        assert ([event.position for event in rest.events], rest.scanned_to) == ([*range(9, 13)], 12)
+        assert (first.is_full, rest.is_full) == (True, False)
+        down = await log.read(DOMAIN, filter=wanted, descending=True)
+        assert ([event.position for event in down.events], down.scanned_to) == ([*range(12, 2, -1)], 3)
+        assert down.is_full
+        assert [len(event.message.status_detail) for event in rest.events] == [1_000_000, 1, 1_000_000, 1]  # type: ignore[attr-defined]  # all are details
+
+
+async def test_a_page_says_whether_it_is_full(log: EventLog) -> None:
+    await fill(log, 3)
+    for wanted in (EVERYTHING, EventFilter(types=["runyard.run."])):
+        for descending in (False, True):
+            sizes = [
+                await log.read(DOMAIN, filter=wanted, descending=descending, limit=size) for size in (2, 3, 4)
+            ]
+            assert [page.is_full for page in sizes] == [True, True, False]
+    assert not (await log.read(DOMAIN, after_position=Position(3))).is_full
 
 
 async def test_a_page_ends_where_it_is_told(log: EventLog) -> None:

@@ -90,6 +90,24 @@ def test_the_tail_is_filtered(terminal: Terminal) -> None:
     assert len(terminal.run("tail", "--type", "run.queued", "--type", "price.set").splitlines()) == 2
 
 
+def test_pages_of_large_events_are_short_and_followed_to_their_end(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = terminal.run("tail", "-n", "100")
+    of_node = terminal.run("tail", "--node", "n1")
+    decided = terminal.run("what-if", "--decide")
+    assert (len(tail.splitlines()), len(of_node.splitlines())) == (8, 3)
+    for pages in ("runyard_replay.imported", "runyard_replay.reading.selecting"):
+        monkeypatch.setattr(f"{pages}.PAGE_BYTES_MAX", 1_000)
+    monkeypatch.setattr("runyard_replay.views.ANSWER_BYTES_MAX", 600)
+    assert terminal.run("tail", "-n", "100") == tail
+    assert terminal.run("tail", "--node", "n1") == of_node
+    assert terminal.run("what-if", "--decide") == decided
+    terminal.run("export", str(tmp_path / "again"))
+    for name in ("manifest.json", "domain.jsonl", "telemetry.jsonl"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "export" / name).read_bytes()
+
+
 def test_other_prices_give_another_cost(terminal: Terminal, tmp_path: Path) -> None:
     book = tmp_path / "book.json"
     book.write_text('{"prices": [{"unit": "PRICE_UNIT_GPU_HOUR", "micro_usd_per_hour": "7200000000"}]}')

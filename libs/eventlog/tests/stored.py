@@ -75,9 +75,9 @@ class HotLog(MemoryEventLog):
             limit=limit,
             descending=descending,
         )
-        is_at_its_end = descending and len(page.events) < limit
+        is_at_its_end = descending and not page.is_full
         scanned_to = Position(after_position + 1) if is_at_its_end else page.scanned_to
-        return Page(page.events, scanned_to, Position(self.boundaries[lane]))
+        return Page(page.events, scanned_to, page.is_full, whole_from=Position(self.boundaries[lane]))
 
     async def position_at(self, time: datetime) -> Position:
         return max(await super().position_at(time), Position(self.boundaries[DOMAIN] - 1))

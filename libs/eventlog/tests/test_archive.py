@@ -148,6 +148,30 @@ async def test_a_walk_in_pages_gives_every_event_once_while_partitions_are_detac
     assert facts(walked) == whole
 
 
+@pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
+async def test_pages_that_are_full_by_bytes_follow_each_other_over_the_boundary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descending: bool
+) -> None:
+    yard = Yard(tmp_path, events_max=6)
+    await yard.fill(16)
+    await yard.seal_all()
+    whole = facts((await yard.log.read(DOMAIN, descending=descending)).events)
+    yard.log.boundaries[DOMAIN] = 13
+    for module in ("archive_reads", "memory"):
+        monkeypatch.setattr(f"runyard_eventlog.{module}.PAGE_BYTES_MAX", 1_000)
+    log = archived(yard)
+    found: list[RecordedEvent] = []
+    low, high, pages = Position(0), Position(len(whole)), 0
+    while low < high:
+        page = await log.read(DOMAIN, after_position=low, to_position=high, descending=descending)
+        found += page.events
+        assert page.is_full or len(found) == len(whole)
+        low, high = (low, Position(page.scanned_to - 1)) if descending else (page.scanned_to, high)
+        pages += 1
+    assert facts(found) == whole
+    assert pages > 3
+
+
 class DetachingLog(HotLog):
     """Loses a partition just before it reads, after the reader has looked where the boundary is."""
 

@@ -22,7 +22,9 @@ from runyard.record.v1.record_service_pb2 import GetRecordRequest
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, Run, RunSpec, RunState, TelemetryMark
+from runyard_contracts.ids import uuid7
 from runyard_lineage import record as record_module
+from runyard_replay.views import ANSWER_BYTES_MAX
 from runyard_testkit import Bus, Database
 
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions
@@ -142,6 +144,26 @@ async def test_a_name_of_several_things_is_refused_with_all_of_them(
     with pytest.raises(grpc.aio.AioRpcError) as ahead:
         await lineage.Trace(TraceRequest(name=twins[0], read=ReadOptions(min_position=position + 1)))
     assert ahead.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
+async def test_a_page_of_large_events_fits_into_a_message(
+    channel: grpc.aio.Channel, database: Database
+) -> None:
+    """Twenty megabytes, and the content of each event once more as JSON."""
+    history = HistoryServiceStub(channel)
+    last = await append(
+        database,
+        [RunQueued(run_id=uuid7(), project="digits", title="x" * 1_000_000) for _ in range(20)],
+    )
+    for descending in (False, True):
+        positions: list[int] = []
+        pages = [await history.ListEvents(history_pb.ListEventsRequest(descending=descending, page_size=500))]
+        while token := pages[-1].next_page_token:
+            request = history_pb.ListEventsRequest(descending=descending, page_size=500, page_token=token)
+            pages.append(await history.ListEvents(request))
+        positions = [view.envelope.position for page in pages for view in page.events]
+        assert positions == sorted(range(1, last + 1), reverse=descending)
+        assert max(page.ByteSize() for page in pages) <= ANSWER_BYTES_MAX
 
 
 async def test_events_are_listed_in_pages_both_ways_and_filtered(

@@ -15,7 +15,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog import rows
 from runyard_eventlog.archive import Archive
 from runyard_eventlog.memory import matches
-from runyard_eventlog.port import EventFilter, Page
+from runyard_eventlog.port import PAGE_BYTES_MAX, EventFilter, Page
 from runyard_eventlog.segment_file import SegmentColumns
 from runyard_eventlog.stored_event import StoredEvent
 
@@ -38,15 +38,19 @@ async def read_page(
         Corrupt: a segment is missing or damaged.
     """
     found: list[RecordedEvent] = []
+    room = PAGE_BYTES_MAX
     low, high = after, to
     while low < high:
         name = await archive.segment_at(lane, high if descending else low + 1)
         columns = await archive.columns(name)
         first, last = max(low + 1, name.first_position), min(high, name.last_position)
-        for event in _matching(columns, wanted, first, last, descending=descending):
+        for size_bytes, event in _matching(columns, wanted, first, last, descending=descending):
+            room -= size_bytes
+            if room < 0:
+                return Page(found, found[-1].position, is_full=True)
             found.append(event)
             if len(found) == limit:
-                return Page(found, event.position)
+                return Page(found, event.position, is_full=True)
         low, high = (low, first - 1) if descending else (last, high)
     return Page(found, Position(after + 1 if descending else max(after, to)))
 
@@ -94,14 +98,16 @@ async def position_at(archive: Archive, lane: Lane.ValueType, time: datetime, to
 
 def _matching(
     columns: SegmentColumns, wanted: EventFilter, first: int, last: int, *, descending: bool
-) -> Iterator[RecordedEvent]:
+) -> Iterator[tuple[int, RecordedEvent]]:
+    """Give events with the bytes of their payloads."""
     indexes = columns.matching(wanted, first, last)
     if descending:
         indexes.reverse()
     for start in range(0, len(indexes), _TOGETHER):
-        for event in _recorded(columns.events(indexes[start : start + _TOGETHER])):
+        stored = columns.events(indexes[start : start + _TOGETHER])
+        for one, event in zip(stored, _recorded(stored), strict=True):
             if matches(event.envelope, wanted):
-                yield event
+                yield len(one.payload), event
 
 
 def _recorded(events: Sequence[StoredEvent]) -> Iterator[RecordedEvent]:

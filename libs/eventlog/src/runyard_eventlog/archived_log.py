@@ -129,11 +129,11 @@ class ArchivedEventLog:
                 continue
             if not descending:
                 return page
-            left = limit - len(page.events)
-            if not begins_cold or not left:
+            if not begins_cold or page.is_full:
                 return page
+            left = limit - len(page.events)
             older = await self._read_cold(lane, after_position, newest_cold, filter, left, descending=True)
-            return Page([*page.events, *older.events], older.scanned_to)
+            return Page([*page.events, *older.events], older.scanned_to, older.is_full)
 
     async def read_stream(
         self,
@@ -230,13 +230,13 @@ class ArchivedEventLog:
     ) -> Page:
         """Read from the archive up into the database."""
         older = await self._read_cold(lane, after, newest_cold, wanted, limit, descending=False)
-        left = limit - len(older.events)
-        if not left or newest_cold == to:
+        if older.is_full or newest_cold == to:
             return older
+        left = limit - len(older.events)
         newer = await self.read(
             lane, after_position=Position(newest_cold), to_position=to, filter=wanted, limit=left
         )
-        return Page([*older.events, *newer.events], newer.scanned_to)
+        return Page([*older.events, *newer.events], newer.scanned_to, newer.is_full)
 
     async def _read_cold(
         self, lane: Lane.ValueType, after: int, to: int, wanted: EventFilter, limit: int, *, descending: bool

@@ -24,7 +24,7 @@ from runyard_eventlog.row_cache import RowCache
 from runyard_eventlog.storable import Storable
 
 FILL_BATCH_MAX = 6_000
-"""Most events of one transaction of a rebuild."""
+"""Most events of one transaction of a rebuild; a page that is full of large ones ends it."""
 PAGE_EVENTS_MAX = 2_000
 """Events that are read together."""
 TURN_EVENTS_MAX = 250
@@ -157,7 +157,9 @@ class _Filling:
                     batch.reached(page.scanned_to)
                     # While the last page is written nothing is folded, so no other page waits to go with it.
                     is_near_end = self.to_position - page.scanned_to <= 2 * page_max
-                    if batch.event_count + page_max <= self.batch_max and not is_near_end:
+                    is_large = page.is_full and len(page.events) < page_max
+                    has_room = batch.event_count + page_max <= self.batch_max
+                    if has_room and not is_large and not is_near_end:
                         continue
                     if writing is not None:
                         yield await writing

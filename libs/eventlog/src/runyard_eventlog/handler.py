@@ -159,12 +159,22 @@ async def load(log: EventLog, stream: StreamName) -> list[RecordedEvent]:
             return history
 
 
+async def load_appended(log: EventLog, lane: Lane.ValueType, appended: Appended) -> list[RecordedEvent]:
+    """Read the events of one command.
+
+    Raises:
+        Unavailable: the log did not answer in time.
+    """
+    events: list[RecordedEvent] = []
+    position = Position(appended.positions[0] - 1)
+    while position < appended.position:
+        page = await log.read(lane, after_position=position, to_position=appended.position)
+        events += page.events
+        position = page.scanned_to
+    return events
+
+
 async def _first_answer(log: EventLog, stream: StreamName, first: Appended) -> Executed:
     lane = CATEGORY_LANES.get(stream_category(stream), Lane.LANE_DOMAIN)
-    page = await log.read(
-        lane,
-        after_position=Position(first.positions[0] - 1),
-        to_position=first.position,
-        limit=len(first.positions),
-    )
-    return Executed(first.position, tuple(event.message for event in page.events), repeated=True)
+    events = await load_appended(log, lane, first)
+    return Executed(first.position, tuple(event.message for event in events), repeated=True)

@@ -18,6 +18,7 @@ from runyard_eventlog.admission import ROLE_CATEGORIES, AdmittedCommand, admit
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.port import (
     EVERYTHING,
+    PAGE_BYTES_MAX,
     READ_LIMIT_MAX,
     AppendCommand,
     Appended,
@@ -139,13 +140,18 @@ class MemoryEventLog:
         positions: Sequence[int] = range(after_position + 1, last + 1)
         if descending:
             positions = positions[::-1]
-        events = []
+        events: list[RecordedEvent] = []
+        room = PAGE_BYTES_MAX
         for position in positions:
             event = self._event(lane, Position(position))
-            if matches(event.envelope, filter):
-                events.append(event)
+            if not matches(event.envelope, filter):
+                continue
+            room -= len(self._lanes[lane].payloads[position - 1])
+            if room < 0:
+                return Page(events, events[-1].position, is_full=True)
+            events.append(event)
             if len(events) == limit:
-                return Page(events, Position(position))
+                return Page(events, event.position, is_full=True)
         if descending:
             return Page(events, Position(min(after_position + 1, last)))
         return Page(events, Position(max(after_position, last)))

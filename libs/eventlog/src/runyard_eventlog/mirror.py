@@ -101,14 +101,17 @@ def configuration(name: str, first_position: int, replicas: int) -> StreamConfig
 
 
 async def read_messages(connection: Connection, after: int, limit: int, log_id: str) -> list[MirrorMessage]:
-    """Read a page of the domain lane in mirror form."""
+    """Read a page of the domain lane in mirror form, up to the event that fills ``BATCH_BYTES_MAX``."""
     found = await connection.fetch(
         """
-        select position, recorded_at, event_id::text, type, stream, payload from log.domain_event
-        where position > $1 order by position limit $2
+        select position, recorded_at, event_id::text, type, stream, payload from (
+          select *, sum(octet_length(payload)) over (order by position rows unbounded preceding) as up_to_it
+          from log.domain_event where position > $1 order by position limit $2
+        ) sized where up_to_it - octet_length(payload) < $3 order by position
         """,
         after,
         limit,
+        BATCH_BYTES_MAX,
     )
     messages = []
     for position, recorded_at, event_id, type_name, stream, payload in found:

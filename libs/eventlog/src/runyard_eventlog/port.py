@@ -16,6 +16,9 @@ from runyard_contracts.recorded import RecordedEvent
 
 READ_LIMIT_MAX = 10_000
 """Most events that one read gives."""
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Most bytes of stored events in a page, unless its first event alone has more; twice as many where a page
+goes over from the archive into the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Page:
     """To go through once: a large page brings its events back as somebody comes to them, each time anew."""
     scanned_to: Position = Position(0)  # noqa: RUF009 - a NewType call is a value
     """Everything that matches up to here is in this page or an earlier one."""
+    is_full: bool = field(default=False, compare=False)
+    """It ends here as it has as many events, or bytes, as a page may have: more may follow at once."""
     whole_from: Position = field(default=Position(1), compare=False)
     """From here up nothing was detached when this page was read: for whoever joins it with the archive."""
 
@@ -150,7 +155,7 @@ class EventLog(Protocol):
         limit: int = 1_000,
         descending: bool = False,
     ) -> Page:
-        """Read one page of a lane in position order.
+        """Read one page of a lane in position order: at most ``limit`` events and ``PAGE_BYTES_MAX`` bytes.
 
         Descending pages go from ``to_position`` (or the head) down to after ``after_position``; then
         ``scanned_to`` is the lowest position looked at.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Self
 
@@ -19,6 +20,7 @@ from runyard_eventlog.admission import admit
 from runyard_eventlog.appender import Appender
 from runyard_eventlog.connections import AWAY, Connection, close_pool, leave_as_it_is, nul_in_text
 from runyard_eventlog.doorbell import Doorbell
+from runyard_eventlog.fitting import FittingRows, size_of
 from runyard_eventlog.giving_way import wait_for_turn
 from runyard_eventlog.port import (
     EVERYTHING,
@@ -62,6 +64,7 @@ class PostgresEventLog:
         self._doorbell = doorbell
         self._appender = Appender(pool, self._appended)
         self._same_log = SameLog()
+        self._fitting = FittingRows()
 
     @classmethod
     async def connect(
@@ -146,35 +149,18 @@ class PostgresEventLog:
         async with self._reading() as connection:
             # Positions have no gaps and become visible in order: what is at or below the head stays as it is.
             if filter == EVERYTHING and not descending:
-                page = await _next_page(connection, lane, after_position, to_position, limit)
+                window = rows.Window(lane, after_position, to_position, EVERYTHING, limit)
+                page = await self._next_page(connection, window)
                 if page.events:
                     self._same_log.saw(lane, page.scanned_to)
                 return page
             head = await connection.fetchval(rows.lane_head(lane))
             self._same_log.saw(lane, head)
-            low, high = after_position, head if to_position is None else min(to_position, head)
-            if high <= low:
-                return Page([], Position(max(low, high) if not descending else min(low + 1, high)))
-            found: list[asyncpg.Record] = []
-            whole_from = Position(1)
-            window = high - low if filter == EVERYTHING or rows.is_selective(filter) else _WINDOW_FIRST
-            while high > low:
-                first, last = (
-                    (max(low, high - window), high) if descending else (low, min(high, low + window))
-                )
-                statement, arguments = rows.page(
-                    lane, first, last, filter, limit - len(found), descending=descending
-                )
-                statement = rows.with_first_position(lane, statement)
-                window_rows = await _fetch(connection, statement, arguments, width=last - first)
-                whole_from = Position(window_rows[0]["first_position"])
-                if window_rows[0]["position"] is not None:
-                    found += window_rows
-                if len(found) == limit:
-                    return Page(rows.events(found), Position(found[-1]["position"]), whole_from)
-                low, high = (low, first) if descending else (last, high)
-                window *= 8
-        return Page(rows.events(found), Position(low + 1 if descending else high), whole_from)
+            to = head if to_position is None else Position(min(to_position, head))
+            if to <= after_position:
+                return Page([], min(Position(after_position + 1), to) if descending else after_position)
+            window = rows.Window(lane, after_position, to, filter, limit, descending)
+            return await self._page(connection, window)
 
     async def head(self) -> LogHead:
         """See ``EventLog.head``."""
@@ -193,6 +179,54 @@ class PostgresEventLog:
             found = await connection.fetch(rows.FIND, event_id)
         return next(iter(rows.events(found)), None)
 
+    async def _next_page(self, connection: Connection, window: rows.Window) -> Page:
+        """Read without asking for the head first: the last event found is as far as this page goes."""
+        limit = window.limit
+        fitting = await self._fitting.fetch(
+            lambda statement, arguments: connection.fetch(statement, *arguments),
+            window,
+            page_limit=limit,
+            had_bytes=0,
+        )
+        found = fitting.rows
+        if found:
+            # Positions have no gaps.
+            first, last = Position(found[0][0]), Position(found[-1][0])
+            return Page(rows.events(found), last, fitting.is_cut or len(found) == limit, whole_from=first)
+        # What holds the head is never detached, so nothing is missing where the log ends.
+        first_position = rows.first_position(window.lane)
+        whole_from = 1 if window.to is None else await connection.fetchval(first_position)
+        return Page([], Position(window.after), whole_from=Position(whole_from))
+
+    async def _page(self, connection: Connection, asked: rows.Window) -> Page:
+        """Read what a filter wants, or from the end: in windows that grow, so that rare events are found."""
+        low, high, lane = Position(asked.after), Position(asked.to or asked.after), asked.lane
+        found: list[asyncpg.Record] = []
+        whole_from = Position(1)
+        is_one = asked.wanted == EVERYTHING or rows.is_selective(asked.wanted)
+        width = high - low if is_one else _WINDOW_FIRST
+        while high > low:
+            first, last = (
+                (max(low, high - width), high) if asked.descending else (low, min(high, low + width))
+            )
+            window = replace(asked, after=first, to=last, limit=asked.limit - len(found))
+
+            async def run(
+                statement: str, arguments: list[object], width: int = last - first
+            ) -> list[asyncpg.Record]:
+                statement = rows.with_first_position(lane, statement)
+                return await _fetch(connection, statement, arguments, width=width)
+
+            fitting = await self._fitting.fetch(run, window, page_limit=asked.limit, had_bytes=size_of(found))
+            whole_from = Position(fitting.first["first_position"]) if fitting.first else whole_from
+            found += fitting.rows
+            if fitting.is_cut or len(found) == asked.limit:
+                return Page(rows.events(found), Position(found[-1][0]), is_full=True, whole_from=whole_from)
+            low, high = (low, Position(first)) if asked.descending else (Position(last), high)
+            width *= 8
+        scanned_to = Position(low + 1) if asked.descending else high
+        return Page(rows.events(found), scanned_to, whole_from=whole_from)
+
     def _appended(self, lane: Lane.ValueType, position: Position) -> None:
         self._same_log.saw(lane, position)
         if self._doorbell is not None:
@@ -208,21 +242,6 @@ class PostgresEventLog:
             raise nul_in_text() from error
         except AWAY as error:
             raise Unavailable(f"the log does not answer: {error!r}", code="LOG_UNREACHABLE") from error
-
-
-async def _next_page(
-    connection: Connection, lane: Lane.ValueType, after: Position, to: Position | None, limit: int
-) -> Page:
-    """Read without asking for the head first: the last event found is as far as this page goes."""
-    statement, arguments = rows.page(lane, after, to, EVERYTHING, limit, descending=False)
-    found = await connection.fetch(statement, *arguments)
-    if found:
-        # Positions have no gaps.
-        first, last = found[0]["position"], found[-1]["position"]
-        return Page(rows.events(found), Position(last), Position(first))
-    # What holds the head is never detached, so nothing is missing where the log ends.
-    whole_from = 1 if to is None else await connection.fetchval(rows.first_position(lane))
-    return Page([], after, Position(whole_from))
 
 
 async def _fetch(

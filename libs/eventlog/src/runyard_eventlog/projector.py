@@ -250,12 +250,11 @@ class Projector:
         ):
             await self._apply(page)
             retries.succeeded()
-            is_behind = len(page.events) == self._batch_max
-            head = (await self._log.head()).of(self._lane) if is_behind else page.scanned_to
+            head = (await self._log.head()).of(self._lane) if page.is_full else page.scanned_to
             self._position_lag = head - page.scanned_to
 
     async def _apply(self, page: Page) -> None:
-        has_caught_up = len(page.events) < self._batch_max and not self._is_shown
+        has_caught_up = not page.is_full and not self._is_shown
         now = asyncio.get_running_loop().time()
         if page.events or has_caught_up or now - self._persisted_at >= _IDLE_CHECKPOINT_SECONDS:
             events = undisputed(page.events, self._disputed) if self._disputed else page.events

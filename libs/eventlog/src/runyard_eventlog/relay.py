@@ -133,7 +133,8 @@ class Relay:
             if loop.time() >= upkeep_at:
                 await _add_partitions(connection)
                 upkeep_at = loop.time() + _UPKEEP_SECONDS
-            if len(messages) < BATCH_MAX:
+            size_bytes = sum(len(message.body) for message in messages)
+            if len(messages) < BATCH_MAX and size_bytes < BATCH_BYTES_MAX:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(_LOOK_SECONDS, self._check_seconds)):
                         await self._grown.wait()

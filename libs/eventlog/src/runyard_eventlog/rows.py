@@ -62,6 +62,15 @@ class Query:
         self.arguments.append(argument)
         self.conditions.append(condition.format(f"${len(self.arguments)}"))
 
+    def number(self, number: int) -> str:
+        """Give the place of a bigint among the arguments."""
+        self.arguments.append(number)
+        return f"${len(self.arguments)}::bigint"
+
+    def __str__(self) -> str:
+        """Give the conditions as they stand behind "where"."""
+        return " and ".join(self.conditions)
+
     def where_any(self, alternatives: Sequence[tuple[str, object]]) -> None:
         """Add conditions with their arguments, of which one must hold."""
         alone = len(self.conditions)
@@ -83,22 +92,40 @@ def lane_head(lane: Lane.ValueType) -> str:
     return f"select coalesce((select position from {_TABLES[lane]} order by position desc limit 1), 0)"
 
 
-def page(
-    lane: Lane.ValueType, after: int, to: int | None, wanted: EventFilter, limit: int, *, descending: bool
-) -> tuple[str, list[object]]:
-    """Give the statement for the events of a window of positions, open at its end without ``to``."""
-    query = Query()
-    query.where("position > {}", after)
-    if to is not None:
-        query.where("position <= {}", to)
-    _add_filter(query, wanted)
-    order = "desc" if descending else "asc"
-    query.arguments.append(limit)
-    statement = (
-        f"select position, {_ADDED[lane]} as added, payload from {_TABLES[lane]} "
-        f"where {' and '.join(query.conditions)} order by position {order} limit ${len(query.arguments)}"
-    )
-    return statement, query.arguments
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The events between two positions that a read wants, in the order in which it wants them."""
+
+    lane: Lane.ValueType
+    after: int
+    to: int | None
+    """None leaves the end open."""
+    wanted: EventFilter
+    limit: int
+    descending: bool = False
+
+
+def page(window: Window, share_bytes: int) -> tuple[str, list[object]]:
+    """Give the statement for a window's events; the payload is null of one with more than its share."""
+    query, order = _in_window(window)
+    share, limit = query.number(share_bytes), query.number(window.limit)
+    return (
+        f"select position, {_ADDED[window.lane]} as added, "
+        f"case when octet_length(payload) <= {share} then payload end as payload "
+        f"from {_TABLES[window.lane]} where {query} {order} limit {limit}"
+    ), query.arguments
+
+
+def page_by_size(window: Window, room_bytes: int) -> tuple[str, list[object]]:
+    """Give the statement for a window's events; payloads are null from the first on that has no room."""
+    query, order = _in_window(window)
+    limit, room = query.number(window.limit), query.number(room_bytes)
+    return (
+        f"select position, added, case when up_to_it <= {room} then payload end as payload from ("
+        f"select position, {_ADDED[window.lane]} as added, payload, "
+        f"sum(octet_length(payload)) over ({order} rows unbounded preceding) as up_to_it "
+        f"from {_TABLES[window.lane]} where {query} {order} limit {limit}) sized {order}"
+    ), query.arguments
 
 
 def with_first_position(lane: Lane.ValueType, statement: str) -> str:
@@ -121,11 +148,10 @@ def stream(
     query.where("version > {}", after_version)
     if to_position is not None:
         query.where("position <= {}", to_position)
-    query.arguments.append(limit)
     lane = Lane.LANE_TELEMETRY if stream_category(name) == "telemetry" else Lane.LANE_DOMAIN
     statement = (
         f"select position, {_ADDED[lane]}, payload from {_TABLES[lane]} "
-        f"where {' and '.join(query.conditions)} order by version limit ${len(query.arguments)}"
+        f"where {query} order by version limit {query.number(limit)}"
     )
     return statement, query.arguments
 
@@ -190,6 +216,15 @@ def added_raw(recorded_at: datetime, after_position: int) -> bytes:
 def is_selective(wanted: EventFilter) -> bool:
     """Say whether an index leads to the few events that match, wherever they are."""
     return bool(wanted.streams or wanted.correlation_id or wanted.causation_id)
+
+
+def _in_window(window: Window) -> tuple[Query, str]:
+    query = Query()
+    query.where("position > {}", window.after)
+    if window.to is not None:
+        query.where("position <= {}", window.to)
+    _add_filter(query, window.wanted)
+    return query, f"order by position {'desc' if window.descending else 'asc'}"
 
 
 def _add_filter(query: Query, wanted: EventFilter) -> None:

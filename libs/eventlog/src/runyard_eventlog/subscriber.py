@@ -67,7 +67,7 @@ async def follow(
             if page.scanned_to > position:
                 position = page.scanned_to
                 heard = bell.rings
-                if len(page.events) == page_size:
+                if page.is_full:
                     await pages.ask_after(position)
                 yield page
                 given_at = loop.time()

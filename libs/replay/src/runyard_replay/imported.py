@@ -16,6 +16,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Corrupt, InvalidInput, Rejected
 from runyard_eventlog.port import (
     EVERYTHING,
+    PAGE_BYTES_MAX,
     READ_LIMIT_MAX,
     AppendCommand,
     Appended,
@@ -174,9 +175,15 @@ class ImportedLog:
             f"{''.join(f' and {condition}' for condition in conditions)} order by position {order} limit ?",
             (lane, after_position, last, *arguments, limit),
         )
-        events = list(_events(rows))
+        events: list[RecordedEvent] = []
+        room = PAGE_BYTES_MAX
+        for (payload,) in rows:
+            room -= len(payload)
+            if room < 0:
+                return Page(events, events[-1].position, is_full=True)
+            events.append(RecordedEvent(Envelope.FromString(payload)))
         if len(events) == limit:
-            return Page(events, events[-1].position)
+            return Page(events, events[-1].position, is_full=True)
         if descending:
             return Page(events, Position(min(after_position + 1, last)))
         return Page(events, Position(max(after_position, last)))

@@ -8,11 +8,15 @@ from google.protobuf.message import Message
 
 from runyard.history.v1.history_service_pb2 import CauseLink, EventView
 from runyard_contracts.envelope import UndecodableEventError, actor_name
+from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import UnknownEventTypeError
 from runyard_contracts.upcasting import NoUpcasterError
+from runyard_eventlog.port import Page
 from runyard_replay.folding.fields import json_content
 
+ANSWER_BYTES_MAX = 8 << 20
+"""Of the events of an answer: as JSON they may be four times as long as they are stored."""
 UNREADABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
 """What reading the message of an event of another version raises."""
 
@@ -25,6 +29,22 @@ def event_view(event: RecordedEvent, *, with_data: bool = True) -> EventView:
     message = readable(event) if with_data else None
     content = None if message is None else json_content(message)
     return EventView(envelope=event.envelope, data_json="" if content is None else json.dumps(content))
+
+
+def answered_page(page: Page) -> tuple[list[EventView], Position | None]:
+    """Write the events of a page, as many as one answer has room for, at least one.
+
+    Gives besides the position of the last one if more may follow.
+    """
+    views: list[EventView] = []
+    room = ANSWER_BYTES_MAX
+    for event in page.events:
+        view = event_view(event)
+        room -= view.ByteSize()
+        if room < 0 and views:
+            return views, Position(views[-1].envelope.position)
+        views.append(view)
+    return views, page.scanned_to if page.is_full else None
 
 
 def readable(event: RecordedEvent) -> Message | None:

@@ -171,7 +171,7 @@ class ManyFiles:
             )
             for event in page.events:
                 histories[StreamName(event.envelope.stream)].append(event)
-            if len(page.events) < READ_LIMIT_MAX:
+            if not page.is_full:
                 break
             position = page.scanned_to
         return histories

@@ -12,7 +12,7 @@ from runyard.run.v1.events_pb2 import RunStarted
 from runyard_artifact.domain.artifact import origin_key
 from runyard_contracts.ids import stream_name
 from runyard_contracts.recorded import RecordedEvent
-from runyard_eventlog.port import EventFilter, EventLog
+from runyard_eventlog.port import EventFilter, EventLog, Page
 
 ATTEMPTS_REMEMBERED = 1_000
 
@@ -35,10 +35,12 @@ class Origins:
         if not origin.run_id or attempt in self._started:
             return self._started.get(attempt, "")
         wanted = EventFilter(streams=(stream_name("run", origin.run_id),), types=("runyard.run.started",))
-        page = await self._log.read(Lane.LANE_DOMAIN, filter=wanted)
-        for event in page.events:
-            if isinstance(event.message, RunStarted) and event.message.attempt == origin.attempt:
-                self._remember(attempt, event.envelope.event_id)
+        page = Page(is_full=True)
+        while page.is_full:
+            page = await self._log.read(Lane.LANE_DOMAIN, after_position=page.scanned_to, filter=wanted)
+            for event in page.events:
+                if isinstance(event.message, RunStarted) and event.message.attempt == origin.attempt:
+                    self._remember(attempt, event.envelope.event_id)
         return self._started.get(attempt, "")
 
     async def cause_of_writing(self, origin: Origin, history: Iterable[RecordedEvent]) -> str:

@@ -26,7 +26,7 @@ from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.selecting import bounds_of, select_page, selection_of
 from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
-from runyard_replay.views import event_view
+from runyard_replay.views import answered_page, event_view
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
@@ -75,10 +75,10 @@ class HistoryHandlers:
         page = await select_page(
             self._event_log, lane, selection, after=low, to=high, limit=size, descending=request.descending
         )
-        answer = pb.ListEventsResponse(events=[event_view(event) for event in page.events])
-        if len(page.events) == size:
-            position = page.events[-1].position
-            low, high = (low, position - 1) if request.descending else (position, high)
+        views, ends_at = answered_page(page)
+        answer = pb.ListEventsResponse(events=views)
+        if ends_at is not None:
+            low, high = (low, ends_at - 1) if request.descending else (ends_at, high)
             if low < high:
                 answer.next_page_token = encode_page_token(PageToken(high, (low, high)), query)
         return answer

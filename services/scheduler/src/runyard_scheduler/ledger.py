@@ -13,7 +13,7 @@ from runyard_contracts.ids import CommandId, Position, StreamName, stream_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Conflict, NotFound
 from runyard_eventlog.doorbell import Doorbell
-from runyard_eventlog.handler import load
+from runyard_eventlog.handler import load, load_appended
 from runyard_eventlog.port import AppendCommand, Appended, EventFilter, EventLog, StreamAppend
 from runyard_eventlog.subscriber import follow
 from runyard_scheduler.changes import Change
@@ -170,12 +170,8 @@ class Ledger:
         await asyncio.sleep(0)
 
     async def _first_time(self, appended: Appended) -> Committed:
-        page = await self.log.read(
-            Lane.LANE_DOMAIN,
-            after_position=Position(appended.positions[0] - 1),
-            to_position=appended.position,
-        )
-        return Committed(appended.position, tuple(page.events))
+        events = await load_appended(self.log, Lane.LANE_DOMAIN, appended)
+        return Committed(appended.position, tuple(events))
 
     def _apply(self, changes: Sequence[Change], appended: Appended) -> Committed:
         positions = iter(appended.positions)

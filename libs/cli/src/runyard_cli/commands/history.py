@@ -168,7 +168,8 @@ async def newest(source: Source, request: ListEventsRequest, limit: int) -> list
         request.page_size = min(limit - len(found), PAGE_SIZE)
         page = (await source.list_events(request)).events
         found += page
-        if len(page) < request.page_size or len(found) == limit:
+        # A page of large events is short, and others come after it.
+        if not page or len(found) == limit:
             return found
         before = page[-1].envelope.position - 1
         if before <= request.after_position:

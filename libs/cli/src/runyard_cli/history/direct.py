@@ -21,7 +21,7 @@ from runyard_replay.reading.selecting import bounds_of, select_page, selection_o
 from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
 from runyard_replay.reading.tracing import impact, trace
-from runyard_replay.views import event_view
+from runyard_replay.views import answered_page, event_view
 
 
 class DirectSource:
@@ -49,7 +49,7 @@ class DirectSource:
             limit=request.page_size,
             descending=request.descending,
         )
-        answer = pb.ListEventsResponse(events=[event_view(event) for event in page.events])
+        answer = pb.ListEventsResponse(events=answered_page(page)[0])
         return answer if request.as_stored else await self._edge.open_answer(answer)
 
     async def watch_events(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.EventView]:

@@ -14,7 +14,7 @@ from runyard_contracts.envelope import actor_name
 from runyard_contracts.ids import Position, is_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import InvalidInput
-from runyard_eventlog.port import EventFilter, EventLog, Page
+from runyard_eventlog.port import PAGE_BYTES_MAX, EventFilter, EventLog, Page
 from runyard_eventlog.positions import last_where, time_asked_for
 from runyard_replay.reading.pages import PAGE_BATCHES
 
@@ -81,12 +81,13 @@ async def select_page(
     limit: int,
     descending: bool = False,
 ) -> Page:
-    """Read one page of what is wanted, as ``EventLog.read`` does.
+    """Read one page of what is wanted, as ``EventLog.read`` does; at most half as many bytes again.
 
     Raises:
         Unavailable: the log did not answer in time.
     """
     found: list[RecordedEvent] = []
+    room = PAGE_BYTES_MAX
     # A page of everything may hold little that is wanted, and telemetry is large.
     size = limit if not selection.node_id else PAGE_BATCHES
     while after < to:
@@ -101,10 +102,13 @@ async def select_page(
         for event in page.events:
             if selection.has(event):
                 found.append(event)
+                room -= event.envelope.ByteSize()
                 if len(found) == limit:
-                    return Page(found, event.position)
-        if len(page.events) < size:
+                    return Page(found, event.position, is_full=True)
+        if not page.is_full:
             return Page(found, page.scanned_to)
+        if room < PAGE_BYTES_MAX // 2:
+            return Page(found, page.scanned_to, is_full=True)
         if descending:
             to = page.scanned_to - 1
         else:

@@ -97,7 +97,7 @@ class HistoryServiceServicer:
     """
 
     def ListEvents(self, request, context):
-        """ListEvents pages through events in position order.
+        """ListEvents pages through events in position order. A page of large events is shorter than was asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

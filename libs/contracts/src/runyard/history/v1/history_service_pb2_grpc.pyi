@@ -17,7 +17,7 @@ class HistoryServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEvents: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ListEventsRequest, _history_service_pb2.ListEventsResponse]
-    """ListEvents pages through events in position order."""
+    """ListEvents pages through events in position order. A page of large events is shorter than was asked for."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_history_service_pb2.WatchEventsRequest, _history_service_pb2.WatchEventsResponse]
     """WatchEvents streams events after a position, with bookmarks and a caught-up mark."""
     GetLogHead: _aio.UnaryUnaryMultiCallable[_history_service_pb2.GetLogHeadRequest, _history_service_pb2.GetLogHeadResponse]
@@ -52,7 +52,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.ListEventsRequest,
         context: _aio.ServicerContext[_history_service_pb2.ListEventsRequest, _abc.Awaitable[_history_service_pb2.ListEventsResponse]],
     ) -> _abc.Awaitable[_history_service_pb2.ListEventsResponse]:
-        """ListEvents pages through events in position order."""
+        """ListEvents pages through events in position order. A page of large events is shorter than was asked for."""
 
     @_abc_1.abstractmethod
     def WatchEvents(
