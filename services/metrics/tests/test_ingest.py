@@ -129,7 +129,8 @@ async def _check_rows(events: Sequence[RecordedEvent]) -> None:
     assert progress is not None
     assert loss is not None
     assert progress.line_count == len(expected)
-    assert (loss.point_count, loss.low, loss.high, loss.last_value) == (12, 2.0, 8.0, 8.0)
+    # All three tell of the points of the same four lines.
+    assert (loss.point_count, loss.low, loss.high, loss.last_value) == (4, 2.0, 8.0, 8.0)
 
 
 async def test_nothing_is_acknowledged_before_its_predecessor_is_in_the_log() -> None:

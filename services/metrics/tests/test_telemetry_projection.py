@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from runyard.metric.v1.batches_pb2 import (
 from runyard.run.v1.events_pb2 import RunFinished, RunLeaseGranted, RunQueued, RunRequeued
 from runyard.run.v1.types_pb2 import TelemetryMark
 from runyard_metrics.answers import latest_message
+from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.projections.runs import RunsProjection
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import (
@@ -32,7 +34,7 @@ from runyard_metrics.tables import (
 )
 from runyard_testkit.projecting import Folded, fold
 
-from .sent_events import gpu_samples, recorded
+from .sent_events import committed, gpu_samples, recorded
 
 RUN = AttemptRef(run_id="r1", attempt=1)
 
@@ -102,6 +104,30 @@ def test_metrics_keep_points_and_cumulative_figures() -> None:
     progress = folded.get(METRIC_PROGRESS, "r1", 1)
     assert progress is not None
     assert (progress.point_count, progress.names) == (4, ("loss",))
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=4), st.randoms(use_true_random=False))
+def test_points_of_lines_that_another_spool_told_of_count_once(
+    lengths: list[int], order: random.Random
+) -> None:
+    # Each spool that a node began anew tells of the attempt from its first line on.
+    told = [[("loss", 3, 3.0)], [("loss", 4, 1.0), ("acc", 4, 0.5)], [("loss", 9, 2.0)], [("acc", 12, 0.7)]]
+    spools = {SpoolKey("node-1", f"s{number}"): told[:length] for number, length in enumerate(lengths)}
+    following = {spool: iter(batches) for spool, batches in spools.items()}
+    sending = [spool for spool, batches in spools.items() for _ in batches]
+    arriving = [(spool, _points(*next(following[spool]))) for spool in order.sample(sending, k=len(sending))]
+    folded = fold(TelemetryProjection(), committed(arriving))
+    once = [point for points in told[: max(lengths)] for point in points]
+    points = [
+        (row.name, line, value)
+        for row in folded.rows(METRIC_SERIES)
+        for line, value in zip(row.line_numbers, row.values, strict=True)
+    ]
+    assert sorted(points) == sorted(once)
+    progress = folded.get(METRIC_PROGRESS, "r1", 1)
+    assert (progress.point_count if progress else 0) == len(once)
+    loss = folded.get(METRIC_SERIES, "r1", 1, "loss")
+    assert (loss.point_count if loss else 0) == len([name for name, _, _ in once if name == "loss"])
 
 
 def test_nan_is_counted_but_is_neither_lowest_nor_highest() -> None:

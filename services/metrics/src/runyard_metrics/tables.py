@@ -78,6 +78,11 @@ class MetricProgressRow:
     point_count: int
     names: tuple[str, ...]
     """Metrics that this batch brought values of."""
+    spool_ids: tuple[str, ...]
+    """Spools that told of points so far."""
+    spool_firsts: tuple[int, ...]
+    """Lowest and highest line that each told of: it told of all points in between."""
+    spool_lasts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ class LineRange:
         """Lines in the range."""
         return self.last - self.first + 1
 
+    def __contains__(self, line: int) -> bool:
+        """Say whether a line is in the range."""
+        return self.first <= line <= self.last
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:

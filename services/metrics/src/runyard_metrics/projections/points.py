@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runyard.metric.v1.batches_pb2 import MetricPointsRecorded
 from runyard_core.projection import Put, RowKey, Rows
+from runyard_metrics.domain.coverage import LineRange
 from runyard_metrics.domain.keys import key_text
 from runyard_metrics.tables import METRIC_PROGRESS, METRIC_SERIES, MetricProgressRow, MetricSeriesRow
 
@@ -32,31 +33,52 @@ def points_reads(points: MetricPointsRecorded) -> Iterator[RowKey]:
         yield RowKey(METRIC_SERIES.name, (*attempt, name))
 
 
-def apply_points(points: MetricPointsRecorded, position: int, rows: Rows) -> Iterator[Put[Any]]:
-    """Put the points of each metric, and the attempt's totals.
+def apply_points(
+    points: MetricPointsRecorded, spool_id: str, position: int, rows: Rows
+) -> Iterator[Put[Any]]:
+    """Put the points of each metric that no other spool told of, and the attempt's totals.
 
     Raises:
         ValueError: columns of different length, or an index that names no metric.
     """
     run_id, attempt = key_text(points.attempt.run_id), points.attempt.attempt
-    columns = _columns(points)
+    totals = rows.get(METRIC_PROGRESS, run_id, attempt)
+    told = _told(totals)
+    # A spool that a node begins anew tells of the attempt from its first line on.
+    columns = _columns(points, [lines for each, lines in told.items() if each != spool_id])
+    if points.line_numbers:
+        own = told.get(spool_id)
+        lines = (*points.line_numbers, *((own.first, own.last) if own else ()))
+        told[spool_id] = LineRange(min(lines), max(lines))
     for name, column in sorted(columns.items()):
         before = rows.get(METRIC_SERIES, run_id, attempt, name) or _nothing(run_id, attempt, name)
         yield Put(METRIC_SERIES, _continued(before, column, position))
-    totals = rows.get(METRIC_PROGRESS, run_id, attempt)
+    new_count = sum(len(column.values) for column in columns.values())
     progress = MetricProgressRow(
         run_id=run_id,
         attempt=attempt,
         position=position,
-        point_count=(totals.point_count if totals else 0) + len(points.values),
+        point_count=(totals.point_count if totals else 0) + new_count,
         names=tuple(sorted(columns)),
+        spool_ids=tuple(told),
+        spool_firsts=tuple(lines.first for lines in told.values()),
+        spool_lasts=tuple(lines.last for lines in told.values()),
     )
     yield Put(METRIC_PROGRESS, progress)
 
 
-def _columns(points: MetricPointsRecorded) -> dict[str, _Column]:
+def _told(totals: MetricProgressRow | None) -> dict[str, LineRange]:
+    """Spool -> lines that it told of."""
+    if totals is None:
+        return {}
+    lines = map(LineRange, totals.spool_firsts, totals.spool_lasts)
+    return dict(zip(totals.spool_ids, lines, strict=True))
+
+
+def _columns(points: MetricPointsRecorded, told_by_others: Sequence[LineRange]) -> dict[str, _Column]:
     names = [key_text(name) for name in points.names]
     columns: dict[str, _Column] = {}
+    known: set[str] = set()
     for index, time, line, value in zip(
         points.name_indices,
         points.times_unix_milliseconds,
@@ -66,11 +88,16 @@ def _columns(points: MetricPointsRecorded) -> dict[str, _Column]:
     ):
         if index >= len(names):
             raise ValueError(f"name index {index} of {len(names)} names")
+        if any(line in lines for lines in told_by_others):
+            known.add(names[index])
+            continue
         column = columns.setdefault(names[index], _Column())
         column.times.append(time)
         column.lines.append(line)
         column.values.append(value)
     for name, text in points.json_values.items():
+        if key_text(name) in known:
+            continue
         column = columns.setdefault(key_text(name), _Column())
         column.json_value = text
         column.json_time = points.json_times_unix_milliseconds.get(name, 0)

@@ -52,7 +52,7 @@ class TelemetryProjection:
     """Folds telemetry batches. Every batch moves its spool's committed mark."""
 
     name = "telemetry"
-    version = 3
+    version = 4
     tables: tuple[TableSpec[Any], ...] = (
         LOG_CHUNK,
         LOG_PROGRESS,
@@ -104,7 +104,7 @@ def _content(event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
         case LogChunkRecorded() as chunk:
             yield from apply_log_chunk(chunk, position, rows)
         case MetricPointsRecorded() as points:
-            yield from apply_points(points, position, rows)
+            yield from apply_points(points, _spool(event)[1], position, rows)
         case GpuSamplesRecorded() as samples:
             yield from apply_gpu_samples(samples, _spool(event)[1], event, rows)
         case GpuIncidentSeen() as seen:
