@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -249,19 +250,36 @@ class MetricQueries:
     async def _newest_below(
         self, spec: TableSpec[RowT], prefix: Sequence[KeyValue], position: int
     ) -> list[RowT]:
-        """Give the newest row of each key that starts with a prefix."""
-        columns = ", ".join(spec.key)
-        wanted = "".join(
-            f" and {name} = ${place}" for place, name in enumerate(spec.key[: len(prefix)], start=2)
-        )
-        statement = (
-            f"select distinct on ({columns}) * from {_table(spec)} where position <= $1{wanted} "  # noqa: S608
-            f"order by {columns}, position desc"
-        )
-        return [_row(spec, row) for row in await self._fetch(statement, position, *prefix)]
+        """Give the newest row of each key that starts with a prefix, in the order of the keys."""
+        rows = await self._fetch(_newest_below(spec, len(prefix)), position, *prefix)
+        return [_row(spec, row) for row in rows]
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         return await queried(self._pool, statement, *arguments)
+
+
+@cache
+def _newest_below(spec: TableSpec[Any], prefix_length: int) -> str:
+    """Write the question for the newest row of each key below a prefix.
+
+    An attempt of days has a row for every two seconds of them, so it walks from key to key like ``_NAMES``.
+    """
+    prefix, rest = spec.key[:prefix_length], spec.key[prefix_length:]
+    wanted = " and ".join(f"t.{name} = ${place}" for place, name in enumerate(prefix, start=2))
+    names = ", ".join(rest)
+    columns, found = (", ".join(f"{table}.{name}" for name in rest) for table in ("t", "k"))
+    first = f"select {columns} from {_table(spec)} t where {wanted}"  # noqa: S608
+    return f"""
+with recursive k as (
+  ({first} order by {columns} limit 1)
+  union all
+  select n.* from k cross join lateral (
+    {first} and ({columns}) > ({found}) order by {columns} limit 1) n)
+select r.* from k cross join lateral (
+  select * from {_table(spec)} t where {wanted} and ({columns}) = ({found}) and position <= $1
+  order by position desc limit 1) r
+order by {names}
+"""  # noqa: S608
 
 
 def _row(spec: TableSpec[RowT], record: asyncpg.Record) -> RowT:

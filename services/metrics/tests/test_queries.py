@@ -1,0 +1,67 @@
+"""What the tables of an attempt answer on a real database, and how much of them is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from nats.aio.msg import Msg
+
+from runyard.event.v1.envelope_pb2 import Lane
+from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
+from runyard_contracts.subjects import telemetry_subject
+from runyard_eventlog.postgres import PostgresEventLog
+from runyard_metrics.domain.spools import SpoolKey
+from runyard_metrics.ingest import Ingest
+from runyard_metrics.projections.telemetry import TelemetryProjection
+from runyard_metrics.queries import SCHEMA, MetricQueries
+from runyard_testkit import Database
+from runyard_testkit.read_model import ReadModel
+
+from .sent_events import envelope_of, gpu_samples
+from .test_ingest import Wire
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
+    async with asyncpg.create_pool(database.url("metrics"), min_size=1, max_size=2) as pool:
+        yield pool
+
+
+async def _taken_in(pool: asyncpg.Pool, batches: list[tuple[SpoolKey, int, GpuSamplesRecorded]]) -> None:
+    """Put batches (spool, sequence) into the log one after the other, and into the tables."""
+    async with PostgresEventLog(pool) as event_log:
+        ingest, wire = Ingest(event_log, Wire()), Wire()
+        for spool, sequence, batch in batches:
+            data = envelope_of(batch, sequence, spool).SerializeToString()
+            subject = telemetry_subject(spool.node_id, "gpu")
+            await ingest.handle([Msg(_client=wire, subject=subject, reply="ack", data=data)])
+        model = ReadModel(pool, event_log, TelemetryProjection(), SCHEMA, Lane.LANE_TELEMETRY)
+        await model.projected(batch_max=1_000)
+
+
+async def test_the_newest_figures_of_each_spool_are_found(pool: asyncpg.Pool) -> None:
+    spools = [SpoolKey("node-1", "b"), SpoolKey("node-2", "a"), SpoolKey("node-1", "a")]
+    batches = []
+    for sequence in (1, 2):
+        for spool in spools:
+            batch = gpu_samples("r1", "r2")
+            batch.node_id = spool.node_id
+            batches.append((spool, sequence, batch))
+    await _taken_in(pool, batches)
+    queries = MetricQueries(pool)
+
+    async def found(position: int, run_id: str = "r1") -> list[tuple[str, str, int, tuple[int, ...]]]:
+        rows = await queries.gpu_usage(run_id, 1, position)
+        return [(row.node_id, row.spool_id, row.position, row.sample_counts) for row in rows]
+
+    assert await found(0) == []
+    assert await found(2) == [("node-1", "b", 1, (2,)), ("node-2", "a", 2, (2,))]
+    assert await found(5) == [("node-1", "a", 3, (2,)), ("node-1", "b", 4, (4,)), ("node-2", "a", 5, (4,))]
+    assert await found(6, "r2") == [
+        ("node-1", "a", 6, (4,)), ("node-1", "b", 4, (4,)), ("node-2", "a", 5, (4,))
+    ]  # fmt: skip
+    assert await found(6, "r3") == []
