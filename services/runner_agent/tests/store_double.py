@@ -154,6 +154,8 @@ class Catalogue(ArtifactServiceServicer):
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.committed: dict[str, messages.CommitUploadRequest] = {}
+        self.seconds_given: list[float] = []
+        """For each commit of one file."""
         self.begun: list[messages.BeginUploadRequest] = []
         self.failures: list[grpc.StatusCode] = []
         self.is_old = False
@@ -189,6 +191,7 @@ class Catalogue(ArtifactServiceServicer):
 
     async def CommitUpload(self, request: Any, context: Any) -> messages.CommitUploadResponse:
         await self._check(context)
+        self.seconds_given.append(context.time_remaining())
         if request.upload_id:
             found = sorted(key for key in self.store.parts if request.sha256 in key)
             data = b"".join(self.store.parts[key] for key in found)

@@ -252,6 +252,21 @@ async def test_patience_begins_with_the_failure_however_long_was_sent_before(
             await yard.client.upload(file.fileno(), sha256=sha256, size_bytes=4, origin=origin)
 
 
+async def test_the_service_gets_the_time_to_read_a_large_file_back(yard: Yard, folder: Path) -> None:
+    (folder / "large.bin").write_bytes(b"data")
+    sha256, origin = sha256_of(b"data"), Origin(run_id="run-1", attempt=1, path="large.bin")
+    yard.store.objects[f"/blobs/{sha256}"] = b"data"
+    with (folder / "large.bin").open("rb") as file:
+        for gibibytes in (0, 100):
+            size_bytes = gibibytes << 30
+            await yard.client.upload(file.fileno(), sha256=sha256, size_bytes=size_bytes, origin=origin)
+
+    small, large = yard.catalogue.seconds_given
+    assert small < 25
+    # It asks for 10 s and 1 s more for each 100 MB, and reads for two at once.
+    assert large > 4 * (10 + (100 << 30) / 100e6)
+
+
 async def test_a_service_that_stays_away_ends_the_patience(folder: Path, yard: Yard) -> None:
     (folder / "one").write_bytes(b"one")
     yard.client._patience_seconds = 0.05

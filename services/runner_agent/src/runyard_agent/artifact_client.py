@@ -46,6 +46,9 @@ from runyard_core.retry import Backoff, Retries
 _CALL_SECONDS_MAX = 20.0
 # The service looks at each in the log and may write an event of it: many would never be through in that.
 _CALL_SECONDS_OF_EACH_OUTPUT = 0.05
+# The service reads what was made of parts back, two files at a time: others may come before this one. A call that
+# ends too early is worse than one that ends too late, as the reading begins anew.
+_COMMITTED_BYTES_A_SECOND = 20_000_000
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 _FILES_A_PAGE = 1000
 _PARTS_AT_ONCE = 3
@@ -299,7 +302,8 @@ class ArtifactClient:
             part_etags=etags if begun.upload_id else [],
         )
         commit.MergeFrom(wanted)
-        await self._call(self._service.CommitUpload, commit)
+        more_seconds = wanted.size_bytes / _COMMITTED_BYTES_A_SECOND
+        await self._call(self._service.CommitUpload, commit, more_seconds)
 
     async def _put_parts(self, descriptor: int, begun: BeginUploadResponse) -> list[str]:
         async def put(part: UploadPart) -> str:
