@@ -46,8 +46,8 @@ from runyard_core.retry import Backoff, Retries
 _CALL_SECONDS_MAX = 20.0
 # The service looks at each in the log and may write an event of it: many would never be through in that.
 _CALL_SECONDS_OF_EACH_OUTPUT = 0.05
-# The service reads what was made of parts back, two files at a time: others may come before this one. A call that
-# ends too early is worse than one that ends too late, as the reading begins anew.
+# The service reads what was made of parts back, two files at a time: others may come before this one. A call
+# that ends too early is worse than one that ends too late, as the reading begins anew.
 _COMMITTED_BYTES_A_SECOND = 20_000_000
 _BACKOFF = Backoff(first_seconds=0.1, seconds_max=2.0)
 _FILES_A_PAGE = 1000
