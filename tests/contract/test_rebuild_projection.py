@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import asyncpg
 import pytest
@@ -13,6 +14,8 @@ from runyard.projection.v1.events_pb2 import ProjectionRebuilt
 from runyard.projection.v1.types_pb2 import RebuildPhase
 from runyard_contracts.ids import Position, stream_name
 from runyard_core.errors import Conflict, NotFound, Rejected
+from runyard_core.projection import TableSpec
+from runyard_eventlog import readmodel
 from runyard_eventlog.builds import Builds
 from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.filling import fill
@@ -21,6 +24,7 @@ from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.readmodel import Build
 from runyard_eventlog.rebuild import Rebuilder
 from runyard_eventlog.rebuild_record import RebuildRecords
+from runyard_eventlog.shown_view import point_view
 from tests.contract.events import details, run_stream
 from tests.contract.rebuild_yard import (
     DIFFERS,
@@ -34,7 +38,7 @@ from tests.contract.rebuild_yard import (
     shown,
     tell,
 )
-from tests.contract.stories import Quotes, Stories, StoryRow, WordRow, rows_of
+from tests.contract.stories import WORD, Quotes, Stories, StoryRow, WordRow, rows_of
 
 pytestmark = pytest.mark.engines
 
@@ -68,6 +72,48 @@ async def test_a_rebuild_takes_the_live_tables_place_and_tells_the_log(
     assert (event.message.projection, event.message.position) == ("stories", head)
     assert event.envelope.actor.id == "alice"
     assert event.position == told.event_position
+
+
+async def test_what_was_granted_and_built_on_a_view_outlives_a_rebuild(
+    pool: asyncpg.Pool, story_log: RingingLog, admin: asyncpg.Connection
+) -> None:
+    await tell(story_log, 20)
+    async with live(pool, story_log) as projector:
+        await projector.wait_for(20, 10)
+        await admin.execute("grant select on scheduler.word to runyard_cost")
+        await admin.execute("create view public.said as select word from scheduler.word")
+        assert (await rebuilt(pool, story_log)).phase == DONE
+        answer = await story_log.append(details(run_stream(), 0, "later"))
+        await projector.wait_for(answer.position, 10)
+        assert await admin.fetchval("select count(*) from public.said where word = 'later'") == 1
+        assert await admin.fetchval("select has_table_privilege('runyard_cost', 'scheduler.word', 'select')")
+        await admin.execute("drop view public.said")
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherWord:
+    word: str
+    position: int
+    meaning: str
+
+
+async def test_a_version_with_other_columns_keeps_grants_and_names_what_it_drops(
+    pool: asyncpg.Pool, admin: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = TableSpec("word", _OtherWord, ("word",))
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(readmodel.table_ddl(readmodel.table(WORD, 1, SCHEMA)))
+        await connection.execute(readmodel.table_ddl(readmodel.table(other, 2, SCHEMA)))
+        await point_view(connection, WORD, 1, SCHEMA)
+    await admin.execute("grant select on scheduler.word to runyard_cost with grant option")
+    await admin.execute("create view public.said as select word, count from scheduler.word")
+    async with pool.acquire() as connection, connection.transaction():
+        await point_view(connection, other, 2, SCHEMA)
+    assert "dropped said, which were built on it" in caplog.text
+    assert await admin.fetchval("select to_regclass('public.said')") is None
+    granted = "select has_table_privilege('runyard_cost', 'scheduler.word', 'select with grant option')"
+    assert await admin.fetchval(granted)
+    assert await admin.fetch("select word, meaning from scheduler.word") == []
 
 
 async def test_what_is_replaced_is_kept_until_it_is_dropped(

@@ -13,6 +13,7 @@ from runyard_core.projection import Projection
 from runyard_eventlog import readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.readmodel import Build
+from runyard_eventlog.shown_view import point_view
 
 _NAME_MAX = 63
 """Bytes of a name that PostgreSQL keeps; it cuts off the rest."""
@@ -99,7 +100,7 @@ class Builds:
         await self._rename(connection, Build.LIVE, Build.OLD)
         await self._rename(connection, Build.NEW, Build.LIVE)
         for spec in self._projection.tables:
-            await connection.execute(readmodel.view_ddl(spec, self._projection.version, self._schema))
+            await point_view(connection, spec, self._projection.version, self._schema)
 
     async def _rename(self, connection: Connection, source: Build, target: Build) -> None:
         for table, renamed in self._tables(source, target):

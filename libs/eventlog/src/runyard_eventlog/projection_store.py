@@ -19,6 +19,7 @@ from runyard_eventlog import bookkeeping, readmodel
 from runyard_eventlog.connections import Connection
 from runyard_eventlog.folding import Folded, Parked
 from runyard_eventlog.readmodel import Build, Index
+from runyard_eventlog.shown_view import point_view
 
 _NOT_WAITING = "set_config('synchronous_commit', 'off', true)"
 """In a select: the transaction's commit does not wait for the disk."""
@@ -100,7 +101,7 @@ class ProjectionStore:
             )
             if shown is None or int(shown.rpartition("_v")[2].strip('"')) < self._version:
                 async with connection.transaction():
-                    await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
+                    await point_view(connection, spec, self._version, self._schema)
 
     async def place(self, connection: Connection) -> Place:
         """Read where the build stands."""
@@ -303,7 +304,7 @@ class ProjectionStore:
                 if not await self._is_there(connection, index.name):
                     await connection.execute(index.ddl)
             if not await self._is_there(connection, spec.name):
-                await connection.execute(readmodel.view_ddl(spec, self._version, self._schema))
+                await point_view(connection, spec, self._version, self._schema)
             return
         ddl = readmodel.bare_table_ddl(table)
         if self._build is Build.CHECK:

@@ -142,10 +142,9 @@ def indexes(
 
 
 def view_ddl(spec: TableSpec[typing.Any], version: int, schema: str) -> str:
-    """Give the statements that point the unversioned view at the current rows of a version."""
+    """Give the statement that points the unversioned view at the current rows of a version."""
     selected = _newest(table(spec, version, schema), None).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
-    name = f'"{schema}"."{spec.name}"'
-    return f"drop view if exists {name}; create view {name} as {selected}"
+    return f'create or replace view "{schema}"."{spec.name}" as {selected}'
 
 
 def array_type(spec: TableSpec[typing.Any], field: str) -> str:
