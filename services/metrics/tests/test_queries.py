@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 import pytest
+from google.protobuf.message import Message
 from nats.aio.msg import Msg
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
 from runyard_contracts.subjects import telemetry_subject
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_metrics.domain.spools import SpoolKey
@@ -21,6 +21,7 @@ from runyard_testkit.read_model import ReadModel
 
 from .sent_events import envelope_of, gpu_samples
 from .test_ingest import Wire
+from .yard import log_chunk
 
 pytestmark = pytest.mark.engines
 
@@ -31,7 +32,7 @@ async def pool(database: Database) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-async def _taken_in(pool: asyncpg.Pool, batches: list[tuple[SpoolKey, int, GpuSamplesRecorded]]) -> None:
+async def _taken_in(pool: asyncpg.Pool, batches: Sequence[tuple[SpoolKey, int, Message]]) -> None:
     """Put batches (spool, sequence) into the log one after the other, and into the tables."""
     async with PostgresEventLog(pool) as event_log:
         ingest, wire = Ingest(event_log, Wire()), Wire()
@@ -65,3 +66,23 @@ async def test_the_newest_figures_of_each_spool_are_found(pool: asyncpg.Pool) ->
         ("node-1", "a", 6, (4,)), ("node-1", "b", 4, (4,)), ("node-2", "a", 5, (4,))
     ]  # fmt: skip
     assert await found(6, "r3") == []
+
+
+async def test_lines_that_came_while_nobody_read_them_are_given_in_bounded_parts(pool: asyncpg.Pool) -> None:
+    # The second comes twice: its own batch adds nothing. The last is lines without a text.
+    chunks = [log_chunk("r1", 1, 2, text="a" * 500), log_chunk("r1", 3, 3, text="b" * 500)]
+    chunks += [
+        chunks[1],
+        log_chunk("r1", 9, 2, text="c" * 500),
+        log_chunk("r1", 6, 3),
+        log_chunk("r1", 11, 40),
+    ]
+    await _taken_in(pool, [(SpoolKey("node-1", "s1"), place, each) for place, each in enumerate(chunks, 1)])
+    queries = MetricQueries(pool)
+    parts, position = [], 0
+    while position < len(chunks):
+        part, position = await queries.added_log_chunks("r1", 1, position, len(chunks), bytes_max=2_000)
+        parts.append(([each.first_line_number for each in part], position))
+    assert parts == [([1, 3], 2), ([9, 6, 11], 6)]
+    whole, position = await queries.added_log_chunks("r1", 1, 0, 5, bytes_max=1_000_000)
+    assert ([each.first_line_number for each in whole], position) == ([1, 3, 9, 6], 5)

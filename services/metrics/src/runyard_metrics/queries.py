@@ -40,6 +40,8 @@ from runyard_metrics.tables import (
 SCHEMA = "metrics"
 GPU_INCIDENTS_MAX = 100
 """Of one answer; a card that goes on failing adds nothing new."""
+_LINE_BYTES = 64
+"""What a line takes beside its text."""
 
 RowT = TypeVar("RowT")
 
@@ -61,12 +63,16 @@ select payload from (
 where bytes_before < $6::bigint order by first_line
 """  # noqa: S608
 _ADDED_LINES = f"""
-select c.payload from {_table(LOG_PROGRESS)} p
-cross join lateral unnest(p.added_firsts) with ordinality a(first_line, place)
-join {_table(LOG_CHUNK)} c
-  on (c.run_id, c.attempt, c.first_line, c.position) = (p.run_id, p.attempt, a.first_line, p.position)
-where (p.run_id, p.attempt) = ($1, $2) and p.position > $3 and p.position <= $4
-order by p.position, a.place
+select payload, position, size from (
+  select c.payload, p.position, a.place, c.text_bytes + {_LINE_BYTES} * c.line_count as size,
+    sum(c.text_bytes + {_LINE_BYTES} * c.line_count) over (
+      order by p.position groups between unbounded preceding and current row exclude group) as size_before
+  from {_table(LOG_PROGRESS)} p
+  cross join lateral unnest(p.added_firsts) with ordinality a(first_line, place)
+  join {_table(LOG_CHUNK)} c
+    on (c.run_id, c.attempt, c.first_line, c.position) = (p.run_id, p.attempt, a.first_line, p.position)
+  where (p.run_id, p.attempt) = ($1, $2) and p.position > $3 and p.position <= $4) c
+where coalesce(size_before, 0) < $5::bigint order by position, place
 """  # noqa: S608
 # Postgres has no skip scan over the leading columns' distinct values: walk from name to name by hand.
 _NAMES = f"""
@@ -156,11 +162,16 @@ class MetricQueries:
         return [LogChunkRecorded.FromString(row["payload"]) for row in rows]
 
     async def added_log_chunks(
-        self, run_id: str, attempt: int, after_position: int, position: int
-    ) -> list[LogChunkRecorded]:
-        """Give the chunks that came between two positions, in the order in which they came."""
-        rows = await self._fetch(_ADDED_LINES, run_id, attempt, after_position, position)
-        return [LogChunkRecorded.FromString(row["payload"]) for row in rows]
+        self, run_id: str, attempt: int, after_position: int, position: int, *, bytes_max: int
+    ) -> tuple[list[LogChunkRecorded], int]:
+        """Give the chunks that came between two positions, in the order in which they came.
+
+        It ends with the batch that brings them to so many bytes. Gives also up to which position that is all.
+        """
+        rows = await self._fetch(_ADDED_LINES, run_id, attempt, after_position, position, bytes_max)
+        chunks = [LogChunkRecorded.FromString(row["payload"]) for row in rows]
+        is_all = sum(row["size"] for row in rows) < bytes_max
+        return chunks, position if is_all else rows[-1]["position"]
 
     async def metric_names(self, run_id: str, attempt: int) -> list[str]:
         """Give the names of all metrics of an attempt, also of those that begin after a position."""

@@ -11,7 +11,7 @@ from runyard_core.clock import Clock
 from runyard_core.errors import DeadlineExceeded
 from runyard_eventlog.projector import Projector
 from runyard_metrics.answers import latest_message, line_messages
-from runyard_metrics.handlers import MetricHandlers, Moment
+from runyard_metrics.handlers import LINES_BYTES_MAX, MetricHandlers, Moment
 from runyard_metrics.tables import RunProgressRow
 
 BOOKMARK_SECONDS = 5.0
@@ -97,8 +97,14 @@ class RunWatch:
         if moment.telemetry <= seen.telemetry:
             return
         between = (run_id, seen.attempt, seen.telemetry, moment.telemetry)
-        for line in line_messages(await queries.added_log_chunks(*between)):
-            yield WatchRunResponse(line=line)
+        # A watcher that does not read keeps us here; what came meanwhile can be days of lines.
+        position = seen.telemetry
+        while position < moment.telemetry:
+            chunks, position = await queries.added_log_chunks(
+                run_id, seen.attempt, position, moment.telemetry, bytes_max=LINES_BYTES_MAX
+            )
+            for line in line_messages(chunks):
+                yield WatchRunResponse(line=line)
         if self._request.with_metrics and (names := await queries.changed_metric_names(*between)):
             for row in await queries.latest_metrics(run_id, seen.attempt, names, moment.telemetry):
                 yield WatchRunResponse(metric=latest_message(row))
