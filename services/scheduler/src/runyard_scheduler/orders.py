@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.agent.v1.agent_service_pb2 import LeaseGrant, StopOrder
 from runyard.run.v1.types_pb2 import CauseCode, RunSpec
-from runyard_scheduler.domain.run_state import Lease, Run
+from runyard_scheduler.domain.run_state import Lease, Run, whole_spec
 from runyard_scheduler.process.world import RunEntry
 
 
@@ -37,11 +37,12 @@ def grant_message(entry: RunEntry, lease: Lease) -> LeaseGrant:
 
 def _pinned(run: Run) -> RunSpec | None:
     """Give the specification, with the files of its inputs that earlier attempts have found."""
-    if run.spec is None or not run.input_pins:
-        return run.spec
+    whole = whole_spec(run)
+    if whole is None or not run.input_pins:
+        return whole
     pins = {pin.name: pin.files for pin in run.input_pins}
     spec = RunSpec()
-    spec.CopyFrom(run.spec)
+    spec.CopyFrom(whole)
     for each in spec.inputs:
         each.files.extend(pins.get(each.name, ()))
     return spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from google.protobuf.message import Message
 
@@ -56,6 +57,9 @@ class Run:
     project: str = ""
     number: int = 0
     spec: RunSpec | None = None
+    """What was asked for, but for the files of its inputs: ``whole_spec`` has those, too."""
+    input_files: bytes = b""
+    """A serialised RunSpec of inputs with nothing but their files; empty when none has any."""
     title: str = ""
     tags: tuple[str, ...] = ()
     phase: RunState.ValueType = RunState.RUN_STATE_UNSPECIFIED
@@ -100,12 +104,14 @@ def evolve(run: Run, event: Message) -> Run:
     run = replace(run, phase=state_after(run.phase, event))
     match event:
         case ev.RunQueued():
+            spec, input_files = parted(event.spec)
             return replace(
                 run,
                 run_id=RunId(event.run_id),
                 project=event.project,
                 number=event.number,
-                spec=event.spec,
+                spec=spec,
+                input_files=input_files,
                 title=event.title,
                 tags=tuple(event.tags),
             )
@@ -126,7 +132,7 @@ def evolve(run: Run, event: Message) -> Run:
         case ev.EnvironmentCaptured():
             return replace(run, image_pin=run.image_pin or image_pin_of(event.environment))
         case ev.RunStarted():
-            pins = run.input_pins or input_pins_of(run.spec, event.inputs)
+            pins = run.input_pins or input_pins_of(whole_spec(run), event.inputs)
             lease_after = None if run.lease is None else _lease_after(run.lease, event)
             return replace(run, input_pins=pins, lease=lease_after)
         case ev.RunRequeued():
@@ -137,6 +143,39 @@ def evolve(run: Run, event: Message) -> Run:
             return replace(run, open_session_ids=run.open_session_ids - {event.session_id})
         case _:
             return run if run.lease is None else replace(run, lease=_lease_after(run.lease, event))
+
+
+def parted(spec: RunSpec) -> tuple[RunSpec, bytes]:
+    """Give a copy of a spec without the files of its inputs, and those files, as ``Run`` keeps them.
+
+    Files may take a megabyte, and twice that as messages; the runs of a sweep have the same ones, once.
+    """
+    bare = RunSpec()
+    bare.CopyFrom(spec)
+    if not any(each.files for each in spec.inputs):
+        return bare, b""
+    files = RunSpec(inputs=[Input(files=each.files) for each in spec.inputs])
+    for each in bare.inputs:
+        del each.files[:]
+    # A message keeps the memory of all that it ever held.
+    return RunSpec.FromString(bare.SerializeToString()), _shared(files.SerializeToString(deterministic=True))
+
+
+def whole_spec(run: Run) -> RunSpec | None:
+    """Give what was asked for, with the files of its inputs. Not to be changed."""
+    if run.spec is None or not run.input_files:
+        return run.spec
+    spec = RunSpec()
+    spec.CopyFrom(run.spec)
+    for each, kept in zip(spec.inputs, RunSpec.FromString(run.input_files).inputs, strict=True):
+        each.files.extend(kept.files)
+    return spec
+
+
+@lru_cache(maxsize=16)
+def _shared(serialised: bytes) -> bytes:
+    """Give the bytes that were given for equal ones not long ago."""
+    return serialised
 
 
 def image_pin_of(environment: Environment) -> str:

@@ -7,14 +7,21 @@ from datetime import UTC
 
 from runyard.node.v1.types_pb2 import Node as NodeDocument
 from runyard.node.v1.types_pb2 import NodeAccess, NodeState
-from runyard.run.v1.types_pb2 import CauseCode, Input, RunState
+from runyard.run.v1.types_pb2 import Cause, CauseCode, Input, RunState
 from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_contracts.ids import LeaseId, NodeId, Position, RunId
 from runyard_scheduler.domain.causation import Mark
 from runyard_scheduler.domain.node import Node, Reservation
 from runyard_scheduler.domain.node_access import Access
 from runyard_scheduler.domain.project import Project
-from runyard_scheduler.domain.run_state import Lease, Run, Stop, image_pin_of, input_pins_of
+from runyard_scheduler.domain.run_state import (
+    Lease,
+    Run,
+    Stop,
+    image_pin_of,
+    input_pins_of,
+    parted,
+)
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
@@ -32,11 +39,13 @@ def run_entry(row: RunRow) -> RunEntry:
     """Give the state of a run that is not finished."""
     document = RunDocument.FromString(row.document)
     latest = document.attempts[-1] if document.attempts else None
+    spec, input_files = parted(document.spec)
     run = Run(
         run_id=RunId(row.run_id),
         project=document.project,
         number=document.number,
-        spec=document.spec,
+        spec=spec,
+        input_files=input_files,
         title=document.title,
         tags=tuple(document.tags),
         phase=document.state,
@@ -125,5 +134,12 @@ def _lease(row: RunRow, document: RunDocument) -> Lease | None:
         failed=ended and not latest.HasField("exited_at"),
         reachable=latest.reachable,
         expired=row.lease_expired,
-        cause=latest.cause if ended else None,
+        cause=_copy(latest.cause) if ended else None,
     )
+
+
+def _copy(cause: Cause) -> Cause:
+    """Copy a part of a document: the part itself would keep all of the document in memory."""
+    copied = Cause()
+    copied.CopyFrom(cause)
+    return copied
