@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,43 +13,96 @@ from runyard.cost.v1.events_pb2 import PriceSet
 from runyard.cost.v1.types_pb2 import Cost, Price
 from runyard.history.v1.history_service_pb2 import ProjectCostState, RunCostState
 from runyard.node.v1.events_pb2 import NodeGpusReleased, NodeGpusReserved
+from runyard_contracts.glance import Glance
 from runyard_contracts.recorded import RecordedEvent
 from runyard_replay.pricing.explanation import cost_of
 from runyard_replay.pricing.leases import HeldGpu, Lease, Term, price_node
 from runyard_replay.pricing.price_book import PriceBook, PriceLine
+from runyard_replay.pricing.totals import total
 
-EVENT_TYPES = ("runyard.price.set", "runyard.node.gpus_reserved", "runyard.node.gpus_released")
+_PRICED = Glance(PriceSet, PriceSet)
+_RESERVED = Glance(NodeGpusReserved, NodeGpusReserved)
+_RELEASED = Glance(NodeGpusReleased, NodeGpusReleased)
+PRICE_TYPE = _PRICED.event_type
+EVENT_TYPES = (PRICE_TYPE, _RESERVED.event_type, _RELEASED.event_type)
+
+
+class _Held(NamedTuple):
+    """What a reservation says; a tenth of the time of a lease, which is made of it when one is priced."""
+
+    node_id: str
+    run_id: str
+    attempt: int
+    gpus: tuple[HeldGpu, ...]
+    reserved_at_ms: int
+    event_id: str
+
+
+class _Given(NamedTuple):
+    """What a release says."""
+
+    released_at_ms: int | None
+    event_ids: tuple[str, ...]
+
+
+_NOT_GIVEN = _Given(None, ())
 
 
 @dataclass(slots=True)
 class LeaseFold:
     """Folds leases and prices in the order of the log."""
 
-    leases: dict[str, Lease] = field(default_factory=dict)
-    """By lease id."""
     prices: dict[str, tuple[Price, PriceLine]] = field(default_factory=dict)
     """By price id, oldest first."""
     project_of_run: dict[str, str] = field(default_factory=dict)
+    _held: dict[str, _Held] = field(default_factory=dict)
+    """By lease id."""
+    _given: dict[str, _Given] = field(default_factory=dict)
+    """The same for those that are over."""
+    _gpus: dict[tuple[str, ...], tuple[HeldGpu, ...]] = field(default_factory=dict)
+    """By their UUIDs and models: leases of the same GPUs share them."""
 
     def apply(self, event: RecordedEvent) -> None:
-        """Go on with the next event."""
-        match event.message:
-            case PriceSet() as price_set:
-                price = price_set.price
-                self.prices[price.price_id] = (price, price_line(price, event))
-            case NodeGpusReserved() as reserved:
-                self.project_of_run.setdefault(reserved.run_id, reserved.project)
-                self.leases[reserved.lease_id] = _lease(reserved, event)
-            case NodeGpusReleased() as released:
-                lease = self.leases.get(released.lease_id)
-                if lease is not None and lease.released_at_ms is None:
-                    self.leases[released.lease_id] = replace(
-                        lease,
-                        released_at_ms=milliseconds_of(event.envelope.occurred_at),
-                        event_ids=(*lease.event_ids, event.envelope.event_id),
-                    )
+        """Go on with the next event.
+
+        Raises:
+            UndecodableEventError, NoUpcasterError: this version cannot read it.
+        """
+        match event.type:
+            case _RESERVED.event_type:
+                self._reserve(_RESERVED.at(event.envelope), event)
+            case _RELEASED.event_type:
+                self._release(_RELEASED.at(event.envelope), event)
+            case _PRICED.event_type:
+                self._set_price(_PRICED.at(event.envelope), event)
             case _:
                 pass
+
+    def _set_price(self, price_set: PriceSet, event: RecordedEvent) -> None:
+        price = price_set.price
+        self.prices[price.price_id] = (price, price_line(price, event))
+
+    def _reserve(self, reserved: NodeGpusReserved, event: RecordedEvent) -> None:
+        envelope, run_id, lease_id = event.envelope, reserved.run_id, reserved.lease_id
+        self.project_of_run.setdefault(run_id, reserved.project)
+        key = (*reserved.gpu_uuids, *reserved.gpu_models)
+        gpus = self._gpus.get(key)
+        if gpus is None or len(gpus) != len(reserved.gpu_uuids):
+            gpus = self._gpus[key] = _gpus_of(reserved)
+        self._held[lease_id] = _Held(
+            reserved.node_id,
+            run_id,
+            reserved.attempt,
+            gpus,
+            milliseconds_of(envelope.occurred_at),
+            envelope.event_id,
+        )
+        self._given.pop(lease_id, None)
+
+    def _release(self, released: NodeGpusReleased, event: RecordedEvent) -> None:
+        lease_id, envelope = released.lease_id, event.envelope
+        if lease_id in self._held and lease_id not in self._given:
+            self._given[lease_id] = _Given(milliseconds_of(envelope.occurred_at), (envelope.event_id,))
 
     def lines(self) -> list[PriceLine]:
         """Give the recorded price book, oldest first."""
@@ -68,52 +122,73 @@ class LeaseFold:
         self, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
     ) -> Mapping[str, Cost]:
         """Price the leases of runs up to a moment; runs that held nothing are left out."""
-        wanted = set(run_ids)
-        book = PriceBook(lines)
-        by_node: dict[str, list[Lease]] = defaultdict(list)
-        for lease in self.leases.values():
-            by_node[lease.node_id].append(lease)
-        terms: dict[str, list[Term]] = defaultdict(list)
-        for node_id in sorted(by_node):
-            leases = by_node[node_id]
-            if wanted.isdisjoint(lease.run_id for lease in leases):
-                continue
-            priced = price_node(node_id, leases, book, horizon_ms)
-            for lease in leases:
-                if lease.run_id in wanted:
-                    terms[lease.run_id].extend(priced[lease.lease_id])
-        for of_run in terms.values():
-            of_run.sort(key=lambda term: (term.lease.attempt, term.lease.node_id, term.start_ms))
-        return {run_id: cost_of(of_run) for run_id, of_run in terms.items()}
+        return {run_id: cost_of(terms) for run_id, terms in self._terms(run_ids, lines, horizon_ms).items()}
 
     def runs_of(self, project: str) -> Sequence[str]:
         """Give the runs of a project that held something, newest first."""
+        project_of_run = self.project_of_run
         first: dict[str, int] = {}
-        for lease in self.leases.values():
-            if self.project_of_run.get(lease.run_id) == project:
-                first[lease.run_id] = min(lease.reserved_at_ms, first.get(lease.run_id, lease.reserved_at_ms))
+        for held in self._held.values():
+            run_id = held.run_id
+            if project_of_run.get(run_id) == project:
+                first[run_id] = min(held.reserved_at_ms, first.get(run_id, held.reserved_at_ms))
         return sorted(first, key=lambda run_id: (first[run_id], run_id), reverse=True)
 
     def project_cost(self, project: str, horizon_ms: int) -> ProjectCostState:
         """Give what a project cost up to a moment."""
         run_ids = self.runs_of(project)
-        costs = self.costs(run_ids, self.lines(), horizon_ms)
+        terms = self._terms(run_ids, self.lines(), horizon_ms)
+        totals = {run_id: total(of_run) for run_id, of_run in terms.items()}
         return ProjectCostState(
             project=project,
-            micro_usd=sum(cost.micro_usd for cost in costs.values()),
-            gpu_milliseconds=sum(cost.gpu_milliseconds for cost in costs.values()),
-            node_milliseconds=sum(cost.node_milliseconds for cost in costs.values()),
+            micro_usd=sum(of_run.micro_usd for of_run in totals.values()),
+            gpu_milliseconds=sum(of_run.gpu_milliseconds for of_run in totals.values()),
+            node_milliseconds=sum(of_run.node_milliseconds for of_run in totals.values()),
             run_count=len(run_ids),
-            has_unpriced_time=any(cost.has_unpriced_time for cost in costs.values()),
+            has_unpriced_time=any(of_run.has_unpriced_time for of_run in totals.values()),
             runs=[
                 RunCostState(
                     run_id=run_id,
-                    micro_usd=costs[run_id].micro_usd,
-                    running=any(term.running for term in costs[run_id].terms),
+                    micro_usd=totals[run_id].micro_usd,
+                    running=any(term.is_running for term in terms[run_id]),
                 )
                 for run_id in run_ids
-                if run_id in costs
+                if run_id in totals
             ],
+        )
+
+    def _terms(
+        self, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
+    ) -> Mapping[str, Sequence[Term]]:
+        """Give the terms of runs in their order, by run; others on their nodes share what they cost."""
+        wanted = set(run_ids)
+        book = PriceBook(lines)
+        node_ids = {held.node_id for held in self._held.values() if held.run_id in wanted}
+        by_node: dict[str, list[Lease]] = defaultdict(list)
+        for lease_id, held in self._held.items():
+            if held.node_id in node_ids:
+                by_node[held.node_id].append(self._lease(lease_id, held))
+        terms: dict[str, list[Term]] = defaultdict(list)
+        for node_id in sorted(by_node):
+            priced = price_node(node_id, by_node[node_id], book, horizon_ms)
+            for lease in by_node[node_id]:
+                if lease.run_id in wanted:
+                    terms[lease.run_id].extend(priced[lease.lease_id])
+        for of_run in terms.values():
+            of_run.sort(key=lambda term: (term.lease.attempt, term.lease.node_id, term.start_ms))
+        return terms
+
+    def _lease(self, lease_id: str, held: _Held) -> Lease:
+        given = self._given.get(lease_id, _NOT_GIVEN)
+        return Lease(
+            lease_id=lease_id,
+            run_id=held.run_id,
+            attempt=held.attempt,
+            node_id=held.node_id,
+            gpus=held.gpus,
+            reserved_at_ms=held.reserved_at_ms,
+            released_at_ms=given.released_at_ms,
+            event_ids=(held.event_id, *given.event_ids),
         )
 
 
@@ -136,15 +211,6 @@ def milliseconds_of(time: Timestamp) -> int:
     return time.seconds * 1_000 + time.nanos // 1_000_000
 
 
-def _lease(reserved: NodeGpusReserved, event: RecordedEvent) -> Lease:
+def _gpus_of(reserved: NodeGpusReserved) -> tuple[HeldGpu, ...]:
     models = (*reserved.gpu_models, *("" for _ in reserved.gpu_uuids))
-    return Lease(
-        lease_id=reserved.lease_id,
-        run_id=reserved.run_id,
-        attempt=reserved.attempt,
-        node_id=reserved.node_id,
-        gpus=tuple(HeldGpu(uuid, model) for uuid, model in zip(reserved.gpu_uuids, models, strict=False)),
-        reserved_at_ms=milliseconds_of(event.envelope.occurred_at),
-        released_at_ms=None,
-        event_ids=(event.envelope.event_id,),
-    )
+    return tuple(HeldGpu(uuid, model) for uuid, model in zip(reserved.gpu_uuids, models, strict=False))

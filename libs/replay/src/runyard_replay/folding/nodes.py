@@ -20,9 +20,14 @@ def node_after(node: Node | None, event: RecordedEvent) -> Node:
     after = Node(node_id=stream_id(event.envelope.stream))
     if node is not None:
         after.CopyFrom(node)
-    _apply(after, event)
-    after.position = event.position
+    apply_to_node(after, event)
     return after
+
+
+def apply_to_node(node: Node, event: RecordedEvent) -> None:
+    """Change a node by the next event of its stream; one with nothing but its id by the first."""
+    _apply(node, event)
+    node.position = event.position
 
 
 def foreign_after(processes: ForeignProcesses, event: RecordedEvent) -> ForeignProcesses:
@@ -61,9 +66,9 @@ def _apply(node: Node, event: RecordedEvent) -> None:
                 reserved_at=occurred_at,
             )
         case ev.NodeGpusReleased():
-            kept = [held for held in node.reservations if held.lease_id != message.lease_id]
-            del node.reservations[:]
-            node.reservations.extend(kept)
+            for index in reversed(range(len(node.reservations))):
+                if node.reservations[index].lease_id == message.lease_id:
+                    del node.reservations[index]
         case ev.NodeInvited() | ev.NodeCredentialIssued() | ev.NodeRevoked():
             _apply_access(node, message, occurred_at)
         case _:

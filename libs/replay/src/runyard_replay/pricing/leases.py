@@ -15,6 +15,9 @@ from runyard_replay.pricing.price_book import PriceBook, PriceLine
 WHOLE_PPM = 1_000_000
 HOUR_MS = 3_600_000
 
+# Looked up once: the enum looks names up in its descriptor.
+_NODE_HOUR = PriceUnit.PRICE_UNIT_NODE_HOUR
+
 
 @dataclass(frozen=True, slots=True)
 class HeldGpu:
@@ -138,30 +141,35 @@ class _GrowingTerms:
     """The terms of one lease while the time line is walked."""
 
     def __init__(self) -> None:
-        self._terms: list[Term] = []
+        self._pieces: list[Term] = []
+        """Without their times, which grow."""
+        self._spans: list[tuple[int, int]] = []
+        """From when to when each of them is, in milliseconds since 1970."""
         self._open: list[int] = []
-        """Indexes of the terms that reach up to now."""
+        """Indexes of those that reach up to now."""
 
     def extend(self, pieces: Iterable[Term], start_ms: int, end_ms: int) -> None:
         """Add the pieces of a stretch; what only goes on becomes longer."""
         reaching = []
         for piece in pieces:
             for index in self._open:
-                if replace(self._terms[index], start_ms=0, end_ms=0) == piece:
-                    self._terms[index] = replace(self._terms[index], end_ms=end_ms)
+                if self._pieces[index] == piece:
+                    self._spans[index] = (self._spans[index][0], end_ms)
                     reaching.append(index)
                     break
             else:
-                reaching.append(len(self._terms))
-                self._terms.append(replace(piece, start_ms=start_ms, end_ms=end_ms))
+                reaching.append(len(self._pieces))
+                self._pieces.append(piece)
+                self._spans.append((start_ms, end_ms))
         self._open = reaching
 
     def finish(self, lease: Lease, horizon_ms: int) -> Sequence[Term]:
         """Give the terms, the last ones marked as running if the lease is."""
-        if lease.is_running(horizon_ms):
-            for index in self._open:
-                self._terms[index] = replace(self._terms[index], is_running=True)
-        return self._terms
+        running = self._open if lease.is_running(horizon_ms) else ()
+        return [
+            replace(piece, start_ms=span[0], end_ms=span[1], is_running=index in running)
+            for index, (piece, span) in enumerate(zip(self._pieces, self._spans, strict=True))
+        ]
 
 
 def _price_slice(
@@ -174,12 +182,15 @@ def _price_slice(
     for index, lease in enumerate(active):
         for gpu in lease.gpus:
             line = book.of_gpu(node_id, gpu.model, at_ms)
-            if line is not None and line.unit == PriceUnit.PRICE_UNIT_NODE_HOUR:
+            if line is not None and line.unit == _NODE_HOUR:
                 # A node has one node-hour price at a time: GPU models cannot have one.
                 node_line = line
                 node_gpu_counts[index] += 1
             else:
                 own_pieces[index].append(_piece(lease, gpu, line, WHOLE_PPM))
+    if node_line is None and all(lease.gpus for lease in active):
+        # Nobody pays for a part of the node.
+        return own_pieces
     shares = _node_shares(active, node_gpu_counts)
     for index, lease in enumerate(active):
         others = (*active[:index], *active[index + 1 :])

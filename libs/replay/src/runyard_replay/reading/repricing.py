@@ -13,9 +13,9 @@ from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
 from runyard_replay.folding.leases import price_line
 from runyard_replay.pricing.price_book import PriceLine
+from runyard_replay.reading.leases import lease_fold
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.registered import project_as_of
-from runyard_replay.reading.states import lease_fold
 from runyard_replay.reading.subjects import check_project, find_run
 
 PRICES_MAX = 1_000

@@ -9,7 +9,6 @@ from typing import TypeVar, cast
 from google.protobuf.message import Message
 
 from runyard.artifact.v1.types_pb2 import Artifact
-from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import (
     GetStateAsOfRequest,
     GetStateAsOfResponse,
@@ -21,16 +20,17 @@ from runyard.history.v1.history_service_pb2 import (
 )
 from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run
-from runyard_contracts.ids import stream_id, stream_name
+from runyard_contracts.ids import stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
-from runyard_eventlog.port import EventFilter, EventLog
-from runyard_replay.folding import leases
+from runyard_eventlog.port import EventLog
 from runyard_replay.folding.files import file_after
-from runyard_replay.folding.nodes import ForeignProcesses, foreign_after, node_after
+from runyard_replay.folding.nodes import node_after
 from runyard_replay.folding.runs import apply_to_run
+from runyard_replay.reading.gpus import gpus_as_of
+from runyard_replay.reading.leases import lease_fold, price_fold
 from runyard_replay.reading.moments import Moment, moment_of
-from runyard_replay.reading.pages import read_lane, read_stream
+from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.registered import dataset_as_of, model_as_of, project_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard, run_of_id
@@ -140,7 +140,7 @@ async def thing_as_of(
         case SubjectKind.SUBJECT_KIND_COST:
             shown.cost.CopyFrom(await _cost_as_of(event_log, thing.id, moment))
         case SubjectKind.SUBJECT_KIND_PRICES:
-            fold = await lease_fold(event_log, moment.position)
+            fold = await price_fold(event_log, moment.position)
             shown.prices.CopyFrom(PriceBookState(prices=fold.newest_prices()))
         case SubjectKind.SUBJECT_KIND_YARD:
             shown.queue.CopyFrom(await _queue_as_of(queues, "", moment, parts.waiting))
@@ -181,20 +181,6 @@ async def run_as_of(event_log: EventLog, run_id: str, position: int) -> Run:
     return _there(run, "run", run_id, position)
 
 
-async def lease_fold(event_log: EventLog, position: int) -> leases.LeaseFold:
-    """Fold the price book and all leases up to a position.
-
-    Raises:
-        Unavailable: the log did not answer in time.
-    """
-    fold = leases.LeaseFold()
-    wanted = EventFilter(types=leases.EVENT_TYPES)
-    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=position, wanted=wanted):
-        if readable(event) is not None:
-            fold.apply(event)
-    return fold
-
-
 async def _cost_as_of(event_log: EventLog, project: str, moment: Moment) -> ProjectCostState:
     fold = await lease_fold(event_log, moment.position)
     # In a thread, so that a long history does not hold other calls up.
@@ -226,21 +212,7 @@ async def _queue_as_of(queues: Queues, project: str, moment: Moment, part: Part)
 
 
 async def _gpus_as_of(event_log: EventLog, position: int, part: Part) -> GpuState:
-    nodes: dict[str, Node] = {}
-    foreign: dict[str, ForeignProcesses] = {}
-    wanted = EventFilter(types=("runyard.node.",))
-    async for event in read_lane(event_log, Lane.LANE_DOMAIN, after=0, to=position, wanted=wanted):
-        if readable(event) is not None:
-            node_id = stream_id(event.envelope.stream)
-            nodes[node_id] = node_after(nodes.get(node_id), event)
-            foreign[node_id] = foreign_after(foreign.get(node_id, {}), event)
-    names = sorted(nodes)[part.skipped :]
-    shown = names[: part.limit]
-    return GpuState(
-        nodes=[nodes[name] for name in shown],
-        foreign_processes=[process for name in shown for process in foreign[name].values()],
-        more_node_count=len(names) - len(shown),
-    )
+    return await gpus_as_of(event_log, position, skipped=part.skipped, limit=part.limit)
 
 
 def _there(state: State | None, what: str, name: str, position: int) -> State:
