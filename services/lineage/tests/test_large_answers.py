@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.lineage.v1.lineage_service_pb2 import ImpactRequest, TraceRequest
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
+from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, Record
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.events_pb2 import RunQueued
@@ -33,9 +35,16 @@ def a_run(attempt_count: int) -> Run:
     return Run(run_id=TRAIN, spec=RunSpec(step="train", inputs=[data]), attempts=attempts)
 
 
-async def a_record(run: Run, outputs: list[Artifact], database: Database, bus: Bus, folder: Path) -> Record:
+async def a_record(
+    run: Run,
+    outputs: Sequence[Artifact],
+    database: Database,
+    bus: Bus,
+    folder: Path,
+    results: Sequence[MetricLatest] = (),
+) -> Record:
     async with (
-        knowing_peers(run, line_count=1, outputs=outputs) as peers,
+        knowing_peers(run, line_count=1, outputs=outputs, results=results) as peers,
         serving(database, bus, folder, peers) as channel,
     ):
         return (await RecordServiceStub(channel).GetRecord(GetRecordRequest(name=TRAIN))).record
@@ -64,6 +73,23 @@ async def test_a_record_says_which_files_nobody_names(database: Database, bus: B
     run = Run(run_id=TRAIN, attempts=[Attempt(number=1, inputs=inputs)])
     record = await a_record(run, [], database, bus, tmp_path)
     assert list(record.missing) == ["input data: it names 0 of 3 files"]
+
+
+async def test_a_record_of_very_many_files_on_demand_and_large_results_fits_into_an_answer(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    fetched = Input(name="data", on_demand=True, files=FILES * 8)
+    run = Run(run_id=TRAIN, attempts=[Attempt(number=1, inputs=[fetched])])
+    results = [MetricLatest(name=f"{number}", json_value="x" * 16_000) for number in range(500)]
+    outputs = [Artifact(name="x" * 1_000)] * 3_000
+    record = await a_record(run, outputs, database, bus, tmp_path, results)
+    shown, named = len(record.results), len(record.datasets[0].files)
+    assert list(record.results) == results[:shown]
+    assert list(record.outputs) == outputs
+    assert list(record.missing) == [
+        f"input data: it names {named} of {len(fetched.files)} files",
+        f"results: there are more than {shown}; GetRunSummary has all",
+    ]
 
 
 async def test_a_walk_ends_with_what_fits_into_an_answer(

@@ -172,14 +172,17 @@ class KnownCost(CostServiceServicer):
 class KnownMetrics(MetricServiceServicer):
     """Totals, one line and a mark."""
 
-    def __init__(self, line_count: int) -> None:
+    def __init__(self, line_count: int, results: Sequence[metric_pb.MetricLatest]) -> None:
         self.line_count = line_count
+        self.results = results
 
     async def GetRunSummary(
         self, request: metric_pb.GetRunSummaryRequest, context: object
     ) -> metric_pb.GetRunSummaryResponse:
         assert request.read.min_position == 3
-        return metric_pb.GetRunSummaryResponse(attempt=1, log_line_count=self.line_count, log_bytes=9)
+        return metric_pb.GetRunSummaryResponse(
+            attempt=1, log_line_count=self.line_count, log_bytes=9, metrics=self.results
+        )
 
     async def ListLogLines(
         self, request: metric_pb.ListLogLinesRequest, context: object
@@ -194,14 +197,19 @@ class KnownMetrics(MetricServiceServicer):
 
 @asynccontextmanager
 async def knowing_peers(
-    run: Run, *, line_count: int, with_cost: bool = True, outputs: Sequence[Artifact] = TWO_OUTPUTS
+    run: Run,
+    *,
+    line_count: int,
+    with_cost: bool = True,
+    outputs: Sequence[Artifact] = TWO_OUTPUTS,
+    results: Sequence[metric_pb.MetricLatest] = (),
 ) -> AsyncIterator[str]:
     """Serve the four services that own the boxes, with answers known beforehand; gives their address."""
     server = grpc.aio.server()
     # What they leave out answers UNIMPLEMENTED.
     add_scheduler(KnownScheduler(run), server)  # type: ignore[abstract]
     add_artifact(KnownArtifacts(outputs), server)  # type: ignore[abstract]
-    add_metrics(KnownMetrics(line_count), server)  # type: ignore[abstract]
+    add_metrics(KnownMetrics(line_count, results), server)  # type: ignore[abstract]
     if with_cost:
         add_cost(KnownCost(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")

@@ -30,7 +30,13 @@ from runyard_core.errors import InvalidInput, NotFound, OutOfRange, RunyardError
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.moment import Moments
 from runyard_lineage.domain.completeness import completeness, last_attempt
-from runyard_lineage.record_size import RECORD_BYTES_MAX, add_outputs, lacking_files
+from runyard_lineage.record_size import (
+    RECORD_BYTES_MAX,
+    add_outputs,
+    add_results,
+    found_inputs,
+    lacking_files,
+)
 from runyard_servicekit.error_mapping import reason_of
 
 BOX_SECONDS_MAX = 2.0
@@ -103,6 +109,7 @@ class RecordHandlers:
         measured = telemetry.result()
         if measured is not None:
             _fill_telemetry(record, measured)
+            missing.extend(add_results(record, measured.summary.metrics))
         listed = outputs.result() or ()
         add_outputs(record, listed[:OUTPUTS_MAX])
         if len(listed) > len(record.outputs):
@@ -190,7 +197,7 @@ def _stored_boxes(run: Run) -> Record:
         record.code.CopyFrom(run.spec.code)
     attempt = last_attempt(run)
     # What the code found; before it has started, what was asked for.
-    record.datasets.extend(attempt.inputs if attempt and attempt.inputs else run.spec.inputs)
+    record.datasets.extend(found_inputs(attempt) if attempt and attempt.inputs else run.spec.inputs)
     if attempt is not None and attempt.HasField("hardware"):
         record.hardware.CopyFrom(attempt.hardware)
     if attempt is not None and attempt.HasField("environment"):
@@ -203,6 +210,5 @@ def _fill_telemetry(record: Record, measured: _Telemetry) -> None:
     record.logs.CopyFrom(
         LogSummary(line_count=summary.log_line_count, size_bytes=summary.log_bytes, last_lines=measured.lines)
     )
-    record.results.extend(summary.metrics)
     record.statistics.extend(summary.statistics)
     record.gpu_incidents.extend(summary.gpu_incidents)

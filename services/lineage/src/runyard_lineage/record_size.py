@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from runyard.artifact.v1.types_pb2 import Artifact
+from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.record.v1.record_service_pb2 import Record
-from runyard.run.v1.types_pb2 import Input
+from runyard.run.v1.types_pb2 import Attempt, Input, Run
 from runyard_servicekit.large_runs import fit_run
 from runyard_servicekit.paging import items_that_fit
 
@@ -14,6 +15,24 @@ RECORD_BYTES_MAX = 14 * 1024 * 1024
 """Most that a record takes, but for what is missing of it: a message holds 16 MiB."""
 OUTPUTS_BYTES_MIN = 4 * 1024 * 1024
 """Outputs have room for so much, whatever the attempts of the run have found."""
+DATASETS_BYTES_MAX = 4 * 1024 * 1024
+"""One event names a megabyte of input files; what was fetched on demand comes to it file by file."""
+RESULTS_BYTES_MAX = 4 * 1024 * 1024
+"""Some 30,000 metrics; their values may be JSON of 16 KiB."""
+
+
+def found_inputs(attempt: Attempt) -> Iterable[Input]:
+    """Give the inputs that an attempt found; of very many files the first."""
+    alone = Run(attempts=[Attempt(inputs=attempt.inputs)])
+    fit_run(alone, DATASETS_BYTES_MAX)
+    return alone.attempts[0].inputs
+
+
+def add_results(record: Record, results: Sequence[MetricLatest]) -> Iterator[str]:
+    """Add results to a record, as many as it holds; says when there are more."""
+    record.results.extend(items_that_fit(results, RESULTS_BYTES_MAX))
+    if len(results) > len(record.results):
+        yield f"results: there are more than {len(record.results)}; GetRunSummary has all"
 
 
 def add_outputs(record: Record, outputs: Sequence[Artifact]) -> None:
