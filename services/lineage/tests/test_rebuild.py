@@ -50,7 +50,7 @@ async def test_edges_are_found_by_the_same_indexes_live_and_in_a_rebuild(databas
     found = sorted(row["indexdef"].partition(" ON ")[2] for row in indexes)
     table = f"{SCHEMA}.edge_v{projection.version}"
     assert found == [
-        f'{name} USING btree ({end}_kind, {end}_id, "position")'
+        f'{name} USING btree (hashtextextended({end}_id, {end}_kind), "position")'
         for name in (table, f"{table}_new")
         for end in ("source", "target")
     ]

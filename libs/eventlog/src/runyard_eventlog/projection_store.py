@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -175,17 +176,13 @@ class ProjectionStore:
         """
         if self.is_indexed:
             return
-        indexes = [
-            index
-            for spec in self._specs.values()
-            for index in readmodel.indexes(spec, self._version, self._schema, self._build)
-        ]
-        left = iter(indexes)
         async with pool.acquire() as connection, connection.transaction():
             # Whoever writes a batch holds the checkpoint before it touches a table: so neither waits for a
             # table of the other.
             await self._lock(connection, None, "off")
             await connection.execute(f"select {_ALONE}")
+            indexes = await self._indexes(connection)
+            left = iter(indexes)
             async with TaskGroup() as group:
                 group.create_task(_make(left, connection))
                 group.create_task(_make_beside(left, pool))
@@ -197,6 +194,19 @@ class ProjectionStore:
                 if index.key_ddl and index.name not in made:
                     await connection.execute(index.key_ddl)
         self.is_indexed = True
+
+    async def _indexes(self, connection: Connection) -> list[Index]:
+        """Give the indexes of the largest table first, so that both makers end at about the same time."""
+        sizes: list[tuple[int, TableSpec[Any]]] = []
+        for spec in self._specs.values():
+            table = f'"{self._schema}"."{readmodel.table_name(spec, self._version, self._build)}"'
+            size = await connection.fetchval("select pg_relation_size($1::regclass)", table)
+            sizes.append((size, spec))
+        return [
+            index
+            for _, spec in sorted(sizes, key=itemgetter(0), reverse=True)
+            for index in readmodel.indexes(spec, self._version, self._schema, self._build)
+        ]
 
     async def fetch(
         self,

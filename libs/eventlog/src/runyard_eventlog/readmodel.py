@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeEngine
 
-from runyard_core.projection import TableSpec
+from runyard_core.projection import Hashed, TableSpec
 
 _SCALARS: Mapping[object, TypeEngine[typing.Any]] = {
     str: Text(collation="C"),
@@ -179,8 +179,16 @@ def row_from(spec: TableSpec[typing.Any], values: Mapping[str, object]) -> objec
     )
 
 
-def _quoted(fields: Iterable[str]) -> str:
-    return ", ".join(f'"{field}"' for field in fields)
+def hash_of(text: str, number: str) -> str:
+    """Give the expression of a hash of two others, as indexes with ``Hashed`` have it."""
+    return f"hashtextextended({text}, {number})"
+
+
+def _quoted(fields: Iterable[str | Hashed]) -> str:
+    return ", ".join(
+        hash_of(f'"{field.text}"', f'"{field.number}"') if isinstance(field, Hashed) else f'"{field}"'
+        for field in fields
+    )
 
 
 def _newest(table: Table, position: int | None) -> Select[typing.Any]:

@@ -24,17 +24,18 @@ def _table(spec: TableSpec[Any]) -> str:
     return f"{SCHEMA}.{readmodel.table_name(spec, EdgesProjection.version)}"
 
 
+_ASKED = readmodel.hash_of("k.id", "k.kind")
 # The names are constants of this code; values always go as parameters.
 _UP = f"""
 select e.* from unnest($1::bigint[], $2::text[]) with ordinality k(kind, id, place)
-join {_table(EDGE)} e on (e.source_kind, e.source_id) = (k.kind, k.id)
-where e.position <= $3
+join {_table(EDGE)} e on {readmodel.hash_of("e.source_id", "e.source_kind")} = {_ASKED}
+where (e.source_kind, e.source_id) = (k.kind, k.id) and e.position <= $3
 order by k.place, e.position, e.relation, e.target_kind, e.target_id, e.role limit $4
 """  # noqa: S608
 _DOWN = f"""
 select e.* from unnest($1::bigint[], $2::text[]) with ordinality k(kind, id, place)
-join {_table(EDGE)} e on (e.target_kind, e.target_id) = (k.kind, k.id)
-where e.position <= $3
+join {_table(EDGE)} e on {readmodel.hash_of("e.target_id", "e.target_kind")} = {_ASKED}
+where (e.target_kind, e.target_id) = (k.kind, k.id) and e.position <= $3
 order by k.place, e.position, e.relation, e.source_kind, e.source_id, e.role limit $4
 """  # noqa: S608
 _VERTICES = f"""

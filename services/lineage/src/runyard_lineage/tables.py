@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from runyard_core.projection import TableSpec
+from runyard_core.projection import Hashed, TableSpec
 from runyard_replay.graph.rows import EdgeRow, VertexRow
 
 
@@ -27,7 +27,7 @@ EDGE = TableSpec(
     EdgeRow,
     ("source_kind", "source_id", "relation", "target_kind", "target_id", "role"),
     is_read=False,
-    key_index=("source_kind", "source_id", "position"),
-    indexes=(("target_kind", "target_id", "position"),),
+    key_index=(Hashed("source_id", "source_kind"), "position"),
+    indexes=((Hashed("target_id", "target_kind"), "position"),),
 )
 RUN_NUMBER = TableSpec("run_number", RunNumberRow, ("project", "number"), is_read=False)

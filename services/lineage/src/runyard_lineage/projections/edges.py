@@ -16,7 +16,7 @@ class EdgesProjection:
     """Folds the graph."""
 
     name = "lineage"
-    version = 4
+    version = 5
     tables: tuple[TableSpec[Any], ...] = (VERTEX, EDGE, RUN_NUMBER)
     event_types = frozenset(event_type_of(event).name for event in EVENTS)
 
