@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from runyard.metric.v1.batches_pb2 import AttemptRef, GpuIncidentSeen, GpuSamplesRecorded
 from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuProcessOwner, GpuQuantity
 from runyard_contracts.gpu_columns import ENERGY_BIT, POWER_BIT, packed_column
-from runyard_metrics import gpu_answers
+from runyard_core.errors import ResourceExhausted
+from runyard_metrics import gpu_answers, gpu_handlers
+from runyard_metrics.domain.gpu_readings import BASE_NAMES
 from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.gpu_answers import (
     Points,
     ReadingPlace,
     SeriesKey,
-    gpu_points,
+    add_gpu_points,
     gpu_statistics,
     incident_messages,
     reading_messages,
     readings_page,
 )
+from runyard_metrics.gpu_handlers import gather
 from runyard_metrics.projections.gpus import figures_of
 from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import GPU_INCIDENT, GPU_READING, GPU_SERIES, GPU_USAGE, MALFORMED_BATCH
@@ -125,16 +130,32 @@ def test_series_of_an_attempt_are_of_its_own_gpus_and_their_processes() -> None:
     row = fold(TelemetryProjection(), recorded([batch])).get(GPU_SERIES, "r1", 1, "node-1")
     assert row is not None
     names = frozenset({"gpu_sm_clock_megahertz", "gpu_process_memory_bytes"})
-    points = gpu_points([GpuSamplesRecorded.FromString(row.payload)], names)
+    points: dict[SeriesKey, Points] = {}
+    add_gpu_points(points, [GpuSamplesRecorded.FromString(row.payload)], names)
     assert points == {
-        SeriesKey("GPU-1", "gpu_sm_clock_megahertz"): Points([1000, 2000], [1980, 1975]),
-        SeriesKey("GPU-1", "gpu_process_memory_bytes", 9, "python"): Points([2000], [5]),
+        SeriesKey("GPU-1", "gpu_sm_clock_megahertz"): _points([1000, 2000], [1980, 1975]),
+        SeriesKey("GPU-1", "gpu_process_memory_bytes", 9, "python"): _points([2000], [5]),
     }
+    add_gpu_points(points, [GpuSamplesRecorded.FromString(row.payload)], frozenset())
+    assert {key.name for key in points if not key.pid} == {*BASE_NAMES[:4], "gpu_sm_clock_megahertz"}
+
+
+def test_more_points_than_an_answer_may_be_made_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_handlers, "GATHERED_POINTS_MAX", 4)
+    payload, names = gpu_samples("r1", "r1").SerializeToString(), frozenset({"gpu_power_milliwatts"})
+    gathered: dict[SeriesKey, Points] = {}
+    gather(gathered, [payload], names)
+    with pytest.raises(ResourceExhausted, match="fewer names"):
+        gather(gathered, [payload], names)
 
 
 def test_points_that_came_in_another_order_are_sorted_by_time() -> None:
-    assert Points([3, 4, 1, 2], [30, 40, 10, 20]).in_order() == Points([1, 2, 3, 4], [10, 20, 30, 40])
-    assert Points([1, 2], [1, 2]).in_order() == Points([1, 2], [1, 2])
+    assert _points([3, 4, 1, 2], [30, 40, 10, 20]).in_order() == _points([1, 2, 3, 4], [10, 20, 30, 40])
+    assert _points([1, 2], [1, 2]).in_order() == _points([1, 2], [1, 2])
+
+
+def _points(times: list[int], values: list[float]) -> Points:
+    return Points(array("q", times), array("d", values))
 
 
 def test_an_incident_is_kept_for_the_attempt_that_held_the_gpu() -> None:

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from nats.aio.msg import Msg
 
 from runyard.event.v1.envelope_pb2 import Lane
+from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
 from runyard_contracts.subjects import telemetry_subject
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_metrics.domain.spools import SpoolKey
@@ -21,7 +22,7 @@ from runyard_testkit.read_model import ReadModel
 
 from .sent_events import envelope_of, gpu_samples
 from .test_ingest import Wire
-from .yard import log_chunk
+from .yard import log_chunk, loss_points
 
 pytestmark = pytest.mark.engines
 
@@ -86,3 +87,29 @@ async def test_lines_that_came_while_nobody_read_them_are_given_in_bounded_parts
     assert parts == [([1, 3], 2), ([9, 6, 11], 6)]
     whole, position = await queries.added_log_chunks("r1", 1, 0, 5, bytes_max=1_000_000)
     assert ([each.first_line_number for each in whole], position) == ([1, 3, 9, 6], 5)
+
+
+@pytest.mark.parametrize("batches_max", [1, 2, 3, 100])
+async def test_samples_and_points_are_read_in_parts_and_all_of_them(
+    pool: asyncpg.Pool, batches_max: int
+) -> None:
+    one, two = SpoolKey("node-1", "s1"), SpoolKey("node-2", "s1")
+    batches: list[tuple[SpoolKey, int, Message]] = []
+    for sequence in (1, 2, 3):
+        for spool in (one, two):
+            batch = gpu_samples("r1", rows=sequence)
+            batch.node_id = spool.node_id
+            batches.append((spool, sequence, batch))
+    batches += [(one, 4, loss_points("r1", 7, [7.0, 8.0])), (one, 5, loss_points("r1", 1, [1.0, 2.0, 3.0]))]
+    await _taken_in(pool, batches)
+    queries = MetricQueries(pool)
+    parts = [part async for part in queries.gpu_samples("r1", 1, 5, batches_max=batches_max)]
+    found = [GpuSamplesRecorded.FromString(payload) for part in parts for payload in part]
+    assert max(map(len, parts)) <= batches_max
+    assert [(each.node_id, len(each.times_unix_milliseconds)) for each in found] == [
+        ("node-1", 1), ("node-1", 2), ("node-1", 3), ("node-2", 1), ("node-2", 2)
+    ]  # fmt: skip
+    _, values = await queries.metric_points("r1", 1, "loss", 8, batches_max=batches_max)
+    assert list(values) == [1.0, 2.0, 3.0, 7.0, 8.0]
+    _, values = await queries.metric_points("r1", 1, "loss", 7, batches_max=batches_max)
+    assert list(values) == [7.0, 8.0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -52,15 +53,23 @@ class ReadingPlace:
 class Points:
     """Times (Unix milliseconds) and values."""
 
-    times: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    times: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
 
     def in_order(self) -> Points:
         """Sort by time: an older spool of a node may have been committed after a newer one."""
         if all(before <= after for before, after in pairwise(self.times)):
             return self
         order = sorted(range(len(self.times)), key=self.times.__getitem__)
-        return Points([self.times[index] for index in order], [self.values[index] for index in order])
+        return self.at(order)
+
+    def at(self, places: Iterable[int]) -> Points:
+        """Give the points at some places."""
+        chosen = Points()
+        for place in places:
+            chosen.times.append(self.times[place])
+            chosen.values.append(self.values[place])
+        return chosen
 
 
 def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
@@ -74,19 +83,19 @@ def gpu_statistics(rows: Iterable[GpuUsageRow]) -> Iterator[Statistic]:
             yield _statistic(gpu_uuid, name, extent)
 
 
-def gpu_points(batches: Iterable[GpuSamplesRecorded], names: frozenset[str]) -> Mapping[SeriesKey, Points]:
-    """Gather the points of some quantities (of all when none is named) from batches, as they came."""
-    series: dict[SeriesKey, Points] = {}
+def add_gpu_points(
+    series: dict[SeriesKey, Points], batches: Iterable[GpuSamplesRecorded], names: frozenset[str]
+) -> None:
+    """Add the points of some quantities (of all when none is named) from batches, as they came."""
     for batch in batches:
-        for gpu_uuid, readings in zip(batch.gpu_uuids, readings_of(batch), strict=True):
+        for gpu_uuid, readings in zip(batch.gpu_uuids, readings_of(batch, names), strict=True):
             for name, values in readings.items():
-                if not names or name in names:
-                    points = series.setdefault(SeriesKey(gpu_uuid, name), Points())
-                    points.times.extend(batch.times_unix_milliseconds)
-                    points.values.extend(map(float, values))
+                key = SeriesKey(gpu_uuid, name)
+                points = series.get(key) or series.setdefault(key, Points())
+                points.times.extend(batch.times_unix_milliseconds)
+                points.values.extend(map(float, values))
         for process in batch.processes:
             _add_process(series, batch, process, names)
-    return series
 
 
 def incident_messages(rows: Iterable[GpuIncidentRow]) -> list[GpuIncidentSeen]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runyard.event.v1.read_pb2 import ReadOptions
@@ -12,11 +12,13 @@ from runyard.metric.v1.metric_service_pb2 import GpuReading
 from runyard_core.clock import Clock
 from runyard_core.errors import ResourceExhausted
 from runyard_metrics.domain.thinning import thinned_indices
-from runyard_metrics.gpu_answers import Points, ReadingPlace, SeriesKey, gpu_points, readings_page
+from runyard_metrics.gpu_answers import Points, ReadingPlace, SeriesKey, add_gpu_points, readings_page
 from runyard_metrics.handlers import ANSWER_POINTS_MAX, MetricHandlers, points_max_of
 
 LATELY_MILLISECONDS = 5 * 60 * 1000
 """A GPU whose newest sample is older than this has not reported lately."""
+GATHERED_POINTS_MAX = 20_000_000
+"""Most points that one answer is made of, at 16 bytes each: one quantity of eight GPUs for four weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,11 @@ class GpuHandlers:
         points_max = points_max_of(points_max)
         moment = await self._handlers.moment(read)
         attempt = await self._handlers.attempt(run_id, attempt, moment)
-        payloads = await self._handlers.queries.gpu_samples(run_id, attempt, moment.telemetry)
-        # Pure Python over days of samples: not on the loop that serves everybody.
-        series = await asyncio.to_thread(_thinned, payloads, frozenset(names), points_max)
+        gathered: dict[SeriesKey, Points] = {}
+        # Pure Python over days of samples: not on the loop that serves everybody, and over with the question.
+        async for payloads in self._handlers.queries.gpu_samples(run_id, attempt, moment.telemetry):
+            await asyncio.to_thread(gather, gathered, payloads, frozenset(names))
+        series = await asyncio.to_thread(_thinned, gathered, points_max)
         if sum(len(each.points.values) for each in series) > ANSWER_POINTS_MAX:
             raise ResourceExhausted(
                 f"over {ANSWER_POINTS_MAX} points: ask for fewer names or a lower max_points",
@@ -94,13 +98,23 @@ class GpuHandlers:
         return series
 
 
-def _thinned(payloads: Sequence[bytes], names: frozenset[str], points_max: int) -> list[ThinnedGpuSeries]:
-    # One batch after the other: those of a day would not be small together.
-    found: Mapping[SeriesKey, Points] = gpu_points(map(GpuSamplesRecorded.FromString, payloads), names)
+def gather(gathered: dict[SeriesKey, Points], payloads: Iterable[bytes], names: frozenset[str]) -> None:
+    """Add the points of some quantities (of all when none is named) from batches.
+
+    Raises:
+        ResourceExhausted: there are more than GATHERED_POINTS_MAX (ANSWER_TOO_LARGE).
+    """
+    add_gpu_points(gathered, map(GpuSamplesRecorded.FromString, payloads), names)
+    if sum(len(points.values) for points in gathered.values()) > GATHERED_POINTS_MAX:
+        raise ResourceExhausted(
+            f"made of over {GATHERED_POINTS_MAX} points: ask for fewer names", code="ANSWER_TOO_LARGE"
+        )
+
+
+def _thinned(gathered: Mapping[SeriesKey, Points], points_max: int) -> list[ThinnedGpuSeries]:
     thinned = []
-    for key, unordered in sorted(found.items()):
+    for key, unordered in sorted(gathered.items()):
         points = unordered.in_order()
         kept = thinned_indices(points.values, points_max)
-        fewer = Points([points.times[index] for index in kept], [points.values[index] for index in kept])
-        thinned.append(ThinnedGpuSeries(key, fewer, len(points.values)))
+        thinned.append(ThinnedGpuSeries(key, points.at(kept), len(points.values)))
     return thinned

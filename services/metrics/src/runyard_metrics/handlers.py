@@ -30,6 +30,8 @@ POINTS_DEFAULT = 2_000
 POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
 """Most points of one answer: a message holds 16 MiB."""
+METRIC_POINTS_MAX = 10_000_000
+"""Most points of a metric that are thinned for an answer, at 24 bytes each: one a second for 16 weeks."""
 LINES_BYTES_MAX = 4 * 1024 * 1024
 """Text that is read at once; a page of lines ends early rather than grow much beyond."""
 
@@ -204,10 +206,16 @@ class MetricHandlers:
         wanted = sorted(set(names)) or await self.queries.metric_names(run_id, attempt)
         series: list[ThinnedSeries] = []
         point_count = 0
-        for name in wanted:
-            times, values = await self.queries.metric_points(run_id, attempt, name, moment.telemetry)
-            if not values:
+        for row in await self.queries.latest_metrics(run_id, attempt, wanted, moment.telemetry):
+            if row.point_count > METRIC_POINTS_MAX:
+                raise ResourceExhausted(
+                    f"{row.name} has {row.point_count} points, more than {METRIC_POINTS_MAX}",
+                    code="ANSWER_TOO_LARGE",
+                )
+            if not row.point_count:
                 continue
+            name = row.name
+            times, values = await self.queries.metric_points(run_id, attempt, name, moment.telemetry)
             # Pure Python over up to millions of points: not on the loop that serves everybody.
             kept = await asyncio.to_thread(thinned_indices, values, points_max)
             point_count += len(kept)

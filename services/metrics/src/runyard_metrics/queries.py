@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, cast
@@ -40,6 +41,8 @@ from runyard_metrics.tables import (
 SCHEMA = "metrics"
 GPU_INCIDENTS_MAX = 100
 """Of one answer; a card that goes on failing adds nothing new."""
+BATCHES_MAX = 200
+"""Rows of samples or points that are read at once, as an agent may have made each: at most 1 MiB."""
 _LINE_BYTES = 64
 """What a line takes beside its text."""
 
@@ -92,12 +95,14 @@ select r.* from unnest($3::text[]) n(name) cross join lateral (
 order by r.name
 """  # noqa: S608
 _POINTS = f"""
-select times_unix_milliseconds, line_numbers, values from {_table(METRIC_SERIES)}
-where (run_id, attempt, name) = ($1, $2, $3) and position <= $4 order by position
+select position, times_unix_milliseconds, line_numbers, values from {_table(METRIC_SERIES)}
+where (run_id, attempt, name) = ($1, $2, $3) and position > $4 and position <= $5
+order by position limit $6
 """  # noqa: S608
 _GPU_SAMPLES = f"""
-select payload from {_table(GPU_SERIES)}
-where (run_id, attempt) = ($1, $2) and position <= $3 order by position
+select position, payload from {_table(GPU_SERIES)}
+where (run_id, attempt, node_id) = ($1, $2, $3) and position > $4 and position <= $5
+order by position limit $6
 """  # noqa: S608
 _GPU_INCIDENTS = f"""
 select * from {_table(GPU_INCIDENT)} where (run_id, attempt) = ($1, $2) and position <= $3
@@ -192,21 +197,23 @@ class MetricQueries:
         return [_row(METRIC_SERIES, row) for row in rows]
 
     async def metric_points(
-        self, run_id: str, attempt: int, name: str, position: int
-    ) -> tuple[list[int], list[float]]:
-        """Give times (Unix milliseconds) and values of all points of a metric, in line order."""
-        times: list[int] = []
-        lines: list[int] = []
-        values: list[float] = []
-        for row in await self._fetch(_POINTS, run_id, attempt, name, position):
-            times.extend(row["times_unix_milliseconds"])
-            lines.extend(row["line_numbers"])
-            values.extend(row["values"])
+        self, run_id: str, attempt: int, name: str, position: int, *, batches_max: int = BATCHES_MAX
+    ) -> tuple[array[int], array[float]]:
+        """Give times (Unix milliseconds) and values of all points of a metric, in line order.
+
+        At most ``batches_max`` batches of them are held in any other form than these, with 24 bytes a point.
+        """
+        times, lines, values = array("q"), array("q"), array("d")
+        async for rows in self._in_parts(_POINTS, (run_id, attempt, name), position, batches_max):
+            for row in rows:
+                times.extend(row["times_unix_milliseconds"])
+                lines.extend(row["line_numbers"])
+                values.extend(row["values"])
         if all(left <= right for left, right in pairwise(lines)):
             return times, values
         # An older spool of the node was committed after a newer one.
         order = sorted(range(len(lines)), key=lines.__getitem__)
-        return [times[index] for index in order], [values[index] for index in order]
+        return array("q", (times[index] for index in order)), array("d", (values[index] for index in order))
 
     async def host_usage(self, run_id: str, attempt: int, position: int) -> list[HostUsageRow]:
         """Give the statistics of an attempt's processes on each of its nodes."""
@@ -216,10 +223,17 @@ class MetricQueries:
         """Give the statistics of an attempt's GPUs on each of its nodes."""
         return await self._newest_below(GPU_USAGE, (run_id, attempt), position)
 
-    async def gpu_samples(self, run_id: str, attempt: int, position: int) -> list[bytes]:
-        """Give the samples of an attempt's GPUs, a GpuSamplesRecorded a batch, as they came."""
-        rows = await self._fetch(_GPU_SAMPLES, run_id, attempt, position)
-        return [row["payload"] for row in rows]
+    async def gpu_samples(
+        self, run_id: str, attempt: int, position: int, *, batches_max: int = BATCHES_MAX
+    ) -> AsyncIterator[list[bytes]]:
+        """Give the samples of an attempt's GPUs, a GpuSamplesRecorded a batch, node by node as they came.
+
+        They come in parts of at most ``batches_max``.
+        """
+        for node_id in sorted({row.node_id for row in await self.gpu_usage(run_id, attempt, position)}):
+            key = (run_id, attempt, node_id)
+            async for rows in self._in_parts(_GPU_SAMPLES, key, position, batches_max):
+                yield [row["payload"] for row in rows]
 
     async def gpu_incidents(self, run_id: str, attempt: int, position: int) -> list[GpuIncidentRow]:
         """Give what happened to an attempt's GPUs, the first ``GPU_INCIDENTS_MAX`` in order of time."""
@@ -247,6 +261,17 @@ class MetricQueries:
         """Give the time (Unix milliseconds) of the newest reading of a node, or of all; 0 without any."""
         [row] = await self._fetch(_NEWEST_READING_TIME, node_id, "", position)
         return int(row["newest"])
+
+    async def _in_parts(
+        self, statement: str, key: tuple[KeyValue, ...], position: int, rows_max: int
+    ) -> AsyncIterator[list[asyncpg.Record]]:
+        """Give the rows of a key up to a position, in the order of their positions."""
+        after_position, is_full = 0, True
+        while is_full:
+            rows = await self._fetch(statement, *key, after_position, position, rows_max)
+            yield rows
+            is_full = len(rows) == rows_max
+            after_position = rows[-1]["position"] if rows else position
 
     async def _newest(self, spec: TableSpec[RowT], key: Sequence[KeyValue], position: int) -> RowT | None:
         columns = ", ".join(spec.key)

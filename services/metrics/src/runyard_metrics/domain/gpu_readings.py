@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
 from runyard.metric.v1.gpus_pb2 import GpuColumn, GpuProcessColumn, GpuQuantity
@@ -30,8 +31,12 @@ PROCESS_MEMORY = "gpu_process_memory_bytes"
 PROCESS_SM = "gpu_process_sm_utilization_percent"
 
 
-def readings_of(samples: GpuSamplesRecorded) -> list[Readings]:
+def readings_of(samples: GpuSamplesRecorded, names: Collection[str] = ()) -> list[Readings]:
     """Give the readings of each GPU of a batch; what a card does not offer is not there.
+
+    Args:
+        samples: the batch.
+        names: of the quantities wanted; all when none is named.
 
     Raises:
         ValueError: columns that do not fit together.
@@ -44,12 +49,14 @@ def readings_of(samples: GpuSamplesRecorded) -> list[Readings]:
     for bit, (name, field) in enumerate(zip(BASE_NAMES, _BASE_FIELDS, strict=True)):
         column = getattr(samples, field)
         _check_length(name, column, gpu_count * row_count)
-        for index in range(gpu_count):
+        for index in range(gpu_count if _is_wanted(name, names) else 0):
             if not is_missing(samples, index, bit):
                 readings[index][name] = column[index::gpu_count]
     for each in samples.columns:
-        for index, values in unpacked_column(each, gpu_count, row_count).items():
-            readings[index][quantity_name(each.quantity)] = values
+        name = quantity_name(each.quantity)
+        if _is_wanted(name, names):
+            for index, values in unpacked_column(each, gpu_count, row_count).items():
+                readings[index][name] = values
     for process in samples.processes:
         process_values(process, gpu_count, row_count)
     return list(readings)
@@ -64,6 +71,7 @@ def is_missing(samples: GpuSamplesRecorded, gpu_index: int, bit: int) -> bool:
     return bit == energy and not any(samples.energy_millijoules[gpu_index :: len(samples.gpu_uuids)])
 
 
+@lru_cache(maxsize=256)
 def quantity_name(quantity: GpuQuantity.ValueType) -> str:
     """Name a quantity as statistics and series do; one of a later version by its number."""
     if quantity not in GpuQuantity.values():
@@ -120,6 +128,10 @@ def _columns_of_gpus(samples: GpuSamplesRecorded, places: Mapping[int, int]) -> 
         if kept:
             rows = [{place: values[row] for place, values in kept.items()} for row in range(row_count)]
             yield packed_column(column.quantity, rows, len(places))
+
+
+def _is_wanted(name: str, names: Collection[str]) -> bool:
+    return not names or name in names
 
 
 def _check_length(name: str, column: Sequence[object], wanted: int) -> None:
