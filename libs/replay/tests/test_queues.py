@@ -23,7 +23,7 @@ from runyard.history.v1.history_service_pb2 import (
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Run, RunSpec, RunState
 from runyard_contracts.ids import stream_name
-from runyard_core.errors import Unavailable
+from runyard_core.errors import Rejected, Unavailable
 from runyard_eventlog.stream_index import PAYLOADS_TOGETHER
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.indexed_queue import IndexedQueue
@@ -210,6 +210,42 @@ def test_a_run_too_large_for_its_envelope_is_in_its_place() -> None:
         assert [(run.run_id, run.priority) for run in queue.waiting] == [("r1", 1), ("r2", 0)]
 
     asyncio.run(check())
+
+
+def _queued(run_id: str) -> ev.RunQueued:
+    return ev.RunQueued(run_id=run_id, project=PROJECTS[run_id], number=1, spec=RunSpec(step="train"))
+
+
+@pytest.mark.parametrize("moves", [(), (ev.RunLeaseGranted(attempt=1),)])
+async def test_a_run_whose_event_this_version_cannot_read_is_not_left_out_of_the_queue(
+    moves: Sequence[Message],
+) -> None:
+    yard = Yard()
+    await yard.write("run", "r1", _queued("r1"))
+    await yard.write("run", "r2", _queued("r2"), schema_version=99)
+    for message in moves:
+        await yard.write("run", "r2", message)
+    head = len(yard.ids)
+    for queues in (Queues(yard.log), Queues(IndexedLog(yard.log), spacing_events=0)):
+        with pytest.raises(Rejected, match=r"run r2 .*position 2.* newer") as refused:
+            await queues.shown(_moment(head))
+        assert (refused.value.code, refused.value.metadata) == ("EVENT_UNREADABLE", {"position": "2"})
+        assert [run.run_id for run in (await queues.shown(_moment(1))).waiting] == ["r1"]
+
+
+async def test_a_run_that_is_finished_is_counted_whatever_this_version_can_read_of_it() -> None:
+    yard = Yard()
+    await yard.write("run", "r1", _queued("r1"))
+    await yard.write("run", "r2", _queued("r2"), schema_version=99)
+    await yard.write("run", "r2", ev.RunFinished())
+    await yard.write("run", "r1", ev.RunFinished(), schema_version=99)
+    finished = [StateCount(state=RunState.RUN_STATE_FINISHED, run_count=2)]
+    folded = Queues(yard.log)
+    for queues in (folded, Queues(IndexedLog(yard.log), spacing_events=0)):
+        assert list((await queues.shown(_moment(4))).counts) == finished
+    # Whose it was is not known without its event.
+    with pytest.raises(Rejected, match="position 2"):
+        await folded.shown(_moment(4), "red")
 
 
 def test_a_log_that_goes_away_meanwhile_is_said_as_it_is() -> None:

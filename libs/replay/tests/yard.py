@@ -77,14 +77,16 @@ class Yard:
         group: str = "",
         cause: str = "",
         late_seconds: float = 0,
+        schema_version: int = 0,
     ) -> str:
-        """Append an event, a second after the one before; gives its id."""
+        """Append an event, a second after the one before; gives its id. 0: of the newest schema version."""
         self.clock.advance(timedelta(seconds=1))
         stream = stream_name(category, name)
         event_id = deterministic_id("event", len(self.ids))
         context = Context(actor, group or event_id, "/test", causation_id=cause)
         occurred = self.clock.now() - timedelta(seconds=late_seconds)
         envelope = wrap(message, stream, context, occurred, event_id=event_id)  # type: ignore[arg-type]
+        envelope.schema_version = schema_version or envelope.schema_version
         version = self.versions.get(stream, 0)
         command = CommandId(deterministic_id("command", len(self.ids)))
         await self.log.append(AppendCommand(command, [StreamAppend(StreamName(stream), version, [envelope])]))

@@ -15,6 +15,7 @@ from runyard.run.v1.types_pb2 import RunState
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.ids import stream_id
 from runyard_contracts.recorded import RecordedEvent
+from runyard_core.errors import Rejected
 from runyard_replay.folding.leases import milliseconds_of
 from runyard_replay.folding.runs import state_after
 
@@ -48,6 +49,8 @@ class QueueFold:
     _attempts: dict[str, int] = field(default_factory=dict)
     _finished: Counter[str] = field(default_factory=Counter)
     """By project."""
+    _unread: dict[str, RecordedEvent] = field(default_factory=dict)
+    """By run id: what queued a run, where this version cannot read it; whether the run goes on or not."""
 
     def __len__(self) -> int:
         """Count the runs that are not finished."""
@@ -56,7 +59,11 @@ class QueueFold:
     def copy(self) -> QueueFold:
         """Give one to go on with, while this one stays."""
         return QueueFold(
-            self._asked.copy(), self._states.copy(), self._attempts.copy(), self._finished.copy()
+            self._asked.copy(),
+            self._states.copy(),
+            self._attempts.copy(),
+            self._finished.copy(),
+            self._unread.copy(),
         )
 
     def apply(self, event: RecordedEvent) -> None:
@@ -81,6 +88,16 @@ class QueueFold:
             again.queued_at.CopyFrom(event.envelope.occurred_at)
             self._asked[run_id] = again
 
+    def pass_over(self, event: RecordedEvent) -> None:
+        """Go on with the next event, which this version cannot read."""
+        run_id = stream_id(event.envelope.stream)
+        if event.type == QUEUED_TYPE:
+            self._states[run_id] = _QUEUED
+            self._asked[run_id] = QueuedRun(run_id=run_id, queued_position=event.position)
+            self._unread[run_id] = event
+        elif event.type == FINISHED_TYPE and run_id in self._states:
+            self._finish(run_id)
+
     def asked(self) -> Iterable[QueuedRun]:
         """Give what unfinished runs asked for, whatever their state; not to be changed."""
         return self._asked.values()
@@ -89,14 +106,24 @@ class QueueFold:
         """Give what runs wait for that do, of a project or of all, in no order; not to be changed.
 
         A run that is asked to stop while it waits is not placed any more, and so does not wait.
+
+        Raises:
+            Rejected: as ``counts``.
         """
+        self._check(project)
         asked = self._asked
         return {
             place_of(asked[run_id]): asked[run_id] for run_id, state in self._of(project) if state == _QUEUED
         }
 
     def counts(self, project: str = "") -> Counter[RunState.ValueType]:
-        """Count runs by state, of a project or of all."""
+        """Count runs by state, of a project or of all.
+
+        Raises:
+            Rejected: this version cannot read what a run that goes on asked for, or whose a run was
+                (EVENT_UNREADABLE).
+        """
+        self._check(project)
         counts = Counter(self._states.values() if not project else (state for _, state in self._of(project)))
         if finished := self._finished[project] if project else self._finished.total():
             counts[_FINISHED] = finished
@@ -106,6 +133,11 @@ class QueueFold:
         self._finished[self._asked.pop(run_id).project] += 1
         self._attempts.pop(run_id, None)
         del self._states[run_id]
+
+    def _check(self, project: str) -> None:
+        for run_id, event in self._unread.items():
+            if project or run_id in self._states:
+                raise unreadable(event)
 
     def _of(self, project: str) -> Iterable[tuple[str, RunState.ValueType]]:
         if not project:
@@ -137,6 +169,17 @@ def front_of(places: Iterable[Place], skipped: int, limit: int | None) -> list[P
 def place_of(run: QueuedRun) -> Place:
     """Give a run's place: first come within a priority."""
     return -run.priority, run.queued_position
+
+
+def unreadable(event: RecordedEvent) -> Rejected:
+    """Refuse a queue with a run that this version knows by its id alone: without it, it would be another one."""
+    run_id, position = stream_id(event.envelope.stream), event.position
+    return Rejected(
+        f"run {run_id} was queued by an event (position {position}) that this version of Runyard cannot read; "
+        "ask a newer one",
+        code="EVENT_UNREADABLE",
+        metadata={"position": str(position)},
+    )
 
 
 def queued_run(message: ev.RunQueued, event: RecordedEvent) -> QueuedRun:

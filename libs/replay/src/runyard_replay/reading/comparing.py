@@ -74,7 +74,7 @@ async def diff_states(
         InvalidInput: the first moment is behind the second (BAD_SPAN); fewer changes than 0, or too many at
             once (BAD_PAGE_SIZE); and as ``find_thing``.
         NotFound, Ambiguous: as ``find_thing``, at the second moment.
-        Rejected: a queue of more than ``COMPARED_RUNS_MAX`` runs (QUEUE_TOO_LONG).
+        Rejected: a queue of more than ``COMPARED_RUNS_MAX`` runs (QUEUE_TOO_LONG); as ``Queues.shown``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """

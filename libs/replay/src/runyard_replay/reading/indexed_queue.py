@@ -34,9 +34,11 @@ from runyard_replay.folding.queue import (
     front_of,
     queue_state,
     queued_run,
+    unreadable,
 )
 from runyard_replay.reading.moments import Moment
 from runyard_replay.reading.some_runs import fold_runs
+from runyard_replay.views import readable
 
 PRIORITIES_MAX = 300_000
 """Runs whose priority is remembered: some 30 MB."""
@@ -57,6 +59,7 @@ class IndexedQueue:
         """Give a part of the queue as ``Queues.shown``; None where there is no index that tells it.
 
         Raises:
+            Rejected: as ``Queues.shown``.
             Unavailable: the log did not answer in time.
         """
         if not isinstance(self._event_log, HasStreamIndex):
@@ -148,7 +151,9 @@ async def _read(index: StreamIndex, positions: Sequence[int]) -> dict[Place, Que
     runs: dict[Place, QueuedRun] = {}
     for start in range(0, len(positions), PAYLOADS_EACH):
         for event in await index.events(positions[start : start + PAYLOADS_EACH]):
-            message = event.message
+            message = readable(event)
+            if message is None:
+                raise unreadable(event)
             if isinstance(message, RunQueued):
                 runs[-message.spec.priority, event.position] = queued_run(message, event)
     return runs

@@ -66,6 +66,8 @@ class Queues:
             limit: most waiting runs to give; None for all.
 
         Raises:
+            Rejected: this version cannot read what a run asked for (EVENT_UNREADABLE); with an index only of
+                those that are shown or that moved.
             Unavailable: the log did not answer in time.
         """
         if moment.position - self._kept_before(moment.position) > self._spacing:
@@ -115,7 +117,9 @@ class Queues:
         async with aclosing(pages):
             async for page in pages:
                 for event in page.events:
-                    if readable(event) is not None:
+                    if readable(event) is None:
+                        fold.pass_over(event)
+                    else:
                         fold.apply(event)
                 if page.scanned_to - kept >= self._spacing:
                     kept = page.scanned_to

@@ -19,6 +19,8 @@ async def fold_runs(index: StreamIndex, streams: Sequence[StreamName], to: int) 
     fold = QueueFold()
     for start in range(0, len(streams), STREAMS_EACH):
         for event in await index.events_of(streams[start : start + STREAMS_EACH], EVENT_TYPES, to):
-            if readable(event) is not None:
+            if readable(event) is None:
+                fold.pass_over(event)
+            else:
                 fold.apply(event)
     return fold

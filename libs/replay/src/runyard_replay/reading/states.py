@@ -59,6 +59,7 @@ async def state_as_of(
 
     Raises:
         InvalidInput, NotFound, Ambiguous: as ``find_thing`` and ``parts_of``.
+        Rejected: as ``Queues.shown``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
