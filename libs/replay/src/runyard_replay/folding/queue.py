@@ -172,11 +172,11 @@ def place_of(run: QueuedRun) -> Place:
 
 
 def unreadable(event: RecordedEvent) -> Rejected:
-    """Refuse a queue with a run that this version knows by its id alone: without it, it would be another one."""
+    """Refuse a queue with a run that this version knows by its id alone: it may not be left out."""
     run_id, position = stream_id(event.envelope.stream), event.position
     return Rejected(
-        f"run {run_id} was queued by an event (position {position}) that this version of Runyard cannot read; "
-        "ask a newer one",
+        f"run {run_id} was queued by an event (position {position}) that this version of Runyard cannot "
+        "read; ask a newer one",
         code="EVENT_UNREADABLE",
         metadata={"position": str(position)},
     )
