@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
-import mmap
 from dataclasses import replace
-from pathlib import Path
 
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import Input, InputFile, RunSpec, RunState
 from runyard.run.v1.types_pb2 import Run as RunDocument
 from runyard_scheduler.domain.run_state import Run, evolve, whole_spec
 from runyard_scheduler.process.restoring import run_entry
-from runyard_scheduler.projections.runs import RunRow
 
+from .large_rows import a_row, held_mebibytes
 from .yard import a_spec
 
 FILES = [InputFile(path=f"{number}.jpg", sha256="0" * 64, size_bytes=1) for number in range(6_000)]
@@ -25,38 +22,6 @@ def a_large_spec(seed: int) -> RunSpec:
     spec.command_lines.append(f"python train.py --seed {seed}")
     spec.inputs.extend([DATA, Input(name="weights", uris=["datum://a"])])
     return spec
-
-
-def a_row(document: RunDocument) -> RunRow:
-    """A row of a run that holds no lease."""
-    return RunRow(
-        run_id=document.run_id,
-        position=1,
-        version=1,
-        queued_position=1,
-        project="digits",
-        number=1,
-        state=document.state,
-        step="train",
-        node_id="",
-        submitted_by="user:alice",
-        tags=(),
-        correlation_id="",
-        traceparent="",
-        trail_event_ids=(),
-        trail_positions=(),
-        lease_milliseconds=0,
-        lease_expired=False,
-        stop_cause=0,
-        stop_reason="",
-        document=document.SerializeToString(),
-    )
-
-
-def held_mebibytes() -> float:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * mmap.PAGESIZE / 2**20
 
 
 def test_files_of_a_sweep_are_kept_once_and_asked_for_whole() -> None:

@@ -15,7 +15,7 @@ from runyard_core.projection import TableSpec
 from runyard_eventlog import readmodel
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.querying import lent
-from runyard_scheduler.process.restoring import restore_world
+from runyard_scheduler.process.restoring import node_entry, project_entry, run_entry
 from runyard_scheduler.process.world import World
 from runyard_scheduler.projections.nodes import NODES
 from runyard_scheduler.projections.projects import PROJECTS
@@ -26,6 +26,9 @@ SCHEMA = "scheduler"
 VERSION = SchedulerProjection.version
 
 RowT = TypeVar("RowT")
+
+_RUNS_TOGETHER = 20
+"""Rows of live runs that a start reads at once: one may take megabytes."""
 
 
 def name_of(spec: TableSpec[RowT]) -> str:
@@ -81,13 +84,14 @@ async def read_world(pool: asyncpg.Pool) -> World:
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         position = (await store.place(connection)).position
-        runs = await connection.fetch(_newest(RUN_TABLE, "run_id", live))
+        found = connection.cursor(_newest(RUN_TABLE, "run_id", live), prefetch=_RUNS_TOGETHER)
+        runs = [run_entry(row_of(RUNS, row)) async for row in found]
         nodes = await connection.fetch(_newest(NODE_TABLE, "node_id"))
         projects = await connection.fetch(_newest(PROJECT_TABLE, "project"))
-    return restore_world(
-        (row_of(RUNS, row) for row in runs),
-        (row_of(NODES, row) for row in nodes),
-        (row_of(PROJECTS, row) for row in projects),
+    return World(
+        runs,
+        (node_entry(row_of(NODES, row)) for row in nodes),
+        (project_entry(row_of(PROJECTS, row)) for row in projects),
         Position(position),
     )
 

@@ -31,7 +31,10 @@ from runyard_scheduler.projections.runs import RunRow, trail_of
 def restore_world(
     runs: Iterable[RunRow], nodes: Iterable[NodeRow], projects: Iterable[ProjectRow], position: Position
 ) -> World:
-    """Give the world that the current rows of unfinished runs, nodes and projects show at a position."""
+    """Give the world that the current rows of unfinished runs, nodes and projects show at a position.
+
+    For who has all rows at hand: a start reads those of runs few at a time.
+    """
     return World(map(run_entry, runs), map(node_entry, nodes), map(project_entry, projects), position)
 
 
