@@ -114,6 +114,73 @@ def test_cpu_time_of_ended_children_is_kept() -> None:
     assert sample.cpu_millicores * seconds_max / 1000 > 0.15
 
 
+def test_cpu_time_of_a_child_that_is_waited_for_late_counts_when_it_was_used() -> None:
+    burn = "import time\nwhile time.process_time() < 0.4: pass\nprint('burnt', flush=True); input()"
+    program = (
+        f"import os, subprocess, sys\nprint('ready', flush=True)\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {burn!r}])\n"
+        "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\nprint('ended', flush=True)\n"
+        "sys.stdin.readline()\nchild.wait()\nprint('waited', flush=True)\nsys.stdin.readline()\n"
+    )
+    with child(program) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sampler = AttemptSampler(in_container=False)
+        millicores = []
+        for said in ("burnt\n", "ended\n", "waited\n"):
+            assert process.stdout.readline() == said
+            # A list of processes has those that ended and were not waited for, or has not.
+            listed = [process.pid] if said == "ended\n" else [process.pid, *_descendants(process.pid)]
+            sample = sampler.sample(listed)
+            assert sample is not None
+            millicores.append(sample.cpu_millicores)
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert millicores[0] > 0
+    # 0.4 s within a hundredth of one would be 40 cores.
+    assert max(millicores) < 5_000
+
+
+def test_what_ended_children_wrote_counts_once(tmp_path: Path) -> None:
+    if "write_bytes" not in Path("/proc/self/io").read_text():
+        pytest.skip("this kernel does not account for what processes write")
+    # The kernel adds what a child wrote to its parent when that has waited for it, and so for its children.
+    writer = tmp_path / "writer.py"
+    writer.write_text(
+        "import os, subprocess, sys\n"
+        "if sys.argv[1] == 'first': subprocess.run([sys.executable, __file__, 'second'])\n"
+        "file = open(__file__ + sys.argv[1], 'wb')\nfile.write(bytes(8 << 20)); os.fsync(file.fileno())\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+    )
+    program = (
+        f"import subprocess, sys\nprint('ready', flush=True)\n"
+        f"subprocess.run([sys.executable, {str(writer)!r}, 'first'])\nprint('waited', flush=True)\ninput()\n"
+    )
+    with child(program) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sampler = AttemptSampler(in_container=False)
+
+        def written_bytes() -> int:
+            sample = sampler.sample([process.pid, *_descendants(process.pid)])
+            assert sample is not None
+            return sample.disk_written_bytes
+
+        written = [written_bytes()]
+        for said in ("ready\n", "ready\n", "waited\n"):
+            assert process.stdout.readline() == said
+            written.append(written_bytes())
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert written[1] >= 8 << 20
+    assert 16 << 20 <= written[2] <= written[3] < 24 << 20
+
+
+def _descendants(pid: int) -> list[int]:
+    children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return [*children, *(below for each in children for below in _descendants(each))]
+
+
 def test_a_sample_takes_less_than_a_millisecond() -> None:
     sampler = AttemptSampler(in_container=False)
 

@@ -51,11 +51,20 @@ class _Process:
 
     pid: int
     start_ticks: int
+    parent_pid: int
+    is_zombie: bool
+    """It has ended and was not waited for: it uses nothing, but its CPU time is nobody else's yet."""
     cpu_ticks: int
     """Its own and those of its children that ended and were waited for."""
     resident_bytes: int
     read_bytes: int
+    """Also of children that ended and were waited for, like the next."""
     written_bytes: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Tells it from all other processes of this boot."""
+        return self.pid, self.start_ticks
 
 
 class AttemptSampler:
@@ -71,15 +80,18 @@ class AttemptSampler:
         self._last_processes: Mapping[tuple[int, int], _Process] = {}
         self._read_bytes = 0
         self._written_bytes = 0
+        self._inherited: dict[tuple[int, int], tuple[int, int]] = {}
+        """Process -> read and written bytes of ended children: counted, and yet to be shown as its own."""
         self._network_start: tuple[int, int] | None = None
 
     def sample(self, pids: Sequence[int]) -> HostSample | None:
         """Read what these processes use now; None when all of them have ended."""
-        processes = [found for pid in pids if (found := _read_process(self._proc, pid)) is not None]
-        if not processes:
+        processes = self._processes(pids)
+        living = [process for process in processes if not process.is_zombie]
+        if not living:
             return None
         now_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
-        usage = self._cgroup_usage(processes[0].pid) if self._in_container else None
+        usage = self._cgroup_usage(living[0].pid) if self._in_container else None
         if usage is None:
             usage = self._usage_of(processes)
         since_seconds = self._last_seconds or min(p.start_ticks for p in processes) / _TICKS_PER_SECOND
@@ -87,7 +99,7 @@ class AttemptSampler:
         self._last_seconds, self._last_cpu_seconds = now_seconds, usage.cpu_seconds
         # A process may be younger than a clock tick; CPU time is counted in ticks as well.
         interval_seconds = max(now_seconds - since_seconds, 1 / _TICKS_PER_SECOND)
-        network_is_host, received, sent = self._network(processes[0].pid)
+        network_is_host, received, sent = self._network(living[0].pid)
         return HostSample(
             cpu_millicores=round(1000 * cpu_seconds / interval_seconds),
             memory_used_bytes=usage.memory_bytes,
@@ -98,18 +110,58 @@ class AttemptSampler:
             network_is_host=network_is_host,
         )
 
+    def _processes(self, pids: Sequence[int]) -> list[_Process]:
+        """Read these processes, and those of the last look that are still there: a list may miss one."""
+        before, listed = self._last_processes, dict.fromkeys(pids)
+        found = [_read_process(self._proc, pid) for pid in listed]
+        missed = [_read_process(self._proc, pid) for pid, _ in before if pid not in listed]
+        return [
+            *(process for process in found if process is not None),
+            *(process for process in missed if process is not None and process.key in before),
+        ]
+
     def _usage_of(self, processes: Sequence[_Process]) -> _Usage:
+        self._note_heirs(processes)
         for process in processes:
-            last = self._last_processes.get((process.pid, process.start_ticks))
-            self._read_bytes += process.read_bytes - (last.read_bytes if last else 0)
-            self._written_bytes += process.written_bytes - (last.written_bytes if last else 0)
-        self._last_processes = {(process.pid, process.start_ticks): process for process in processes}
+            last = self._last_processes.get(process.key)
+            read = process.read_bytes - (last.read_bytes if last else 0)
+            written = process.written_bytes - (last.written_bytes if last else 0)
+            known_read, known_written = self._inherited.pop(process.key, (0, 0))
+            self._read_bytes += max(0, read - known_read)
+            self._written_bytes += max(0, written - known_written)
+            # A child may not have been waited for yet; what has ended itself may show nothing any more.
+            rest = max(0, known_read - read), max(0, known_written - written)
+            if any(rest):
+                self._inherited[process.key] = rest
+        self._last_processes = {process.key: process for process in processes}
         return _Usage(
             cpu_seconds=sum(process.cpu_ticks for process in processes) / _TICKS_PER_SECOND,
             memory_bytes=sum(process.resident_bytes for process in processes),
             read_bytes=self._read_bytes,
             written_bytes=self._written_bytes,
         )
+
+    def _note_heirs(self, processes: Sequence[_Process]) -> None:
+        """Note whose counters will show what was counted of those that have ended since the last look.
+
+        That is the nearest ancestor that is left: who waits for a child takes over what it took over itself.
+        Of one that ignores its children's ends, as much of its own is not counted: too little, never double.
+        """
+        alive = {process.key for process in processes}
+        last = {process.pid: process for process in self._last_processes.values()}
+        for ended in last.values():
+            if ended.key in alive:
+                continue
+            known_read, known_written = self._inherited.pop(ended.key, (0, 0))
+            heir = last.get(ended.parent_pid)
+            while heir is not None and heir.key not in alive:
+                heir = last.get(heir.parent_pid)
+            if heir is not None:
+                read, written = self._inherited.get(heir.key, (0, 0))
+                self._inherited[heir.key] = (
+                    read + known_read + ended.read_bytes,
+                    written + known_written + ended.written_bytes,
+                )
 
     def _network(self, pid: int) -> tuple[bool, int, int]:
         network_is_host = True
@@ -163,7 +215,7 @@ def _read_process(proc: Path, pid: int) -> _Process | None:
     try:
         # The command in parentheses may hold spaces and parentheses itself.
         fields = _text(proc / str(pid) / "stat").rpartition(")")[2].split()
-        if fields[0] in {"Z", "X"}:
+        if fields[0] == "X":
             return None
         resident_pages = int(_text(proc / str(pid) / "statm").split()[1])
     except (OSError, IndexError, ValueError):
@@ -172,6 +224,8 @@ def _read_process(proc: Path, pid: int) -> _Process | None:
     return _Process(
         pid=pid,
         start_ticks=int(fields[19]),
+        parent_pid=int(fields[1]),
+        is_zombie=fields[0] == "Z",
         cpu_ticks=sum(map(int, fields[11:15])),
         resident_bytes=resident_pages * _PAGE_BYTES,
         read_bytes=read_bytes,
