@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -44,6 +45,28 @@ def test_cache_and_table_together_give_the_newest_row_of_every_key(
         stored |= unwritten
         unwritten = now
         cache.turn()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    number: int
+    position: int
+    content: bytes
+
+
+def test_large_rows_are_forgotten_sooner() -> None:
+    table = TableSpec("document", Document, ("number",))
+    cache = RowCache([table], has_all_keys=True, bytes_max=1_000)
+    for number in range(20):
+        cache.of(table.name)[number,] = Document(number, number, b"x" * 200)
+        cache.turn()
+    kept: list[int] = []
+    for number in range(20):
+        with suppress(RowMissingError):
+            assert cache.get(table, number) == Document(number, number, b"x" * 200)
+            kept.append(number)
+    assert kept == list(range(20 - len(kept), 20))
+    assert 1 <= len(kept) <= 6
 
 
 def _looked_at(

@@ -140,7 +140,7 @@ class _Filling:
         Raises:
             asyncpg.CharacterNotInRepertoireError: there is one; all that was committed before was given.
         """
-        cache = RowCache(has_all_keys=place.position == 0)
+        cache = RowCache(projection.tables, has_all_keys=place.position == 0)
         disputed = await disputed_at(self.log, place, self.lane)
         page_max = min(self.batch_max, PAGE_EVENTS_MAX)
         batch = _Batch(place, self.limit)

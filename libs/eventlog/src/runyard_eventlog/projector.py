@@ -229,7 +229,9 @@ class Projector:
         """Fold from here on with the projection, or what stands for it, over the rows in the tables."""
         is_empty = self._place.position == 0
         self._folds = folds
-        self._cache = RowCache(has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS)
+        self._cache = RowCache(
+            folds.tables, has_all_keys=is_empty, rows_max=ROWS_KEPT_MAX, key_bits=_KEY_BITS
+        )
 
     async def _require_log_to(self, position: Position) -> None:
         head = (await self._log.head()).of(self._lane)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, TypeVar, get_type_hints
 
 from runyard_core.projection import KeyValue, RowKey, TableSpec
 from runyard_eventlog.storable import has_nul
 
 ROWS_MAX = 50_000
 """Most rows that are kept, beyond those of the last batch."""
+ROWS_BYTES_MAX = 64 * 1024 * 1024
+"""Most bytes of their columns of bytes, which may be a megabyte each, beyond those of the last batch."""
 KEY_BITS = 27
 """Binary logarithm of the bits (16 MiB) that tell a forgotten key from one that never was."""
 
@@ -33,9 +36,32 @@ class RowCache:
     then begin with a new one.
     """
 
-    def __init__(self, *, has_all_keys: bool, rows_max: int = ROWS_MAX, key_bits: int = KEY_BITS) -> None:
-        """Begin empty; ``has_all_keys`` when the build is empty too, so that an unknown key has no row."""
+    def __init__(
+        self,
+        tables: Iterable[TableSpec[Any]] = (),
+        *,
+        has_all_keys: bool,
+        rows_max: int = ROWS_MAX,
+        bytes_max: int = ROWS_BYTES_MAX,
+        key_bits: int = KEY_BITS,
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            tables: those whose rows may be large.
+            has_all_keys: the build is empty too, so that an unknown key has no row.
+            rows_max: as ``ROWS_MAX``.
+            bytes_max: as ``ROWS_BYTES_MAX``.
+            key_bits: as ``KEY_BITS``.
+        """
         self._has_all_keys = has_all_keys
+        self._bytes_max = bytes_max
+        self._columns_of_bytes = [
+            (spec.name, attrgetter(name))
+            for spec in tables
+            for name, kind in get_type_hints(spec.row_class).items()
+            if spec.is_read and kind is bytes
+        ]
         self._key_bits = key_bits
         self._rows_max = rows_max
         self._forgotten: KnownKeys | None = None
@@ -82,7 +108,8 @@ class RowCache:
 
         The rows of the last batch stay, as that may be on its way into the table still.
         """
-        if sum(map(len, self._recent.values())) <= self._rows_max // 2:
+        row_count = sum(map(len, self._recent.values()))
+        if row_count <= self._rows_max // 2 and self._size_bytes() <= self._bytes_max // 2:
             return
         if self._has_all_keys and any(self._before.values()):
             self._forgotten = self._forgotten or KnownKeys(self._key_bits)
@@ -90,6 +117,15 @@ class RowCache:
                 self._forgotten.add_all(table, (values for values, row in rows.items() if row is not None))
         self._recent.forget_before()
         self._before, self._recent = self._recent, self._half(self._recent)
+
+    def _size_bytes(self) -> int:
+        """Add up the columns of bytes of the rows that were used since the last turn."""
+        return sum(
+            len(content_of(row))
+            for table, content_of in self._columns_of_bytes
+            for row in self._recent[table].values()
+            if row is not None
+        )
 
     def _half(self, before: Mapping[str, _TableRows]) -> _Half:
         if not self._has_all_keys:
