@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from runyard.artifact.v1.types_pb2 import Artifact
-from runyard.event.v1.read_pb2 import ReadOptions
+from runyard.event.v1.read_pb2 import AsOf, ReadOptions
+from runyard.history.v1.history_service_pb2 import GetStateAsOfRequest, Subject, SubjectKind
+from runyard.history.v1.history_service_pb2_grpc import HistoryServiceStub
 from runyard.lineage.v1.lineage_service_pb2 import ImpactRequest, TraceRequest
 from runyard.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.record.v1.record_service_pb2 import GetRecordRequest, Record
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
-from runyard.run.v1.events_pb2 import RunQueued
+from runyard.run.v1.events_pb2 import RunLeaseGranted, RunQueued, RunStarted
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, FileList, Input, InputFile, Run, RunSpec
 from runyard_contracts.ids import uuid7
 from runyard_servicekit.large_runs import RUN_BYTES_MAX
@@ -109,3 +112,25 @@ async def test_a_walk_ends_with_what_fits_into_an_answer(
     assert [edge.source.id for edge in impact.edges] == [run.run_id for run in queued[: len(impact.edges)]]
     assert impact.truncated
     assert not one.truncated
+
+
+async def test_a_run_of_many_large_attempts_is_shown_as_of_a_moment(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    attempts = range(1, 19)
+    data = Input(name="data", files=FILES[:11_000])
+    events: list[Message] = [RunQueued(run_id=TRAIN, project="digits", number=1, spec=RunSpec(step="train"))]
+    for attempt in attempts:
+        events += [
+            RunLeaseGranted(run_id=TRAIN, attempt=attempt, lease_id=uuid7(), epoch=attempt, node_id="n1"),
+            RunStarted(run_id=TRAIN, attempt=attempt, epoch=attempt, inputs=[data]),
+        ]
+    async with serving(database, bus, tmp_path) as channel:
+        position = await append(database, events)
+        subject = Subject(kind=SubjectKind.SUBJECT_KIND_RUN, name=TRAIN)
+        request = GetStateAsOfRequest(subject=subject, as_of=AsOf(position=position))
+        shown = (await HistoryServiceStub(channel).GetStateAsOf(request)).run
+    assert [attempt.number for attempt in shown.attempts] == [*attempts]
+    assert shown.attempts[-1].inputs[0] == data
+    assert shown.attempts[0].inputs[0].file_list.file_count == len(data.files)
+    assert shown.ByteSize() <= RUN_BYTES_MAX

@@ -69,4 +69,6 @@ def show_walk(
     for line in lines(answer.root, answer.edges):
         say(line)
     if answer.truncated:
-        note("the walk was cut: --depth shows more")
+        note(
+            "the walk was cut: --depth goes deeper, and from a thing farther on it shows what lies behind that"
+        )

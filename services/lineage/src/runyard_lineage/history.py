@@ -28,6 +28,7 @@ from runyard_replay.reading.states import state_as_of
 from runyard_replay.reading.timelines import read_timeline
 from runyard_replay.views import answered_page, event_view
 from runyard_servicekit.context import command_id, request_context
+from runyard_servicekit.large_runs import fit_run
 from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
 
 BOOKMARK_SECONDS = 5.0
@@ -136,7 +137,10 @@ class HistoryHandlers:
 
     async def state_as_of(self, request: pb.GetStateAsOfRequest) -> pb.GetStateAsOfResponse:
         """Show a thing as it was; raises as ``state_as_of`` of the library."""
-        return await state_as_of(self._event_log, request, self._clock, self._queues)
+        shown = await state_as_of(self._event_log, request, self._clock, self._queues)
+        if shown.HasField("run"):
+            fit_run(shown.run)
+        return shown
 
     async def look_for_a_run(self) -> None:
         """Ask for a run that is not there, as of now.

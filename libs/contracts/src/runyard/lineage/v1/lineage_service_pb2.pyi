@@ -252,7 +252,7 @@ class TraceResponse(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True when depth_max or the limit of 10,000 edges cut the walk."""
+    """True when depth_max, the limit of 10,000 edges, or the size of an answer cut the walk."""
     position: _builtins.int
     @_builtins.property
     def root(self) -> Global___Vertex: ...

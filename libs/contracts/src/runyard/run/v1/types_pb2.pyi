@@ -281,7 +281,9 @@ class Input(_message.Message):
 
     @_builtins.property
     def file_list(self) -> Global___FileList:
-        """All files that an attempt found, where files are the first of them only: more than one event names."""
+        """All files that an attempt found, where files are the first of them only: more than one event names, or than an
+        answer about a run of many attempts has room for (then without a hash).
+        """
 
     def __init__(
         self,
