@@ -69,6 +69,4 @@ def show_walk(
     for line in lines(answer.root, answer.edges):
         say(line)
     if answer.truncated:
-        note(
-            "the walk was cut: --depth goes deeper, and from a thing farther on it shows what lies behind that"
-        )
+        note("the walk was cut: --depth goes deeper, and a walk from a thing farther on shows more")
