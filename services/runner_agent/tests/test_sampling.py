@@ -136,6 +136,27 @@ async def test_attempt_counts_its_own_samples_and_the_spool_agrees(bench: Bench)
     assert bench.attempt().telemetry_mark() == mark
 
 
+async def test_network_of_an_attempt_is_counted_on_by_the_next_agent(bench: Bench) -> None:
+    watched = bench.sampling.watch(bench.attempt(), [], own_pids, in_container=False)
+    await bench.sampling._sample()
+    bench.sampling.unwatch(watched)
+    # As if the machine had received and sent so much since the attempt began, before this agent died.
+    attempt, start = bench.attempt(), watched.sampler.network_start
+    assert start is not None
+    received, sent = (max(0, each - 1_000_000) for each in start)
+    attempt.write_samples(
+        HostSamplesRecorded(), {"network_received_start": received, "network_sent_start": sent}
+    )
+
+    again = bench.sampling.watch(bench.attempt(), [], own_pids, in_container=False)
+    await bench.sampling._sample()
+
+    assert again.batch.network_received_bytes[0] >= start[0] - received
+    assert again.batch.network_sent_bytes[0] >= start[1] - sent
+    bench.sampling.unwatch(again)
+    assert bench.attempt().position("network_received_start") == received
+
+
 async def test_batch_ends_where_the_holder_changes(bench: Bench) -> None:
     await bench.sampling._sample()
     bench.sampling.watch(bench.attempt(), ["GPU-0"], own_pids, in_container=False)

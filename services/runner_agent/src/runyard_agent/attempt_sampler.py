@@ -72,6 +72,8 @@ class AttemptSampler:
 
     def __init__(self, *, in_container: bool, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
         """Read the attempt's own cgroup when it is a container, the processes it is told otherwise."""
+        self.network_start: tuple[int, int] | None = None
+        """Bytes received and sent at the first sample, to count from; set where another agent took it."""
         self._in_container = in_container
         self._proc = proc
         self._cgroups = cgroups
@@ -82,7 +84,6 @@ class AttemptSampler:
         self._written_bytes = 0
         self._inherited: dict[tuple[int, int], tuple[int, int]] = {}
         """Process -> read and written bytes of ended children: counted, and yet to be shown as its own."""
-        self._network_start: tuple[int, int] | None = None
 
     def sample(self, pids: Sequence[int]) -> HostSample | None:
         """Read what these processes use now; None when all of them have ended."""
@@ -169,9 +170,9 @@ class AttemptSampler:
             own = os.readlink(self._proc / "self/ns/net")
             network_is_host = os.readlink(self._proc / str(pid) / "ns/net") == own
         received, sent = _read_network(self._proc / ("self" if network_is_host else str(pid)) / "net/dev")
-        if self._network_start is None:
-            self._network_start = (received, sent) if network_is_host else (0, 0)
-        received_before, sent_before = self._network_start
+        if self.network_start is None:
+            self.network_start = (received, sent) if network_is_host else (0, 0)
+        received_before, sent_before = self.network_start
         return network_is_host, max(0, received - received_before), max(0, sent - sent_before)
 
     def _cgroup_usage(self, pid: int) -> _Usage | None:

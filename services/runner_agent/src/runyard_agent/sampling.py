@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _ACTIVE_SECONDS = 1.0
 _IDLE_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
+_RECEIVED_START, _SENT_START = "network_received_start", "network_sent_start"
 
 FindPids = Callable[[], Awaitable[Sequence[int]]]
 
@@ -63,7 +64,10 @@ class Sampling:
     ) -> Watched:
         """Begin to sample an attempt."""
         holder = GpuHolder(telemetry, tuple(gpu_uuids))
-        watched = Watched(telemetry, holder, find_pids, AttemptSampler(in_container=in_container))
+        start = telemetry.position(_RECEIVED_START), telemetry.position(_SENT_START)
+        sampler = AttemptSampler(in_container=in_container)
+        sampler.network_start = start if any(start) else None
+        watched = Watched(telemetry, holder, find_pids, sampler)
         self._watched.append(watched)
         self._changed.set()
         return watched
@@ -142,7 +146,9 @@ class Sampling:
             for at in times:
                 count_missing(watched.missing, "host", at, "the spool is full")
         elif times:
-            watched.telemetry.write_samples(batch)
+            start = watched.sampler.network_start or (0, 0)
+            kept = dict(zip((_RECEIVED_START, _SENT_START), start, strict=True))
+            watched.telemetry.write_samples(batch, kept)
         if watched.missing.sample_count and watched.telemetry.has_room:
             missing, watched.missing = watched.missing, SamplesMissing()
             missing.attempt.CopyFrom(watched.telemetry.ref)

@@ -123,10 +123,10 @@ class AttemptTelemetry:
         now = self.now_unix_milliseconds()
         self.write_lines([LogLine(line, LogStream.LOG_STREAM_STATUS, now) for line in text.splitlines()])
 
-    def write_samples(self, samples: HostSamplesRecorded) -> None:
-        """Write samples of the attempt's processes."""
+    def write_samples(self, samples: HostSamplesRecorded, kept: Mapping[str, int] | None = None) -> None:
+        """Write samples of the attempt's processes, and keep numbers for ``position`` in the same step."""
         count = self._mark.get("sample_count", 0) + len(samples.times_unix_milliseconds)
-        self._record([samples], {"sample_count": count})
+        self._record([samples], {"sample_count": count, **(kept or {})})
 
     def write_missing(self, missing: SamplesMissing) -> None:
         """Write that samples of the attempt are missing."""
