@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
+from runyard_artifact.domain.catalogue import ORIGINS_SHOWN_MAX
 from runyard_artifact.projections.catalogue import CATALOGUE_VERSION
 from runyard_artifact.tables import ARTIFACTS, ORIGINS, RUN_ARTIFACTS
 from runyard_contracts.ids import Position
@@ -41,7 +42,7 @@ class CatalogueQueries:
         self._run_artifacts = readmodel.table(RUN_ARTIFACTS, CATALOGUE_VERSION, SCHEMA)
 
     async def find(self, prefix: str, at: Position, limit: int = 3) -> Sequence[Artifact]:
-        """Give files whose SHA-256 begins so, in its order, at most ``limit``.
+        """Give files whose SHA-256 begins so, in its order, at most ``limit``, each with all of its places.
 
         Raises:
             Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
@@ -52,7 +53,9 @@ class CatalogueQueries:
         return await self._read(wanted.order_by(files.c.sha256).limit(limit), at)
 
     async def page(self, page: PageOf, at: Position) -> Sequence[Artifact]:
-        """Give one page of files, newest first; of a run as that run made them, without origins elsewhere.
+        """Give one page of files, newest first, each with the newest ``ORIGINS_SHOWN_MAX`` of its places.
+
+        Of a run it gives them as that run made them, with all of its places and none elsewhere.
 
         Raises:
             Unavailable: the database does not answer (READ_MODEL_UNREACHABLE).
@@ -67,9 +70,11 @@ class CatalogueQueries:
         wanted = wanted.order_by(files.c.position.desc()).limit(page.limit)
         if page.run_id:
             return await self._read_of_run(wanted, page.run_id, at)
-        return await self._read(wanted, at)
+        return await self._read(wanted, at, ORIGINS_SHOWN_MAX)
 
-    async def _read(self, wanted: Select[tuple[object, ...]], at: Position) -> Sequence[Artifact]:
+    async def _read(
+        self, wanted: Select[tuple[object, ...]], at: Position, origins_max: int | None = None
+    ) -> Sequence[Artifact]:
         origins = readmodel.as_of(self._origins, at)
         async with query_connection(self._engine) as connection:
             rows = (await connection.execute(wanted)).all()
@@ -79,8 +84,14 @@ class CatalogueQueries:
                 )
                 for row in rows
             }
-            places = select(origins).where(origins.c.sha256.in_(list(found))).order_by(origins.c.position)
-            for row in await connection.execute(places):
+            places = select(origins).where(origins.c.sha256.in_(list(found)))
+            if origins_max is not None:
+                newest_first = func.row_number().over(
+                    partition_by=origins.c.sha256, order_by=origins.c.position.desc()
+                )
+                places_by_age = places.add_columns(newest_first.label("age")).subquery()
+                places = select(places_by_age).where(places_by_age.c.age <= origins_max)
+            for row in await connection.execute(places.order_by("position")):
                 found[row.sha256].origins.append(_origin(row))
         return list(found.values())
 

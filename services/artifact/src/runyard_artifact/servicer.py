@@ -16,6 +16,7 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceService
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard_artifact.blobs import Blob
 from runyard_artifact.domain.artifact import BeginUpload, CommitUpload
+from runyard_artifact.domain.catalogue import shown
 from runyard_artifact.domain.code import check_code
 from runyard_artifact.domain.origin import (
     check_file,
@@ -35,7 +36,14 @@ from runyard_core.errors import InvalidInput
 from runyard_core.presign import SignedRequest
 from runyard_eventlog.moment import Moments
 from runyard_servicekit.context import command_id, request_context
-from runyard_servicekit.paging import PageToken, decode_page_token, encode_page_token, page_query, page_size
+from runyard_servicekit.paging import (
+    PageToken,
+    decode_page_token,
+    encode_page_token,
+    items_that_fit,
+    page_query,
+    page_size,
+)
 
 RpcContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -117,7 +125,7 @@ class ArtifactServicer(ArtifactServiceServicer):
         artifact, position = await self._handlers.commit_upload(
             finished, _request("CommitUpload", request.request_id, request, run_id=request.origin.run_id)
         )
-        return pb.CommitUploadResponse(artifact=artifact, position=position)
+        return pb.CommitUploadResponse(artifact=shown(artifact), position=position)
 
     async def BeginUploads(
         self, request: pb.BeginUploadsRequest, context: RpcContext
@@ -229,7 +237,8 @@ class ArtifactServicer(ArtifactServiceServicer):
     ) -> pb.GetArtifactResponse:
         """Show a file; see the proto."""
         at = await self._moments.shown(request.read)
-        return pb.GetArtifactResponse(artifact=await self._resolver.described(request.name, at), position=at)
+        artifact = await self._resolver.described(request.name, at)
+        return pb.GetArtifactResponse(artifact=shown(artifact), position=at)
 
     async def ListArtifacts(
         self, request: pb.ListArtifactsRequest, context: RpcContext
@@ -244,11 +253,11 @@ class ArtifactServicer(ArtifactServiceServicer):
         else:
             at, before = Position(token.position), Position(token.after[0])
         found = await self._queries.page(PageOf(limit=limit + 1, run_id=request.run_id, before=before), at)
-        shown = found[:limit]
+        listed = items_that_fit(found[:limit])
         following = ""
-        if len(found) > limit:
-            following = encode_page_token(PageToken(position=at, after=(shown[-1].position,)), query)
-        return pb.ListArtifactsResponse(artifacts=shown, next_page_token=following, position=at)
+        if len(found) > len(listed):
+            following = encode_page_token(PageToken(position=at, after=(listed[-1].position,)), query)
+        return pb.ListArtifactsResponse(artifacts=listed, next_page_token=following, position=at)
 
 
 def _request(method: str, request_id: str, message: Message, *, run_id: str = "") -> Request:

@@ -10,11 +10,24 @@ from runyard_artifact.domain.artifact import OriginKey, origin_key
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
 
+ORIGINS_SHOWN_MAX = 1_000
+"""Most places that an answer names of a file: what every run makes anew came from more than it could hold."""
+
 
 def name_in(file: Artifact, project: str) -> str:
     """Give the newest name of a file in a project, or anywhere where it has none there."""
     paths = [each.origin.path for each in file.origins if each.origin.project == project]
     return paths[-1] if project and paths else file.name
+
+
+def shown(artifact: Artifact) -> Artifact:
+    """Give a file with only the newest of its places, as many as are shown."""
+    if len(artifact.origins) <= ORIGINS_SHOWN_MAX:
+        return artifact
+    cut = Artifact()
+    cut.CopyFrom(artifact)
+    del cut.origins[:-ORIGINS_SHOWN_MAX]
+    return cut
 
 
 def artifact_of(history: Iterable[RecordedEvent]) -> Artifact:

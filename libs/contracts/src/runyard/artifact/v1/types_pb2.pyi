@@ -72,7 +72,7 @@ class Artifact(_message.Message):
     position: _builtins.int
     @_builtins.property
     def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactOrigin]:
-        """Every place it came from, oldest first; in a list of one run only those of that run."""
+        """Where it came from, oldest first: the newest 1,000 places; in a list of one run all of that run and no others."""
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
