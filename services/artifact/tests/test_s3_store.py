@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import io
 import os
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -137,6 +139,33 @@ async def test_the_bucket_is_made_once(bucket: Bucket, objects: S3ObjectStore) -
     await objects.ensure_bucket()
     await objects.ensure_bucket()
     assert bucket.client.bucket_exists(bucket.name)
+
+
+async def test_a_store_that_asks_for_a_long_pause_holds_no_thread_that_long(
+    bucket: Bucket, clock: ManualClock
+) -> None:
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(503)
+            self.send_header("Retry-After", "3600")
+            self.end_headers()
+
+        def do_DELETE(self) -> None:
+            self.do_HEAD()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        serving.start()
+        busy = S3ObjectStore(settings_of(bucket, endpoint=f"http://127.0.0.1:{server.server_port}"), clock)
+        async with asyncio.timeout(20):
+            for call in (busy.head("a"), busy.remove("a", "0")):
+                with pytest.raises(Unavailable, match="503"):
+                    await call
+        busy.close()
+        server.shutdown()
 
 
 async def test_a_store_that_is_away_is_said_so(bucket: Bucket, clock: ManualClock) -> None:

@@ -71,7 +71,8 @@ class S3ObjectStore:
         self._pool = urllib3.PoolManager(
             maxsize=QUICK_THREADS + FILES_AT_ONCE * RANGES_AT_ONCE,
             timeout=timeout,
-            retries=urllib3.Retry(2, backoff_factor=0.2),
+            # A store may ask for a pause of hours, and the thread would sleep: who called asks again.
+            retries=urllib3.Retry(2, backoff_factor=0.2, respect_retry_after_header=False),
         )
         endpoint = urlsplit(settings.endpoint)
         self._minio = Minio(
