@@ -12,6 +12,7 @@ from runyard_contracts.gpu_columns import ENERGY_BIT, POWER_BIT, packed_column
 from runyard_core.errors import ResourceExhausted
 from runyard_metrics import gpu_answers, gpu_handlers
 from runyard_metrics.domain.gpu_readings import BASE_NAMES
+from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.gpu_answers import (
     Points,
@@ -29,7 +30,7 @@ from runyard_metrics.projections.telemetry import TelemetryProjection
 from runyard_metrics.tables import GPU_INCIDENT, GPU_READING, GPU_SERIES, GPU_USAGE, MALFORMED_BATCH
 from runyard_testkit.projecting import fold
 
-from .sent_events import gpu_samples, recorded
+from .sent_events import committed, gpu_samples, recorded
 
 
 def test_gpu_samples_give_the_newest_reading_of_each_gpu() -> None:
@@ -49,7 +50,8 @@ def test_pages_of_readings_hold_every_reading_once(count_max: int) -> None:
     for node_id, holders in (("n1", ("",)), ("n2", ("r1", "", "")), ("n3", ("",))):
         samples = gpu_samples(*holders)
         samples.node_id = node_id
-        row = fold(TelemetryProjection(), recorded([samples])).get(GPU_READING, node_id)
+        folded = fold(TelemetryProjection(), committed([(SpoolKey(node_id, "s1"), samples)]))
+        row = folded.get(GPU_READING, node_id)
         assert row is not None
         rows.append(row)
     place: ReadingPlace | None = ReadingPlace()

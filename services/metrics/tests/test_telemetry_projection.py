@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.metric.v1.batches_pb2 import (
     AttemptRef,
+    GpuIncidentSeen,
+    GpuSamplesRecorded,
     HostSamplesRecorded,
     LogChunkRecorded,
     LogStream,
@@ -230,6 +233,25 @@ def test_a_malformed_batch_is_written_down_and_blocks_nothing() -> None:
     assert mark is not None
     assert (row.position, mark.sequence) == (2, 3)
     assert "different lengths" in row.reason
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        gpu_samples("r1"),
+        HostSamplesRecorded(attempt=RUN, node_id="node-1", times_unix_milliseconds=[1]),
+        GpuIncidentSeen(node_id="node-1", gpu_uuid="GPU-0", holder=RUN),
+    ],
+)
+def test_what_a_node_says_in_the_name_of_another_is_a_malformed_batch(
+    batch: GpuSamplesRecorded | HostSamplesRecorded | GpuIncidentSeen,
+) -> None:
+    # Its credential reaches its own subjects only: the stream is what is proved.
+    folded = fold(TelemetryProjection(), committed([(SpoolKey("node-2", "s1"), batch)]))
+    row = folded.get(MALFORMED_BATCH, "node-2", "s1")
+    assert row is not None
+    assert row.reason == "a batch of node-2 says that it is of node-1"
+    assert {put.table.name for put in folded.puts} == {"malformed_batch", "committed_mark"}
 
 
 def test_a_run_is_followed_to_its_telemetry_mark() -> None:

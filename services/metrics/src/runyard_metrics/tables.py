@@ -188,7 +188,10 @@ class CommittedMarkRow:
 
 @dataclass(frozen=True, slots=True)
 class MalformedBatchRow:
-    """A batch whose columns do not fit together: its event is in the log, its content in no other table."""
+    """A batch whose columns do not fit together, or that names another node.
+
+    Its event is in the log, its content in no other table.
+    """
 
     node_id: str
     spool_id: str

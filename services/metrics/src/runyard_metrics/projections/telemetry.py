@@ -52,7 +52,7 @@ class TelemetryProjection:
     """Folds telemetry batches. Every batch moves its spool's committed mark."""
 
     name = "telemetry"
-    version = 4
+    version = 5
     tables: tuple[TableSpec[Any], ...] = (
         LOG_CHUNK,
         LOG_PROGRESS,
@@ -85,8 +85,8 @@ class TelemetryProjection:
     def apply(self, event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
         """Give the new rows of a batch.
 
-        A batch whose columns do not fit together is written down as such. Were it parked instead, every later
-        batch of its spool would have to wait behind it.
+        A batch whose columns do not fit together, or that is in the name of another node, is written down as
+        such. Were it parked instead, every later batch of its spool would have to wait behind it.
         """
         node_id, spool_id = _spool(event)
         try:
@@ -100,6 +100,7 @@ class TelemetryProjection:
 
 def _content(event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
     position = event.position
+    _check_node(event)
     match event.message:
         case LogChunkRecorded() as chunk:
             yield from apply_log_chunk(chunk, position, rows)
@@ -111,6 +112,25 @@ def _content(event: RecordedEvent, rows: Rows) -> Iterator[Put[Any]]:
             yield from apply_gpu_incident(seen, position)
         case HostSamplesRecorded() as samples:
             yield from apply_host_samples(samples, position, rows)
+        case _:
+            return
+
+
+def _check_node(event: RecordedEvent) -> None:
+    """Refuse what a node says in the name of another: its stream is proved by its credential, nothing else.
+
+    Raises:
+        ValueError: it does.
+    """
+    match event.message:
+        case (
+            GpuSamplesRecorded(node_id=claimed)
+            | HostSamplesRecorded(node_id=claimed)
+            | GpuIncidentSeen(node_id=claimed)
+        ):
+            node_id = stream_id(event.envelope.stream).partition(".")[0]
+            if claimed != node_id:
+                raise ValueError(f"a batch of {key_text(node_id)} says that it is of {key_text(claimed)}")
         case _:
             return
 
