@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.cost.v1.types_pb2 import PriceUnit
+from runyard_replay.pricing import explanation
 from runyard_replay.pricing.explanation import cost_of, duration_text, money_text
 from runyard_replay.pricing.leases import (
     HOUR_MS,
@@ -178,6 +179,17 @@ def test_the_sums_of_a_cost_count_gpus_and_nodes() -> None:
     terms = priced([lease("a", 0, 90_000, GPU_A, GPU_B)], line("n", NODE_HOUR, 60_000_000))["a"]
     cost = cost_of(terms)
     assert (cost.gpu_milliseconds, cost.node_milliseconds, cost.micro_usd) == (180_000, 90_000, 1_500_000)
+
+
+def test_a_cost_of_many_terms_shows_the_last_ones_and_sums_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = priced([lease("a", 0, None, *[GPU_A] * 5)], line("g", GPU_HOUR, 7_200_000))["a"]
+    whole = cost_of(terms)
+    assert (len(whole.terms), whole.left_out_term_count) == (5, 0)
+    for room, shown in ((2 * whole.terms[0].ByteSize(), 2), (1, 1)):
+        monkeypatch.setattr(explanation, "TERMS_BYTES_MAX", room)
+        cost = cost_of(terms)
+        assert (list(cost.terms), cost.left_out_term_count) == (list(whole.terms[-shown:]), 5 - shown)
+        assert (cost.micro_usd, cost.gpu_milliseconds) == (whole.micro_usd, whole.gpu_milliseconds)
 
 
 def test_money_is_rounded_half_to_even_on_the_whole_term() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
-from runyard.cost.v1.types_pb2 import Cost, Price, PriceUnit
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.event.v1.read_pb2 import AsOf
 from runyard.history.v1.history_service_pb2 import (
@@ -33,6 +33,7 @@ from runyard_core.clock import ManualClock
 from runyard_core.errors import InvalidInput, NotFound, OutOfRange, Rejected, RunyardError
 from runyard_eventlog.port import AppendCommand, StreamAppend
 from runyard_replay.folding.leases import LeaseFold
+from runyard_replay.pricing.leases import Term
 from runyard_replay.pricing.price_book import PriceLine
 from runyard_replay.reading import comparing
 from runyard_replay.reading.causes import effects_of
@@ -362,15 +363,15 @@ async def test_other_prices_give_other_costs_and_change_nothing() -> None:
 async def test_leases_are_priced_beside_the_loop_that_serves_others(monkeypatch: pytest.MonkeyPatch) -> None:
     yard = await yard_with_a_finished_run()
     others_went_on = threading.Event()
-    genuine = LeaseFold.costs
+    genuine = LeaseFold.terms
 
-    def costs(
+    def terms(
         fold: LeaseFold, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
-    ) -> Mapping[str, Cost]:
+    ) -> Mapping[str, Sequence[Term]]:
         assert others_went_on.wait(10)
         return genuine(fold, run_ids, lines, horizon_ms)
 
-    monkeypatch.setattr(LeaseFold, "costs", costs)
+    monkeypatch.setattr(LeaseFold, "terms", terms)
     half = Price(unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=1_800_000_000)
     asked = [
         shown(yard, 0, "digits", COST),

@@ -67,6 +67,8 @@ def _say_run(name: str, answer: GetRunCostResponse) -> None:
     cost = answer.cost
     running = ", still running" if any(term.running for term in cost.terms) else ""
     say(f"{name} {money_words(cost.micro_usd)}{running}")
+    if cost.left_out_term_count:
+        say(f"  {count_words(cost.left_out_term_count, 'earlier term')}, too many for one answer")
     for term in cost.terms:
         say(safe(f"  {term.explanation}"))
     _say_times(cost.gpu_milliseconds, cost.node_milliseconds, has_unpriced_time=cost.has_unpriced_time)

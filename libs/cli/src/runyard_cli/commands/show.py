@@ -243,6 +243,8 @@ def _cost(record: Record) -> Iterator[str]:
     if not record.HasField("cost"):
         return
     yield money_words(cost.micro_usd) + (" and time without a price" if cost.has_unpriced_time else "")
+    if cost.left_out_term_count:
+        yield f"  {count_words(cost.left_out_term_count, 'earlier term')}, too many for one answer"
     for term in cost.terms:
         yield f"  {term.explanation}"
 

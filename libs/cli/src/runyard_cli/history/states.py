@@ -117,6 +117,8 @@ def _say_cost(cost: ProjectCostState) -> None:
     ]
     if rows:
         say_table(("RUN", "COST", ""), rows, right=(1,))
+    if cost.run_count > len(cost.runs):
+        say(f"and {count_words(cost.run_count - len(cost.runs), 'older run')}, too many for one answer")
     if cost.has_unpriced_time:
         say("some of it has no price")
 

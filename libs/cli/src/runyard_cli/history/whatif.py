@@ -10,11 +10,11 @@ from google.protobuf.json_format import ParseDict, ParseError
 
 from runyard.cost.v1.types_pb2 import Price
 from runyard.event.v1.read_pb2 import AsOf
-from runyard.history.v1.history_service_pb2 import PriceAgainRequest
+from runyard.history.v1.history_service_pb2 import PriceAgainRequest, PriceAgainResponse
 from runyard_cli.examples import examples
 from runyard_cli.history.deciding import decide_again, say_decided
 from runyard_cli.history.moments import MOMENT
-from runyard_cli.history.source import ask, direct_option
+from runyard_cli.history.source import Source, ask, direct_option
 from runyard_cli.history.states import say_repriced
 from runyard_cli.names import default_project, full_run_name, looks_like_run, may_be_id, project_option
 from runyard_cli.output import is_json, output_option, say_json
@@ -74,11 +74,23 @@ def what_if(
         request.run = full_run_name(name, project)
     else:
         request.project = name or default_project(project)
-    answer = ask(lambda source: source.price_again(request), direct=direct)
+    answer = ask(lambda source: all_priced_again(source, request), direct=direct)
     if is_json():
         say_json(answer)
     else:
         say_repriced(answer)
+
+
+async def all_priced_again(source: Source, request: PriceAgainRequest) -> PriceAgainResponse:
+    """Ask for one page after the other; every one has the sums of all."""
+    answer = page = await source.price_again(request)
+    while page.has_more_runs:
+        request.as_of.position = answer.position
+        request.runs_skipped = len(answer.runs)
+        page = await source.price_again(request)
+        answer.runs.extend(page.runs)
+    answer.has_more_runs = False
+    return answer
 
 
 def read_prices(path: Path) -> list[Price]:

@@ -10,12 +10,11 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
-from runyard.cost.v1.types_pb2 import Cost, Price
+from runyard.cost.v1.types_pb2 import Price
 from runyard.history.v1.history_service_pb2 import ProjectCostState, RunCostState
 from runyard.node.v1.events_pb2 import NodeGpusReleased, NodeGpusReserved
 from runyard_contracts.glance import Glance
 from runyard_contracts.recorded import RecordedEvent
-from runyard_replay.pricing.explanation import cost_of
 from runyard_replay.pricing.leases import HeldGpu, Lease, Term, price_node
 from runyard_replay.pricing.price_book import PriceBook, PriceLine
 from runyard_replay.pricing.totals import total
@@ -118,12 +117,6 @@ class LeaseFold:
             shown.append(each)
         return shown
 
-    def costs(
-        self, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
-    ) -> Mapping[str, Cost]:
-        """Price the leases of runs up to a moment; runs that held nothing are left out."""
-        return {run_id: cost_of(terms) for run_id, terms in self._terms(run_ids, lines, horizon_ms).items()}
-
     def runs_of(self, project: str) -> Sequence[str]:
         """Give the runs of a project that held something, newest first."""
         project_of_run = self.project_of_run
@@ -137,7 +130,7 @@ class LeaseFold:
     def project_cost(self, project: str, horizon_ms: int) -> ProjectCostState:
         """Give what a project cost up to a moment."""
         run_ids = self.runs_of(project)
-        terms = self._terms(run_ids, self.lines(), horizon_ms)
+        terms = self.terms(run_ids, self.lines(), horizon_ms)
         totals = {run_id: total(of_run) for run_id, of_run in terms.items()}
         return ProjectCostState(
             project=project,
@@ -157,10 +150,13 @@ class LeaseFold:
             ],
         )
 
-    def _terms(
+    def terms(
         self, run_ids: Iterable[str], lines: Iterable[PriceLine], horizon_ms: int
     ) -> Mapping[str, Sequence[Term]]:
-        """Give the terms of runs in their order, by run; others on their nodes share what they cost."""
+        """Price the leases of runs up to a moment, in order of attempt and time.
+
+        Runs that held nothing are left out. Others on the same nodes may share what these cost.
+        """
         wanted = set(run_ids)
         book = PriceBook(lines)
         node_ids = {held.node_id for held in self._held.values() if held.run_id in wanted}

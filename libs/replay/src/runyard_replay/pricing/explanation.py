@@ -9,15 +9,26 @@ from runyard.cost.v1.types_pb2 import Cost, CostTerm
 from runyard_replay.pricing.leases import HOUR_MS, WHOLE_PPM, Term
 from runyard_replay.pricing.totals import total
 
+TERMS_BYTES_MAX = 4 << 20
+"""Of one cost: some 10,000 terms. A message holds four times as much."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def cost_of(terms: Sequence[Term]) -> Cost:
-    """Sum terms and write each with its sentence."""
+    """Sum terms and write each with its sentence; of more than ``TERMS_BYTES_MAX`` the last ones."""
     totals = total(terms)
+    shown: list[CostTerm] = []
+    room = TERMS_BYTES_MAX
+    for term in reversed(terms):
+        message = term_message(term)
+        room -= message.ByteSize()
+        if room < 0 and shown:
+            break
+        shown.append(message)
     return Cost(
         micro_usd=totals.micro_usd,
-        terms=[term_message(term) for term in terms],
+        terms=reversed(shown),
+        left_out_term_count=len(terms) - len(shown),
         gpu_milliseconds=totals.gpu_milliseconds,
         node_milliseconds=totals.node_milliseconds,
         has_unpriced_time=totals.has_unpriced_time,

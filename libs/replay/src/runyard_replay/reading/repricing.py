@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.history.v1.history_service_pb2 import PriceAgainRequest, PriceAgainResponse, RepricedRun
@@ -11,28 +12,37 @@ from runyard_contracts.ids import is_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
-from runyard_replay.folding.leases import price_line
+from runyard_replay.folding.leases import LeaseFold, price_line
+from runyard_replay.pricing.explanation import cost_of
+from runyard_replay.pricing.leases import Term
 from runyard_replay.pricing.price_book import PriceLine
+from runyard_replay.pricing.totals import total
 from runyard_replay.reading.leases import lease_fold
-from runyard_replay.reading.moments import moment_of
+from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.registered import project_as_of
 from runyard_replay.reading.subjects import check_project, find_run
 
 PRICES_MAX = 1_000
 MICRO_USD_PER_HOUR_MAX = 10**12
 """A million dollars an hour: the most that the price book takes."""
+RUNS_MAX = 10_000
+ANSWER_BYTES_MAX = 8 << 20
+"""Runs beyond it wait for the next page: a message holds twice as much."""
 
 
 async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Clock) -> PriceAgainResponse:
     """Price the leases of a run or project twice: as recorded, and with other prices.
 
     Raises:
-        InvalidInput: no prices, or one that cannot be (BAD_PRICE); no project's name (BAD_PROJECT).
+        InvalidInput: no prices, or one that cannot be (BAD_PRICE); no project's name (BAD_PROJECT); fewer
+            runs than 0, or too many at once (BAD_PAGE_SIZE).
         NotFound, Ambiguous: as ``find_run`` and ``check_project``.
         OutOfRange: as ``moment_of``.
         Unavailable: the log did not answer in time.
     """
     _check_prices(request.prices)
+    if request.runs_skipped < 0 or not 0 <= request.runs_max <= RUNS_MAX:
+        raise InvalidInput(f"runs_skipped is 0 or more, runs_max at most {RUNS_MAX}", code="BAD_PAGE_SIZE")
     moment = await moment_of(event_log, request.as_of, clock)
     fold = await lease_fold(event_log, moment.position)
     run_ids: Sequence[str]
@@ -56,23 +66,54 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
     if request.keep_recorded_prices:
         other = [*recorded_lines, *other]
     # In a thread, so that a long history does not hold other calls up.
-    recorded = await asyncio.to_thread(fold.costs, run_ids, recorded_lines, moment.horizon_ms)
-    repriced = await asyncio.to_thread(fold.costs, run_ids, other, moment.horizon_ms)
-    return PriceAgainResponse(
-        position=moment.position,
-        runs=[
-            RepricedRun(
-                run_id=run_id,
-                recorded=recorded[run_id],
-                repriced=repriced[run_id],
-                name=names.get(run_id, ""),
-            )
-            for run_id in run_ids
-            if run_id in recorded
-        ],
-        recorded_micro_usd=sum(cost.micro_usd for cost in recorded.values()),
-        repriced_micro_usd=sum(cost.micro_usd for cost in repriced.values()),
+    return await asyncio.to_thread(
+        lambda: _answer(_priced(fold, run_ids, (recorded_lines, other), moment), names, request, moment)
     )
+
+
+class _Priced(NamedTuple):
+    """The terms of a run with both price books."""
+
+    run_id: str
+    recorded: Sequence[Term]
+    repriced: Sequence[Term]
+
+
+def _priced(
+    fold: LeaseFold,
+    run_ids: Sequence[str],
+    books: tuple[Sequence[PriceLine], Sequence[PriceLine]],
+    at: Moment,
+) -> list[_Priced]:
+    """Price runs twice; those that held nothing are left out."""
+    recorded, repriced = (fold.terms(run_ids, book, at.horizon_ms) for book in books)
+    return [_Priced(run_id, recorded[run_id], repriced[run_id]) for run_id in run_ids if run_id in recorded]
+
+
+def _answer(
+    priced: Sequence[_Priced], names: Mapping[str, str], request: PriceAgainRequest, moment: Moment
+) -> PriceAgainResponse:
+    """Sum all runs, and show as many as were asked for and go into a message."""
+    answer = PriceAgainResponse(
+        position=moment.position,
+        recorded_micro_usd=sum(total(one.recorded).micro_usd for one in priced),
+        repriced_micro_usd=sum(total(one.repriced).micro_usd for one in priced),
+    )
+    left = priced[request.runs_skipped :]
+    size_bytes = 0
+    for one in left[: request.runs_max or RUNS_MAX]:
+        run = RepricedRun(
+            run_id=one.run_id,
+            recorded=cost_of(one.recorded),
+            repriced=cost_of(one.repriced),
+            name=names.get(one.run_id, ""),
+        )
+        size_bytes += run.ByteSize()
+        if size_bytes > ANSWER_BYTES_MAX and answer.runs:
+            break
+        answer.runs.append(run)
+    answer.has_more_runs = len(answer.runs) < len(left)
+    return answer
 
 
 def _lines(prices: Sequence[Price], position: int) -> list[PriceLine]:

@@ -44,6 +44,10 @@ WAITING_MAX = 10_000
 NODES_DEFAULT = 1_000
 NODES_MAX = 5_000
 """Most nodes of one answer: one with eight GPUs takes two kilobytes."""
+COST_BYTES_MAX = 8 << 20
+"""Of the runs of a cost: some 150,000. A message holds twice as much."""
+_ITEM_BYTES = 2
+"""What stands before each of a list of small messages."""
 
 
 async def state_as_of(
@@ -67,7 +71,20 @@ async def state_as_of(
     subject = or_yard(request.subject)
     # Who folds a run sees whether it is there.
     thing = run_of_id(subject) or await find_thing(event_log, subject, moment.position)
-    return await thing_as_of(event_log, thing, moment, queues, parts_of(request))
+    shown = await thing_as_of(event_log, thing, moment, queues, parts_of(request))
+    if shown.HasField("cost"):
+        _fit(shown.cost)
+    return shown
+
+
+def _fit(cost: ProjectCostState) -> None:
+    """Leave out the oldest runs that would not go into a message; they are counted, and in the sums."""
+    room = COST_BYTES_MAX
+    for index, run in enumerate(cost.runs):
+        room -= run.ByteSize() + _ITEM_BYTES
+        if room < 0:
+            del cost.runs[index:]
+            return
 
 
 @dataclass(frozen=True, slots=True)

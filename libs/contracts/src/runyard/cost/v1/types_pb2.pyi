@@ -168,11 +168,14 @@ class Cost(_message.Message):
     GPU_MILLISECONDS_FIELD_NUMBER: _builtins.int
     NODE_MILLISECONDS_FIELD_NUMBER: _builtins.int
     HAS_UNPRICED_TIME_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_TERM_COUNT_FIELD_NUMBER: _builtins.int
     micro_usd: _builtins.int
     gpu_milliseconds: _builtins.int
     node_milliseconds: _builtins.int
     has_unpriced_time: _builtins.bool
     """True when some time had no price."""
+    left_out_term_count: _builtins.int
+    """Terms before these, which would not go into a message. The sums count them."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostTerm]: ...
     def __init__(
@@ -183,10 +186,11 @@ class Cost(_message.Message):
         gpu_milliseconds: _builtins.int = ...,
         node_milliseconds: _builtins.int = ...,
         has_unpriced_time: _builtins.bool = ...,
+        left_out_term_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_milliseconds", b"gpu_milliseconds", "has_unpriced_time", b"has_unpriced_time", "micro_usd", b"micro_usd", "node_milliseconds", b"node_milliseconds", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_milliseconds", b"gpu_milliseconds", "has_unpriced_time", b"has_unpriced_time", "left_out_term_count", b"left_out_term_count", "micro_usd", b"micro_usd", "node_milliseconds", b"node_milliseconds", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -822,7 +822,7 @@ class ProjectCostState(_message.Message):
     has_unpriced_time: _builtins.bool
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunCostState]:
-        """Newest run first."""
+        """Newest run first; of run_count only so many as go into a message. CostService.ListRunCosts has pages of all."""
 
     def __init__(
         self,
@@ -1351,10 +1351,16 @@ class PriceAgainRequest(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     KEEP_RECORDED_PRICES_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    RUNS_MAX_FIELD_NUMBER: _builtins.int
+    RUNS_SKIPPED_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     run: _builtins.str
     keep_recorded_prices: _builtins.bool
     """Add these lines to the recorded price book; otherwise they are the whole book."""
+    runs_max: _builtins.int
+    """Most runs to give: 10,000 when 0, and at most; fewer where they would not go into a message."""
+    runs_skipped: _builtins.int
+    """So many at the front are left out. For the next page ask at the position of the first."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_3.Price]:
         """price_id and note may be left out. A later line wins over an earlier one of the same scope and time."""
@@ -1369,10 +1375,12 @@ class PriceAgainRequest(_message.Message):
         prices: _abc.Iterable[_types_pb2_3.Price] | None = ...,
         keep_recorded_prices: _builtins.bool = ...,
         as_of: _read_pb2.AsOf | None = ...,
+        runs_max: _builtins.int = ...,
+        runs_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "project", b"project", "run", b"run", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "keep_recorded_prices", b"keep_recorded_prices", "prices", b"prices", "project", b"project", "run", b"run", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "keep_recorded_prices", b"keep_recorded_prices", "prices", b"prices", "project", b"project", "run", b"run", "runs_max", b"runs_max", "runs_skipped", b"runs_skipped", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["project", "run"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
@@ -1388,9 +1396,13 @@ class PriceAgainResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     RECORDED_MICRO_USD_FIELD_NUMBER: _builtins.int
     REPRICED_MICRO_USD_FIELD_NUMBER: _builtins.int
+    HAS_MORE_RUNS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     recorded_micro_usd: _builtins.int
+    """Of all runs, like the next one."""
     repriced_micro_usd: _builtins.int
+    has_more_runs: _builtins.bool
+    """There are runs behind these."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepricedRun]:
         """Newest run first; only runs that held something."""
@@ -1402,10 +1414,11 @@ class PriceAgainResponse(_message.Message):
         runs: _abc.Iterable[Global___RepricedRun] | None = ...,
         recorded_micro_usd: _builtins.int = ...,
         repriced_micro_usd: _builtins.int = ...,
+        has_more_runs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "recorded_micro_usd", b"recorded_micro_usd", "repriced_micro_usd", b"repriced_micro_usd", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more_runs", b"has_more_runs", "position", b"position", "recorded_micro_usd", b"recorded_micro_usd", "repriced_micro_usd", b"repriced_micro_usd", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
