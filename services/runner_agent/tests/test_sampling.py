@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -300,6 +301,36 @@ async def test_full_spool_takes_no_samples_and_later_says_how_many(tmp_path: Pat
     missing = [batch for batch in await bench.batches() if isinstance(batch, SamplesMissing)]
 
     assert [(batch.kind, batch.sample_count) for batch in missing] == [("gpu", 3), ("host", 3)]
+
+
+async def test_samples_that_a_full_disk_refuses_are_missing_and_not_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    attempts = [bench.attempt(), bench.attempt("other")]
+    for attempt, gpu_uuid in zip(attempts, ("GPU-0", "GPU-1"), strict=True):
+        bench.sampling.watch(attempt, [gpu_uuid], own_pids, in_container=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.spool, "append", full)
+        for _ in range(2):
+            await bench.sampling._sample()
+            bench.sampling._flush()
+    await bench.sampling._sample()
+    batches = await bench.batches()
+
+    missing = [batch for batch in batches if isinstance(batch, SamplesMissing)]
+    assert [(each.kind, each.attempt.run_id, each.sample_count) for each in missing] == [
+        ("gpu", "", 2), ("host", "run", 2), ("host", "other", 2)
+    ]  # fmt: skip
+    host = [batch for batch in batches if isinstance(batch, HostSamplesRecorded)]
+    assert [(each.attempt, len(each.times_unix_milliseconds)) for each in host] == [
+        (attempt.ref, 1) for attempt in attempts
+    ]
+    for attempt in attempts:
+        assert attempt.telemetry_mark().sample_count == 1 + 1
+        assert bench.attempt(attempt.ref.run_id).telemetry_mark() == attempt.telemetry_mark()
 
 
 async def test_loop_samples_at_once_when_an_attempt_begins(

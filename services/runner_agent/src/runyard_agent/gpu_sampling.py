@@ -102,27 +102,33 @@ class GpuSampling:
         self._rows.append(row)
 
     def flush(self, holders: Sequence[GpuHolder]) -> None:
-        """Put everything read into the spool; without room there it is counted as missing.
-
-        Raises:
-            OSError: the spool cannot be written.
-        """
+        """Put everything read into the spool; what it cannot take is counted as missing."""
         rows, self._rows = self._rows, []
-        if rows and not self._telemetry.spool.has_room:
-            for row in rows:
-                count_missing(self._missing, "gpu", row.time_unix_milliseconds, "the spool is full")
-        elif rows:
-            batch = batch_of(self._telemetry.node_id, rows)
-            marks = dict(
-                holder.telemetry.mark_with_gpu_samples(len(rows) * held_count)
-                for holder in holders
-                if (held_count := list(batch.holders).count(holder.telemetry.ref))
-            )
-            self._telemetry.record([batch], marks=marks)
-        if self._missing.sample_count and self._telemetry.spool.has_room:
-            missing, self._missing = self._missing, SamplesMissing()
-            missing.node_id = self._telemetry.node_id
-            self._telemetry.record([missing])
+        reason = "" if self._telemetry.spool.has_room else "the spool is full"
+        try:
+            if rows and not reason:
+                self._write(rows, holders)
+                rows = []
+            if self._missing.sample_count and not reason:
+                self._missing.node_id = self._telemetry.node_id
+                self._telemetry.record([self._missing])
+                self._missing = SamplesMissing()
+        except OSError as error:
+            logger.exception("samples cannot be spooled")
+            reason = f"the spool cannot be written: {error.strerror}"
+        for row in rows:
+            count_missing(self._missing, "gpu", row.time_unix_milliseconds, reason)
+
+    def _write(self, rows: Sequence[Row], holders: Sequence[GpuHolder]) -> None:
+        batch = batch_of(self._telemetry.node_id, rows)
+        marks = [
+            (holder.telemetry, *holder.telemetry.mark_with_gpu_samples(len(rows) * held_count))
+            for holder in holders
+            if (held_count := list(batch.holders).count(holder.telemetry.ref))
+        ]
+        self._telemetry.record([batch], marks={key: mark for _, key, mark in marks})
+        for telemetry, _, mark in marks:
+            telemetry.has_written(mark)
 
     def tell(self, incident: Incident, holders: Collection[GpuHolder]) -> None:
         """Record what happened to a GPU, for the attempt that holds it when there is one."""

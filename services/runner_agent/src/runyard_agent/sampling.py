@@ -122,38 +122,37 @@ class Sampling:
                 continue
             if sample is not None:
                 _append(watched.batch, now, sample)
-        try:
-            self.gpus.attribute(self._holders(), owners)
-        except OSError:
-            logger.exception("samples cannot be spooled")
+        self.gpus.attribute(self._holders(), owners)
 
     def _flush(self) -> None:
-        """Put everything sampled into the spool; without room there it is counted as missing."""
+        """Put everything sampled into the spool; what it cannot take is counted as missing."""
         self._flushed_at = time.monotonic()
-        try:
-            self.gpus.flush(self._holders())
-            for watched in self._watched:
-                self._flush_attempt(watched)
-        except OSError:
-            logger.exception("samples cannot be spooled")
+        self.gpus.flush(self._holders())
+        for watched in self._watched:
+            self._flush_attempt(watched)
 
     def _flush_attempt(self, watched: Watched) -> None:
         batch, watched.batch = watched.batch, HostSamplesRecorded()
-        times = batch.times_unix_milliseconds
+        times: Sequence[int] = batch.times_unix_milliseconds
         batch.attempt.CopyFrom(watched.telemetry.ref)
         batch.node_id = self._telemetry.node_id
-        if times and not watched.telemetry.has_room:
-            for at in times:
-                count_missing(watched.missing, "host", at, "the spool is full")
-        elif times:
-            start = watched.sampler.network_start or (0, 0)
-            kept = dict(zip((_RECEIVED_START, _SENT_START), start, strict=True))
-            watched.telemetry.write_samples(batch, kept)
-        if watched.missing.sample_count and watched.telemetry.has_room:
-            missing, watched.missing = watched.missing, SamplesMissing()
-            missing.attempt.CopyFrom(watched.telemetry.ref)
-            missing.node_id = self._telemetry.node_id
-            watched.telemetry.write_missing(missing)
+        reason = "" if watched.telemetry.has_room else "the spool is full"
+        try:
+            if times and not reason:
+                start = watched.sampler.network_start or (0, 0)
+                kept = dict(zip((_RECEIVED_START, _SENT_START), start, strict=True))
+                watched.telemetry.write_samples(batch, kept)
+                times = []
+            if watched.missing.sample_count and not reason:
+                watched.missing.attempt.CopyFrom(watched.telemetry.ref)
+                watched.missing.node_id = self._telemetry.node_id
+                watched.telemetry.write_missing(watched.missing)
+                watched.missing = SamplesMissing()
+        except OSError as error:
+            logger.exception("samples cannot be spooled")
+            reason = f"the spool cannot be written: {error.strerror}"
+        for at in times:
+            count_missing(watched.missing, "host", at, reason)
 
 
 def _append(batch: HostSamplesRecorded, now: int, sample: HostSample) -> None:

@@ -137,11 +137,17 @@ class AttemptTelemetry:
         self._record([seen], kept)
 
     def mark_with_gpu_samples(self, sample_count: int) -> tuple[str, Mark]:
-        """Give key and mark to write together with a batch of GPU samples, some of them of this attempt."""
+        """Give key and mark to write together with a batch of GPU samples, some of them of this attempt.
+
+        Give the mark to ``has_written`` when that is done.
+        """
+        count = self._mark.get("sample_count", 0) + sample_count
         sequence = self._telemetry.spool.next_sequence
-        self._mark["sample_count"] = self._mark.get("sample_count", 0) + sample_count
-        self._mark["last_sequence"] = sequence
-        return self._key, dict(self._mark)
+        return self._key, {**self._mark, "sample_count": count, "last_sequence": sequence}
+
+    def has_written(self, mark: Mark) -> None:
+        """Take note that a mark is in the spool."""
+        self._mark = dict(mark)
 
     def telemetry_mark(self) -> TelemetryMark:
         """Say up to where the spool holds this attempt, with its totals."""
