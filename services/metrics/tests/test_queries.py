@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from nats.aio.msg import Msg
 
 from runyard.event.v1.envelope_pb2 import Lane
-from runyard.metric.v1.batches_pb2 import GpuSamplesRecorded
+from runyard.metric.v1.batches_pb2 import AttemptRef, GpuSamplesRecorded, MetricPointsRecorded
 from runyard_contracts.subjects import telemetry_subject
 from runyard_eventlog.postgres import PostgresEventLog
 from runyard_metrics.domain.spools import SpoolKey
@@ -113,3 +113,26 @@ async def test_samples_and_points_are_read_in_parts_and_all_of_them(
     assert list(values) == [1.0, 2.0, 3.0, 7.0, 8.0]
     _, values = await queries.metric_points("r1", 1, "loss", 7, batches_max=batches_max)
     assert list(values) == [7.0, 8.0]
+
+
+async def test_the_newest_values_of_many_metrics_are_read_in_parts_without_their_points(
+    pool: asyncpg.Pool,
+) -> None:
+    names = [f"sample-{number}" for number in range(9)]
+    points = MetricPointsRecorded(
+        attempt=AttemptRef(run_id="r1", attempt=1),
+        names=names,
+        name_indices=range(9),
+        times_unix_milliseconds=range(9),
+        line_numbers=range(1, 10),
+        values=range(9),
+    )
+    await _taken_in(pool, [(SpoolKey("node-1", "s1"), 1, points)])
+    queries = MetricQueries(pool)
+    assert await queries.metric_names("r1", 1, names_max=4) == names[:4]
+    assert await queries.metric_names("r1", 1, names_max=100) == names
+    assert len(await queries.changed_metric_names("r1", 1, 0, 1, names_max=4)) == 4
+    parts = [part async for part in queries.latest_metrics("r1", 1, names, 1, names_max=4)]
+    assert [[row.name for row in part] for part in parts] == [names[:4], names[4:8], names[8:]]
+    assert [row.last_value for part in parts for row in part] == list(range(9))
+    assert all(row.values == () for part in parts for row in part)

@@ -16,7 +16,7 @@ from runyard_metrics.domain.coverage import Coverage, coverage_of
 from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.domain.thinning import POINTS_MIN, thinned_indices
 from runyard_metrics.marks import mark_in_log
-from runyard_metrics.queries import MetricQueries
+from runyard_metrics.queries import NAMES_MAX, MetricQueries
 from runyard_metrics.tables import (
     GpuIncidentRow,
     GpuUsageRow,
@@ -30,6 +30,8 @@ POINTS_DEFAULT = 2_000
 POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
 """Most points of one answer: a message holds 16 MiB."""
+METRICS_BYTES_MAX = 8 * 1024 * 1024
+"""Names and JSON values of one summary; what is beyond is left out."""
 METRIC_POINTS_MAX = 10_000_000
 """Most points of a metric that are thinned for an answer, at 24 bytes each: one a second for 16 weeks."""
 LINES_BYTES_MAX = 4 * 1024 * 1024
@@ -177,14 +179,13 @@ class MetricHandlers:
         moment = await self.moment(read)
         attempt = await self.attempt(run_id, attempt, moment)
         at = moment.telemetry
-        names = await self.queries.metric_names(run_id, attempt)
         points = await self.queries.metric_progress(run_id, attempt, at)
         return Summary(
             attempt=attempt,
             moment=moment,
             log=await self.queries.log_progress(run_id, attempt, at),
             metric_point_count=points.point_count if points else 0,
-            metrics=await self.queries.latest_metrics(run_id, attempt, names, at),
+            metrics=await self._latest_metrics(run_id, attempt, at),
             host=await self.queries.host_usage(run_id, attempt, at),
             gpus=await self.queries.gpu_usage(run_id, attempt, at),
             gpu_incidents=await self.queries.gpu_incidents(run_id, attempt, at),
@@ -203,18 +204,21 @@ class MetricHandlers:
         points_max = points_max_of(points_max)
         moment = await self.moment(read)
         attempt = await self.attempt(run_id, attempt, moment)
-        wanted = sorted(set(names)) or await self.queries.metric_names(run_id, attempt)
+        wanted = sorted(set(names)) or await self.queries.metric_names(
+            run_id, attempt, names_max=NAMES_MAX + 1
+        )
         series: list[ThinnedSeries] = []
         point_count = 0
-        for row in await self.queries.latest_metrics(run_id, attempt, wanted, moment.telemetry):
-            if row.point_count > METRIC_POINTS_MAX:
+        if len(wanted) > NAMES_MAX:
+            raise ResourceExhausted(f"over {NAMES_MAX} metrics: ask for fewer names", code="ANSWER_TOO_LARGE")
+        parts = self.queries.latest_metrics(run_id, attempt, wanted, moment.telemetry)
+        for name, count in [(row.name, row.point_count) async for rows in parts for row in rows]:
+            if count > METRIC_POINTS_MAX:
                 raise ResourceExhausted(
-                    f"{row.name} has {row.point_count} points, more than {METRIC_POINTS_MAX}",
-                    code="ANSWER_TOO_LARGE",
+                    f"{name} has {count} points, more than {METRIC_POINTS_MAX}", code="ANSWER_TOO_LARGE"
                 )
-            if not row.point_count:
+            if not count:
                 continue
-            name = row.name
             times, values = await self.queries.metric_points(run_id, attempt, name, moment.telemetry)
             # Pure Python over up to millions of points: not on the loop that serves everybody.
             kept = await asyncio.to_thread(thinned_indices, values, points_max)
@@ -265,6 +269,19 @@ class MetricHandlers:
             )
         shown = await self.queries.committed_mark(node_id, spool_id, self.telemetry.checkpoint)
         return await mark_in_log(self._event_log, SpoolKey(node_id, spool_id), shown)
+
+    async def _latest_metrics(self, run_id: str, attempt: int, position: int) -> list[MetricSeriesRow]:
+        """Give the newest values of the first metrics by name, as many as a message may hold."""
+        names = await self.queries.metric_names(run_id, attempt)
+        found: list[MetricSeriesRow] = []
+        size = 0
+        async for rows in self.queries.latest_metrics(run_id, attempt, names, position):
+            for row in rows:
+                size += len(row.name.encode()) + len(row.last_json.encode())
+                if size > METRICS_BYTES_MAX:
+                    return found
+                found.append(row)
+        return found
 
     async def _coverage(self, run_id: str, attempt: int, position: int) -> Coverage:
         row = await self.queries.log_progress(run_id, attempt, position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, cast
@@ -41,6 +42,8 @@ from runyard_metrics.tables import (
 SCHEMA = "metrics"
 GPU_INCIDENTS_MAX = 100
 """Of one answer; a card that goes on failing adds nothing new."""
+NAMES_MAX = 10_000
+"""Metrics of one attempt that an answer looks at: a program can make a name of every sample."""
 BATCHES_MAX = 200
 """Rows of samples or points that are read at once, as an agent may have made each: at most 1 MiB."""
 _LINE_BYTES = 64
@@ -52,6 +55,15 @@ RowT = TypeVar("RowT")
 def _table(spec: TableSpec[Any]) -> str:
     version = RunsProjection.version if spec in RunsProjection.tables else TelemetryProjection.version
     return f"{SCHEMA}.{readmodel.table_name(spec, version)}"
+
+
+def _figures(table: str) -> str:
+    """Name the columns of the newest row of a metric; those of the points of its batch are left empty."""
+    points = {"times_unix_milliseconds", "line_numbers", "values"}
+    columns = (field.name for field in fields(MetricSeriesRow))
+    return ", ".join(
+        f"'{{}}'::bigint[] as {name}" if name in points else f"{table}.{name}" for name in columns
+    )
 
 
 # The names are constants of this code; values always go as parameters.
@@ -85,10 +97,10 @@ with recursive names(name) as (
   select (select s.name from {_table(METRIC_SERIES)} s
           where (s.run_id, s.attempt) = ($1, $2) and s.name > names.name order by s.name limit 1)
   from names where names.name is not null)
-select name from names where name is not null
+select name from names where name is not null limit $3
 """  # noqa: S608
 _LATEST = f"""
-select r.* from unnest($3::text[]) n(name) cross join lateral (
+select {_figures("r")} from unnest($3::text[]) n(name) cross join lateral (
   select * from {_table(METRIC_SERIES)} s
   where (s.run_id, s.attempt, s.name) = ($1, $2, n.name) and s.position <= $4
   order by s.position desc limit 1) r
@@ -128,7 +140,7 @@ _READINGS_PAGE = f"""
 """
 _CHANGED_NAMES = f"""
 select distinct unnest(names) as name from {_table(METRIC_PROGRESS)}
-where (run_id, attempt) = ($1, $2) and position > $3 and position <= $4
+where (run_id, attempt) = ($1, $2) and position > $3 and position <= $4 limit $5
 """  # noqa: S608
 
 
@@ -178,23 +190,28 @@ class MetricQueries:
         is_all = sum(row["size"] for row in rows) < bytes_max
         return chunks, position if is_all else rows[-1]["position"]
 
-    async def metric_names(self, run_id: str, attempt: int) -> list[str]:
-        """Give the names of all metrics of an attempt, also of those that begin after a position."""
-        return [row["name"] for row in await self._fetch(_NAMES, run_id, attempt)]
+    async def metric_names(self, run_id: str, attempt: int, *, names_max: int = NAMES_MAX) -> list[str]:
+        """Give the first names of the metrics of an attempt, also of those that begin after a position."""
+        return [row["name"] for row in await self._fetch(_NAMES, run_id, attempt, names_max)]
 
     async def changed_metric_names(
-        self, run_id: str, attempt: int, after_position: int, position: int
+        self, run_id: str, attempt: int, after_position: int, position: int, *, names_max: int = NAMES_MAX
     ) -> list[str]:
-        """Give the names of the metrics that got values between two positions."""
-        rows = await self._fetch(_CHANGED_NAMES, run_id, attempt, after_position, position)
+        """Give names of metrics that got values between two positions: all, or ``names_max`` of them."""
+        rows = await self._fetch(_CHANGED_NAMES, run_id, attempt, after_position, position, names_max)
         return sorted(row["name"] for row in rows)
 
     async def latest_metrics(
-        self, run_id: str, attempt: int, names: Sequence[str], position: int
-    ) -> list[MetricSeriesRow]:
-        """Give the newest row of each metric, by name; one that begins later is left out."""
-        rows = await self._fetch(_LATEST, run_id, attempt, list(names), position)
-        return [_row(METRIC_SERIES, row) for row in rows]
+        self, run_id: str, attempt: int, names: Sequence[str], position: int, *, names_max: int = 500
+    ) -> AsyncIterator[list[MetricSeriesRow]]:
+        """Give the newest row of each metric without its points, ``names_max`` at a time, by name in each.
+
+        One that begins later is left out.
+        """
+        for start in range(0, len(names), names_max):
+            part = list(names[start : start + names_max])
+            rows = await self._fetch(_LATEST, run_id, attempt, part, position)
+            yield [_row(METRIC_SERIES, row) for row in rows]
 
     async def metric_points(
         self, run_id: str, attempt: int, name: str, position: int, *, batches_max: int = BATCHES_MAX

@@ -88,8 +88,9 @@ class RunWatch:
             next_line = page.next_line
         if self._request.with_metrics:
             names = await self._handlers.queries.metric_names(run_id, attempt)
-            for row in await self._handlers.queries.latest_metrics(run_id, attempt, names, at):
-                yield WatchRunResponse(metric=latest_message(row))
+            async for rows in self._handlers.queries.latest_metrics(run_id, attempt, names, at):
+                for row in rows:
+                    yield WatchRunResponse(metric=latest_message(row))
 
     async def _added(self, moment: Moment) -> AsyncIterator[WatchRunResponse]:
         """What came since the last look, lines in the order in which they came: none is left out."""
@@ -106,8 +107,9 @@ class RunWatch:
             for line in line_messages(chunks):
                 yield WatchRunResponse(line=line)
         if self._request.with_metrics and (names := await queries.changed_metric_names(*between)):
-            for row in await queries.latest_metrics(run_id, seen.attempt, names, moment.telemetry):
-                yield WatchRunResponse(metric=latest_message(row))
+            async for rows in queries.latest_metrics(run_id, seen.attempt, names, moment.telemetry):
+                for row in rows:
+                    yield WatchRunResponse(metric=latest_message(row))
         seen.telemetry = moment.telemetry
 
     async def _is_complete(self, run: RunProgressRow, moment: Moment) -> bool:
