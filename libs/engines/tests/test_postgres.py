@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -111,3 +113,41 @@ async def test_a_lock_with_the_number_of_another_process_does_not_keep_it_down(
     lock.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
     await start_ready(own_postgres)
     assert await value(own_postgres, "select 1") == 1
+
+
+_START = """
+import asyncio, sys
+from pathlib import Path
+from runyard_engines.ports import choose_port
+from runyard_engines.postgres import Postgres, PostgresSpec
+
+async def main():
+    folder = Path(sys.argv[1])
+    server = Postgres(PostgresSpec(folder / "data", choose_port(), "secret", folder / "log"))
+    await server.start()
+    try:
+        await server.ready()
+    finally:
+        await server.stop()
+
+asyncio.run(main())
+"""
+_AMONG_THESE_USERS = 'mount --bind "$1" /etc/passwd && exec "$2" -c "$3" "$4"'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: whoever else runs the programs is who they are")
+def test_root_starts_it_where_nobody_else_has_an_account(tmp_path: Path) -> None:
+    """A new server, or the image of a container. initdb wants the name of the user that it runs as."""
+    users = tmp_path / "passwd"
+    users.write_text("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n")
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    program = [sys.executable, _START, str(tmp_path)]
+    started = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _AMONG_THESE_USERS, "sh", str(users), *program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert started.returncode == 0, started.stderr

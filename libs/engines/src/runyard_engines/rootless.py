@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from runyard_engines.launch import KEEP_UID
 from runyard_engines.process import EngineFailed
 
 NOBODY = 65534
+_OTHERS = (1000, 1, NOBODY)
+"""The first person, the system's first user (daemon, bin), nobody: nearly every machine has one of them."""
 BIN_VARIABLE = "RUNYARD_POSTGRES_BIN"
 """Environment variable: a folder with initdb and postgres to use instead of the wheel's."""
 
@@ -44,11 +47,25 @@ def way_to_run() -> WayToRun:
     if os.geteuid() != 0:
         return WayToRun(bin_dir)
     # A user namespace in which root is somebody else: files stay root's, nothing is copied or chowned.
-    namespace = WayToRun(bin_dir, prefix=("unshare", "--user", "--map-user=1000", "--map-group=1000"))
+    uid = _known_uid()
+    namespace = WayToRun(bin_dir, prefix=("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}"))
     if _runs(namespace):
         return namespace
     nobody = WayToRun(bin_dir, uid=NOBODY)
     return nobody if _runs(nobody) else WayToRun(_copy_for_everybody(bin_dir), uid=NOBODY)
+
+
+def _known_uid() -> int:
+    """Give somebody who is not root and has an account: initdb wants to know the name of whoever runs it."""
+    return next((uid for uid in _OTHERS if _has_account(uid)), NOBODY)
+
+
+def _has_account(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _runs(way: WayToRun) -> bool:
