@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -97,6 +98,44 @@ async def test_server_errors_are_tried_again_and_refusals_are_not(yard: Yard, tm
     assert refused.value.status == 404
     assert "secret" not in str(refused.value)
     assert len(yard.store.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("GET", "404 Not Found"), ("GET", "302 Found"), ("PUT", "400 Bad Request")]
+)
+async def test_of_a_page_that_says_no_only_its_beginning_is_read(
+    method: str, status: str, tmp_path: Path
+) -> None:
+    page = memoryview(bytes(CHUNK_BYTES))
+    sent: list[int] = []
+    answering: list[asyncio.Task[None] | None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nLocation: /again\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(page)
+                await writer.drain()
+                sent.append(len(page))
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    transfers = Transfers(backoff=HASTE)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        request = Request(method, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        with (tmp_path / "none").open("wb+") as file, pytest.raises(RequestRefused):
+            await (
+                transfers.get(request, tmp_path / "file")
+                if method == "GET"
+                else transfers.put(request, file.fileno(), offset_bytes=0, size_bytes=0)
+            )
+        transfers.close()
+        await asyncio.gather(*(task for task in answering if task is not None))
+    # What the sockets hold is on its way all the same.
+    assert sum(sent) < 50 * CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

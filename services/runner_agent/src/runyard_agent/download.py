@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from runyard_agent.http_connections import CHUNK_BYTES, Connections, Request, RequestRefused
-from runyard_agent.refusals import refusal
+from runyard_agent.refusals import SAID_BYTES_MAX, refusal
 from runyard_core.errors import ResourceExhausted, Unavailable
 
 _REDIRECTS_MAX = 5
@@ -64,7 +64,7 @@ class Download:
                     # Of another address it would not help: who asks again asks the first.
                     etag = self._validator if request is self._request and '"' in self._validator else ""
                     return Fetched(self._hash.hexdigest(), self._size_bytes, etag)
-                answer.read()
+                answer.read(SAID_BYTES_MAX)
                 # Headers were meant for the first address only: they may hold a credential.
                 request = Request("GET", urljoin(request.url, location))
         raise RequestRefused(f"{self._request.shown}: more than {_REDIRECTS_MAX} redirects", 310)
@@ -96,7 +96,7 @@ class Download:
             self._validator = _strong_validator(answer)
         else:
             self._validator = ""
-            raise refusal(request, answer, answer.read())
+            raise refusal(request, answer, answer.read(SAID_BYTES_MAX))
         expected_bytes = None if answer.length is None else self._size_bytes + answer.length
         self._write(answer)
         if expected_bytes is not None and self._size_bytes != expected_bytes:

@@ -131,6 +131,9 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self._http.close()
+        if self._answer is not None:
+            # One that ends with its connection has taken the socket over.
+            self._answer.close()
 
     def _pass_on(self, descriptor: int, offset_bytes: int, size_bytes: int) -> int:
         """Send the next bytes of a file; gives how many, none at its end."""

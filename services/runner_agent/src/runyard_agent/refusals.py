@@ -10,6 +10,9 @@ from email.utils import parsedate_to_datetime
 from runyard_agent.http_connections import Request, RequestRefused
 from runyard_core.errors import Unavailable
 
+SAID_BYTES_MAX = 1 << 16
+"""Most that is read of an answer that is no file: anybody may give an address, and a page may be endless."""
+
 _PAUSE_ASKED_SECONDS_MAX = 60.0
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 

@@ -12,7 +12,7 @@ from runyard_agent.blocking import BlockingPool
 from runyard_agent.download import Download, Fetched
 from runyard_agent.gate import Gate
 from runyard_agent.http_connections import Connections, Request
-from runyard_agent.refusals import refusal
+from runyard_agent.refusals import SAID_BYTES_MAX, refusal
 from runyard_core.errors import Corrupt, Unavailable
 from runyard_core.retry import Backoff, Retries, retried
 
@@ -142,7 +142,7 @@ class _Upload:
                 connection.start(self._request, {"Content-Length": str(self._size_bytes)})
                 connection.send_file(own, self._offset_bytes, self._size_bytes, self._given_up)
                 answer = connection.answer()
-                reason = answer.read()
+                reason = answer.read(SAID_BYTES_MAX)
                 if not 200 <= answer.status < 300:
                     raise refusal(self._request, answer, reason)
                 return answer.getheader("ETag") or ""
