@@ -20,6 +20,7 @@ from runyard_replay.reading import repricing, states
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.states import state_as_of
+from runyard_replay.views import ANSWER_BYTES_MAX
 
 from .yard import Yard
 
@@ -48,7 +49,7 @@ async def test_runs_that_are_priced_again_come_in_pages_with_the_sums_of_all(
     assert ([run.run_id for run in whole.runs], whole.has_more_runs) == (run_ids, False)
     assert whole.recorded_micro_usd == sum(run.recorded.micro_usd for run in whole.runs)
     request.runs_max = 2
-    for room in (repricing.ANSWER_BYTES_MAX, 1):
+    for room in (ANSWER_BYTES_MAX, 1):
         # Of one byte, too, every page has a run.
         monkeypatch.setattr(repricing, "ANSWER_BYTES_MAX", room)
         request.runs_skipped = 0

@@ -17,6 +17,7 @@ from runyard.history.v1.history_service_pb2 import (
     DiffStatesRequest,
     DiffStatesResponse,
     EventFilter,
+    FieldChange,
     GetStateAsOfRequest,
     GetStateAsOfResponse,
     ListEffectsRequest,
@@ -278,6 +279,21 @@ async def test_what_differs_comes_in_pages_that_hold_all_of_it_once() -> None:
             skipped += len(pages[-1].changes)
         assert [change for page in pages for change in page.changes] == list(whole.changes)
         assert all(page.events == whole.events for page in pages)
+
+
+async def test_a_page_of_large_differences_fits_into_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    yard = await yard_with_a_finished_run()
+    span = DiffStatesRequest(begin=AsOf(position=1))
+    whole = await diff_states(yard.log, span, yard.clock)
+    monkeypatch.setattr(comparing, "ANSWER_BYTES_MAX", 300)
+    changes: list[FieldChange] = []
+    page = DiffStatesResponse(has_more_changes=True)
+    while page.has_more_changes:
+        span.changes_skipped = len(changes)
+        page = await diff_states(yard.log, span, yard.clock)
+        assert len(page.changes) == 1 or sum(change.ByteSize() for change in page.changes) <= 300
+        changes += page.changes
+    assert changes == list(whole.changes)
 
 
 async def test_a_queue_too_long_to_be_compared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from runyard_eventlog.port import Page
 from runyard_replay.folding.fields import json_content
 
 ANSWER_BYTES_MAX = 8 << 20
-"""Of the events of an answer: as JSON they may be four times as long as they are stored."""
+"""Of what an answer lists, unless the first alone has more; the rest waits for the next page. A message holds
+twice as much, and an event as JSON may be four times as long as it is stored."""
 UNREADABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
 """What reading the message of an event of another version raises."""
 

@@ -34,6 +34,7 @@ from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.some_runs import fold_runs
 from runyard_replay.reading.states import Part, Parts, state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
+from runyard_replay.views import ANSWER_BYTES_MAX
 
 CHANGES_DEFAULT = 1_000
 CHANGES_MAX = 10_000
@@ -100,10 +101,13 @@ async def diff_states(
     was, runs = await _waiting(queues, thing, (begin, end), moved)
     limit = request.changes_max or CHANGES_DEFAULT
     changes = _changes(before, after, was, runs)
-    answer.changes.extend(islice(changes, request.changes_skipped, request.changes_skipped + limit + 1))
-    if len(answer.changes) > limit:
-        answer.has_more_changes = True
-        del answer.changes[limit:]
+    room = ANSWER_BYTES_MAX
+    for change in islice(changes, request.changes_skipped, None):
+        room -= change.ByteSize()
+        if len(answer.changes) == limit or (room < 0 and answer.changes):
+            answer.has_more_changes = True
+            break
+        answer.changes.append(change)
     return answer
 
 

@@ -26,12 +26,10 @@ from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.subjects import find_run
-from runyard_replay.views import cause_link, event_view, readable
+from runyard_replay.views import ANSWER_BYTES_MAX, cause_link, event_view, readable
 
 EXPLANATIONS_DEFAULT = 1_000
 EXPLANATIONS_MAX = 10_000
-ANSWER_BYTES_MAX = 8 << 20
-"""Explanations beyond it wait for the next page: a message holds twice as much."""
 
 
 async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Clock) -> ExplainRunResponse:

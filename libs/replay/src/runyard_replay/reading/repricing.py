@@ -21,13 +21,12 @@ from runyard_replay.reading.leases import lease_fold
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.registered import project_as_of
 from runyard_replay.reading.subjects import check_project, find_run
+from runyard_replay.views import ANSWER_BYTES_MAX
 
 PRICES_MAX = 1_000
 MICRO_USD_PER_HOUR_MAX = 10**12
 """A million dollars an hour: the most that the price book takes."""
 RUNS_MAX = 10_000
-ANSWER_BYTES_MAX = 8 << 20
-"""Runs beyond it wait for the next page: a message holds twice as much."""
 
 
 async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Clock) -> PriceAgainResponse:
