@@ -29,6 +29,11 @@ def _written(file: Artifact, written: ArtifactWritten, event: RecordedEvent) -> 
     file.sha256 = written.sha256
     file.size_bytes = written.size_bytes
     file.name = written.origin.path
+    for index, told in enumerate(file.origins):
+        if told.origin == written.origin:
+            # It was left there again, after other bytes: the place is told once, as of the last time.
+            del file.origins[index]
+            break
     file.origins.append(
         ArtifactOrigin(
             origin=written.origin,
