@@ -163,21 +163,23 @@ class S3ObjectStore:
 
         Not page by page, as SeaweedFS gives them in another order than the one in which it goes on.
         """
-        count = 0
+        aborted: set[tuple[str, str]] = set()
         while True:
             status, body = await self._send("GET", "", query={"uploads": "", "prefix": key_prefix})
             if status != 200:
                 raise _store_error(f"list the uploads of {key_prefix}", status, body)
-            left = [
+            left = {
                 (_element("Key", upload), _element("UploadId", upload))
                 for upload in _UPLOAD.findall(body)
                 if _is_before(_element("Initiated", upload), begun_before)
-            ]
-            for object_key, upload_id in left:
+            }
+            new = left - aborted
+            for object_key, upload_id in new:
                 await self._abort_multipart(object_key, upload_id)
-            count += len(left)
-            if not left or _element("IsTruncated", body) != "true":
-                return count
+            aborted |= new
+            # A store that still lists what it gave up is not asked for ever.
+            if not new or _element("IsTruncated", body) != "true":
+                return len(aborted)
 
     def presign_put(self, object_key: str, sha256: str) -> SignedRequest:
         """See ``ObjectStore``."""
