@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from runyard.run.v1.types_pb2 import Mount, MountedFolder
-from runyard_agent import folder_look, mounts, private_view
+from runyard_agent import folder_look, gpus, mounts, private_view
+from runyard_agent.container_rules import ContainerRules
 from runyard_agent.domain.file_systems import FileSystem
+from runyard_agent.executors import DockerOnDemand, ProcessExecutor
 from runyard_agent.input_sources import InputRules
+from runyard_agent.machine_check import take_inventory
 from runyard_agent.mounts import find_mounts, look_at
 from runyard_core.errors import InvalidInput, RunyardError
 
@@ -112,8 +116,32 @@ def test_an_export_is_mounted_by_the_daemon_where_the_agent_may_not(
     assert (record.file_system, record.device, record.fingerprint) == ("nfs", "nas:/export/sets", "")
 
 
+async def test_an_agent_that_cannot_mount_exports_says_at_its_start_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some images of Debian have no ``mount``: the first step would end with 127, and nobody knew of what."""
+    monkeypatch.setattr(mounts, "_effective_capabilities", lambda: mounts._CAP_SYS_ADMIN)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(private_view, "PROGRAMS_PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    (tmp_path / "mount.nfs").touch(0o755)
+    parts = (gpus.open_gpus(), ProcessExecutor(tmp_path, ""), DockerOnDemand("a", tmp_path, ContainerRules()))
+
+    nothing_asked, asked = [
+        await take_inventory(tmp_path, 1, *parts, nfs_exports=exports) for exports in ((), ("nas:/export",))
+    ]
+
+    [warning] = set(asked.warnings) - set(nothing_asked.warnings)
+    assert warning == (
+        "NFS exports are mounted for steps in containers only: mount is not installed "
+        "(package mount on Debian and Ubuntu, util-linux elsewhere)."
+    )
+
+
 @pytest.mark.system
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mount") is None, reason="only root may mount, with a program for it"
+)
 def test_a_file_system_is_looked_at_without_the_machine_seeing_it(tmp_path: Path) -> None:
     for name in private_view.FOLDERS:
         (tmp_path / name).mkdir()

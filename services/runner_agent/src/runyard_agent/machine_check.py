@@ -16,6 +16,7 @@ from runyard_agent import gpus, host
 from runyard_agent.container_rules import ContainerRules
 from runyard_agent.executors import DockerOnDemand, ProcessExecutor
 from runyard_agent.limits import look_at_machine
+from runyard_agent.mounts import mounting_problem
 from runyard_agent.own_container import PROCESSES_WARNING, own_id
 
 DISK_FREE_BYTES_MIN = 20 * 1024**3
@@ -33,9 +34,15 @@ class MachineReport:
 
 
 async def take_inventory(
-    directory: Path, slot_count: int, gpu_reader: gpus.Gpus, process: ProcessExecutor, docker: DockerOnDemand
+    directory: Path,
+    slot_count: int,
+    gpu_reader: gpus.Gpus,
+    process: ProcessExecutor,
+    docker: DockerOnDemand,
+    *,
+    nfs_exports: Sequence[str] = (),
 ) -> NodeInventory:
-    """Say what the node has now, and in ``warnings`` what it cannot do."""
+    """Say what the node has now, and in ``warnings`` what it cannot do; ``nfs_exports`` is what it shall."""
     inventory = host.inventory(directory)
     inventory.agent_version = version("runyard-agent")
     inventory.slot_count = slot_count
@@ -46,6 +53,8 @@ async def take_inventory(
     inventory.warnings.extend(process.warnings)
     inventory.docker_version, warnings = await docker.look()
     inventory.warnings.extend(warnings)
+    if nfs_exports and (problem := mounting_problem()):
+        inventory.warnings.append(f"NFS exports are mounted for steps in containers only: {problem}.")
     if own_id():
         inventory.warnings.append(PROCESSES_WARNING)
     if inventory.disk_free_bytes < DISK_FREE_BYTES_MIN:

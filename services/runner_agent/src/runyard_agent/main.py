@@ -74,7 +74,9 @@ async def run_agent(settings: Settings) -> None:
             cache_dir, os.environ.get("PATH", os.defpath), limits, settings.environment_cache_bytes_max
         )
         inventory = functools.partial(
-            take_inventory, settings.directory, settings.slot_count, gpu_reader, process, docker
+            take_inventory,
+            *(settings.directory, settings.slot_count, gpu_reader, process, docker),
+            nfs_exports=settings.nfs_exports,
         )
         node = _node(settings, stack, clock, await inventory(), Executors(process, docker), sampling)
         attempts = Attempts(node, AttemptStore(settings.directory / "attempts"), telemetry)

@@ -27,6 +27,11 @@ from runyard_core.errors import InvalidInput, RunyardError
 _LOOK_SECONDS_MAX = 300.0
 _CAP_SYS_ADMIN = 1 << 21
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+# What mounts an export, and what has to be installed for it. Images of Debian come without "mount".
+_PROGRAMS = {
+    "mount": "package mount on Debian and Ubuntu, util-linux elsewhere",
+    "mount.nfs": "package nfs-common on Debian and Ubuntu, nfs-utils elsewhere",
+}
 _RESERVED = ("/valohai", "/runyard", "/proc", "/sys", "/dev")
 
 
@@ -51,12 +56,14 @@ def find_mounts(
 
 
 def mounting_problem() -> str:
-    """Say why this agent may mount nothing; empty when it may."""
+    """Say why this agent cannot mount exports, and what to install; empty when it can."""
     if not _effective_capabilities() & _CAP_SYS_ADMIN or os.geteuid() != 0:
         return "its agent is not root"
-    if shutil.which("mount.nfs", path="/sbin:/usr/sbin") is None:
-        return "mount.nfs is not installed"
-    return ""
+    return " and ".join(
+        f"{program} is not installed ({packages})"
+        for program, packages in _PROGRAMS.items()
+        if shutil.which(program, path=private_view.PROGRAMS_PATH) is None
+    )
 
 
 def _find(mount: Mount, rules: InputRules, attempt_directory: Path, *, in_container: bool) -> Found:

@@ -19,6 +19,8 @@ import sys
 CONTRACT_ROOT = "/valohai"
 SHOW, MOUNT = "--show", "--mount"
 FOLDERS = ("repository", "inputs", "outputs", "config")
+PROGRAMS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the programs of the machine are that mount."""
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -38,7 +40,6 @@ _MNT_DETACH = 2
 # It holds mount points; a program that writes to "/" itself meets its end here and not the machine's memory.
 _ROOT_OPTIONS = "mode=755,size=16m"
 _OLD_ROOT = ".machine"
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -132,7 +133,7 @@ def _mount_file_system(kind: str, source: str, options: str, target: str) -> Non
     """Mount by the machine's own program: it knows what its kernel and the server can agree on."""
     _make_mount_point(target)
     command = ["mount", "-n", "-t", kind, "-o", options, source, target]
-    status = os.spawnvpe(os.P_WAIT, command[0], command, {"PATH": _PATH})  # noqa: S606
+    status = os.spawnvpe(os.P_WAIT, command[0], command, {"PATH": PROGRAMS_PATH})  # noqa: S606
     if status != 0:
         raise OSError(f"mount of {source} ended with {status}")
 
