@@ -99,7 +99,7 @@ def test_pages_of_large_events_are_short_and_followed_to_their_end(
     assert (len(tail.splitlines()), len(of_node.splitlines())) == (8, 3)
     for pages in ("runyard_replay.imported", "runyard_replay.reading.selecting"):
         monkeypatch.setattr(f"{pages}.PAGE_BYTES_MAX", 1_000)
-    monkeypatch.setattr("runyard_replay.views.ANSWER_BYTES_MAX", 600)
+    monkeypatch.setattr("runyard_contracts.answer_size.ANSWER_BYTES_MAX", 600)
     assert terminal.run("tail", "-n", "100") == tail
     assert terminal.run("tail", "--node", "n1") == of_node
     assert terminal.run("what-if", "--decide") == decided

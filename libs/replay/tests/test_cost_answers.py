@@ -15,12 +15,12 @@ from runyard.history.v1.history_service_pb2 import (
     Subject,
     SubjectKind,
 )
+from runyard_contracts import answer_size
 from runyard_core.errors import InvalidInput
-from runyard_replay.reading import repricing, states
+from runyard_replay.reading import repricing
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.repricing import price_again
 from runyard_replay.reading.states import state_as_of
-from runyard_replay.views import ANSWER_BYTES_MAX
 
 from .yard import Yard
 
@@ -49,9 +49,9 @@ async def test_runs_that_are_priced_again_come_in_pages_with_the_sums_of_all(
     assert ([run.run_id for run in whole.runs], whole.has_more_runs) == (run_ids, False)
     assert whole.recorded_micro_usd == sum(run.recorded.micro_usd for run in whole.runs)
     request.runs_max = 2
-    for room in (ANSWER_BYTES_MAX, 1):
+    for room in (answer_size.ANSWER_BYTES_MAX, 1):
         # Of one byte, too, every page has a run.
-        monkeypatch.setattr(repricing, "ANSWER_BYTES_MAX", room)
+        monkeypatch.setattr(answer_size, "ANSWER_BYTES_MAX", room)
         request.runs_skipped = 0
         page = await price_again(yard.log, request, yard.clock)
         pages = [page]
@@ -78,11 +78,12 @@ async def test_a_cost_of_many_runs_goes_into_a_message_and_counts_them_all(
     yard, run_ids = await _yard_with_runs(5)
     request = GetStateAsOfRequest(subject=DIGITS)
     whole = (await state_as_of(yard.log, request, yard.clock)).cost
-    monkeypatch.setattr(states, "COST_BYTES_MAX", 2 * whole.ByteSize() // 5)
+    monkeypatch.setattr(answer_size, "ANSWER_BYTES_MAX", whole.ByteSize() // 2)
     cost = (await state_as_of(yard.log, request, yard.clock)).cost
     assert [run.run_id for run in cost.runs] == run_ids[:2]
     assert (cost.run_count, cost.micro_usd) == (5, whole.micro_usd)
     # What differs is looked for among all of them.
+    monkeypatch.undo()
     span = DiffStatesRequest(begin=AsOf(position=3), subject=DIGITS)
     changes = (await diff_states(yard.log, span, yard.clock)).changes
     assert {run_id for run_id in run_ids for change in changes if run_id in change.path} == set(run_ids)

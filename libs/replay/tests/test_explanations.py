@@ -8,8 +8,8 @@ import pytest
 
 from runyard.history.v1.history_service_pb2 import ExplainRunRequest
 from runyard.run.v1 import events_pb2 as ev
+from runyard_contracts import answer_size
 from runyard_core.errors import InvalidInput
-from runyard_replay.reading import explaining
 from runyard_replay.reading.explaining import explain_run
 
 from .yard import RUN, yard_with_a_finished_run
@@ -72,7 +72,7 @@ async def test_a_long_history_is_explained_in_pages_that_go_into_a_message(
     assert await page(20, 10) == (everything[20:], False)
     assert await page(40) == ([], False)
     # Of a message that holds three of them.
-    monkeypatch.setattr(explaining, "ANSWER_BYTES_MAX", 25_000)
+    monkeypatch.setattr(answer_size, "ANSWER_BYTES_MAX", 25_000)
     walked: list[str] = []
     has_more = True
     while has_more:

@@ -185,7 +185,7 @@ def test_a_cost_of_many_terms_shows_the_last_ones_and_sums_all(monkeypatch: pyte
     terms = priced([lease("a", 0, None, *[GPU_A] * 5)], line("g", GPU_HOUR, 7_200_000))["a"]
     whole = cost_of(terms)
     assert (len(whole.terms), whole.left_out_term_count) == (5, 0)
-    for room, shown in ((2 * whole.terms[0].ByteSize(), 2), (1, 1)):
+    for room, shown in ((5 * whole.terms[0].ByteSize() // 2, 2), (1, 1)):
         monkeypatch.setattr(explanation, "TERMS_BYTES_MAX", room)
         cost = cost_of(terms)
         assert (list(cost.terms), cost.left_out_term_count) == (list(whole.terms[-shown:]), 5 - shown)

@@ -28,6 +28,7 @@ from runyard.history.v1.history_service_pb2 import (
 from runyard.node.v1.events_pb2 import NodeEnrolled, NodeForeignProcessSeen
 from runyard.run.v1 import events_pb2 as ev
 from runyard.run.v1.types_pb2 import RunSpec, RunState
+from runyard_contracts import answer_size
 from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import CommandId, stream_name, uuid7
 from runyard_core.clock import ManualClock
@@ -285,7 +286,7 @@ async def test_a_page_of_large_differences_fits_into_an_answer(monkeypatch: pyte
     yard = await yard_with_a_finished_run()
     span = DiffStatesRequest(begin=AsOf(position=1))
     whole = await diff_states(yard.log, span, yard.clock)
-    monkeypatch.setattr(comparing, "ANSWER_BYTES_MAX", 300)
+    monkeypatch.setattr(answer_size, "ANSWER_BYTES_MAX", 300)
     changes: list[FieldChange] = []
     page = DiffStatesResponse(has_more_changes=True)
     while page.has_more_changes:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from runyard.run.v1.types_pb2 import Attempt, Environment, FileList, Input, InputFile, Package, Run, RunSpec
-from runyard_servicekit.large_runs import RUN_BYTES_MAX, fit_run
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
+from runyard_servicekit.large_runs import fit_run
 
 FILES = [InputFile(path=f"{number}.jpg", sha256="0" * 64, size_bytes=3) for number in range(100)]
 ENVIRONMENT = Environment(packages=[Package(name="numpy", version="2.0")] * 100)
@@ -24,7 +25,7 @@ def test_a_run_that_fits_is_left_as_it_is() -> None:
     assert run == a_run()
     fit_run(run, run.ByteSize())
     assert run == a_run()
-    assert run.ByteSize() < RUN_BYTES_MAX
+    assert run.ByteSize() < ANSWER_BYTES_MAX
 
 
 @pytest.mark.parametrize("share", [0.99, 0.8, 0.6, 0.5, 0.4, 0.3])

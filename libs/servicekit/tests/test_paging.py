@@ -5,13 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.event.v1.read_pb2 import AsOf, ReadOptions
-from runyard.run.v1.types_pb2 import OutputFile
 from runyard_core.errors import InvalidInput
 from runyard_servicekit.paging import (
     PageToken,
     decode_page_token,
     encode_page_token,
-    items_that_fit,
     page_query,
     page_size,
 )
@@ -70,10 +68,3 @@ def test_page_sizes_have_a_default_a_maximum_and_are_not_negative() -> None:
     assert [page_size(n) for n in (0, 7, 10**6)] == [50, 7, 1_000]
     with pytest.raises(InvalidInput):
         page_size(-1)
-
-
-def test_as_many_items_are_given_as_fit_and_one_in_any_case() -> None:
-    items = [OutputFile(path="x" * 100)] * 10
-    assert list(items_that_fit(items)) == items
-    assert [len(items_that_fit(items, size)) for size in (1_100, 1_000, 250, 1)] == [10, 9, 2, 1]
-    assert list(items_that_fit([], 1)) == []

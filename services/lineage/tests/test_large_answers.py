@@ -19,8 +19,8 @@ from runyard.record.v1.record_service_pb2 import GetRecordRequest, Record
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.events_pb2 import RunLeaseGranted, RunQueued, RunStarted
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, FileList, Input, InputFile, Run, RunSpec
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 from runyard_contracts.ids import uuid7
-from runyard_servicekit.large_runs import RUN_BYTES_MAX
 from runyard_testkit import Bus, Database
 
 from .story import TRAIN, TREE
@@ -57,7 +57,7 @@ async def test_a_record_of_many_attempts_and_outputs_fits_into_an_answer(
     database: Database, bus: Bus, tmp_path: Path
 ) -> None:
     run = a_run(10)
-    assert run.ByteSize() < RUN_BYTES_MAX
+    assert run.ByteSize() < ANSWER_BYTES_MAX
     outputs = [Artifact(name=f"{number} {'x' * 1_000}") for number in range(7_000)]
     record = await a_record(run, outputs, database, bus, tmp_path)
     assert list(record.datasets[0].files) == FILES
@@ -133,4 +133,4 @@ async def test_a_run_of_many_large_attempts_is_shown_as_of_a_moment(
     assert [attempt.number for attempt in shown.attempts] == [*attempts]
     assert shown.attempts[-1].inputs[0] == data
     assert shown.attempts[0].inputs[0].file_list.file_count == len(data.files)
-    assert shown.ByteSize() <= RUN_BYTES_MAX
+    assert shown.ByteSize() <= ANSWER_BYTES_MAX

@@ -22,9 +22,9 @@ from runyard.record.v1.record_service_pb2 import GetRecordRequest
 from runyard.record.v1.record_service_pb2_grpc import RecordServiceStub
 from runyard.run.v1.events_pb2 import RunQueued
 from runyard.run.v1.types_pb2 import Attempt, CodeRef, Run, RunSpec, RunState, TelemetryMark
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 from runyard_contracts.ids import uuid7
 from runyard_lineage import record as record_module
-from runyard_replay.views import ANSWER_BYTES_MAX
 from runyard_testkit import Bus, Database
 
 from .story import CLEAN, MODEL, PREPARE, RAW, TRAIN, TREE, story, versions

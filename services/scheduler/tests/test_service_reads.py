@@ -16,8 +16,9 @@ from runyard.projection.v1.projection_service_pb2_grpc import ProjectionServiceS
 from runyard.run.v1 import scheduler_service_pb2 as pb
 from runyard.run.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from runyard.run.v1.types_pb2 import Executor, InputFile, Run, RunState
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 from runyard_contracts.ids import uuid7
-from runyard_servicekit.paging import PAGE_BYTES_MAX, PageToken, encode_page_token, page_query
+from runyard_servicekit.paging import PageToken, encode_page_token, page_query
 from runyard_servicekit.server import MESSAGE_BYTES_MAX
 
 from .service_client import CLIENT, Client, attach, client, fresh, reason
@@ -119,7 +120,7 @@ async def test_a_page_of_runs_that_name_many_files_is_no_larger_than_an_answer_m
     file = InputFile(uri="dataset://images/v1", path="000001.jpg", sha256="0" * 64, size_bytes=1)
     asked.files.extend([file] * 9_500)
     answers = [await client.submit(a_submit(spec=spec)) for _ in range(16)]
-    assert spec.ByteSize() * len(answers) > PAGE_BYTES_MAX
+    assert spec.ByteSize() * len(answers) > ANSWER_BYTES_MAX
     read = ReadOptions(min_position=answers[-1].position)
     seen: list[int] = []
     token = ""
@@ -128,7 +129,7 @@ async def test_a_page_of_runs_that_name_many_files_is_no_larger_than_an_answer_m
         while token or not seen:
             request = pb.ListRunsRequest(page_size=20, page_token=token, read=read)
             page = await stub.ListRuns(request, metadata=CLIENT, timeout=WAIT_SECONDS)
-            assert page.ByteSize() <= PAGE_BYTES_MAX
+            assert page.ByteSize() <= ANSWER_BYTES_MAX
             seen += [run.number for run in page.runs]
             token = page.next_page_token
     assert seen == list(range(16, 0, -1))

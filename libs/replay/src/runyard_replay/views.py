@@ -7,6 +7,7 @@ import json
 from google.protobuf.message import Message
 
 from runyard.history.v1.history_service_pb2 import CauseLink, EventView
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.envelope import UndecodableEventError, actor_name
 from runyard_contracts.ids import Position
 from runyard_contracts.recorded import RecordedEvent
@@ -15,9 +16,6 @@ from runyard_contracts.upcasting import NoUpcasterError
 from runyard_eventlog.port import Page
 from runyard_replay.folding.fields import json_content
 
-ANSWER_BYTES_MAX = 8 << 20
-"""Of what an answer lists, unless the first alone has more; the rest waits for the next page. A message holds
-twice as much, and an event as JSON may be four times as long as it is stored."""
 UNREADABLE = (UnknownEventTypeError, UndecodableEventError, NoUpcasterError)
 """What reading the message of an event of another version raises."""
 
@@ -35,17 +33,13 @@ def event_view(event: RecordedEvent, *, with_data: bool = True) -> EventView:
 def answered_page(page: Page) -> tuple[list[EventView], Position | None]:
     """Write the events of a page, as many as one answer has room for, at least one.
 
-    Gives besides the position of the last one if more may follow.
+    Gives besides the position of the last one if more may follow. An event as JSON may be four times as long
+    as it is stored.
     """
-    views: list[EventView] = []
-    room = ANSWER_BYTES_MAX
-    for event in page.events:
-        view = event_view(event)
-        room -= view.ByteSize()
-        if room < 0 and views:
-            return views, Position(views[-1].envelope.position)
-        views.append(view)
-    return views, page.scanned_to if page.is_full else None
+    views = items_that_fit(map(event_view, page.events))
+    if views.has_more:
+        return views.items, Position(views.items[-1].envelope.position)
+    return views.items, page.scanned_to if page.is_full else None
 
 
 def readable(event: RecordedEvent) -> Message | None:

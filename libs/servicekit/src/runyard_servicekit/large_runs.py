@@ -6,15 +6,13 @@ Each attempt may name a megabyte of files, and of packages. The log keeps all of
 from __future__ import annotations
 
 from runyard.run.v1.types_pb2 import Attempt, Run
-
-RUN_BYTES_MAX = 12 * 1024 * 1024
-"""Most that one run takes in an answer: a message holds 16 MiB."""
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 
 _COUNT_BYTES = 32
 """What the number and size of an input's files take, at most."""
 
 
-def fit_run(run: Run, bytes_max: int = RUN_BYTES_MAX) -> None:
+def fit_run(run: Run, bytes_max: int = ANSWER_BYTES_MAX) -> None:
     """Leave out of a run what makes it too large; it is changed in place.
 
     First go the input files of earlier attempts, then their environments, then input files of the last one,

@@ -1,6 +1,6 @@
 """Pages of lists: the first page pins the position, so a walk is one consistent snapshot.
 
-A page ends by the number of its items, and by their size: one may take a megabyte, and a message holds 16.
+A page ends by the number of its items, and by their size (``runyard_contracts.answer_size``).
 """
 
 from __future__ import annotations
@@ -13,22 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NewType, TypeVar, cast
 
-from google.protobuf.message import Message
-
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard_core.errors import InvalidInput
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
-PAGE_BYTES_MAX = 12 * 1024 * 1024
-"""Most that the items of a page take, unless it is one: a message holds 16 MiB."""
 _NUMBERS = range(-(2**63), 2**63)
 """What the database can compare a number with."""
-_BYTES_OF_EACH = 5
-"""What a list adds to an item, at most."""
 
 After = TypeVar("After", bound=tuple[str | int, ...])
-ItemT = TypeVar("ItemT", bound=Message)
 
 PageQuery = NewType("PageQuery", str)
 """Digest of what a list was asked for: the next page must be asked for the same."""
@@ -55,16 +48,6 @@ def page_size(requested: int) -> int:
             f"page_size is {requested}, want 0 to {PAGE_SIZE_MAX}", field_violations={"page_size": "negative"}
         )
     return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
-
-
-def items_that_fit(items: Sequence[ItemT], bytes_max: int = PAGE_BYTES_MAX) -> Sequence[ItemT]:
-    """Give the first items, as many as take no more than this together; one in any case."""
-    size_bytes = 0
-    for index, item in enumerate(items):
-        size_bytes += item.ByteSize() + _BYTES_OF_EACH
-        if size_bytes > bytes_max:
-            return items[: max(index, 1)]
-    return items
 
 
 def page_query(*parts: str, read: ReadOptions | None) -> PageQuery:

@@ -31,6 +31,7 @@ from runyard_artifact.handlers import FinishedUpload, Handlers, Request
 from runyard_artifact.many_files import FILES_MAX, ManyFiles
 from runyard_artifact.queries import CatalogueQueries, PageOf
 from runyard_artifact.resolving import Resolver
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput
 from runyard_core.presign import SignedRequest
@@ -40,7 +41,6 @@ from runyard_servicekit.paging import (
     PageToken,
     decode_page_token,
     encode_page_token,
-    items_that_fit,
     page_query,
     page_size,
 )
@@ -253,11 +253,11 @@ class ArtifactServicer(ArtifactServiceServicer):
         else:
             at, before = Position(token.position), Position(token.after[0])
         found = await self._queries.page(PageOf(limit=limit + 1, run_id=request.run_id, before=before), at)
-        listed = items_that_fit(found[:limit])
+        listed = items_that_fit(found, count_max=limit)
         following = ""
-        if len(found) > len(listed):
-            following = encode_page_token(PageToken(position=at, after=(listed[-1].position,)), query)
-        return pb.ListArtifactsResponse(artifacts=listed, next_page_token=following, position=at)
+        if listed.has_more:
+            following = encode_page_token(PageToken(position=at, after=(listed.items[-1].position,)), query)
+        return pb.ListArtifactsResponse(artifacts=listed.items, next_page_token=following, position=at)
 
 
 def _request(method: str, request_id: str, message: Message, *, run_id: str = "") -> Request:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.lineage.v1.lineage_service_pb2 import ImpactResponse, TraceResponse
+from runyard_contracts.answer_size import items_that_fit
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.moment import Moments
 from runyard_lineage.queries import GraphQueries
 from runyard_replay.graph.walking import find_vertex, walk_down, walk_up
 from runyard_replay.reading.origin_names import name_files
-from runyard_servicekit.paging import items_that_fit
 
 
 class GraphHandlers:
@@ -33,8 +33,8 @@ class GraphHandlers:
         walk = await walk_up(self._queries, root, depth_max, position)
         name_files(walk)
         edges = items_that_fit(walk.edges)
-        truncated = walk.truncated or len(edges) < len(walk.edges)
-        return TraceResponse(root=walk.root, edges=edges, truncated=truncated, position=position)
+        truncated = walk.truncated or edges.has_more
+        return TraceResponse(root=walk.root, edges=edges.items, truncated=truncated, position=position)
 
     async def impact(self, name: str, depth_max: int, read: ReadOptions) -> ImpactResponse:
         """Walk from a thing to everything that it touched.
@@ -48,8 +48,8 @@ class GraphHandlers:
         walk = await walk_down(self._queries, root, depth_max, position)
         name_files(walk)
         edges = items_that_fit(walk.edges)
-        truncated = walk.truncated or len(edges) < len(walk.edges)
-        return ImpactResponse(root=walk.root, edges=edges, truncated=truncated, position=position)
+        truncated = walk.truncated or edges.has_more
+        return ImpactResponse(root=walk.root, edges=edges.items, truncated=truncated, position=position)
 
 
 def _check_depth(depth_max: int) -> None:

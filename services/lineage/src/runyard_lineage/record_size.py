@@ -8,8 +8,8 @@ from runyard.artifact.v1.types_pb2 import Artifact
 from runyard.metric.v1.metric_service_pb2 import MetricLatest
 from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import Attempt, Input, Run
+from runyard_contracts.answer_size import items_that_fit
 from runyard_servicekit.large_runs import fit_run
-from runyard_servicekit.paging import items_that_fit
 
 RECORD_BYTES_MAX = 14 * 1024 * 1024
 """Most that a record takes, but for what is missing of it: a message holds 16 MiB."""
@@ -30,7 +30,7 @@ def found_inputs(attempt: Attempt) -> Iterable[Input]:
 
 def add_results(record: Record, results: Sequence[MetricLatest]) -> Iterator[str]:
     """Add results to a record, as many as it holds; says when there are more."""
-    record.results.extend(items_that_fit(results, RESULTS_BYTES_MAX))
+    record.results.extend(items_that_fit(results, bytes_max=RESULTS_BYTES_MAX).items)
     if len(results) > len(record.results):
         yield f"results: there are more than {len(record.results)}; GetRunSummary has all"
 
@@ -40,7 +40,8 @@ def add_outputs(record: Record, outputs: Sequence[Artifact]) -> None:
     wanted = min(sum(output.ByteSize() for output in outputs), OUTPUTS_BYTES_MIN)
     run_room = RECORD_BYTES_MAX - wanted - (record.ByteSize() - record.run.ByteSize())
     fit_run(record.run, run_room)
-    record.outputs.extend(items_that_fit(outputs, RECORD_BYTES_MAX - record.ByteSize()))
+    room = RECORD_BYTES_MAX - record.ByteSize()
+    record.outputs.extend(items_that_fit(outputs, bytes_max=room).items)
 
 
 def lacking_files(inputs: Iterable[Input]) -> Iterator[str]:

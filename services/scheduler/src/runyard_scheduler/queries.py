@@ -13,6 +13,7 @@ import asyncpg
 from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 from runyard_contracts.ids import Position, RunId
 from runyard_core.errors import Ambiguous, InvalidInput, NotFound
 from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
@@ -21,8 +22,7 @@ from runyard_eventlog.projector import Projector
 from runyard_eventlog.querying import queried
 from runyard_scheduler.run_filter import RunFilter
 from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
-from runyard_servicekit.large_runs import RUN_BYTES_MAX, fit_run
-from runyard_servicekit.paging import PAGE_BYTES_MAX
+from runyard_servicekit.large_runs import fit_run
 
 _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
 _NUMBERED = re.compile(r"(?P<project>[a-z0-9-]+)#(?P<number>[0-9]{1,18}|latest)")
@@ -187,7 +187,7 @@ class Queries:
 
 def _run(document: bytes) -> Run:
     run = Run.FromString(document)
-    if len(document) > RUN_BYTES_MAX:
+    if len(document) > ANSWER_BYTES_MAX:
         fit_run(run)
     return run
 
@@ -247,7 +247,7 @@ def _list_statement(
             order by first.queued_position desc limit {made.put(limit)}
           ) found
         ) sized
-        where bytes_so_far <= {PAGE_BYTES_MAX} or bytes_so_far = octet_length(document)
+        where bytes_so_far <= {ANSWER_BYTES_MAX} or bytes_so_far = octet_length(document)
         order by queued_position desc""",
         made.arguments,
     )

@@ -14,6 +14,7 @@ from runyard.event.v1.read_pb2 import ReadOptions
 from runyard.run.v1 import scheduler_service_pb2 as pb
 from runyard.run.v1 import scheduler_service_pb2_grpc
 from runyard.run.v1.types_pb2 import Run, RunState
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.ids import Position, RunId, is_name
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_scheduler.handlers import Handlers
@@ -30,7 +31,6 @@ from runyard_servicekit.paging import (
     PageToken,
     decode_page_token,
     encode_page_token,
-    items_that_fit,
     page_query,
     page_size,
 )
@@ -135,11 +135,11 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         position = await self._pinned(token, request.read)
         after = "" if token is None else token.after[0]
         found = await self._queries.nodes(position, after=after, limit=limit + 1)
-        nodes = items_that_fit(found[:limit])
+        nodes = items_that_fit(found, count_max=limit)
         next_page_token = ""
-        if len(found) > len(nodes):
-            next_page_token = encode_page_token(PageToken(position, (nodes[-1].node_id,)), query)
-        return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page_token, position=position)
+        if nodes.has_more:
+            next_page_token = encode_page_token(PageToken(position, (nodes.items[-1].node_id,)), query)
+        return pb.ListNodesResponse(nodes=nodes.items, next_page_token=next_page_token, position=position)
 
     async def run_id(self, name: str) -> RunId:
         """Find the run that a name means; see ``Queries.run_id``."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from runyard.cost.v1.types_pb2 import Cost, CostTerm
+from runyard_contracts.answer_size import items_that_fit
 from runyard_replay.pricing.leases import HOUR_MS, WHOLE_PPM, Term
 from runyard_replay.pricing.totals import total
 
@@ -17,14 +18,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def cost_of(terms: Sequence[Term]) -> Cost:
     """Sum terms and write each with its sentence; of more than ``TERMS_BYTES_MAX`` the last ones."""
     totals = total(terms)
-    shown: list[CostTerm] = []
-    room = TERMS_BYTES_MAX
-    for term in reversed(terms):
-        message = term_message(term)
-        room -= message.ByteSize()
-        if room < 0 and shown:
-            break
-        shown.append(message)
+    shown = items_that_fit(map(term_message, reversed(terms)), bytes_max=TERMS_BYTES_MAX).items
     return Cost(
         micro_usd=totals.micro_usd,
         terms=reversed(shown),

@@ -20,6 +20,7 @@ from runyard.history.v1.history_service_pb2 import (
     SubjectKind,
 )
 from runyard.run.v1.types_pb2 import RunState
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.ids import StreamName, stream_id, stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound, Rejected
@@ -34,7 +35,6 @@ from runyard_replay.reading.queues import Queues
 from runyard_replay.reading.some_runs import fold_runs
 from runyard_replay.reading.states import Part, Parts, state_of, thing_as_of
 from runyard_replay.reading.subjects import Thing, find_thing, or_yard
-from runyard_replay.views import ANSWER_BYTES_MAX
 
 CHANGES_DEFAULT = 1_000
 CHANGES_MAX = 10_000
@@ -99,15 +99,10 @@ async def diff_states(
     waiting_count = _waiting_count(before) + _waiting_count(after)
     moved = between.run_streams if len(between.run_streams) < waiting_count else None
     was, runs = await _waiting(queues, thing, (begin, end), moved)
-    limit = request.changes_max or CHANGES_DEFAULT
-    changes = _changes(before, after, was, runs)
-    room = ANSWER_BYTES_MAX
-    for change in islice(changes, request.changes_skipped, None):
-        room -= change.ByteSize()
-        if len(answer.changes) == limit or (room < 0 and answer.changes):
-            answer.has_more_changes = True
-            break
-        answer.changes.append(change)
+    changes = islice(_changes(before, after, was, runs), request.changes_skipped, None)
+    listed = items_that_fit(changes, count_max=request.changes_max or CHANGES_DEFAULT)
+    answer.changes.extend(listed.items)
+    answer.has_more_changes = listed.has_more
     return answer
 
 

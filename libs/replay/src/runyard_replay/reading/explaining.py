@@ -13,6 +13,7 @@ from runyard.history.v1.history_service_pb2 import (
     FieldChange,
 )
 from runyard.run.v1.types_pb2 import Run
+from runyard_contracts.answer_size import Fitting
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.ids import stream_name
 from runyard_contracts.recorded import RecordedEvent
@@ -26,7 +27,7 @@ from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.moments import moment_of
 from runyard_replay.reading.pages import read_stream
 from runyard_replay.reading.subjects import find_run
-from runyard_replay.views import ANSWER_BYTES_MAX, cause_link, event_view, readable
+from runyard_replay.views import cause_link, event_view, readable
 
 EXPLANATIONS_DEFAULT = 1_000
 EXPLANATIONS_MAX = 10_000
@@ -45,25 +46,21 @@ async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Cl
     _check(request)
     moment = await moment_of(event_log, request.as_of, clock)
     run_id = await find_run(event_log, request.name, moment.position)
-    answer = ExplainRunResponse(run_id=run_id, position=moment.position)
-    count_max = request.explanations_max or EXPLANATIONS_DEFAULT
-    to_skip, size_bytes = request.explanations_skipped, 0
+    listed = Fitting[Explanation](request.explanations_max or EXPLANATIONS_DEFAULT)
+    to_skip = request.explanations_skipped
     causes = Causes(event_log)
     async with aclosing(_changes(event_log, run_id, moment.position, request.field, causes)) as found:
         async for event, changes in found:
             if to_skip:
                 to_skip -= 1
-                continue
-            if len(answer.explanations) == count_max:
-                answer.has_more_explanations = True
+            elif not listed.add(await _explanation(event, changes, causes)):
                 break
-            explanation = await _explanation(event, changes, causes)
-            size_bytes += explanation.ByteSize()
-            if size_bytes > ANSWER_BYTES_MAX and answer.explanations:
-                answer.has_more_explanations = True
-                break
-            answer.explanations.append(explanation)
-    return answer
+    return ExplainRunResponse(
+        run_id=run_id,
+        position=moment.position,
+        explanations=listed.items,
+        has_more_explanations=listed.has_more,
+    )
 
 
 def _check(request: ExplainRunRequest) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.history.v1.history_service_pb2 import PriceAgainRequest, PriceAgainResponse, RepricedRun
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.ids import is_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
@@ -21,7 +22,6 @@ from runyard_replay.reading.leases import lease_fold
 from runyard_replay.reading.moments import Moment, moment_of
 from runyard_replay.reading.registered import project_as_of
 from runyard_replay.reading.subjects import check_project, find_run
-from runyard_replay.views import ANSWER_BYTES_MAX
 
 PRICES_MAX = 1_000
 MICRO_USD_PER_HOUR_MAX = 10**12
@@ -93,26 +93,23 @@ def _answer(
     priced: Sequence[_Priced], names: Mapping[str, str], request: PriceAgainRequest, moment: Moment
 ) -> PriceAgainResponse:
     """Sum all runs, and show as many as were asked for and go into a message."""
-    answer = PriceAgainResponse(
-        position=moment.position,
-        recorded_micro_usd=sum(total(one.recorded).micro_usd for one in priced),
-        repriced_micro_usd=sum(total(one.repriced).micro_usd for one in priced),
-    )
-    left = priced[request.runs_skipped :]
-    size_bytes = 0
-    for one in left[: request.runs_max or RUNS_MAX]:
-        run = RepricedRun(
+    runs = (
+        RepricedRun(
             run_id=one.run_id,
             recorded=cost_of(one.recorded),
             repriced=cost_of(one.repriced),
             name=names.get(one.run_id, ""),
         )
-        size_bytes += run.ByteSize()
-        if size_bytes > ANSWER_BYTES_MAX and answer.runs:
-            break
-        answer.runs.append(run)
-    answer.has_more_runs = len(answer.runs) < len(left)
-    return answer
+        for one in priced[request.runs_skipped :]
+    )
+    listed = items_that_fit(runs, count_max=request.runs_max or RUNS_MAX)
+    return PriceAgainResponse(
+        position=moment.position,
+        recorded_micro_usd=sum(total(one.recorded).micro_usd for one in priced),
+        repriced_micro_usd=sum(total(one.repriced).micro_usd for one in priced),
+        runs=listed.items,
+        has_more_runs=listed.has_more,
+    )
 
 
 def _lines(prices: Sequence[Price], position: int) -> list[PriceLine]:

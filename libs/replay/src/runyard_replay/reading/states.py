@@ -20,6 +20,7 @@ from runyard.history.v1.history_service_pb2 import (
 )
 from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run
+from runyard_contracts.answer_size import items_that_fit
 from runyard_contracts.ids import stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
@@ -44,10 +45,6 @@ WAITING_MAX = 10_000
 NODES_DEFAULT = 1_000
 NODES_MAX = 5_000
 """Most nodes of one answer: one with eight GPUs takes two kilobytes."""
-COST_BYTES_MAX = 8 << 20
-"""Of the runs of a cost: some 150,000. A message holds twice as much."""
-_ITEM_BYTES = 2
-"""What stands before each of a list of small messages."""
 
 
 async def state_as_of(
@@ -73,18 +70,9 @@ async def state_as_of(
     thing = run_of_id(subject) or await find_thing(event_log, subject, moment.position)
     shown = await thing_as_of(event_log, thing, moment, queues, parts_of(request))
     if shown.HasField("cost"):
-        _fit(shown.cost)
+        # The oldest runs that would not go into a message are counted, and in the sums.
+        del shown.cost.runs[len(items_that_fit(shown.cost.runs).items) :]
     return shown
-
-
-def _fit(cost: ProjectCostState) -> None:
-    """Leave out the oldest runs that would not go into a message; they are counted, and in the sums."""
-    room = COST_BYTES_MAX
-    for index, run in enumerate(cost.runs):
-        room -= run.ByteSize() + _ITEM_BYTES
-        if room < 0:
-            del cost.runs[index:]
-            return
 
 
 @dataclass(frozen=True, slots=True)
