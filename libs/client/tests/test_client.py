@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from collections.abc import AsyncIterator
@@ -9,8 +10,9 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from google.protobuf import any_pb2
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from runyard.run.v1.scheduler_service_pb2 import (
@@ -34,22 +36,35 @@ class Server:
         self.seen: list[dict[str, str]] = []
         self.deadlines: list[float] = []
         self.unavailable_count = 0
+        self.pause_seconds: float | None = None
+        self.asked_at: list[float] = []
         self.refusal: Status | None = None
 
     async def get_run(self, request: GetRunRequest, call: Call) -> GetRunResponse:
         metadata = cast("tuple[tuple[str, str], ...]", call.invocation_metadata() or ())
         self.seen.append(dict(metadata))
         self.deadlines.append(call.time_remaining() or 0)
-        if self.unavailable_count:
-            self.unavailable_count -= 1
-            await call.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        await self._be_away(call)
         await self._refuse(call)
         return GetRunResponse(run=Run(run_id=request.name))
 
     async def watch_runs(self, request: WatchRunsRequest, call: Call) -> AsyncIterator[WatchRunsResponse]:
+        await self._be_away(call)
         yield WatchRunsResponse(bookmark_position=1)
         await self._refuse(call)
         yield WatchRunsResponse(bookmark_position=2)
+
+    async def _be_away(self, call: Call) -> None:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        if not self.unavailable_count:
+            return
+        self.unavailable_count -= 1
+        if self.pause_seconds is not None:
+            seconds, rest = divmod(self.pause_seconds, 1)
+            delay = Duration(seconds=int(seconds), nanos=round(rest * 1e9))
+            status = status_with(14, "starting", RetryInfo(retry_delay=delay))
+            call.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        await call.abort(grpc.StatusCode.UNAVAILABLE, "starting")
 
     async def _refuse(self, call: Call) -> None:
         if self.refusal is not None:
@@ -79,16 +94,20 @@ async def server() -> AsyncIterator[tuple[Server, Context]]:
     await running.stop(None)
 
 
+def status_with(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
 def refusal() -> Status:
-    status = Status(code=5, message="no run digits#9: the last is #3")
-    for detail in (
+    return status_with(
+        5,
+        "no run digits#9: the last is #3",
         ErrorInfo(reason="RUN_NOT_FOUND", domain="runyard", metadata={"name": "digits#9"}),
         BadRequest(field_violations=[BadRequest.FieldViolation(field="name", description="unknown")]),
-    ):
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
+    )
 
 
 async def test_every_call_carries_token_and_deadline(server: tuple[Server, Context]) -> None:
@@ -107,6 +126,39 @@ async def test_service_that_comes_back_is_called_again(server: tuple[Server, Con
     async with Client.connect(context) as client:
         await client.scheduler.GetRun(GetRunRequest(name="a"))
     assert len(handlers.seen) == 3
+
+
+async def test_a_service_is_not_asked_again_before_it_said(server: tuple[Server, Context]) -> None:
+    handlers, context = server
+    handlers.unavailable_count, handlers.pause_seconds = 1, 0.4
+    async with Client.connect(context) as client:
+        await client.scheduler.GetRun(GetRunRequest(name="a"))
+    first, second = handlers.asked_at
+    assert 0.4 <= second - first < 5
+
+
+async def test_a_service_that_asks_for_more_than_is_left_is_given_up(server: tuple[Server, Context]) -> None:
+    handlers, context = server
+    handlers.unavailable_count, handlers.pause_seconds = 1, 3600.0
+    async with Client.connect(context) as client:
+        with pytest.raises(Unreachable, match="starting") as caught:
+            await client.scheduler.GetRun(GetRunRequest(name="a"))
+        handlers.unavailable_count = 1
+        with pytest.raises(Unreachable, match="starting"):
+            await anext(aiter(client.scheduler.WatchRuns(WatchRunsRequest())))
+    assert caught.value.retry_seconds == 3600
+    assert len(handlers.asked_at) == 2
+
+
+async def test_a_watch_of_a_service_that_comes_back_is_asked_for_again(
+    server: tuple[Server, Context],
+) -> None:
+    handlers, context = server
+    handlers.unavailable_count = 2
+    async with Client.connect(context) as client:
+        seen = [each.bookmark_position async for each in client.scheduler.WatchRuns(WatchRunsRequest())]
+    assert seen == [1, 2]
+    assert len(handlers.asked_at) == 3
 
 
 async def test_refusal_keeps_reason_message_and_details(server: tuple[Server, Context]) -> None:

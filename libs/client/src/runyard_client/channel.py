@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from runyard_client.errors import ClientError, decode_error
 from runyard_contracts.gate import service_name
+from runyard_core.errors import Unavailable
+from runyard_core.retry import Backoff, Retries, Telling, retried
 
 if TYPE_CHECKING:
     from runyard_contracts.pinned_gate import Gate
 
+Result = TypeVar("Result")
+
 DEADLINE_SECONDS = 15.0
 
 # Every mutation carries a request_id, so repeating any call is safe.
+_BACKOFF = Backoff(first_seconds=0.2, seconds_max=2.0, tries_max=4)
+# gRPC keeps what was written into a stream until somebody has answered it; it knows nothing of RetryInfo.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [{}],
+                "name": [
+                    {"service": "runyard.run.v1.HandsOnService", "method": method}
+                    for method in ("Exec", "Connect")
+                ],
                 "retryPolicy": {
                     "maxAttempts": 4,
                     "initialBackoff": "0.1s",
@@ -33,7 +42,6 @@ _SERVICE_CONFIG = json.dumps(
                 },
             }
         ],
-        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
     }
 )
 _OPTIONS = (
@@ -68,10 +76,9 @@ class YardChannel:
         call = self._channel.unary_unary(method, **settings)
 
         async def invoke(request: Any, *, timeout: float = DEADLINE_SECONDS) -> Any:
-            try:
-                return await call(request, timeout=timeout, metadata=self._metadata)
-            except grpc.aio.AioRpcError as error:
-                raise self._decoded(error) from None
+            return await self._answer(
+                lambda seconds: call(request, timeout=seconds, metadata=self._metadata), timeout
+            )
 
         return invoke
 
@@ -80,10 +87,19 @@ class YardChannel:
         call = self._channel.unary_stream(method, **settings)
 
         async def invoke(request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]:
-            stream = call(request, timeout=timeout, metadata=self._metadata)
+            async def begin(seconds: float | None) -> tuple[Any, Any]:
+                stream = call(request, timeout=seconds, metadata=self._metadata)
+                try:
+                    return stream, await stream.read()
+                except BaseException:
+                    stream.cancel()
+                    raise
+
+            stream, response = await self._answer(begin, timeout)
             try:
-                async for response in stream:
+                while response is not grpc.aio.EOF:
                     yield response
+                    response = await stream.read()
             except grpc.aio.AioRpcError as error:
                 raise self._decoded(error) from None
             finally:
@@ -104,6 +120,44 @@ class YardChannel:
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
         await self._channel.close()
+
+    async def _answer(
+        self, ask: Callable[[float | None], Awaitable[Result]], timeout: float | None
+    ) -> Result:
+        """Ask until there is a first answer, with what is left of the deadline.
+
+        Asked again is a service that is away, or says when to come back: not before that, and not beyond the
+        deadline, ``DEADLINE_SECONDS`` from now for a stream that has none.
+        """
+        now = asyncio.get_running_loop().time
+        ends_at = None if timeout is None else now() + timeout
+
+        async def try_once() -> Result:
+            try:
+                return await ask(None if ends_at is None else max(ends_at - now(), 0.0))
+            except grpc.aio.AioRpcError as error:
+                decoded = self._decoded(error)
+                if decoded.code == "UNAVAILABLE" or decoded.retry_seconds is not None:
+                    raise _Passing(decoded) from None
+                raise decoded from None
+
+        # It is over within seconds, so nobody is told of it before.
+        silent = Telling(lambda _: None)
+        retries = Retries(
+            "the yard", _BACKOFF, silent, seconds_max=DEADLINE_SECONDS if timeout is None else timeout
+        )
+        try:
+            return await retried(try_once, (_Passing,), retries)
+        except _Passing as passing:
+            raise passing.error from None
+
+
+class _Passing(Unavailable):
+    """An error after which a service is asked again."""
+
+    def __init__(self, error: ClientError) -> None:
+        super().__init__(error.message, pause_seconds_min=error.retry_seconds or 0.0)
+        self.error = error
 
 
 class Conversation:

@@ -22,6 +22,7 @@ class ClientError(Exception):
         *,
         metadata: Mapping[str, str] | None = None,
         field_violations: Mapping[str, str] | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         """Keep what programs and people need.
 
@@ -31,6 +32,7 @@ class ClientError(Exception):
             message: what was wrong, where, and what to do next.
             metadata: details for programs.
             field_violations: field path -> what is wrong with it, for a malformed request.
+            retry_seconds: after how long the service may be asked again; None when it did not say that.
         """
         super().__init__(message)
         self.code = code
@@ -38,6 +40,7 @@ class ClientError(Exception):
         self.message = message
         self.metadata = dict(metadata or {})
         self.field_violations = dict(field_violations or {})
+        self.retry_seconds = retry_seconds
 
 
 class Unreachable(ClientError):
@@ -81,23 +84,20 @@ def decode_error(
         return unreachable(code, code, f"{service} at {address} does not answer")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return unreachable(code, code, f"{service} at {address} did not answer in time")
-    reason, metadata, violations = _read_details(error)
     kind = unreachable if error.code() is grpc.StatusCode.UNAVAILABLE else ClientError
-    return kind(code, reason or code, text, metadata=metadata, field_violations=violations)
+    return _with_details(kind, code, text, error)
 
 
 def _has_details(error: grpc.aio.AioRpcError) -> bool:
     return any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
 
 
-def _read_details(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str], dict[str, str]]:
+def _with_details(kind: type[ClientError], code: str, text: str, error: grpc.aio.AioRpcError) -> ClientError:
     # Imported here: an answer that is not an error should not pay for it.
     from google.protobuf.message import DecodeError
     from google.rpc import error_details_pb2, status_pb2
 
-    reason = ""
-    metadata: dict[str, str] = {}
-    violations: dict[str, str] = {}
+    found = kind(code, code, text)
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY:
             continue
@@ -109,9 +109,14 @@ def _read_details(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str], dic
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()
             request = error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
             if detail.Unpack(info):
-                reason = info.reason
-                metadata.update(info.metadata)
+                found.reason = info.reason or code
+                found.metadata.update(info.metadata)
             elif detail.Unpack(request):
-                violations.update({each.field: each.description for each in request.field_violations})
-    return reason, metadata, violations
+                found.field_violations.update(
+                    {each.field: each.description for each in request.field_violations}
+                )
+            elif detail.Unpack(retry):
+                found.retry_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return found
