@@ -29,6 +29,16 @@ def test_what_a_card_does_not_offer_is_a_dash() -> None:
     assert reading_words(reading, H100) == ("-", "1.0 GiB of 80.0 GiB", "-", "-", "-")
 
 
+def test_a_reading_that_is_not_of_now_says_how_far_it_is_behind_and_nothing_else() -> None:
+    foreign = GpuProcess(pid=1, owner=GpuProcessOwner.GPU_PROCESS_OWNER_FOREIGN)
+    reading = GpuReading(
+        gpu_uuid="GPU-1", utilization_percent=93, processes=[foreign], behind_milliseconds=7_260_000
+    )
+    (row,) = gpu_rows(node(H100), {"GPU-1": reading}, {})
+    assert row[3:9] == (Cell("free", Style.FAINT), "2 h 1 min behind", "", "", "", "")
+    assert list(gpu_notes(node(H100), {"GPU-1": reading}, {}, with_processes=True)) == []
+
+
 def test_a_clock_that_is_held_down_says_why() -> None:
     values = [
         GpuValue(quantity=GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ, value=1100),

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Value
 
-from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse
+from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse, MetricLatest
+from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import Attempt, ParameterValue, Run, RunState, TelemetryMark
 from runyard_core.errors import InvalidInput
 from runyard_lineage.domain.completeness import completeness
+from runyard_lineage.record_size import add_results
 from runyard_replay.graph.identities import canonical_json, key_text, parameters_id, parameters_json
 from runyard_replay.graph.names import IdPrefix, NumberedRun, VersionName, WholeId, parse_name
 
@@ -88,6 +90,16 @@ def test_telemetry_on_its_way_is_named() -> None:
         "telemetry on its way: the log has batch 8 of 9",
         "telemetry: the log has 38 log lines, the agent counted 40",
     )
+
+
+def test_a_record_of_a_summary_that_was_cut_says_how_to_get_the_rest() -> None:
+    summary = GetRunSummaryResponse(metrics=[MetricLatest(name="loss"), MetricLatest(name="lr")])
+    record = Record()
+    assert list(add_results(record, summary)) == []
+    summary.has_more_metrics = True
+    sentence = "results: there are more than 2; QuerySeries has each by its name"
+    assert list(add_results(Record(), summary)) == [sentence]
+    assert list(record.results) == list(summary.metrics)
 
 
 def test_a_record_without_an_answer_of_metrics_is_not_complete() -> None:

@@ -58,7 +58,7 @@ def test_pages_of_readings_hold_every_reading_once(count_max: int) -> None:
     pages = []
     while place is not None:
         # Rows before the place are not read again.
-        page, place = readings_page([r for r in rows if r.node_id >= place.node_id], place, count_max)
+        page, place = readings_page([r for r in rows if r.node_id >= place.node_id], place, count_max, 0)
         pages.append(page)
     assert [len(page) for page in pages[:-1]] == [count_max] * (len(pages) - 1)
     assert [(each.node_id, each.gpu_uuid) for page in pages for each in page] == [
@@ -70,7 +70,7 @@ def test_a_page_of_readings_ends_before_it_is_too_large(monkeypatch: pytest.Monk
     monkeypatch.setattr(gpu_answers, "READINGS_BYTES_MAX", 1)
     row = fold(TelemetryProjection(), recorded([gpu_samples("r1", "")])).get(GPU_READING, "node-1")
     assert row is not None
-    page, place = readings_page([row], ReadingPlace(), 1_000)
+    page, place = readings_page([row], ReadingPlace(), 1_000, 0)
     assert ([each.gpu_uuid for each in page], place) == (["GPU-0"], ReadingPlace("node-1", 1))
 
 

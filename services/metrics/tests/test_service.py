@@ -19,6 +19,7 @@ from runyard.metric.v1.batches_pb2 import (
     GpuIncidentSeen,
     GpuSamplesRecorded,
     HostSamplesRecorded,
+    MetricPointsRecorded,
 )
 from runyard.metric.v1.gpus_pb2 import GpuIncidentKind, GpuQuantity
 from runyard.metric.v1.metric_service_pb2_grpc import MetricServiceStub
@@ -34,6 +35,7 @@ from .yard import (
     Scheduler,
     log_chunk,
     loss_points,
+    named_points,
     next_item,
     scheduling,
     serving,
@@ -113,6 +115,37 @@ async def test_what_an_agent_sends_comes_out_as_lines_series_and_statistics(
     await check_readings(metrics, AsOf(position=position))
 
 
+async def test_a_summary_of_too_many_metrics_says_that_there_are_more(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    read = ReadOptions(min_position=(await scheduler.started()).position)
+    request = pb.GetRunSummaryRequest(run_id=RUN_ID, read=read)
+    async with AgentSpool(bus) as spool:
+        spool.add(named_points(RUN_ID, [f"sample-{number:05}" for number in range(10_000)]))
+        await spool.send_all()
+        whole = await metrics.GetRunSummary(request)
+        spool.add(named_points(RUN_ID, ["sample-10000"]))
+        await spool.send_all()
+        cut = await metrics.GetRunSummary(request)
+    assert (len(whole.metrics), whole.has_more_metrics) == (10_000, False)
+    assert (len(cut.metrics), cut.has_more_metrics, cut.metric_point_count) == (10_000, True, 10_001)
+
+
+async def test_a_summary_of_too_large_metrics_says_that_there_are_more(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    read = ReadOptions(min_position=(await scheduler.started()).position)
+    attempt = AttemptRef(run_id=RUN_ID, attempt=1)
+    async with AgentSpool(bus) as spool:
+        for number in range(11):
+            values = {f"notes-{number:02}-{place:02}": "x" * 16_000 for place in range(50)}
+            spool.add(MetricPointsRecorded(attempt=attempt, json_values=values))
+        await spool.send_all()
+    summary = await metrics.GetRunSummary(pb.GetRunSummaryRequest(run_id=RUN_ID, read=read))
+    assert 500 < len(summary.metrics) < 550
+    assert summary.has_more_metrics
+
+
 async def test_lines_as_long_as_they_may_be_come_in_pages_that_a_message_holds(
     metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus, database: Database
 ) -> None:
@@ -151,8 +184,31 @@ async def check_readings(metrics: MetricServiceStub, as_of: AsOf) -> None:
         await metrics.ListGpuReadings(pb.ListGpuReadingsRequest(read=ReadOptions(as_of=as_of)))
     ).readings
     assert (reading.gpu_uuid, reading.utilization_percent, reading.holder.run_id) == ("GPU-a", 80, RUN_ID)
+    assert reading.behind_milliseconds == 0
     now = await metrics.ListGpuReadings(pb.ListGpuReadingsRequest())
     assert len(now.readings) == 0  # its time is 1970
+
+
+async def test_a_node_whose_samples_come_late_is_shown_with_how_far_behind_they_are(
+    metrics: MetricServiceStub, scheduler: Scheduler, bus: Bus
+) -> None:
+    read = ReadOptions(min_position=(await scheduler.started()).position)
+    request = pb.ListGpuReadingsRequest(read=read, page_size=1)
+    one, two = AgentSpool(bus), AgentSpool(bus, SpoolKey("node-2", "s1"))
+    now = round(time.time() * 1000)
+    async with one, two:
+        one.add(_gpu_samples("node-1", now))
+        await one.send_all()
+        for minutes, expected in ((4, 0), (6, 6), (47 * 60, 47 * 60), (49 * 60, None)):
+            two.add(_gpu_samples("node-2", now - minutes * 60_000))
+            await two.send_all()
+            request.page_token, behind = "", dict[str, int]()
+            while not behind or request.page_token:
+                answer = await metrics.ListGpuReadings(request)
+                behind |= {each.node_id: each.behind_milliseconds // 60_000 for each in answer.readings}
+                request.page_token = answer.next_page_token
+            assert behind.pop("node-1") == 0
+            assert behind.get("node-2") == expected
 
 
 async def test_a_walk_over_the_pages_of_readings_shows_the_moment_of_the_first(

@@ -254,3 +254,15 @@ def loss_points(run_id: str, first: int, values: Sequence[float]) -> MetricPoint
         line_numbers=range(first, first + len(values)),
         values=values,
     )
+
+
+def named_points(run_id: str, names: Sequence[str]) -> MetricPointsRecorded:
+    """A point of each of many metrics, one a line."""
+    return MetricPointsRecorded(
+        attempt=AttemptRef(run_id=run_id, attempt=1),
+        names=names,
+        name_indices=range(len(names)),
+        times_unix_milliseconds=range(len(names)),
+        line_numbers=range(1, len(names) + 1),
+        values=range(len(names)),
+    )

@@ -10,7 +10,7 @@ from runyard.metric.v1.batches_pb2 import GpuIncidentSeen
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner, GpuQuantity
 from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, Statistic
 from runyard.node.v1.types_pb2 import GpuDevice
-from runyard_cli.words import number_words, short_run_id, size_words, time_words
+from runyard_cli.words import duration_words, number_words, short_run_id, size_words, time_words
 from runyard_core.counted import count_words
 
 Figures = Mapping[str, Statistic]
@@ -19,7 +19,12 @@ _SLOWDOWNS = {0x08: "hardware", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 
 
 def reading_words(reading: GpuReading, gpu: GpuDevice) -> tuple[str, str, str, str, str]:
-    """Give use, memory, power, temperature and clock of a GPU; "-" for what the card does not offer."""
+    """Give use, memory, power, temperature and clock of a GPU; "-" for what the card does not offer.
+
+    Of a reading that is not of now, only how far it is behind.
+    """
+    if reading.behind_milliseconds:
+        return f"{duration_words(reading.behind_milliseconds / 1000)} behind", "", "", "", ""
     values = {each.quantity: each.value for each in reading.values}
     clock = values.get(GpuQuantity.GPU_QUANTITY_SM_CLOCK_MEGAHERTZ)
     slowed = _slowdown(values.get(GpuQuantity.GPU_QUANTITY_THROTTLE_REASONS, 0))

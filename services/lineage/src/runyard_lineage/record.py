@@ -109,7 +109,7 @@ class RecordHandlers:
         measured = telemetry.result()
         if measured is not None:
             _fill_telemetry(record, measured)
-            missing.extend(add_results(record, measured.summary.metrics))
+            missing.extend(add_results(record, measured.summary))
         listed = outputs.result() or ()
         add_outputs(record, listed[:OUTPUTS_MAX])
         if len(listed) > len(record.outputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from runyard.artifact.v1.types_pb2 import Artifact
-from runyard.metric.v1.metric_service_pb2 import MetricLatest
+from runyard.metric.v1.metric_service_pb2 import GetRunSummaryResponse
 from runyard.record.v1.record_service_pb2 import Record
 from runyard.run.v1.types_pb2 import Attempt, Input, Run
 from runyard_contracts.answer_size import items_that_fit
@@ -28,11 +28,12 @@ def found_inputs(attempt: Attempt) -> Iterable[Input]:
     return alone.attempts[0].inputs
 
 
-def add_results(record: Record, results: Sequence[MetricLatest]) -> Iterator[str]:
-    """Add results to a record, as many as it holds; says when there are more."""
-    record.results.extend(items_that_fit(results, bytes_max=RESULTS_BYTES_MAX).items)
-    if len(results) > len(record.results):
-        yield f"results: there are more than {len(record.results)}; GetRunSummary has all"
+def add_results(record: Record, summary: GetRunSummaryResponse) -> Iterator[str]:
+    """Add the results of a summary to a record, as many as it holds; says when there are more."""
+    record.results.extend(items_that_fit(summary.metrics, bytes_max=RESULTS_BYTES_MAX).items)
+    if summary.has_more_metrics or len(summary.metrics) > len(record.results):
+        who = "QuerySeries has each by its name" if summary.has_more_metrics else "GetRunSummary has all"
+        yield f"results: there are more than {len(record.results)}; {who}"
 
 
 def add_outputs(record: Record, outputs: Sequence[Artifact]) -> None:

@@ -27,6 +27,7 @@ def summary_message(summary: Summary) -> GetRunSummaryResponse:
     return GetRunSummaryResponse(
         attempt=summary.attempt,
         metrics=[latest_message(row) for row in summary.metrics],
+        has_more_metrics=summary.has_more_metrics,
         statistics=[*_host_statistics(summary.host), *gpu_statistics(summary.gpus)],
         log_line_count=summary.log.line_count if summary.log else 0,
         log_bytes=summary.log.text_bytes if summary.log else 0,

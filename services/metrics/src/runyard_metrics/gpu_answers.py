@@ -24,6 +24,8 @@ from runyard_metrics.domain.statistics import Extent
 from runyard_metrics.projections.gpus import figures_of
 from runyard_metrics.tables import GpuIncidentRow, GpuReadingRow, GpuUsageRow
 
+BEHIND_MILLISECONDS_MIN = 5 * 60 * 1000
+"""A reading is called behind when it is older than this: spools are sent again within 130 s."""
 READINGS_BYTES_MAX = 4 * 1024 * 1024
 """Of one page; it ends early rather than grow beyond."""
 
@@ -104,16 +106,21 @@ def incident_messages(rows: Iterable[GpuIncidentRow]) -> list[GpuIncidentSeen]:
 
 
 def readings_page(
-    rows: Iterable[GpuReadingRow], first: ReadingPlace, count_max: int
+    rows: Iterable[GpuReadingRow], first: ReadingPlace, count_max: int, now_unix_milliseconds: int
 ) -> tuple[list[GpuReading], ReadingPlace | None]:
-    """Give the readings of one page, from a place on, and where the next page begins; None after the last."""
+    """Give the readings of one page, from a place on, and where the next page begins; None after the last.
+
+    Each says how far it is behind ``now_unix_milliseconds``.
+    """
     page: list[GpuReading] = []
     size = 0
     for row in rows:
         skipped = first.gpu_index if row.node_id == first.node_id else 0
+        age = now_unix_milliseconds - row.time_unix_milliseconds
         for index, reading in enumerate(reading_messages(row)):
             if index < skipped:
                 continue
+            reading.behind_milliseconds = age if age > BEHIND_MILLISECONDS_MIN else 0
             size += reading.ByteSize()
             if page and (len(page) == count_max or size > READINGS_BYTES_MAX):
                 return page, ReadingPlace(row.node_id, index)

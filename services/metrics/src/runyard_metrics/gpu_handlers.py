@@ -15,8 +15,8 @@ from runyard_metrics.domain.thinning import thinned_indices
 from runyard_metrics.gpu_answers import Points, ReadingPlace, SeriesKey, add_gpu_points, readings_page
 from runyard_metrics.handlers import ANSWER_POINTS_MAX, MetricHandlers, points_max_of
 
-LATELY_MILLISECONDS = 5 * 60 * 1000
-"""A GPU whose newest sample is older than this has not reported lately."""
+REPORTED_MILLISECONDS_MAX = 48 * 3600 * 1000
+"""A node whose newest sample is older than this is left out: it may have been taken away for good."""
 GATHERED_POINTS_MAX = 20_000_000
 """Most points that one answer is made of, at 16 bytes each: one quantity of eight GPUs for four weeks."""
 
@@ -27,8 +27,8 @@ class ReadingMoment:
 
     position: int
     """Of the telemetry lane."""
-    since_unix_milliseconds: int
-    """A node whose newest sample is older is left out."""
+    unix_milliseconds: int
+    """Now; of a past moment, when the newest sample was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class GpuHandlers:
         self._clock = clock
 
     async def reading_moment(self, node_id: str, read: ReadOptions) -> ReadingMoment:
-        """Say what the readings of a node, or of all, show: the newest of each that reported lately.
+        """Say as of when the readings of a node, or of all, are shown.
 
         Raises:
             DeadlineExceeded, OutOfRange: as ``MetricHandlers.moment``.
@@ -60,17 +60,18 @@ class GpuHandlers:
             newest = await self._handlers.queries.newest_gpu_reading_time(node_id, position)
         else:
             newest = int(self._clock.now().timestamp() * 1000)
-        return ReadingMoment(position, newest - LATELY_MILLISECONDS)
+        return ReadingMoment(position, newest)
 
     async def readings(
         self, node_id: str, moment: ReadingMoment, first: ReadingPlace, count_max: int
     ) -> tuple[list[GpuReading], ReadingPlace | None]:
         """Give one page of readings, and where the next begins; None after the last."""
         # One node more than the page can hold: every row has a GPU at least.
+        since = moment.unix_milliseconds - REPORTED_MILLISECONDS_MAX
         rows = await self._handlers.queries.gpu_readings(
-            node_id, first.node_id, moment.since_unix_milliseconds, moment.position, count_max + 1
+            node_id, first.node_id, since, moment.position, count_max + 1
         )
-        return readings_page(rows, first, count_max)
+        return readings_page(rows, first, count_max, moment.unix_milliseconds)
 
     async def series(
         self, run_id: str, attempt: int, names: Sequence[str], points_max: int, read: ReadOptions

@@ -31,7 +31,7 @@ POINTS_MAX = 100_000
 ANSWER_POINTS_MAX = 900_000
 """Most points of one answer: a message holds 16 MiB."""
 METRICS_BYTES_MAX = 8 * 1024 * 1024
-"""Names and JSON values of one summary; what is beyond is left out."""
+"""Names and JSON values of one summary; what is beyond is left out, and the summary says so."""
 METRIC_POINTS_MAX = 10_000_000
 """Most points of a metric that are thinned for an answer, at 24 bytes each: one a second for 16 weeks."""
 LINES_BYTES_MAX = 4 * 1024 * 1024
@@ -55,6 +55,8 @@ class Summary:
     log: LogProgressRow | None
     metric_point_count: int
     metrics: list[MetricSeriesRow]
+    has_more_metrics: bool
+    """``metrics`` are only the first by name."""
     host: list[HostUsageRow]
     gpus: list[GpuUsageRow]
     gpu_incidents: list[GpuIncidentRow]
@@ -180,12 +182,14 @@ class MetricHandlers:
         attempt = await self.attempt(run_id, attempt, moment)
         at = moment.telemetry
         points = await self.queries.metric_progress(run_id, attempt, at)
+        metrics, has_more_metrics = await self._latest_metrics(run_id, attempt, at)
         return Summary(
             attempt=attempt,
             moment=moment,
             log=await self.queries.log_progress(run_id, attempt, at),
             metric_point_count=points.point_count if points else 0,
-            metrics=await self._latest_metrics(run_id, attempt, at),
+            metrics=metrics,
+            has_more_metrics=has_more_metrics,
             host=await self.queries.host_usage(run_id, attempt, at),
             gpus=await self.queries.gpu_usage(run_id, attempt, at),
             gpu_incidents=await self.queries.gpu_incidents(run_id, attempt, at),
@@ -270,18 +274,23 @@ class MetricHandlers:
         shown = await self.queries.committed_mark(node_id, spool_id, self.telemetry.checkpoint)
         return await mark_in_log(self._event_log, SpoolKey(node_id, spool_id), shown)
 
-    async def _latest_metrics(self, run_id: str, attempt: int, position: int) -> list[MetricSeriesRow]:
-        """Give the newest values of the first metrics by name, as many as a message may hold."""
-        names = await self.queries.metric_names(run_id, attempt)
+    async def _latest_metrics(
+        self, run_id: str, attempt: int, position: int
+    ) -> tuple[list[MetricSeriesRow], bool]:
+        """Give the newest values of the first metrics by name, as many as a message may hold.
+
+        Says also whether there are more.
+        """
+        names = await self.queries.metric_names(run_id, attempt, names_max=NAMES_MAX + 1)
         found: list[MetricSeriesRow] = []
         size = 0
-        async for rows in self.queries.latest_metrics(run_id, attempt, names, position):
+        async for rows in self.queries.latest_metrics(run_id, attempt, names[:NAMES_MAX], position):
             for row in rows:
                 size += len(row.name.encode()) + len(row.last_json.encode())
                 if size > METRICS_BYTES_MAX:
-                    return found
+                    return found, True
                 found.append(row)
-        return found
+        return found, len(names) > NAMES_MAX
 
     async def _coverage(self, run_id: str, attempt: int, position: int) -> Coverage:
         row = await self.queries.log_progress(run_id, attempt, position)

@@ -121,19 +121,19 @@ class MetricServicer(MetricServiceServicer):
     async def ListGpuReadings(
         self, request: ListGpuReadingsRequest, context: object
     ) -> ListGpuReadingsResponse:
-        """Page through the newest samples of every GPU that reported lately."""
+        """Page through the newest samples of every GPU that reported within two days."""
         require_role("client", "service")
         size, query = page_size(request.page_size), page_query(request.node_id, read=request.read)
         token = decode_page_token(request.page_token, query, like=(0, "", 0))
         if token is None:
             moment, first = await self._gpus.reading_moment(request.node_id, request.read), ReadingPlace()
         else:
-            since, node_id, gpu_index = token.after
-            moment, first = ReadingMoment(token.position, since), ReadingPlace(node_id, gpu_index)
+            milliseconds, node_id, gpu_index = token.after
+            moment, first = ReadingMoment(token.position, milliseconds), ReadingPlace(node_id, gpu_index)
         readings, following = await self._gpus.readings(request.node_id, moment, first, size)
         answer = ListGpuReadingsResponse(readings=readings)
         if following is not None:
-            after = (moment.since_unix_milliseconds, following.node_id, following.gpu_index)
+            after = (moment.unix_milliseconds, following.node_id, following.gpu_index)
             answer.next_page_token = encode_page_token(PageToken(moment.position, after), query)
         return answer
 

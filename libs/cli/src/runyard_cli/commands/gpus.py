@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from runyard.metric.v1.gpus_pb2 import GpuProcessOwner
-from runyard.metric.v1.metric_service_pb2 import GpuReading, ListGpuReadingsRequest
+from runyard.metric.v1.metric_service_pb2 import GpuProcess, GpuReading, ListGpuReadingsRequest
 from runyard.node.v1.types_pb2 import Node, NodeState
 from runyard.run.v1.scheduler_service_pb2 import GetNodeRequest, ListNodesRequest
 from runyard_cli.examples import examples
@@ -83,7 +83,7 @@ def gpu_rows(node: Node, readings: dict[str, GpuReading], run_names: dict[str, s
             held = Cell(f"{holder}, failed" if holder else "unusable", Style.BAD)
         elif holder:
             held = Cell(holder, Style.BUSY)
-        elif is_attached and reading is not None and reading.processes:
+        elif is_attached and _processes(reading):
             # Nothing is placed there: the notes below say whose processes they are.
             held = Cell("others", Style.BAD)
         rows.append((node.node_id, str(gpu.index), gpu.model, held, *measured, gpu.uuid))
@@ -100,6 +100,11 @@ def gpu_notes(
             yield f"{name} is not used: {gpu.unusable_reason}"
         for each in gpu.mig_devices:
             yield f"{name} has MIG device {each.profile}, {size_words(each.memory_bytes)}, {each.uuid}"
-        for process in readings[gpu.uuid].processes if gpu.uuid in readings else ():
+        for process in _processes(readings.get(gpu.uuid)):
             if with_processes or process.owner != GpuProcessOwner.GPU_PROCESS_OWNER_HOLDER:
                 yield f"{name}: {process_words(process, run_names)}"
+
+
+def _processes(reading: GpuReading | None) -> Sequence[GpuProcess]:
+    """Give the processes that a GPU has now, as far as is known."""
+    return () if reading is None or reading.behind_milliseconds else reading.processes

@@ -141,6 +141,7 @@ class GetRunSummaryResponse(_message.Message):
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     TELEMETRY_POSITION_FIELD_NUMBER: _builtins.int
     GPU_INCIDENTS_FIELD_NUMBER: _builtins.int
+    HAS_MORE_METRICS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     log_line_count: _builtins.int
     log_bytes: _builtins.int
@@ -148,6 +149,8 @@ class GetRunSummaryResponse(_message.Message):
     sample_count: _builtins.int
     telemetry_position: _builtins.int
     """Position of the telemetry lane that this answer shows."""
+    has_more_metrics: _builtins.bool
+    """metrics are only the first by name; QuerySeries gives any metric by its name."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricLatest]: ...
     @_builtins.property
@@ -168,10 +171,11 @@ class GetRunSummaryResponse(_message.Message):
         sample_count: _builtins.int = ...,
         telemetry_position: _builtins.int = ...,
         gpu_incidents: _abc.Iterable[_batches_pb2.GpuIncidentSeen] | None = ...,
+        has_more_metrics: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "gpu_incidents", b"gpu_incidents", "log_bytes", b"log_bytes", "log_line_count", b"log_line_count", "metric_point_count", b"metric_point_count", "metrics", b"metrics", "sample_count", b"sample_count", "statistics", b"statistics", "telemetry_position", b"telemetry_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "gpu_incidents", b"gpu_incidents", "has_more_metrics", b"has_more_metrics", "log_bytes", b"log_bytes", "log_line_count", b"log_line_count", "metric_point_count", b"metric_point_count", "metrics", b"metrics", "sample_count", b"sample_count", "statistics", b"statistics", "telemetry_position", b"telemetry_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,6 +538,7 @@ class GpuReading(_message.Message):
     NOT_OFFERED_BITS_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
+    BEHIND_MILLISECONDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     gpu_uuid: _builtins.str
     utilization_percent: _builtins.int
@@ -542,6 +547,10 @@ class GpuReading(_message.Message):
     temperature_celsius: _builtins.int
     not_offered_bits: _builtins.int
     """Which of the four above the card does not offer: bit 0 utilisation, 1 memory, 2 power, 3 temperature."""
+    behind_milliseconds: _builtins.int
+    """Set when the sample is over 5 minutes older than the moment shown: by how much. The node does not speak, its
+    telemetry comes late, or its clock is slow.
+    """
     @_builtins.property
     def holder(self) -> _batches_pb2.AttemptRef: ...
     @_builtins.property
@@ -566,10 +575,11 @@ class GpuReading(_message.Message):
         not_offered_bits: _builtins.int = ...,
         values: _abc.Iterable[Global___GpuValue] | None = ...,
         processes: _abc.Iterable[Global___GpuProcess] | None = ...,
+        behind_milliseconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_uuid", b"gpu_uuid", "holder", b"holder", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "not_offered_bits", b"not_offered_bits", "power_milliwatts", b"power_milliwatts", "processes", b"processes", "temperature_celsius", b"temperature_celsius", "time", b"time", "utilization_percent", b"utilization_percent", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind_milliseconds", b"behind_milliseconds", "gpu_uuid", b"gpu_uuid", "holder", b"holder", "memory_used_bytes", b"memory_used_bytes", "node_id", b"node_id", "not_offered_bits", b"not_offered_bits", "power_milliwatts", b"power_milliwatts", "processes", b"processes", "temperature_celsius", b"temperature_celsius", "time", b"time", "utilization_percent", b"utilization_percent", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

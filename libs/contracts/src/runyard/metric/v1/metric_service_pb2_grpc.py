@@ -112,8 +112,8 @@ class MetricServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListGpuReadings(self, request, context):
-        """ListGpuReadings gives the newest sample of every GPU that reported lately, by node. All pages show the moment of
-        the first.
+        """ListGpuReadings gives the newest sample of every GPU that reported within the last 48 hours, by node, and says how
+        far behind it is. All pages show the moment of the first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

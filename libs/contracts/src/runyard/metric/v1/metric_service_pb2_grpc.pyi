@@ -27,8 +27,8 @@ class MetricServiceStub:
     WatchRun: _aio.UnaryStreamMultiCallable[_metric_service_pb2.WatchRunRequest, _metric_service_pb2.WatchRunResponse]
     """WatchRun streams log lines and metric points of a run as they are committed, until its record is complete."""
     ListGpuReadings: _aio.UnaryUnaryMultiCallable[_metric_service_pb2.ListGpuReadingsRequest, _metric_service_pb2.ListGpuReadingsResponse]
-    """ListGpuReadings gives the newest sample of every GPU that reported lately, by node. All pages show the moment of
-    the first.
+    """ListGpuReadings gives the newest sample of every GPU that reported within the last 48 hours, by node, and says how
+    far behind it is. All pages show the moment of the first.
     """
     GetCommittedMark: _aio.UnaryUnaryMultiCallable[_metric_service_pb2.GetCommittedMarkRequest, _metric_service_pb2.GetCommittedMarkResponse]
     """GetCommittedMark says up to which sequence the log has a spool."""
@@ -82,8 +82,8 @@ class MetricServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metric_service_pb2.ListGpuReadingsRequest,
         context: _aio.ServicerContext[_metric_service_pb2.ListGpuReadingsRequest, _abc.Awaitable[_metric_service_pb2.ListGpuReadingsResponse]],
     ) -> _abc.Awaitable[_metric_service_pb2.ListGpuReadingsResponse]:
-        """ListGpuReadings gives the newest sample of every GPU that reported lately, by node. All pages show the moment of
-        the first.
+        """ListGpuReadings gives the newest sample of every GPU that reported within the last 48 hours, by node, and says how
+        far behind it is. All pages show the moment of the first.
         """
 
     @_abc_1.abstractmethod
