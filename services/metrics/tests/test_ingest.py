@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
@@ -19,6 +20,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.subjects import committed_subject, telemetry_subject
 from runyard_core.clock import ManualClock
 from runyard_eventlog.memory import MemoryEventLog
+from runyard_metrics import ingest as ingest_module
 from runyard_metrics.domain.spools import SpoolKey
 from runyard_metrics.ingest import Ingest
 from runyard_metrics.marks import mark_in_log
@@ -187,6 +189,24 @@ async def test_batches_of_a_stuck_spool_are_given_back_so_that_other_nodes_go_on
     # The agent still has them: once the missing one comes, it sends them again.
     await ingest.handle([message(wire, SPOOLS[0], sequence, 1) for sequence in (1, 2, 3, 4)])
     assert wire.marks("node-1")[-1] == {"spool_id": "a", "sequence": 4}
+
+
+async def test_batches_that_wait_are_bounded_by_bytes_over_all_spools_and_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire, event_log = Wire(), MemoryEventLog()
+    ingest = Ingest(event_log, wire)
+    # Room for two batches of each of the two spools that wait; the third does not wait.
+    held = [message(wire, spool, sequence) for spool in SPOOLS[:2] for sequence in (2, 3)]
+    monkeypatch.setattr(ingest_module, "WAITING_BYTES_MAX", sum(len(each.data) for each in held) + 4)
+    await ingest.handle([*held, *(message(wire, SPOOLS[0], sequence) for sequence in (4, 5))])
+    await ingest.handle([message(wire, SPOOLS[2], sequence) for sequence in range(1, 9)])
+    await ingest.handle([message(wire, spool, 1) for spool in SPOOLS[:2]])
+    in_log = [len(await event_log.read_stream(spool.stream)) for spool in SPOOLS]
+    assert in_log == [3, 3, 8]
+    assert "ack.a.4.0" not in wire.answers()
+    await ingest.handle([message(wire, SPOOLS[0], sequence, 1) for sequence in (4, 5)])
+    assert len(await event_log.read_stream(SPOOLS[0].stream)) == 5
 
 
 async def test_two_instances_on_one_consumer_append_each_batch_once() -> None:

@@ -15,6 +15,7 @@ from runyard_metrics.domain.spools import (
     moved,
     spool_of,
     take,
+    within_bytes,
     without,
 )
 
@@ -103,6 +104,13 @@ def test_waiting_batches_are_bounded_and_the_nearest_are_kept() -> None:
     delivered = [(sequence, "x") for sequence in range(9, 1, -1)]
     taken = take(_spool(0), delivered, run_length_max=9, waiting_max=3)
     assert sorted(taken.spool.waiting) == [2, 3, 4]
+
+
+def test_waiting_batches_are_bounded_by_bytes_and_the_nearest_are_kept() -> None:
+    spool = Spool(committed=1, waiting={9: "x", 3: "xx", 6: "xxx", 7: "x"})
+    assert [sorted(within_bytes(spool, bytes_max, len).waiting) for bytes_max in (0, 1, 2, 5, 6, 7)] == [
+        [], [], [3], [3, 6], [3, 6, 7], [3, 6, 7, 9]
+    ]  # fmt: skip
 
 
 def test_a_mark_moved_by_somebody_else_frees_what_waited() -> None:

@@ -26,7 +26,16 @@ from runyard_core.retry import Backoff, Retries, retried
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
 from runyard_metrics.binding import CONSUMER, bind
-from runyard_metrics.domain.spools import RefusedBatchError, Spool, SpoolKey, moved, spool_of, take, without
+from runyard_metrics.domain.spools import (
+    RefusedBatchError,
+    Spool,
+    SpoolKey,
+    moved,
+    spool_of,
+    take,
+    within_bytes,
+    without,
+)
 from runyard_metrics.marks import mark_in_log
 from runyard_metrics.pull import ContinuousPull, PullLimits
 
@@ -36,6 +45,8 @@ RUN_LENGTH_MAX = 500
 """Most batches of one append command."""
 WAITING_MAX = 2_000
 """Most batches of one spool that wait for their predecessor."""
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+"""Most bytes that wait for a predecessor, of all spools together; what is beyond is delivered again."""
 STUCK_SECONDS = 60.0
 """How long a spool's batches may wait for one that does not come before they are given back to the agent."""
 SPOOLS_MAX = 10_000
@@ -103,6 +114,7 @@ class Ingest:
         async with TaskGroup() as group:
             for key, deliveries in by_spool.items():
                 group.create_task(self._advance(key, deliveries))
+        self._bound_waiting()
         self._forget_idle_spools()
 
     async def _advance(self, key: SpoolKey, deliveries: Sequence[Delivery]) -> None:
@@ -204,6 +216,12 @@ class Ingest:
         log.error("refused a telemetry message", subject=message.subject, reason=reason)
         with suppress(NatsError):
             await message.term()
+
+    def _bound_waiting(self) -> None:
+        waiting = {key: spool for key, spool in self._spools.items() if spool.waiting}
+        for key, spool in waiting.items():
+            share = WAITING_BYTES_MAX // len(waiting)
+            self._spools[key] = within_bytes(spool, share, lambda each: len(each.message.data))
 
     def _forget_idle_spools(self) -> None:
         for key in [key for key, spool in self._spools.items() if not spool.waiting]:

@@ -8,8 +8,9 @@ nothing: the same batches end up in the log in the same order within their strea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
@@ -122,3 +123,11 @@ def without(spool: Spool[Batch], sequence: int) -> Spool[Batch]:
     """Forget a waiting batch that can never be appended."""
     waiting = {each: batch for each, batch in spool.waiting.items() if each != sequence}
     return replace(spool, waiting=waiting)
+
+
+def within_bytes(spool: Spool[Batch], bytes_max: int, size_of: Callable[[Batch], int]) -> Spool[Batch]:
+    """Keep of the waiting batches the nearest, as many as have so many bytes together."""
+    sequences = sorted(spool.waiting)
+    sizes = accumulate(size_of(spool.waiting[each]) for each in sequences)
+    kept = [each for each, size in zip(sequences, sizes, strict=True) if size <= bytes_max]
+    return replace(spool, waiting={each: spool.waiting[each] for each in kept})
