@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
-from runyard.artifact.v1.types_pb2 import Artifact, Origin
+from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind, Envelope
 from runyard.node.v1 import events_pb2 as node_ev
 from runyard.node.v1.types_pb2 import GpuDevice, Node, NodeInventory
@@ -31,7 +31,7 @@ from runyard.run.v1.types_pb2 import (
 )
 from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
-from runyard_replay.folding.files import file_after
+from runyard_replay.folding.files import FileFold
 from runyard_replay.folding.nodes import node_after
 from runyard_replay.folding.runs import run_after
 
@@ -122,10 +122,11 @@ def test_the_folds_load_no_driver_of_an_engine() -> None:
 
 def test_a_place_where_a_file_is_left_again_is_told_once_and_last() -> None:
     first, other = Origin(run_id="r", path="a.pt"), Origin(run_id="r", path="b.pt")
-    file: Artifact | None = None
+    fold = FileFold()
     for position, origin in enumerate((first, other, first), start=1):
         written = ArtifactWritten(sha256="a" * 64, origin=origin)
-        file = file_after(file, recorded(written, position, "artifact-a"))
+        fold.apply(recorded(written, position, "artifact-a"))
+    file = fold.file()
     assert file is not None
     assert ([told.origin for told in file.origins], file.name) == ([other, first], "a.pt")
 

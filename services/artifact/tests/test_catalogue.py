@@ -11,7 +11,6 @@ from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Actor, ActorKind
 from runyard.event.v1.read_pb2 import ReadOptions
-from runyard_artifact.domain.catalogue import ORIGINS_SHOWN_MAX
 from runyard_artifact.domain.reference import object_key
 from runyard_artifact.projections.catalogue import CatalogueProjection
 from runyard_artifact.queries import SCHEMA
@@ -19,6 +18,7 @@ from runyard_contracts.envelope import Context, wrap
 from runyard_contracts.ids import CommandId, stream_name, uuid7
 from runyard_eventlog.port import AppendCommand, EventLog, StreamAppend
 from runyard_eventlog.postgres import PostgresEventLog
+from runyard_replay.folding.files import ORIGINS_SHOWN_MAX
 from runyard_testkit import Database
 from runyard_testkit.read_model import ReadModel
 

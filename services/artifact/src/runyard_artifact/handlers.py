@@ -129,7 +129,10 @@ class Handlers:
         await self._blobs.verify(Blob(command.sha256, command.size_bytes), is_known=state.is_written)
         caused = request.caused_by(await self._origins.cause_of_writing(command.origin, history))
         executed = await self._execute(stream, ARTIFACT, command, caused)
-        return artifact_of(await load(self._log, stream)), executed.position
+        artifact = artifact_of(await load(self._log, stream))
+        if artifact is None:
+            raise AssertionError(f"file {command.sha256} was recorded and is not in the log")
+        return artifact, executed.position
 
     async def find_missing(self, blobs: Iterable[Blob]) -> list[tuple[str, SignedRequest]]:
         """Give the blobs that the store does not have, each with a signed upload.
@@ -185,8 +188,7 @@ class Handlers:
         Raises:
             Unavailable: the log did not answer in time.
         """
-        artifact = artifact_of(await load(self._log, artifact_stream(sha256)))
-        return artifact if artifact.origins else None
+        return artifact_of(await load(self._log, artifact_stream(sha256)))
 
     async def _execute(
         self,

@@ -9,10 +9,10 @@ from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.run.v1.events_pb2 import RunStarted
-from runyard_artifact.domain.artifact import origin_key
 from runyard_contracts.ids import stream_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_eventlog.port import EventFilter, EventLog, Page
+from runyard_replay.folding.files import origin_key
 
 ATTEMPTS_REMEMBERED = 1_000
 

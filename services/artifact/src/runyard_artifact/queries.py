@@ -10,12 +10,12 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
-from runyard_artifact.domain.catalogue import ORIGINS_SHOWN_MAX
 from runyard_artifact.projections.catalogue import CATALOGUE_VERSION
 from runyard_artifact.tables import ARTIFACTS, ORIGINS, RUN_ARTIFACTS
 from runyard_contracts.ids import Position
 from runyard_eventlog import readmodel
 from runyard_eventlog.querying import query_connection
+from runyard_replay.folding.files import ORIGINS_SHOWN_MAX
 
 SCHEMA = "artifact"
 

@@ -16,7 +16,6 @@ from runyard.artifact.v1.artifact_service_pb2_grpc import ArtifactServiceService
 from runyard.artifact.v1.types_pb2 import Origin, PresignedRequest, UploadPart
 from runyard_artifact.blobs import Blob
 from runyard_artifact.domain.artifact import BeginUpload, CommitUpload
-from runyard_artifact.domain.catalogue import shown
 from runyard_artifact.domain.code import check_code
 from runyard_artifact.domain.origin import (
     check_file,
@@ -36,6 +35,7 @@ from runyard_contracts.ids import Position
 from runyard_core.errors import InvalidInput
 from runyard_core.presign import SignedRequest
 from runyard_eventlog.moment import Moments
+from runyard_replay.folding.files import leave_old_places_out
 from runyard_servicekit.context import command_id, request_context
 from runyard_servicekit.paging import (
     PageToken,
@@ -125,7 +125,8 @@ class ArtifactServicer(ArtifactServiceServicer):
         artifact, position = await self._handlers.commit_upload(
             finished, _request("CommitUpload", request.request_id, request, run_id=request.origin.run_id)
         )
-        return pb.CommitUploadResponse(artifact=shown(artifact), position=position)
+        leave_old_places_out(artifact)
+        return pb.CommitUploadResponse(artifact=artifact, position=position)
 
     async def BeginUploads(
         self, request: pb.BeginUploadsRequest, context: RpcContext
@@ -238,7 +239,8 @@ class ArtifactServicer(ArtifactServiceServicer):
         """Show a file; see the proto."""
         at = await self._moments.shown(request.read)
         artifact = await self._resolver.described(request.name, at)
-        return pb.GetArtifactResponse(artifact=shown(artifact), position=at)
+        leave_old_places_out(artifact)
+        return pb.GetArtifactResponse(artifact=artifact, position=at)
 
     async def ListArtifacts(
         self, request: pb.ListArtifactsRequest, context: RpcContext

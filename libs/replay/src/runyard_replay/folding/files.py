@@ -4,49 +4,70 @@ from __future__ import annotations
 
 from runyard.artifact.v1.events_pb2 import ArtifactWritten
 from runyard.artifact.v1.registry_events_pb2 import ArtifactPropertiesSet, ArtifactTagged
-from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin
+from runyard.artifact.v1.types_pb2 import Artifact, ArtifactOrigin, Origin
 from runyard_contracts.envelope import actor_name
 from runyard_contracts.recorded import RecordedEvent
 
+ORIGINS_SHOWN_MAX = 1_000
+"""Most places that an answer names of a file: what every run makes anew came from more than it could hold."""
 
-def file_after(file: Artifact | None, event: RecordedEvent) -> Artifact | None:
-    """Give the file after the next event of its stream; None while its bytes are not stored."""
-    message = event.message
-    if isinstance(message, ArtifactWritten):
-        return _written(_copy(file), message, event)
-    if file is None or not isinstance(message, ArtifactTagged | ArtifactPropertiesSet):
+OriginKey = tuple[str, str, int, str]
+"""run id, path, attempt, project."""
+
+
+class FileFold:
+    """Folds the stream of a file.
+
+    A place where it was written again is told once, as of the last time.
+    """
+
+    def __init__(self) -> None:
+        """Begin before its bytes are stored."""
+        self._file = Artifact()
+        """Without its places."""
+        self._origins: dict[OriginKey, ArtifactOrigin] = {}
+
+    def apply(self, event: RecordedEvent) -> None:
+        """Go on with the next event."""
+        file = self._file
+        match event.message:
+            case ArtifactWritten() as written:
+                self._write(written, event)
+            case ArtifactTagged() as tagged if self._origins:
+                file.tags.extend(tag for tag in tagged.tags if tag not in file.tags)
+            case ArtifactPropertiesSet() as described if self._origins:
+                for name, value in described.properties.fields.items():
+                    file.properties.fields[name].CopyFrom(value)
+            case _:
+                pass
+
+    def file(self) -> Artifact | None:
+        """Give it with all of its places; None while its bytes are not stored."""
+        if not self._origins:
+            return None
+        file = Artifact(origins=self._origins.values())
+        file.MergeFrom(self._file)
         return file
-    after = _copy(file)
-    if isinstance(message, ArtifactTagged):
-        after.tags.extend(tag for tag in message.tags if tag not in after.tags)
-    else:
-        for name, value in message.properties.fields.items():
-            after.properties.fields[name].CopyFrom(value)
-    return after
 
-
-def _written(file: Artifact, written: ArtifactWritten, event: RecordedEvent) -> Artifact:
-    file.sha256 = written.sha256
-    file.size_bytes = written.size_bytes
-    file.name = written.origin.path
-    for index, told in enumerate(file.origins):
-        if told.origin == written.origin:
-            # It was left there again, after other bytes: the place is told once, as of the last time.
-            del file.origins[index]
-            break
-    file.origins.append(
-        ArtifactOrigin(
+    def _write(self, written: ArtifactWritten, event: RecordedEvent) -> None:
+        self._file.sha256 = written.sha256
+        self._file.size_bytes = written.size_bytes
+        self._file.name = written.origin.path
+        self._file.position = event.position
+        key = origin_key(written.origin)
+        self._origins.pop(key, None)
+        self._origins[key] = ArtifactOrigin(
             origin=written.origin,
             written_at=event.envelope.occurred_at,
             written_by=actor_name(event.envelope.actor),
         )
-    )
-    file.position = event.position
-    return file
 
 
-def _copy(file: Artifact | None) -> Artifact:
-    copy = Artifact()
-    if file is not None:
-        copy.CopyFrom(file)
-    return copy
+def origin_key(origin: Origin) -> OriginKey:
+    """Give what tells one place of a file from another."""
+    return (origin.run_id, origin.path, origin.attempt, origin.project)
+
+
+def leave_old_places_out(file: Artifact) -> None:
+    """Keep only the newest places of a file, as many as are shown; it is changed in place."""
+    del file.origins[:-ORIGINS_SHOWN_MAX]

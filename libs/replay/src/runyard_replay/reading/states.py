@@ -25,7 +25,7 @@ from runyard_contracts.ids import stream_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput, NotFound
 from runyard_eventlog.port import EventLog
-from runyard_replay.folding.files import file_after
+from runyard_replay.folding.files import FileFold, leave_old_places_out
 from runyard_replay.folding.nodes import node_after
 from runyard_replay.folding.runs import apply_to_run
 from runyard_replay.reading.gpus import gpus_as_of
@@ -72,6 +72,8 @@ async def state_as_of(
     if shown.HasField("cost"):
         # The oldest runs that would not go into a message are counted, and in the sums.
         del shown.cost.runs[len(items_that_fit(shown.cost.runs).items) :]
+    if shown.HasField("file"):
+        leave_old_places_out(shown.file)
     return shown
 
 
@@ -206,11 +208,11 @@ async def _node_as_of(event_log: EventLog, node_id: str, position: int) -> Node:
 
 
 async def _file_as_of(event_log: EventLog, sha256: str, position: int) -> Artifact:
-    file: Artifact | None = None
+    fold = FileFold()
     async for event in read_stream(event_log, stream_name("artifact", sha256), to=position):
         if readable(event) is not None:
-            file = file_after(file, event)
-    return _there(file, "file", sha256, position)
+            fold.apply(event)
+    return _there(fold.file(), "file", sha256, position)
 
 
 async def _queue_as_of(queues: Queues, project: str, moment: Moment, part: Part) -> QueueState:

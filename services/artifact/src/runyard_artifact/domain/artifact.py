@@ -5,8 +5,8 @@ A run may leave the same bytes in a place again, after others: then they are wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from google.protobuf.message import Message
@@ -15,9 +15,7 @@ from runyard.artifact.v1.events_pb2 import ArtifactUploadBegun, ArtifactWritten
 from runyard.artifact.v1.types_pb2 import Origin
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
-
-OriginKey = tuple[str, str, int, str]
-"""run id, path, attempt, project."""
+from runyard_replay.folding.files import OriginKey, origin_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +95,31 @@ def decide(state: ArtifactState, command: ArtifactCommand) -> list[ArtifactEvent
             assert_never(command)
 
 
-def evolve(state: ArtifactState, event: Message) -> ArtifactState:
-    """Give the state after an event."""
-    match event:
-        case ArtifactUploadBegun():
-            return replace(state, is_begun=True)
-        case ArtifactWritten():
-            written = {origin_key(event.origin): event.versions_before}
-            return replace(state, size_bytes=event.size_bytes, origins={**state.origins, **written})
-        case _:
-            return state
+def evolve(state: ArtifactState, events: Iterable[Message]) -> ArtifactState:
+    """Give the state after events; its origins are copied once for all of them."""
+    is_begun, size_bytes, origins = state.is_begun, state.size_bytes, dict(state.origins)
+    for event in events:
+        match event:
+            case ArtifactUploadBegun():
+                is_begun = True
+            case ArtifactWritten():
+                size_bytes = event.size_bytes
+                origins[origin_key(event.origin)] = event.versions_before
+            case _:
+                pass
+    return ArtifactState(is_begun, size_bytes, origins)
 
 
-def origin_key(origin: Origin) -> OriginKey:
-    """Give what tells one origin from another."""
-    return (origin.run_id, origin.path, origin.attempt, origin.project)
+class _ArtifactDecider(Decider[ArtifactState, ArtifactCommand, Message]):
+    """Folds all events at once: one by one, 60,000 origins take a quarter of a minute."""
+
+    def fold(self, events: Iterable[Message], state: ArtifactState | None = None) -> ArtifactState:
+        """See ``Decider``."""
+        return evolve(self.initial if state is None else state, events)
 
 
-ARTIFACT: Decider[ArtifactState, ArtifactCommand, Message] = Decider(
-    initial=ArtifactState(), decide=lambda state, command: list(decide(state, command)), evolve=evolve
+ARTIFACT = _ArtifactDecider(
+    initial=ArtifactState(),
+    decide=lambda state, command: list(decide(state, command)),
+    evolve=lambda state, event: evolve(state, [event]),
 )
