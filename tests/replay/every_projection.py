@@ -38,7 +38,7 @@ class Subject:
 
 
 EVERY = (
-    Subject("scheduler", SchedulerProjection(), documents={"run": Run, "node": Node}),
+    Subject("scheduler", SchedulerProjection(), documents={"run": Run, "run_part": Run, "node": Node}),
     Subject("artifact", CatalogueProjection()),
     Subject("artifact", RegistryProjection()),
     Subject("metrics", TelemetryProjection(), Lane.LANE_TELEMETRY),

@@ -25,6 +25,7 @@ from runyard_scheduler.process.restoring import restore_world
 from runyard_scheduler.process.world import World
 from runyard_scheduler.projections.nodes import NODES
 from runyard_scheduler.projections.projects import PROJECTS
+from runyard_scheduler.projections.run_parts import RUN_PARTS
 from runyard_scheduler.projections.runs import RUNS, RunRow
 from runyard_scheduler.queries import Queries
 from tests.sim.universe import Universe
@@ -67,7 +68,8 @@ class Tables:
     def world(self) -> World:
         """Give the world that the scheduler's tables show."""
         runs = [row for row in self.current(RUNS.name) if row.state != RunState.RUN_STATE_FINISHED]
-        return restore_world(runs, self.current(NODES.name), self.current(PROJECTS.name), self.position)
+        parts, nodes, projects = map(self.current, (RUN_PARTS.name, NODES.name, PROJECTS.name))
+        return restore_world(runs, parts, nodes, projects, self.position)
 
 
 class MemoryProjector:

@@ -20,6 +20,7 @@ from runyard_scheduler.process.restoring import restore_world
 from runyard_scheduler.process.world import World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
+from runyard_scheduler.projections.run_parts import RunPartRow
 from runyard_scheduler.projections.runs import RunRow
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 from runyard_scheduler.sessions import Session
@@ -83,6 +84,7 @@ class Tables:
         rows = list(self.rows.values())
         return restore_world(
             [row for row in rows if isinstance(row, RunRow) and row.state != RunState.RUN_STATE_FINISHED],
+            [row for row in rows if isinstance(row, RunPartRow)],
             [row for row in rows if isinstance(row, NodeRow)],
             [row for row in rows if isinstance(row, ProjectRow)],
             self.position,

@@ -43,10 +43,10 @@ def test_a_restart_keeps_nothing_of_what_earlier_attempts_found() -> None:
     for number in range(1, 4):
         document.attempts.add(number=number, inputs=[DATA])
     row = a_row(document)
-    entry = run_entry(row)
+    entry = run_entry(row, ())
     assert whole_spec(entry.run) == document.spec
     before = held_mebibytes()
-    kept = [run_entry(replace(row, run_id=f"run-{number}")) for number in range(30)]
+    kept = [run_entry(replace(row, run_id=f"run-{number}"), ()) for number in range(30)]
     # As messages one of these documents takes four mebibytes.
     assert held_mebibytes() - before < 40
     assert len(kept) == 30

@@ -16,6 +16,7 @@ from runyard_core.projection import RowKey, TableSpec
 from runyard_scheduler.process.restoring import node_entry, run_entry
 from runyard_scheduler.process.world import World
 from runyard_scheduler.projections.nodes import NodeRow
+from runyard_scheduler.projections.run_parts import RunPartRow
 from runyard_scheduler.projections.runs import RunRow
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 
@@ -146,8 +147,12 @@ def restored_after_each(events: Iterable[RecordedEvent]) -> list[str]:
         types.append(event.type.removeprefix("runyard.run."))
         for put in projection.apply(event, newest):  # type: ignore[arg-type] # holds every table's rows
             newest.rows[RowKey(put.table.name, put.table.key_of(put.row))] = put.row
+        parts: dict[str, list[bytes]] = {}
+        for row in newest.rows.values():
+            if isinstance(row, RunPartRow):
+                parts.setdefault(row.run_id, []).append(row.document)
         restored = [
-            run_entry(row)
+            run_entry(row, parts.get(row.run_id, ()))
             for row in newest.rows.values()
             if isinstance(row, RunRow) and row.state != RunState.RUN_STATE_FINISHED
         ]

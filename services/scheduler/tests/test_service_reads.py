@@ -132,7 +132,10 @@ async def test_a_page_of_runs_that_name_many_files_is_no_larger_than_an_answer_m
             assert page.ByteSize() <= ANSWER_BYTES_MAX
             seen += [run.number for run in page.runs]
             token = page.next_page_token
-    assert seen == list(range(16, 0, -1))
+        assert seen == list(range(16, 0, -1))
+        brief = await client.runs(page_size=20, read=read, brief=True)
+    assert [(run.number, run.spec.step) for run in brief.runs] == [(number, "train") for number in seen]
+    assert not any(run.spec.inputs or run.spec.command_lines for run in brief.runs)
 
 
 async def test_runs_are_filtered_by_what_they_are_and_where(client: Client) -> None:

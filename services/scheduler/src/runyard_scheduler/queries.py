@@ -20,8 +20,9 @@ from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
 from runyard_eventlog.querying import queried
+from runyard_scheduler.projections.run_parts import whole_run
 from runyard_scheduler.run_filter import RunFilter
-from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE
+from runyard_scheduler.tables import NODE_TABLE, RUN_TABLE, parts_of, parts_up_to
 from runyard_servicekit.large_runs import fit_run
 
 _RUN_ID = re.compile(r"[0-9a-f-]{1,36}")
@@ -106,16 +107,18 @@ class Queries:
             NotFound: it was not queued yet (RUN_NOT_FOUND).
         """
         rows = await self._fetch(
-            f"select document from {RUN_TABLE} where run_id = $1 and position <= $2 "
-            "order by position desc limit 1",
+            f"select r.document, {parts_of('r')} as parts from (select * from {RUN_TABLE} "
+            "where run_id = $1 and position <= $2 order by position desc limit 1) r",
             run_id,
             position,
         )
         if not rows:
             raise NotFound(f"there is no run {run_id!r} at position {position}", code="RUN_NOT_FOUND")
-        return _run(rows[0]["document"])
+        return _run(rows[0])
 
-    async def runs(self, wanted: RunFilter, position: Position, *, before: int | None, limit: int) -> Page:
+    async def runs(
+        self, wanted: RunFilter, position: Position, *, before: int | None, limit: int, is_brief: bool = False
+    ) -> Page:
         """Give runs as they were at a position, newest first: as many as a page holds.
 
         Args:
@@ -123,10 +126,11 @@ class Queries:
             position: the moment that is shown.
             before: only runs queued before this position; None for the newest.
             limit: most runs to give.
+            is_brief: leave their parts out, see ``run_parts``.
         """
-        statement, arguments = _list_statement(wanted, position, before, limit + 1)
+        statement, arguments = _list_statement(wanted, position, before, limit + 1, is_brief=is_brief)
         rows = await self._fetch(statement, *arguments)
-        runs = [Listed(_run(row["document"]), row["queued_position"]) for row in rows[:limit]]
+        runs = [Listed(_run(row), row["queued_position"]) for row in rows[:limit]]
         return Page(runs, has_more=bool(rows) and rows[0]["found_count"] > len(runs))
 
     async def node(self, node_id: str, position: Position) -> Node:
@@ -185,10 +189,9 @@ class Queries:
         return await queried(self._pool, statement, *arguments)
 
 
-def _run(document: bytes) -> Run:
-    run = Run.FromString(document)
-    if len(document) > ANSWER_BYTES_MAX:
-        fit_run(run)
+def _run(row: asyncpg.Record) -> Run:
+    run = whole_run(row["document"], row["parts"])
+    fit_run(run)
     return run
 
 
@@ -206,7 +209,7 @@ class _Statement:
 
 
 def _list_statement(
-    wanted: RunFilter, position: Position, before: int | None, limit: int
+    wanted: RunFilter, position: Position, before: int | None, limit: int, *, is_brief: bool
 ) -> tuple[str, list[object]]:
     made = _Statement()
     at = made.put(position)
@@ -228,6 +231,8 @@ def _list_statement(
         made.of_newest.append(f"newest.state = {made.put(wanted.state)}")
         ended = _some_row(f"x.state = {RunState.RUN_STATE_FINISHED} and x.position <= {at}")
         made.of_first.append(f"not {ended}" if is_open else ended)
+    parts = "array[]::bytea[]" if is_brief else parts_of("listed")
+    parts_bytes = "0" if is_brief else _parts_bytes("found")
     # Few runs are open: finding them all at once is one anti-join over two indexes, where walking the list
     # from its end would look every run that has ended up, one by one.
     return (
@@ -235,22 +240,26 @@ def _list_statement(
         with first as {"" if is_open else "not "}materialized (
           select run_id, queued_position from {RUN_TABLE} f where {" and ".join(made.of_first)}
         )
-        select document, queued_position, found_count from (
-          select document, queued_position, count(*) over () as found_count,
-            sum(octet_length(document)) over (order by queued_position desc) as bytes_so_far
+        select document, {parts} as parts, queued_position, found_count from (
+          select found.*, bytes, count(*) over () as found_count,
+            sum(bytes) over (order by queued_position desc) as bytes_so_far
           from (
-            select newest.document, first.queued_position from first cross join lateral (
-              select document, state, node_id from {RUN_TABLE} r
+            select newest.*, first.queued_position from first cross join lateral (
+              select run_id, position, document, state, node_id from {RUN_TABLE} r
               where r.run_id = first.run_id and r.position <= {at} order by r.position desc limit 1
             ) newest
             where {" and ".join(made.of_newest) or "true"}
             order by first.queued_position desc limit {made.put(limit)}
-          ) found
-        ) sized
-        where bytes_so_far <= {ANSWER_BYTES_MAX} or bytes_so_far = octet_length(document)
+          ) found cross join lateral (select octet_length(found.document) + {parts_bytes} as bytes) sized
+        ) listed
+        where bytes_so_far <= {ANSWER_BYTES_MAX} or bytes_so_far = bytes
         order by queued_position desc""",
         made.arguments,
     )
+
+
+def _parts_bytes(run: str) -> str:
+    return f"coalesce((select sum(octet_length(p.document)) from {parts_up_to(run)}), 0)"
 
 
 def _some_row(condition: str) -> str:

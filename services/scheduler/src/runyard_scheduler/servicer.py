@@ -20,6 +20,7 @@ from runyard_core.errors import InvalidInput, NotFound
 from runyard_scheduler.handlers import Handlers
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.planner import Planner
+from runyard_scheduler.projections.run_parts import PARTED
 from runyard_scheduler.queries import RUN_ID_LENGTH, Queries
 from runyard_scheduler.run_filter import parse_filter
 from runyard_scheduler.sessions import Sessions
@@ -96,7 +97,8 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         token = decode_page_token(request.page_token, query, like=(0,))
         position = await self._pinned(token, request.read)
         before = None if token is None else token.after[0]
-        found = await self._queries.runs(wanted, position, before=before, limit=limit)
+        is_brief = request.brief or (masked is not None and masked.isdisjoint(PARTED))
+        found = await self._queries.runs(wanted, position, before=before, limit=limit, is_brief=is_brief)
         next_page_token = ""
         if found.has_more:
             place = PageToken(position, (found.runs[-1].queued_position,))

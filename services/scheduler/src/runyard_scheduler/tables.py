@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
@@ -16,10 +16,11 @@ from runyard_eventlog import readmodel
 from runyard_eventlog.projection_store import ProjectionStore
 from runyard_eventlog.querying import lent
 from runyard_scheduler.process.restoring import node_entry, project_entry, run_entry
-from runyard_scheduler.process.world import World
+from runyard_scheduler.process.world import RunEntry, World
 from runyard_scheduler.projections.nodes import NODES
 from runyard_scheduler.projections.projects import PROJECTS
-from runyard_scheduler.projections.runs import RUNS
+from runyard_scheduler.projections.run_parts import RUN_PARTS
+from runyard_scheduler.projections.runs import RUNS, RunRow
 from runyard_scheduler.projections.scheduler import SchedulerProjection
 
 SCHEMA = "scheduler"
@@ -37,6 +38,7 @@ def name_of(spec: TableSpec[RowT]) -> str:
 
 
 RUN_TABLE = name_of(RUNS)
+RUN_PART_TABLE = name_of(RUN_PARTS)
 NODE_TABLE = name_of(NODES)
 PROJECT_TABLE = name_of(PROJECTS)
 
@@ -84,8 +86,9 @@ async def read_world(pool: asyncpg.Pool) -> World:
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         position = (await store.place(connection)).position
-        found = connection.cursor(_newest(RUN_TABLE, "run_id", live), prefetch=_RUNS_TOGETHER)
-        runs = [run_entry(row_of(RUNS, row)) async for row in found]
+        newest = f"select n.*, {parts_of('n')} as parts from ({_newest(RUN_TABLE, 'run_id', live)}) n"
+        found = connection.cursor(newest, prefetch=_RUNS_TOGETHER)
+        runs = [_entry_of(dict(row)) async for row in found]
         nodes = await connection.fetch(_newest(NODE_TABLE, "node_id"))
         projects = await connection.fetch(_newest(PROJECT_TABLE, "project"))
     return World(
@@ -96,9 +99,24 @@ async def read_world(pool: asyncpg.Pool) -> World:
     )
 
 
+def parts_of(run: str) -> str:
+    """Give the expression of the parts of a run up to a row of it, in order; ``run`` is the row's alias."""
+    return f"array(select p.document from {parts_up_to(run)} order by p.version)"
+
+
+def parts_up_to(run: str) -> str:
+    """Give what follows "from" in a select of the parts ``p`` of a run up to a row of it."""
+    return f"{RUN_PART_TABLE} p where p.run_id = {run}.run_id and p.position <= {run}.position"
+
+
 def row_of(spec: TableSpec[RowT], row: asyncpg.Record) -> RowT:
     """Bring what the database gave back into the row's class."""
     return cast("RowT", readmodel.row_from(spec, dict(row)))
+
+
+def _entry_of(row: dict[str, Any]) -> RunEntry:
+    parts = row.pop("parts")
+    return run_entry(cast("RunRow", readmodel.row_from(RUNS, row)), parts)
 
 
 def _newest(table: str, key: str, condition: str = "") -> str:

@@ -42,7 +42,7 @@ def command(
     wanted = [f'{key}="{_quoted(value)}"' for key, value in terms.items() if value is not None]
     if state is not None:
         wanted.append(f"state={state.upper()}")
-    request = ListRunsRequest(page_size=limit, filter=" AND ".join(wanted))
+    request = ListRunsRequest(page_size=limit, filter=" AND ".join(wanted), brief=not is_json())
 
     async def ask(client: Client) -> ListRunsResponse:
         return await newest(client.scheduler.ListRuns, request)

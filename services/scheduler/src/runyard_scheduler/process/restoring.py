@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC
+from operator import attrgetter
 
 from runyard.node.v1.types_pb2 import Node as NodeDocument
 from runyard.node.v1.types_pb2 import NodeAccess, NodeState
@@ -25,22 +26,31 @@ from runyard_scheduler.domain.run_state import (
 from runyard_scheduler.process.world import NodeEntry, ProjectEntry, RunEntry, World
 from runyard_scheduler.projections.nodes import NodeRow
 from runyard_scheduler.projections.projects import ProjectRow
+from runyard_scheduler.projections.run_parts import RunPartRow, whole_run
 from runyard_scheduler.projections.runs import RunRow, trail_of
 
 
 def restore_world(
-    runs: Iterable[RunRow], nodes: Iterable[NodeRow], projects: Iterable[ProjectRow], position: Position
+    runs: Iterable[RunRow],
+    parts: Iterable[RunPartRow],
+    nodes: Iterable[NodeRow],
+    projects: Iterable[ProjectRow],
+    position: Position,
 ) -> World:
     """Give the world that the current rows of unfinished runs, nodes and projects show at a position.
 
     For who has all rows at hand: a start reads those of runs few at a time.
     """
-    return World(map(run_entry, runs), map(node_entry, nodes), map(project_entry, projects), position)
+    of_runs: dict[str, list[bytes]] = {}
+    for part in sorted(parts, key=attrgetter("version")):
+        of_runs.setdefault(part.run_id, []).append(part.document)
+    entries = (run_entry(row, of_runs.get(row.run_id, ())) for row in runs)
+    return World(entries, map(node_entry, nodes), map(project_entry, projects), position)
 
 
-def run_entry(row: RunRow) -> RunEntry:
-    """Give the state of a run that is not finished."""
-    document = RunDocument.FromString(row.document)
+def run_entry(row: RunRow, parts: Iterable[bytes]) -> RunEntry:
+    """Give the state of a run that is not finished, from its row and its parts in the order of versions."""
+    document = whole_run(row.document, parts)
     latest = document.attempts[-1] if document.attempts else None
     spec, input_files = parted(document.spec)
     run = Run(

@@ -1,4 +1,4 @@
-"""Table ``run``: one row for each event of a run, with what lists filter by and the whole document."""
+"""Table ``run``: one row for each event of a run, with what lists filter by and a short document."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_core.projection import TableSpec
 from runyard_replay.folding.runs import run_after
 from runyard_scheduler.domain.causation import Mark, Trail
+from runyard_scheduler.projections.run_parts import RunPartRow, take_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +47,28 @@ class RunRow:
     """Code that a requested stop gives; 0 when none was requested."""
     stop_reason: str
     document: bytes
-    """Serialised ``runyard.run.v1.Run``."""
+    """Serialised ``runyard.run.v1.Run`` without what table ``run_part`` has."""
 
 
 RUNS = TableSpec(name="run", row_class=RunRow, key=("run_id",))
 
+_ADDING = (ev.RunQueued, ev.EnvironmentCaptured, ev.RunStarted, ev.RunInputFetched, ev.RunFinished)
+"""Events that add to table ``run_part``. The others are far more: after them it is not looked for."""
 
-def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
-    """Give the row after an event of a run's stream; None when the run's beginning is not known."""
+
+def run_rows(before: RunRow | None, event: RecordedEvent) -> tuple[RunRow, RunPartRow | None] | None:
+    """Give the row after an event of a run's stream, and its part; None when its beginning is not known."""
     message, envelope = event.message, event.envelope
     if before is None and not isinstance(message, ev.RunQueued):
         return None
     document = run_after(None if before is None else Run.FromString(before.document), event)
+    adds = isinstance(message, _ADDING)
+    part = take_part(document).SerializeToString(deterministic=True) if adds else b""
     stop = message if isinstance(message, ev.RunStopRequested) else None
     lease = message if isinstance(message, ev.RunLeaseGranted) else None
     trail = Trail() if before is None else trail_of(before.trail_event_ids, before.trail_positions)
     marks = trail.after(message, Mark(envelope.event_id, event.position)).marks
-    return RunRow(
+    row = RunRow(
         run_id=document.run_id,
         position=event.position,
         version=envelope.stream_version,
@@ -86,6 +92,7 @@ def run_row(before: RunRow | None, event: RecordedEvent) -> RunRow | None:
         stop_reason=stop.reason if stop else "" if before is None else before.stop_reason,
         document=document.SerializeToString(deterministic=True),
     )
+    return row, RunPartRow(row.run_id, row.version, row.position, part) if part else None
 
 
 def trail_of(event_ids: Sequence[str], positions: Sequence[int]) -> Trail:

@@ -11,7 +11,8 @@ from runyard_contracts.registry import BY_NAME
 from runyard_core.projection import Put, RowKey, Rows, TableSpec
 from runyard_scheduler.projections.nodes import NODES, node_row
 from runyard_scheduler.projections.projects import PROJECTS, project_row
-from runyard_scheduler.projections.runs import RUNS, run_row
+from runyard_scheduler.projections.run_parts import RUN_PARTS
+from runyard_scheduler.projections.runs import RUNS, RunRow, run_rows
 
 _TABLES = {"run": RUNS.name, "node": NODES.name, "project": PROJECTS.name}
 _PREFIXES = ("runyard.run.", "runyard.node.", "runyard.project.", "runyard.environment.")
@@ -21,9 +22,9 @@ class SchedulerProjection:
     """Folds the streams of categories run, node and project into their tables."""
 
     name = "scheduler"
-    version = 3
+    version = 4
     # A tuple of tables with different rows: each Put names its own.
-    tables = cast("tuple[TableSpec[object], ...]", (RUNS, NODES, PROJECTS))
+    tables = cast("tuple[TableSpec[object], ...]", (RUNS, RUN_PARTS, NODES, PROJECTS))
     event_types = frozenset(name for name in BY_NAME if name.startswith(_PREFIXES))
 
     def reads(self, event: RecordedEvent) -> Iterator[RowKey]:
@@ -39,8 +40,7 @@ class SchedulerProjection:
         key = stream_id(stream)
         match stream_category(stream):
             case "run":
-                row = run_row(rows.get(RUNS, key), event)
-                return () if row is None else (cast("Put[object]", Put(RUNS, row)),)
+                return _run_puts(rows.get(RUNS, key), event)
             case "node":
                 return (cast("Put[object]", Put(NODES, node_row(rows.get(NODES, key), event))),)
             case "project":
@@ -48,3 +48,13 @@ class SchedulerProjection:
                 return (cast("Put[object]", put),)
             case _:
                 return ()
+
+
+def _run_puts(before: RunRow | None, event: RecordedEvent) -> Iterator[Put[object]]:
+    made = run_rows(before, event)
+    if made is None:
+        return
+    row, part = made
+    yield cast("Put[object]", Put(RUNS, row))
+    if part is not None:
+        yield cast("Put[object]", Put(RUN_PARTS, part))

@@ -29,7 +29,7 @@ from runyard.node.v1 import types_pb2 as runyard_dot_node_dot_v1_dot_types__pb2
 from runyard.run.v1 import types_pb2 as runyard_dot_run_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/run/v1/scheduler_service.proto\x12\x0erunyard.run.v1\x1a google/protobuf/field_mask.proto\x1a\x1frunyard/event/v1/envelope.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1brunyard/node/v1/types.proto\x1a\x1arunyard/run/v1/types.proto\"{\n\x10SubmitRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\"G\n\x11SubmitRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"J\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"D\n\x0eGetRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"\xa4\x01\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12+\n\x04read\x18\x04 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"`\n\x10ListRunsResponse\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.runyard.run.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\"I\n\x10WatchRunsRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\"\x83\x01\n\x11WatchRunsResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.runyard.event.v1.EnvelopeH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x02 \x01(\x03H\x00\x12\x1c\n\x12\x63\x61ught_up_position\x18\x03 \x01(\x03H\x00\x42\x06\n\x04item\"B\n\x0eStopRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x0fStopRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"N\n\x0eGetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"H\n\x0fGetNodeResponse\x12#\n\x04node\x18\x01 \x01(\x0b\x32\x15.runyard.node.v1.Node\x12\x10\n\x08position\x18\x02 \x01(\x03\"f\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"d\n\x11ListNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.runyard.node.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\x32\xba\x04\n\x10SchedulerService\x12P\n\tSubmitRun\x12 .runyard.run.v1.SubmitRunRequest\x1a!.runyard.run.v1.SubmitRunResponse\x12G\n\x06GetRun\x12\x1d.runyard.run.v1.GetRunRequest\x1a\x1e.runyard.run.v1.GetRunResponse\x12M\n\x08ListRuns\x12\x1f.runyard.run.v1.ListRunsRequest\x1a .runyard.run.v1.ListRunsResponse\x12R\n\tWatchRuns\x12 .runyard.run.v1.WatchRunsRequest\x1a!.runyard.run.v1.WatchRunsResponse0\x01\x12J\n\x07StopRun\x12\x1e.runyard.run.v1.StopRunRequest\x1a\x1f.runyard.run.v1.StopRunResponse\x12J\n\x07GetNode\x12\x1e.runyard.run.v1.GetNodeRequest\x1a\x1f.runyard.run.v1.GetNodeResponse\x12P\n\tListNodes\x12 .runyard.run.v1.ListNodesRequest\x1a!.runyard.run.v1.ListNodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&runyard/run/v1/scheduler_service.proto\x12\x0erunyard.run.v1\x1a google/protobuf/field_mask.proto\x1a\x1frunyard/event/v1/envelope.proto\x1a\x1brunyard/event/v1/read.proto\x1a\x1brunyard/node/v1/types.proto\x1a\x1arunyard/run/v1/types.proto\"{\n\x10SubmitRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.runyard.run.v1.RunSpec\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\"G\n\x11SubmitRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"J\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"D\n\x0eGetRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"\xb3\x01\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12+\n\x04read\x18\x04 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x62rief\x18\x06 \x01(\x08\"`\n\x10ListRunsResponse\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.runyard.run.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\"I\n\x10WatchRunsRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\"\x83\x01\n\x11WatchRunsResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.runyard.event.v1.EnvelopeH\x00\x12\x1b\n\x11\x62ookmark_position\x18\x02 \x01(\x03H\x00\x12\x1c\n\x12\x63\x61ught_up_position\x18\x03 \x01(\x03H\x00\x42\x06\n\x04item\"B\n\x0eStopRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x0fStopRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.runyard.run.v1.Run\x12\x10\n\x08position\x18\x02 \x01(\x03\"N\n\x0eGetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04read\x18\x02 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"H\n\x0fGetNodeResponse\x12#\n\x04node\x18\x01 \x01(\x0b\x32\x15.runyard.node.v1.Node\x12\x10\n\x08position\x18\x02 \x01(\x03\"f\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12+\n\x04read\x18\x03 \x01(\x0b\x32\x1d.runyard.event.v1.ReadOptions\"d\n\x11ListNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.runyard.node.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\x32\xba\x04\n\x10SchedulerService\x12P\n\tSubmitRun\x12 .runyard.run.v1.SubmitRunRequest\x1a!.runyard.run.v1.SubmitRunResponse\x12G\n\x06GetRun\x12\x1d.runyard.run.v1.GetRunRequest\x1a\x1e.runyard.run.v1.GetRunResponse\x12M\n\x08ListRuns\x12\x1f.runyard.run.v1.ListRunsRequest\x1a .runyard.run.v1.ListRunsResponse\x12R\n\tWatchRuns\x12 .runyard.run.v1.WatchRunsRequest\x1a!.runyard.run.v1.WatchRunsResponse0\x01\x12J\n\x07StopRun\x12\x1e.runyard.run.v1.StopRunRequest\x1a\x1f.runyard.run.v1.StopRunResponse\x12J\n\x07GetNode\x12\x1e.runyard.run.v1.GetNodeRequest\x1a\x1f.runyard.run.v1.GetNodeResponse\x12P\n\tListNodes\x12 .runyard.run.v1.ListNodesRequest\x1a!.runyard.run.v1.ListNodesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,25 +45,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRUNRESPONSE']._serialized_start=485
   _globals['_GETRUNRESPONSE']._serialized_end=553
   _globals['_LISTRUNSREQUEST']._serialized_start=556
-  _globals['_LISTRUNSREQUEST']._serialized_end=720
-  _globals['_LISTRUNSRESPONSE']._serialized_start=722
-  _globals['_LISTRUNSRESPONSE']._serialized_end=818
-  _globals['_WATCHRUNSREQUEST']._serialized_start=820
-  _globals['_WATCHRUNSREQUEST']._serialized_end=893
-  _globals['_WATCHRUNSRESPONSE']._serialized_start=896
-  _globals['_WATCHRUNSRESPONSE']._serialized_end=1027
-  _globals['_STOPRUNREQUEST']._serialized_start=1029
-  _globals['_STOPRUNREQUEST']._serialized_end=1095
-  _globals['_STOPRUNRESPONSE']._serialized_start=1097
-  _globals['_STOPRUNRESPONSE']._serialized_end=1166
-  _globals['_GETNODEREQUEST']._serialized_start=1168
-  _globals['_GETNODEREQUEST']._serialized_end=1246
-  _globals['_GETNODERESPONSE']._serialized_start=1248
-  _globals['_GETNODERESPONSE']._serialized_end=1320
-  _globals['_LISTNODESREQUEST']._serialized_start=1322
-  _globals['_LISTNODESREQUEST']._serialized_end=1424
-  _globals['_LISTNODESRESPONSE']._serialized_start=1426
-  _globals['_LISTNODESRESPONSE']._serialized_end=1526
-  _globals['_SCHEDULERSERVICE']._serialized_start=1529
-  _globals['_SCHEDULERSERVICE']._serialized_end=2099
+  _globals['_LISTRUNSREQUEST']._serialized_end=735
+  _globals['_LISTRUNSRESPONSE']._serialized_start=737
+  _globals['_LISTRUNSRESPONSE']._serialized_end=833
+  _globals['_WATCHRUNSREQUEST']._serialized_start=835
+  _globals['_WATCHRUNSREQUEST']._serialized_end=908
+  _globals['_WATCHRUNSRESPONSE']._serialized_start=911
+  _globals['_WATCHRUNSRESPONSE']._serialized_end=1042
+  _globals['_STOPRUNREQUEST']._serialized_start=1044
+  _globals['_STOPRUNREQUEST']._serialized_end=1110
+  _globals['_STOPRUNRESPONSE']._serialized_start=1112
+  _globals['_STOPRUNRESPONSE']._serialized_end=1181
+  _globals['_GETNODEREQUEST']._serialized_start=1183
+  _globals['_GETNODEREQUEST']._serialized_end=1261
+  _globals['_GETNODERESPONSE']._serialized_start=1263
+  _globals['_GETNODERESPONSE']._serialized_end=1335
+  _globals['_LISTNODESREQUEST']._serialized_start=1337
+  _globals['_LISTNODESREQUEST']._serialized_end=1439
+  _globals['_LISTNODESRESPONSE']._serialized_start=1441
+  _globals['_LISTNODESRESPONSE']._serialized_end=1541
+  _globals['_SCHEDULERSERVICE']._serialized_start=1544
+  _globals['_SCHEDULERSERVICE']._serialized_end=2114
 # @@protoc_insertion_point(module_scope)

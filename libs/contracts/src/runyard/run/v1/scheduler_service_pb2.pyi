@@ -137,10 +137,15 @@ class ListRunsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     READ_MASK_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     filter: _builtins.str
     """Terms joined by AND: project="x", state=RUNNING, step="train", node="n", tag="t"."""
+    brief: _builtins.bool
+    """Leave out what may be large. Of the spec: command_lines, parameters, inputs, environment_variables and mounts. Of
+    attempts: environment, hardware and outputs, and of their inputs everything but the names.
+    """
     @_builtins.property
     def read(self) -> _read_pb2.ReadOptions: ...
     @_builtins.property
@@ -155,10 +160,11 @@ class ListRunsRequest(_message.Message):
         filter: _builtins.str = ...,
         read: _read_pb2.ReadOptions | None = ...,
         read_mask: _field_mask_pb2.FieldMask | None = ...,
+        brief: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read", b"read", "read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "read", b"read", "read_mask", b"read_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "read", b"read", "read_mask", b"read_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
