@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,22 +53,50 @@ def test_cache_and_table_together_give_the_newest_row_of_every_key(
 class Document:
     number: int
     position: int
-    content: bytes
+    content: bytes = b""
+    text: str = ""
+    texts: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
-def test_large_rows_are_forgotten_sooner() -> None:
-    table = TableSpec("document", Document, ("number",))
-    cache = RowCache([table], has_all_keys=True, bytes_max=1_000)
+DOCUMENTS = TableSpec("document", Document, ("number",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"content": b"x" * 200}, {"text": "x" * 200}, {"texts": ("x" * 100,) * 2}, {"numbers": (1,) * 6}],
+)
+def test_large_rows_are_forgotten_sooner(content: dict[str, Any]) -> None:
+    cache = RowCache([DOCUMENTS], has_all_keys=True, bytes_max=1_000)
     for number in range(20):
-        cache.of(table.name)[number,] = Document(number, number, b"x" * 200)
+        cache.of(DOCUMENTS.name)[number,] = Document(number, number, **content)
         cache.turn()
-    kept: list[int] = []
-    for number in range(20):
-        with suppress(RowMissingError):
-            assert cache.get(table, number) == Document(number, number, b"x" * 200)
-            kept.append(number)
+    kept = _kept(cache, 20)
     assert kept == list(range(20 - len(kept), 20))
     assert 1 <= len(kept) <= 6
+
+
+def test_of_many_rows_only_some_are_weighed_and_stand_for_the_others() -> None:
+    cache = RowCache([DOCUMENTS], has_all_keys=True, bytes_max=2_000_000)
+    count = 20_000
+    for number in range(count):
+        # A few hold nearly everything.
+        text = "x" * (20_000 if number % 50 == 7 else 10)
+        cache.of(DOCUMENTS.name)[number,] = Document(number, number, text=text)
+        if number % 100 == 0:
+            cache.turn()
+    assert 1_000 < len(_kept(cache, count)) < 10_000
+
+
+def _kept(cache: RowCache, count: int) -> list[int]:
+    kept: list[int] = []
+    for number in range(count):
+        with suppress(RowMissingError):
+            row = cache.get(DOCUMENTS, number)
+            assert row is not None
+            assert row.number == number
+            kept.append(number)
+    return kept
 
 
 def _looked_at(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from operator import attrgetter
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from runyard_core.projection import KeyValue, RowKey, TableSpec
 from runyard_eventlog.storable import has_nul
@@ -13,9 +14,14 @@ from runyard_eventlog.storable import has_nul
 ROWS_MAX = 50_000
 """Most rows that are kept, beyond those of the last batch."""
 ROWS_BYTES_MAX = 64 * 1024 * 1024
-"""Most bytes of their columns of bytes, which may be a megabyte each, beyond those of the last batch."""
+"""About the most that their texts, bytes and arrays take, which may be a megabyte each, beyond those too."""
 KEY_BITS = 27
 """Binary logarithm of the bits (16 MiB) that tell a forgotten key from one that never was."""
+
+_WEIGHED_MAX = 250
+"""Rows of a table that are weighed at a time, in under a millisecond: they stand for the others."""
+_NUMBER_BYTES = 32
+"""What a number in an array takes."""
 
 RowT = TypeVar("RowT")
 Key = tuple[KeyValue, ...]
@@ -48,7 +54,7 @@ class RowCache:
         """Begin empty.
 
         Args:
-            tables: those whose rows may be large.
+            tables: those whose rows are weighed.
             has_all_keys: the build is empty too, so that an unknown key has no row.
             rows_max: as ``ROWS_MAX``.
             bytes_max: as ``ROWS_BYTES_MAX``.
@@ -56,12 +62,16 @@ class RowCache:
         """
         self._has_all_keys = has_all_keys
         self._bytes_max = bytes_max
-        self._columns_of_bytes = [
-            (spec.name, attrgetter(name))
+        self._columns = {
+            spec.name: [
+                (attrgetter(name), weigh)
+                for name, kind in get_type_hints(spec.row_class).items()
+                if (weigh := _weigher_of(kind)) is not None
+            ]
             for spec in tables
-            for name, kind in get_type_hints(spec.row_class).items()
-            if spec.is_read and kind is bytes
-        ]
+            if spec.is_read
+        }
+        self._turn_count = 0
         self._key_bits = key_bits
         self._rows_max = rows_max
         self._forgotten: KnownKeys | None = None
@@ -108,6 +118,7 @@ class RowCache:
 
         The rows of the last batch stay, as that may be on its way into the table still.
         """
+        self._turn_count += 1
         row_count = sum(map(len, self._recent.values()))
         if row_count <= self._rows_max // 2 and self._size_bytes() <= self._bytes_max // 2:
             return
@@ -119,18 +130,32 @@ class RowCache:
         self._before, self._recent = self._recent, self._half(self._recent)
 
     def _size_bytes(self) -> int:
-        """Add up the columns of bytes of the rows that were used since the last turn."""
-        return sum(
-            len(content_of(row))
-            for table, content_of in self._columns_of_bytes
-            for row in self._recent[table].values()
-            if row is not None
-        )
+        """Say about how much the rows take that were used since the last turn, from some of them."""
+        size_bytes = 0
+        for table, columns in self._columns.items():
+            rows = self._recent[table]
+            step = len(rows) // _WEIGHED_MAX + 1
+            # From another row on each time, as the large ones may come at even distances.
+            for row in islice(rows.values(), self._turn_count % step, None, step):
+                if row is not None:
+                    size_bytes += step * sum(weigh(value_of(row)) for value_of, weigh in columns)
+        return size_bytes
 
     def _half(self, before: Mapping[str, _TableRows]) -> _Half:
         if not self._has_all_keys:
             return _Half(before, lambda _table, _key: True)
         return _Half(before, self._forgotten.has if self._forgotten else None)
+
+
+def _weigher_of(kind: object) -> Callable[[Any], int] | None:
+    """Give what weighs a column of a type; None when it is always small."""
+    if kind in (str, bytes):
+        return len
+    if get_origin(kind) is not tuple:
+        return None
+    if get_args(kind)[0] is str:
+        return lambda texts: sum(map(len, texts))
+    return lambda numbers: _NUMBER_BYTES * len(numbers)
 
 
 class _Half(dict[str, "_TableRows"]):
