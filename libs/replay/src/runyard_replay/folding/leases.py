@@ -10,7 +10,7 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runyard.cost.v1.events_pb2 import PriceSet
-from runyard.cost.v1.types_pb2 import Price
+from runyard.cost.v1.types_pb2 import Price, PriceUnit
 from runyard.history.v1.history_service_pb2 import ProjectCostState, RunCostState
 from runyard.node.v1.events_pb2 import NodeGpusReleased, NodeGpusReserved
 from runyard_contracts.glance import Glance
@@ -23,7 +23,8 @@ _PRICED = Glance(PriceSet, PriceSet)
 _RESERVED = Glance(NodeGpusReserved, NodeGpusReserved)
 _RELEASED = Glance(NodeGpusReleased, NodeGpusReleased)
 PRICE_TYPE = _PRICED.event_type
-EVENT_TYPES = (PRICE_TYPE, _RESERVED.event_type, _RELEASED.event_type)
+LEASE_TYPES = (_RESERVED.event_type, _RELEASED.event_type)
+EVENT_TYPES = (PRICE_TYPE, *LEASE_TYPES)
 
 
 class _Held(NamedTuple):
@@ -51,6 +52,8 @@ _NOT_GIVEN = _Given(None, ())
 class LeaseFold:
     """Folds leases and prices in the order of the log."""
 
+    only_project: str = ""
+    """Whose leases are kept; empty for all. Those of others decide shares where a node has a price."""
     prices: dict[str, tuple[Price, PriceLine]] = field(default_factory=dict)
     """By price id, oldest first."""
     project_of_run: dict[str, str] = field(default_factory=dict)
@@ -67,13 +70,14 @@ class LeaseFold:
         Raises:
             UndecodableEventError, NoUpcasterError: this version cannot read it.
         """
-        match event.type:
+        envelope = event.envelope
+        match envelope.type:
             case _RESERVED.event_type:
-                self._reserve(_RESERVED.at(event.envelope), event)
+                self.reserve(_RESERVED.at(envelope), envelope.event_id, envelope.occurred_at)
             case _RELEASED.event_type:
-                self._release(_RELEASED.at(event.envelope), event)
+                self.release(_RELEASED.at(envelope).lease_id, envelope.event_id, envelope.occurred_at)
             case _PRICED.event_type:
-                self._set_price(_PRICED.at(event.envelope), event)
+                self._set_price(_PRICED.at(envelope), event)
             case _:
                 pass
 
@@ -81,9 +85,13 @@ class LeaseFold:
         price = price_set.price
         self.prices[price.price_id] = (price, price_line(price, event))
 
-    def _reserve(self, reserved: NodeGpusReserved, event: RecordedEvent) -> None:
-        envelope, run_id, lease_id = event.envelope, reserved.run_id, reserved.lease_id
-        self.project_of_run.setdefault(run_id, reserved.project)
+    def reserve(self, reserved: NodeGpusReserved, event_id: str, occurred_at: Timestamp) -> None:
+        """Go on with a reservation."""
+        run_id, lease_id = reserved.run_id, reserved.lease_id
+        project = self.project_of_run.setdefault(run_id, reserved.project)
+        if self.only_project and project != self.only_project:
+            self._held.pop(lease_id, None)
+            return
         key = (*reserved.gpu_uuids, *reserved.gpu_models)
         gpus = self._gpus.get(key)
         if gpus is None or len(gpus) != len(reserved.gpu_uuids):
@@ -93,15 +101,19 @@ class LeaseFold:
             run_id,
             reserved.attempt,
             gpus,
-            milliseconds_of(envelope.occurred_at),
-            envelope.event_id,
+            milliseconds_of(occurred_at),
+            event_id,
         )
         self._given.pop(lease_id, None)
 
-    def _release(self, released: NodeGpusReleased, event: RecordedEvent) -> None:
-        lease_id, envelope = released.lease_id, event.envelope
+    def release(self, lease_id: str, event_id: str, occurred_at: Timestamp) -> None:
+        """Go on with a release."""
         if lease_id in self._held and lease_id not in self._given:
-            self._given[lease_id] = _Given(milliseconds_of(envelope.occurred_at), (envelope.event_id,))
+            self._given[lease_id] = _Given(milliseconds_of(occurred_at), (event_id,))
+
+    def has_node_prices(self) -> bool:
+        """Say whether what runs on a node together may share a price of it."""
+        return any(line.unit == PriceUnit.PRICE_UNIT_NODE_HOUR for line in self.lines())
 
     def lines(self) -> list[PriceLine]:
         """Give the recorded price book, oldest first."""

@@ -190,10 +190,13 @@ async def run_as_of(event_log: EventLog, run_id: str, position: int) -> Run:
 
 
 async def _cost_as_of(event_log: EventLog, project: str, moment: Moment) -> ProjectCostState:
-    fold = await lease_fold(event_log, moment.position)
+    fold, own = await asyncio.gather(
+        lease_fold(event_log, moment.position, project),
+        project_as_of(event_log, project, moment.position, with_names=False),
+    )
     # In a thread, so that a long history does not hold other calls up.
     cost = await asyncio.to_thread(fold.project_cost, project, moment.horizon_ms)
-    numbers = (await project_as_of(event_log, project, moment.position, with_names=False)).number_of_run
+    numbers = own.number_of_run
     for run in cost.runs:
         run.number = numbers.get(run.run_id, 0)
     return cost
