@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 import pytest
 
@@ -16,7 +17,7 @@ from runyard.history.v1.history_service_pb2 import (
     SubjectKind,
 )
 from runyard_contracts import answer_size
-from runyard_core.errors import InvalidInput
+from runyard_core.errors import InvalidInput, OutOfRange
 from runyard_replay.reading import repricing
 from runyard_replay.reading.comparing import diff_states
 from runyard_replay.reading.repricing import price_again
@@ -70,6 +71,32 @@ async def test_runs_that_are_priced_again_come_in_pages_with_the_sums_of_all(
     ):
         with pytest.raises(InvalidInput, match="runs_skipped"):
             await price_again(yard.log, bad, yard.clock)
+
+
+async def test_later_pages_are_counted_to_the_time_of_the_first() -> None:
+    yard, run_ids = await _yard_with_runs(3)
+    half = Price(unit=PriceUnit.PRICE_UNIT_GPU_HOUR, micro_usd_per_hour=1_800_000_000)
+    request = PriceAgainRequest(project="digits", prices=[half])
+    yard.clock.advance(timedelta(hours=1))
+    whole = await price_again(yard.log, request, yard.clock)
+    assert [run.repriced.micro_usd >= 1_800_000_000 for run in whole.runs] == [True] * 3
+    # Time goes on, and so does the log.
+    await yard.price(7200)
+    yard.clock.advance(timedelta(hours=1))
+    request.as_of.position, request.runs_skipped = whole.position, 1
+    request.counted_to.CopyFrom(whole.counted_to)
+    page = await price_again(yard.log, request, yard.clock)
+    assert [run.run_id for run in page.runs] == run_ids[1:]
+    assert list(page.runs) == list(whole.runs)[1:]
+    assert (page.repriced_micro_usd, page.counted_to) == (whole.repriced_micro_usd, whole.counted_to)
+    request.counted_to.FromDatetime(yard.clock.now() + timedelta(seconds=1))
+    with pytest.raises(OutOfRange) as ahead:
+        await price_again(yard.log, request, yard.clock)
+    assert ahead.value.code == "TIME_AHEAD"
+    request.counted_to.seconds = 10**12
+    with pytest.raises(InvalidInput) as bad:
+        await price_again(yard.log, request, yard.clock)
+    assert bad.value.code == "BAD_TIME"
 
 
 async def test_a_cost_of_many_runs_goes_into_a_message_and_counts_them_all(

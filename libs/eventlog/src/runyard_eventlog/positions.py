@@ -34,13 +34,7 @@ async def position_of_time(event_log: EventLog, time: Timestamp, now: datetime) 
         OutOfRange: the time is in the future (TIME_AHEAD), or before the first event (BEFORE_FIRST_EVENT).
         Unavailable: the log did not answer in time.
     """
-    wanted = time_asked_for(time)
-    if wanted > now:
-        raise OutOfRange(
-            f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
-            code="TIME_AHEAD",
-        )
-    position = await event_log.position_at(wanted)
+    position = await event_log.position_at(past_time_asked_for(time, now))
     if position == 0:
         raise await before_first_event(event_log)
     return position
@@ -56,6 +50,22 @@ def time_asked_for(time: Timestamp) -> datetime:
         return time.ToDatetime(tzinfo=UTC)
     except ValueError as error:
         raise InvalidInput(f"not a time: {error}", code="BAD_TIME") from error
+
+
+def past_time_asked_for(time: Timestamp, now: datetime) -> datetime:
+    """Give the time that a caller names.
+
+    Raises:
+        InvalidInput: no calendar has it (BAD_TIME).
+        OutOfRange: it is in the future (TIME_AHEAD).
+    """
+    wanted = time_asked_for(time)
+    if wanted > now:
+        raise OutOfRange(
+            f"{wanted.isoformat()} is in the future: it is {now.isoformat(timespec='seconds')}",
+            code="TIME_AHEAD",
+        )
+    return wanted
 
 
 async def before_first_event(event_log: EventLog) -> OutOfRange:

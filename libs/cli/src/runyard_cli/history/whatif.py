@@ -86,6 +86,7 @@ async def all_priced_again(source: Source, request: PriceAgainRequest) -> PriceA
     answer = page = await source.price_again(request)
     while page.has_more_runs:
         request.as_of.position = answer.position
+        request.counted_to.CopyFrom(answer.counted_to)
         request.runs_skipped = len(answer.runs)
         page = await source.price_again(request)
         answer.runs.extend(page.runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from runyard.cost.v1.types_pb2 import Price, PriceUnit
@@ -13,6 +14,7 @@ from runyard_contracts.ids import is_name
 from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
+from runyard_eventlog.positions import past_time_asked_for
 from runyard_replay.folding.leases import LeaseFold, price_line
 from runyard_replay.pricing.explanation import cost_of
 from runyard_replay.pricing.leases import Term
@@ -34,15 +36,18 @@ async def price_again(event_log: EventLog, request: PriceAgainRequest, clock: Cl
 
     Raises:
         InvalidInput: no prices, or one that cannot be (BAD_PRICE); no project's name (BAD_PROJECT); fewer
-            runs than 0, or too many at once (BAD_PAGE_SIZE).
+            runs than 0, or too many at once (BAD_PAGE_SIZE); a time that no calendar has (BAD_TIME).
         NotFound, Ambiguous: as ``find_run`` and ``check_project``.
-        OutOfRange: as ``moment_of``.
+        OutOfRange: as ``moment_of``; leases are to be counted up to the future (TIME_AHEAD).
         Unavailable: the log did not answer in time.
     """
     _check_prices(request.prices)
     if request.runs_skipped < 0 or not 0 <= request.runs_max <= RUNS_MAX:
         raise InvalidInput(f"runs_skipped is 0 or more, runs_max at most {RUNS_MAX}", code="BAD_PAGE_SIZE")
     moment = await moment_of(event_log, request.as_of, clock)
+    if request.HasField("counted_to"):
+        past_time_asked_for(request.counted_to, clock.now())
+        moment = replace(moment, time=request.counted_to)
     fold = await lease_fold(event_log, moment.position)
     run_ids: Sequence[str]
     if request.WhichOneof("scope") == "run":
@@ -109,6 +114,7 @@ def _answer(
         repriced_micro_usd=sum(total(one.repriced).micro_usd for one in priced),
         runs=listed.items,
         has_more_runs=listed.has_more,
+        counted_to=moment.time,
     )
 
 

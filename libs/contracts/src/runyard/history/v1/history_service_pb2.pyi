@@ -1353,6 +1353,7 @@ class PriceAgainRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     RUNS_MAX_FIELD_NUMBER: _builtins.int
     RUNS_SKIPPED_FIELD_NUMBER: _builtins.int
+    COUNTED_TO_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     run: _builtins.str
     keep_recorded_prices: _builtins.bool
@@ -1360,13 +1361,17 @@ class PriceAgainRequest(_message.Message):
     runs_max: _builtins.int
     """Most runs to give: 10,000 when 0, and at most; fewer where they would not go into a message."""
     runs_skipped: _builtins.int
-    """So many at the front are left out. For the next page ask at the position of the first."""
+    """So many at the front are left out. For the next page ask at the position of the first, counted to its time."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2_3.Price]:
         """price_id and note may be left out. A later line wins over an earlier one of the same scope and time."""
 
     @_builtins.property
     def as_of(self) -> _read_pb2.AsOf: ...
+    @_builtins.property
+    def counted_to(self) -> _timestamp_pb2.Timestamp:
+        """Up to when leases that went on are counted; empty means up to the moment asked for."""
+
     def __init__(
         self,
         *,
@@ -1377,10 +1382,11 @@ class PriceAgainRequest(_message.Message):
         as_of: _read_pb2.AsOf | None = ...,
         runs_max: _builtins.int = ...,
         runs_skipped: _builtins.int = ...,
+        counted_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "project", b"project", "run", b"run", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "counted_to", b"counted_to", "project", b"project", "run", b"run", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "keep_recorded_prices", b"keep_recorded_prices", "prices", b"prices", "project", b"project", "run", b"run", "runs_max", b"runs_max", "runs_skipped", b"runs_skipped", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "counted_to", b"counted_to", "keep_recorded_prices", b"keep_recorded_prices", "prices", b"prices", "project", b"project", "run", b"run", "runs_max", b"runs_max", "runs_skipped", b"runs_skipped", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["project", "run"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
@@ -1397,6 +1403,7 @@ class PriceAgainResponse(_message.Message):
     RECORDED_MICRO_USD_FIELD_NUMBER: _builtins.int
     REPRICED_MICRO_USD_FIELD_NUMBER: _builtins.int
     HAS_MORE_RUNS_FIELD_NUMBER: _builtins.int
+    COUNTED_TO_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     recorded_micro_usd: _builtins.int
     """Of all runs, like the next one."""
@@ -1407,6 +1414,10 @@ class PriceAgainResponse(_message.Message):
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepricedRun]:
         """Newest run first; only runs that held something."""
 
+    @_builtins.property
+    def counted_to(self) -> _timestamp_pb2.Timestamp:
+        """Up to when leases that went on are counted."""
+
     def __init__(
         self,
         *,
@@ -1415,10 +1426,11 @@ class PriceAgainResponse(_message.Message):
         recorded_micro_usd: _builtins.int = ...,
         repriced_micro_usd: _builtins.int = ...,
         has_more_runs: _builtins.bool = ...,
+        counted_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_to", b"counted_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more_runs", b"has_more_runs", "position", b"position", "recorded_micro_usd", b"recorded_micro_usd", "repriced_micro_usd", b"repriced_micro_usd", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_to", b"counted_to", "has_more_runs", b"has_more_runs", "position", b"position", "recorded_micro_usd", b"recorded_micro_usd", "repriced_micro_usd", b"repriced_micro_usd", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
