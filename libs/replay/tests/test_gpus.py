@@ -18,6 +18,7 @@ from runyard.run.v1.events_pb2 import RunQueued
 from runyard_contracts.ids import Position
 from runyard_eventlog.memory import MemoryEventLog
 from runyard_eventlog.port import EVERYTHING, EventFilter, Page
+from runyard_replay.folding.leases import LEASE_TYPES
 from runyard_replay.reading import gpus
 from runyard_replay.reading.gpus import gpus_as_of
 
@@ -167,4 +168,4 @@ async def test_no_event_before_the_oldest_lease_that_is_held_is_read() -> None:
         patch.setattr(gpus, "WALK_EVENTS", 2)
         shown = await gpus_as_of(log, 43)
     assert [held.lease_id for held in shown.nodes[0].reservations] == ["a", "b"]
-    assert log.types_read.count(gpus.LEASE_TYPES) == 1
+    assert log.types_read.count(LEASE_TYPES) == 1

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from runyard_contracts.ids import StreamName
 from runyard_contracts.recorded import RecordedEvent
+from runyard_eventlog.port import EventLog
 
 PAYLOADS_EACH = 5_000
 """Most payloads that are asked for at once: a few megabytes, as a rule."""
@@ -117,3 +118,12 @@ class HasStreamIndex(Protocol):
     async def stream_index(self) -> StreamIndex | None:
         """Give the index; None when it would not know all of the domain lane."""
         ...
+
+
+async def stream_index_of(event_log: EventLog) -> StreamIndex | None:
+    """Give the index of a log; None when it has none that knows all of the domain lane.
+
+    Raises:
+        Unavailable: the log did not answer in time.
+    """
+    return await event_log.stream_index() if isinstance(event_log, HasStreamIndex) else None

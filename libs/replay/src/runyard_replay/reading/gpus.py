@@ -22,13 +22,12 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import BY_NAME
 from runyard_core.fan_out import fan_out
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_eventlog.stream_index import HasStreamIndex
+from runyard_eventlog.stream_index import stream_index_of
+from runyard_replay.folding.leases import LEASE_TYPES
 from runyard_replay.folding.nodes import ForeignProcesses, apply_to_node, foreign_after
 from runyard_replay.reading.pages import read_pages
 from runyard_replay.views import readable
 
-RESERVED_TYPE, RELEASED_TYPE = "runyard.node.gpus_reserved", "runyard.node.gpus_released"
-LEASE_TYPES = (RESERVED_TYPE, RELEASED_TYPE)
 _PREFIX = "runyard.node."
 _OTHER_TYPES = tuple(sorted(name for name in BY_NAME if name.startswith(_PREFIX) and name not in LEASE_TYPES))
 WALK_EVENTS = 2_000
@@ -154,15 +153,15 @@ async def _indexed(event_log: EventLog, position: int) -> _Nodes | None:
 
 async def _held_count(event_log: EventLog, position: int) -> int | None:
     """Count the leases that were held; None where there is no index that tells it."""
-    index = await event_log.stream_index() if isinstance(event_log, HasStreamIndex) else None
-    if not isinstance(event_log, HasStreamIndex) or index is None:
+    index = await stream_index_of(event_log)
+    if index is None:
         return None
     # Of a stream that there is not, so all are elsewhere.
     (_, reserved), (_, released) = await asyncio.gather(
         *(index.counts(type_name, StreamName(""), position) for type_name in LEASE_TYPES)
     )
     # A partition may have been detached meanwhile.
-    return reserved - released if await event_log.stream_index() is not None else None
+    return reserved - released if await stream_index_of(event_log) is not None else None
 
 
 async def _newest(event_log: EventLog, position: int, held_count: int) -> _Newest | None:

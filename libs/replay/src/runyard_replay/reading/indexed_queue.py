@@ -21,9 +21,9 @@ from runyard_eventlog.port import EventLog
 from runyard_eventlog.stream_index import (
     PAYLOADS_EACH,
     PAYLOADS_TOGETHER,
-    HasStreamIndex,
     OpenStreams,
     StreamIndex,
+    stream_index_of,
 )
 from runyard_replay.folding.queue import (
     FINISHED_TYPE,
@@ -62,9 +62,7 @@ class IndexedQueue:
             Rejected: as ``Queues.shown``.
             Unavailable: the log did not answer in time.
         """
-        if not isinstance(self._event_log, HasStreamIndex):
-            return None
-        index = await self._event_log.stream_index()
+        index = await stream_index_of(self._event_log)
         if index is None:
             return None
         streams = await _open(index, moment.position, project)
@@ -85,7 +83,7 @@ class IndexedQueue:
         ]
         front = front_of([*again, *places], skipped, limit)
         runs = await _read(index, [place[1] for place in front if place not in again])
-        if await self._event_log.stream_index() is None:
+        if await stream_index_of(self._event_log) is None:
             # A partition was detached meanwhile.
             return None
         counts = moved.counts(project)

@@ -20,7 +20,7 @@ from runyard_contracts.recorded import RecordedEvent
 from runyard_contracts.registry import event_type_of
 from runyard_core.fan_out import fan_out
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_eventlog.stream_index import PAYLOADS_EACH, PAYLOADS_TOGETHER, HasStreamIndex, StreamIndex
+from runyard_eventlog.stream_index import PAYLOADS_EACH, PAYLOADS_TOGETHER, StreamIndex, stream_index_of
 from runyard_replay.folding.leases import EVENT_TYPES, LEASE_TYPES, PRICE_TYPE, LeaseFold
 from runyard_replay.reading.pages import read_pages
 from runyard_replay.views import UNREADABLE
@@ -73,8 +73,8 @@ def _apply(fold: LeaseFold, event: RecordedEvent) -> None:
 
 async def _indexed(event_log: EventLog, position: int, project: str) -> LeaseFold | None:
     """Fold what the index leads to; None where there is none that knows all of the lane."""
-    index = await event_log.stream_index() if isinstance(event_log, HasStreamIndex) else None
-    if not isinstance(event_log, HasStreamIndex) or index is None:
+    index = await stream_index_of(event_log)
+    if index is None:
         return None
     fold = await price_fold(event_log, position)
     if not fold.has_node_prices():
@@ -92,7 +92,7 @@ async def _indexed(event_log: EventLog, position: int, project: str) -> LeaseFol
         for part, groups in zip(some, found, strict=True):
             await _glance(fold, index, part, groups, ends)
     # A partition may have been detached meanwhile.
-    return fold if await event_log.stream_index() is not None else None
+    return fold if await stream_index_of(event_log) is not None else None
 
 
 async def _glance(

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from runyard.event.v1.envelope_pb2 import Lane
 from runyard.history.v1.history_service_pb2 import QueueState
 from runyard_eventlog.port import EventFilter, EventLog
-from runyard_eventlog.stream_index import HasStreamIndex, StreamIndex
+from runyard_eventlog.stream_index import StreamIndex, stream_index_of
 from runyard_replay.folding.queue import EVENT_TYPES, QueueFold, front_of, queue_state
 from runyard_replay.reading.indexed_queue import IndexedQueue
 from runyard_replay.reading.moments import Moment
@@ -85,7 +85,7 @@ class Queues:
         Raises:
             Unavailable: the log did not answer in time.
         """
-        return await self._event_log.stream_index() if isinstance(self._event_log, HasStreamIndex) else None
+        return await stream_index_of(self._event_log)
 
     async def remember(self, moment: Moment) -> None:
         """Look at the queue at a moment, so that the next question is answered as fast as later ones.
