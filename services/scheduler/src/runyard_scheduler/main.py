@@ -19,11 +19,10 @@ from runyard.run.v1 import (
 )
 from runyard_contracts.ids import NodeId
 from runyard_core.clock import SystemClock
-from runyard_core.errors import DeadlineExceeded, Unauthenticated
+from runyard_core.errors import Unauthenticated
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.archived_log import open_event_log
 from runyard_eventlog.doorbell import Doorbell
-from runyard_eventlog.failure_limit import ProjectionStopped
 from runyard_eventlog.personal.edge import edge_of_service
 from runyard_eventlog.projector import Projector
 from runyard_eventlog.querying import open_pool
@@ -131,8 +130,7 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
         if settings.nats_url:
             password = settings.nats_password.get_secret_value()
             tasks.create_task(doorbell.serve(settings.nats_url, settings.nats_user, password))
-        await _read_model_shows(ledger, projector)
-        await projector.caught_up()
+        await _read_model_shows(projector)
         tasks.create_task(operations.run(), name="projection operations")
         edge = edge_of_service(pool, settings.yard_key_file)
         async with serving(settings, SERVICE_NAMES, register, edge, credentials), AsyncExitStack() as ending:
@@ -142,12 +140,13 @@ async def _serve(settings: SchedulerSettings, pool: asyncpg.Pool, ledger: Ledger
             await asyncio.Event().wait()
 
 
-async def _read_model_shows(ledger: Ledger, projector: Projector) -> None:
-    """Wait until queries show what was there at the start, so that a restart shows nobody the past."""
+async def _read_model_shows(projector: Projector) -> None:
+    """Wait until queries show what was there at the start, but not longer than leases can wait."""
     try:
-        await projector.wait_for(ledger.world.position, CATCH_UP_SECONDS_MAX)
-    except (DeadlineExceeded, ProjectionStopped) as error:
-        log.warning("serving while the read model is behind", reason=error.message)
+        async with asyncio.timeout(CATCH_UP_SECONDS_MAX):
+            await projector.caught_up()
+    except TimeoutError:
+        log.warning("serving while the read model is behind", position=projector.checkpoint)
 
 
 def _credential_void(ledger: Ledger, node_id: NodeId) -> Unauthenticated:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from runyard.node.v1.types_pb2 import Node
 from runyard.run.v1.types_pb2 import Run, RunState
 from runyard_contracts.answer_size import ANSWER_BYTES_MAX
 from runyard_contracts.ids import Position, RunId
-from runyard_core.errors import Ambiguous, InvalidInput, NotFound
+from runyard_core.errors import Ambiguous, DeadlineExceeded, InvalidInput, NotFound
 from runyard_eventlog.moment import WAIT_SECONDS_MAX, Moments
 from runyard_eventlog.port import EventLog
 from runyard_eventlog.projector import Projector
@@ -56,6 +57,7 @@ class Queries:
         self._pool = pool
         self._projector = projector
         self._moments = Moments(log, projector)
+        self._has_caught_up = False
 
     async def position(self, read: ReadOptions) -> Position:
         """Give the position that an answer shows, once the read model shows it.
@@ -63,9 +65,11 @@ class Queries:
         Raises:
             InvalidInput: a position below 0 (BAD_POSITION).
             OutOfRange: a position that the log does not have (POSITION_AHEAD).
-            DeadlineExceeded: the read model did not come to it in time.
+            DeadlineExceeded: the read model did not come to it in time, or to the present since the start.
             Unavailable: the log did not answer.
         """
+        if read.as_of.WhichOneof("at") is None:
+            await self._caught_up()
         return await self._moments.shown(read)
 
     async def latest(self, min_position: Position) -> Position:
@@ -164,6 +168,22 @@ class Queries:
             limit,
         )
         return [Node.FromString(row["document"]) for row in rows]
+
+    async def _caught_up(self) -> None:
+        """Hold back who asks for the present until it was shown once: new tables may take minutes."""
+        if self._has_caught_up:
+            return
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await self._projector.caught_up()
+        except TimeoutError:
+            position = self._projector.checkpoint
+            raise DeadlineExceeded(
+                f"the scheduler has just started: its read model is only at position {position}; ask later",
+                code="READ_MODEL_BEHIND",
+                metadata={"position": str(position)},
+            ) from None
+        self._has_caught_up = True
 
     async def _by_number(self, project: str, number: str, position: Position) -> list[str]:
         condition = "" if number == "latest" else f"and number = {int(number)}"
