@@ -26,7 +26,7 @@ from runyard_core.clock import ManualClock
 from runyard_core.task_group import TaskGroup
 from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.memory import MemoryEventLog
-from runyard_scheduler.agents import AgentServicer
+from runyard_scheduler.agents import AgentServicer, FillSecrets
 from runyard_scheduler.clock_watcher import ClockWatcher
 from runyard_scheduler.handlers import Handlers
 from runyard_scheduler.hands_on import HandsOn
@@ -235,7 +235,10 @@ class MemoryYard:
 
 @asynccontextmanager
 async def memory_yard(
-    tokens_file: Path, log: MemoryEventLog | None = None, idle_seconds: float = 60.0
+    tokens_file: Path,
+    log: MemoryEventLog | None = None,
+    idle_seconds: float = 60.0,
+    fill_secrets: FillSecrets | None = None,
 ) -> AsyncIterator[MemoryYard]:
     doorbell = Doorbell()
     clock = ManualClock()
@@ -248,7 +251,7 @@ async def memory_yard(
     watcher = ClockWatcher(sessions, leases, nodes, clock, Limits(10, 15))
     settings = ServiceSettings(tokens_file=tokens_file, stop_grace_seconds=0)
     async with TaskGroup() as tasks:
-        agents = AgentServicer(ledger, sessions, leases, nodes, tasks, 2_000)
+        agents = AgentServicer(ledger, sessions, leases, nodes, tasks, 2_000, fill_secrets)
         hands_on = HandsOn(ledger, sessions, HandsOnHandlers(ledger, clock, fill_grant), tasks, idle_seconds)
         hands_on.close_left_open()
 

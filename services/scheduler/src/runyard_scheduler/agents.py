@@ -7,12 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import structlog
 
 from runyard.agent.v1 import agent_service_pb2_grpc
 from runyard.agent.v1.agent_service_pb2 import AttachRequest, AttachResponse, Hello, LeaseGrant, Welcome
 from runyard.event.v1.envelope_pb2 import ActorKind
 from runyard_contracts.ids import NodeId, is_name
-from runyard_core.errors import Conflict, InvalidInput, PermissionDenied, Unauthenticated
+from runyard_core.errors import (
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    PermissionDenied,
+    Rejected,
+    Unauthenticated,
+)
 from runyard_core.task_group import TaskGroup
 from runyard_scheduler.conversation import Conversation
 from runyard_scheduler.fencing import judge
@@ -23,6 +31,8 @@ from runyard_scheduler.sessions import Session, Sessions
 from runyard_servicekit.auth import Caller, require_role
 
 FillSecrets = Callable[[LeaseGrant], Awaitable[None]]
+
+log = structlog.get_logger("runyard.scheduler.agents")
 
 HELLO_SECONDS_MAX = 10.0
 """How long a stream may be open without Hello."""
@@ -90,14 +100,30 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
                 )
             )
             while (message := await session.next()) is not None:
-                if message.WhichOneof("message") == "lease_grant" and self._fill_secrets is not None:
-                    # Without them it is not sent: the stream ends, and the agent gets it with the next one.
-                    await self._fill_secrets(message.lease_grant)
-                yield message
+                if message.WhichOneof("message") != "lease_grant" or await self._fill(message.lease_grant):
+                    yield message
         finally:
             listening.cancel()
             recording.cancel()
             self._sessions.close(session)
+
+    async def _fill(self, grant: LeaseGrant) -> bool:
+        """Add the secrets to a grant; False when nobody can ever open them, which ends its run.
+
+        Raises:
+            Unavailable: database or log did not answer. The stream ends, and the agent gets the grant with
+                the next one.
+        """
+        if self._fill_secrets is None:
+            return True
+        try:
+            await self._fill_secrets(grant)
+        except (Corrupt, Rejected) as error:
+            # The node's other attempts need the stream.
+            log.warning("the secrets of a run cannot be opened", run_id=grant.run_id, reason=error.message)
+            await self._leases.withhold(grant, f"the secrets of project {grant.project}: {error.message}")
+            return False
+        return True
 
 
 async def _hello(requests: AsyncIterator[AttachRequest]) -> Hello:

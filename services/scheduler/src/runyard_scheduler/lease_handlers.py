@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runyard.agent.v1.agent_service_pb2 import LeaseGrant
 from runyard_contracts.ids import CommandId, LeaseId, RunId, uuid7
 from runyard_core.clock import Clock
 from runyard_core.errors import Rejected
@@ -18,6 +19,7 @@ from runyard_scheduler.domain.run_commands import (
     MarkReachable,
     MarkUnreachable,
     RunCommand,
+    Withhold,
 )
 from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.process.deadlines import Expired, Lost, Unreachable
@@ -64,6 +66,10 @@ class LeaseHandlers:
     async def give_up(self, due: Lost) -> None:
         """Fail an attempt that has surely ended. Raises Unavailable when the log is away."""
         await self._run_command(due.run_id, GiveUp(due.epoch, due.detail))
+
+    async def withhold(self, grant: LeaseGrant, detail: str) -> None:
+        """End a run whose lease cannot be sent to its node. Raises Unavailable when the log is away."""
+        await self._run_command(RunId(grant.run_id), Withhold(grant.epoch, detail))
 
     async def _run_command(self, run_id: RunId, command: RunCommand) -> None:
         async def decide() -> Sequence[Change]:

@@ -7,7 +7,7 @@ from typing import assert_never
 from google.protobuf.message import Message
 
 from runyard.run.v1 import events_pb2 as ev
-from runyard.run.v1.types_pb2 import Cause, OnLost, RunState
+from runyard.run.v1.types_pb2 import Cause, CauseCode, OnLost, RunState
 from runyard_core.decider import Decider
 from runyard_core.errors import Rejected
 from runyard_scheduler.domain.causes import agent_lost, last_of, outcome_of
@@ -24,6 +24,7 @@ from runyard_scheduler.domain.run_commands import (
     Report,
     RequestStop,
     RunCommand,
+    Withhold,
 )
 from runyard_scheduler.domain.run_reports import decide_report
 from runyard_scheduler.domain.run_state import Lease, Run, Stop, evolve
@@ -54,6 +55,8 @@ def decide(run: Run, command: RunCommand) -> list[Message]:
         case GiveUp():
             lease = _lease_of_epoch(run, command.epoch)
             return [] if lease is None else _give_up(run, lease, command.detail)
+        case Withhold():
+            return _withhold(run, command)
         case Report():
             return decide_report(run, command)
         case OpenHandsOn():
@@ -168,6 +171,15 @@ def _give_up(run: Run, lease: Lease, detail: str) -> list[Message]:
     if not run.has_attempts_left:
         return [failed, _finished(run, last_of(cause, run.attempts_max))]
     return [failed, ev.RunRequeued(run_id=run.run_id, next_attempt=run.attempt + 1, reason=detail)]
+
+
+def _withhold(run: Run, command: Withhold) -> list[Message]:
+    lease = _lease_of_epoch(run, command.epoch)
+    if lease is None or lease.started or lease.cause is not None:
+        return []
+    cause = Cause(code=CauseCode.CAUSE_CODE_ENVIRONMENT_UNAVAILABLE, detail=command.detail)
+    failed = ev.RunAttemptFailed(run_id=run.run_id, attempt=lease.attempt, epoch=lease.epoch, cause=cause)
+    return [failed, _finished(run, cause) if run.stop is None else _stopped(run, run.stop)]
 
 
 def _lease_of_epoch(run: Run, epoch: int) -> Lease | None:

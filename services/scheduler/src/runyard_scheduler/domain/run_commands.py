@@ -72,6 +72,14 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Withhold:
+    """The lease cannot be handed to its node, now or later: the attempt never begins, nor would another."""
+
+    epoch: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A node reports a fact about an attempt."""
 
@@ -115,6 +123,7 @@ RunCommand = (
     | MarkReachable
     | ExpireLease
     | GiveUp
+    | Withhold
     | Report
     | OpenHandsOn
     | CloseHandsOn

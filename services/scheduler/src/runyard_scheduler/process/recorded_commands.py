@@ -26,6 +26,7 @@ from runyard.run.v1 import events_pb2 as ev
 from runyard_contracts.ids import LeaseId, NodeId, RunId
 from runyard_scheduler.domain import node as node_domain
 from runyard_scheduler.domain import node_access
+from runyard_scheduler.domain.causes import LOST_CAUSES
 from runyard_scheduler.domain.node import Node, NodeCommand
 from runyard_scheduler.domain.project import NumberRun, ProjectCommand, RemoveSecret, SetSecret
 from runyard_scheduler.domain.run_commands import (
@@ -40,6 +41,7 @@ from runyard_scheduler.domain.run_commands import (
     Report,
     RequestStop,
     RunCommand,
+    Withhold,
 )
 
 _WITH_INVENTORY = (node_ev.NodeEnrolled, node_ev.NodeInventoryChanged)
@@ -156,6 +158,8 @@ def _of_deadlines(messages: Sequence[Message]) -> RunCommand | None:
             return ExpireLease(alone.epoch, 0)
         case ev.RunReachableAgain() as again:
             return MarkReachable(again.epoch)
+        case ev.RunAttemptFailed() as failed if failed.cause.code not in LOST_CAUSES:
+            return Withhold(failed.epoch, failed.cause.detail)
         case ev.RunAttemptFailed() | ev.RunFinished() as lost:
             return GiveUp(lost.epoch, lost.cause.detail)
         case _:
