@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from runyard.history.v1.history_service_pb2 import (
     ExplainRunRequest,
@@ -21,7 +24,7 @@ from runyard_core.clock import Clock
 from runyard_core.errors import InvalidInput
 from runyard_eventlog.port import EventLog
 from runyard_replay.folding.fields import changes_between, flat, has_field, is_within
-from runyard_replay.folding.runs import run_after
+from runyard_replay.folding.runs import apply_to_run
 from runyard_replay.folding.sentences import sentence_of
 from runyard_replay.reading.causes import Causes
 from runyard_replay.reading.moments import moment_of
@@ -47,13 +50,10 @@ async def explain_run(event_log: EventLog, request: ExplainRunRequest, clock: Cl
     moment = await moment_of(event_log, request.as_of, clock)
     run_id = await find_run(event_log, request.name, moment.position)
     listed = Fitting[Explanation](request.explanations_max or EXPLANATIONS_DEFAULT)
-    to_skip = request.explanations_skipped
     causes = Causes(event_log)
-    async with aclosing(_changes(event_log, run_id, moment.position, request.field, causes)) as found:
+    async with aclosing(_changes(event_log, run_id, moment.position, request, causes)) as found:
         async for event, changes in found:
-            if to_skip:
-                to_skip -= 1
-            elif not listed.add(await _explanation(event, changes, causes)):
+            if not listed.add(await _explanation(event, changes, causes)):
                 break
     return ExplainRunResponse(
         run_id=run_id,
@@ -79,23 +79,50 @@ def _check(request: ExplainRunRequest) -> None:
 
 
 async def _changes(
-    event_log: EventLog, run_id: str, to: int, field: str, causes: Causes
+    event_log: EventLog, run_id: str, to: int, request: ExplainRunRequest, causes: Causes
 ) -> AsyncGenerator[tuple[RecordedEvent, list[FieldChange]], None]:
-    """Give the events of a run that changed a field, and how."""
-    run: Run | None = None
-    before: Mapping[str, str] = {}
+    """Give the events of a run that changed a field, and how, behind those that are skipped.
+
+    A run of many files takes milliseconds to write as fields, and has an event for each file. So that is only
+    done where the field may have changed, and not of events that are skipped if it need not tell which part.
+    """
+    field, to_skip = request.field, request.explanations_skipped
+    is_part = "." in field or "[" in field
+    run, before = Run(), Run()
+    fields_before: Mapping[str, str] | None = {}
     async for event in read_stream(event_log, stream_name("run", run_id), to=to):
         causes.remember(event)
         if readable(event) is None:
             continue
-        # A run of many files takes milliseconds, and has an event for each: others have their turn between.
+        # Others have their turn between.
         await asyncio.sleep(0)
-        run = run_after(run, event)
-        after = flat(run)
-        changes = [change for change in changes_between(before, after) if is_within(change.path, field)]
-        before = after
-        if changes:
+        apply_to_run(run, event)
+        after = _what_may_change(run, field)
+        if after == before:
+            continue
+        if to_skip and not is_part:
+            to_skip, before, fields_before = to_skip - 1, after, None
+            continue
+        fields = flat(after)
+        found = changes_between(flat(before) if fields_before is None else fields_before, fields)
+        changes = [change for change in found if is_within(change.path, field)]
+        before, fields_before = after, fields
+        if changes and to_skip:
+            to_skip -= 1
+        elif changes:
             yield event, changes
+
+
+def _what_may_change(run: Run, field: str) -> Run:
+    """Give a copy of what a path begins with, or of all of a run, without what differs after every event."""
+    part = Run()
+    if field:
+        FieldMask(paths=[re.split(r"[.\[]", field)[0]]).MergeMessage(run, part)
+    else:
+        part.CopyFrom(run)
+    part.ClearField("position")
+    part.DiscardUnknownFields()
+    return part
 
 
 async def _explanation(event: RecordedEvent, changes: list[FieldChange], causes: Causes) -> Explanation:
