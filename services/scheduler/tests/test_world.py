@@ -18,7 +18,7 @@ from runyard_scheduler.ledger import Ledger
 from runyard_scheduler.process.world import World
 from runyard_scheduler.watch import STALL_SECONDS_MAX, Watched, Watches
 
-from .yard import MemoryYard, a_spec, a_submit
+from .yard import MemoryYard, a_spec, a_submit, started
 
 
 async def test_a_run_that_ended_early_does_not_come_back_when_the_log_tells_of_it(yard: MemoryYard) -> None:
@@ -42,6 +42,31 @@ async def test_events_are_applied_once_however_often_they_are_told(yard: MemoryY
         often.apply(event)
     assert list(once.runs()) == list(often.runs())
     assert once.queue == often.queue
+
+
+async def test_whoever_catches_up_from_anywhere_knows_what_is_live(yard: MemoryYard) -> None:
+    agent = await yard.attach()
+    ended, stopped, _ = [await yard.submit(a_spec(gpu_count=1)) for _ in range(3)]
+    grants = [await agent.grant() for _ in range(2)]
+    await agent.run_to_the_end(grants[0])
+    await yard.stop(stopped.run_id)
+    await agent.run_to_the_end(grants[1])
+    await agent.report(started(await agent.grant()))
+    await yard.submit(a_spec(gpu_count=2))
+    log = yard.ledger.log
+    page = await log.read(Lane.LANE_DOMAIN)
+    whole = World()
+    whole.follow(page.events, page.scanned_to)
+    assert whole.run(ended.run_id) is None
+    assert len(list(whole.runs())) == 2
+    for count in range(len(page.events) + 1):
+        before = page.events[:count]
+        late = Ledger(log, World())
+        late.world.follow(before, before[-1].position if before else Position(0))
+        await late.catch_up()
+        assert list(late.world.runs()) == list(whole.runs())
+        assert list(late.world.nodes()) == list(whole.nodes())
+        assert (late.world.queue, late.world.position) == (whole.queue, whole.position)
 
 
 async def test_names_are_looked_up_no_earlier_than_what_a_client_was_told(yard: MemoryYard) -> None:

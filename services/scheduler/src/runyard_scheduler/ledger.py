@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from runyard.event.v1.envelope_pb2 import Envelope, Lane
-from runyard_contracts.ids import CommandId, Position, StreamName, stream_name
+from runyard_contracts.ids import CommandId, Position, StreamName, stream_id, stream_name
 from runyard_contracts.recorded import RecordedEvent
 from runyard_core.errors import Conflict, NotFound
 from runyard_eventlog.doorbell import Doorbell
@@ -23,6 +23,7 @@ TRIES_MAX = 8
 """How often a command is decided anew after a conflict."""
 
 _CATEGORIES = EventFilter(categories=("run", "node", "project"))
+_ENDS = EventFilter(types=("runyard.run.finished",))
 
 log = structlog.get_logger("runyard.scheduler.ledger")
 
@@ -137,17 +138,36 @@ class Ledger:
         return None if appended is None else await self._first_time(appended)
 
     async def catch_up(self) -> None:
-        """Follow the log to its present head.
+        """Follow the log to its present head; runs that begin and end on the way are left out.
+
+        After an upgrade the way is the whole log, and agents wait for whoever goes it.
 
         Raises:
             Unavailable: the log did not answer.
         """
         head = (await self.log.head()).domain_position
+        ended = await self._ended_streams(head)
         while self.world.position < head:
             page = await self.log.read(
-                Lane.LANE_DOMAIN, after_position=self.world.position, filter=_CATEGORIES
+                Lane.LANE_DOMAIN, after_position=self.world.position, to_position=head, filter=_CATEGORIES
             )
-            self.world.follow(page.events, page.scanned_to)
+            events = (event for event in page.events if self._may_matter(event, ended))
+            self.world.follow(events, page.scanned_to)
+
+    async def _ended_streams(self, head: Position) -> set[str]:
+        streams: set[str] = set()
+        position = self.world.position
+        while position < head:
+            page = await self.log.read(
+                Lane.LANE_DOMAIN, after_position=position, to_position=head, filter=_ENDS
+            )
+            streams.update(event.envelope.stream for event in page.events)
+            position = page.scanned_to
+        return streams
+
+    def _may_matter(self, event: RecordedEvent, ended: Collection[str]) -> bool:
+        stream = event.envelope.stream
+        return stream not in ended or self.world.run(stream_id(stream)) is not None
 
     async def keep_following(self) -> None:
         """Follow the log for ever."""
