@@ -26,6 +26,7 @@ from .stored import DOMAIN, LANES, TELEMETRY, HotLog, Yard, facts, stream_of
 
 pytestmark = pytest.mark.system
 
+PAGE_BYTES = 1_000
 FILTERS = [
     EVERYTHING,
     EventFilter(types=["runyard.run."]),
@@ -156,15 +157,17 @@ async def test_pages_that_are_full_by_bytes_follow_each_other_over_the_boundary(
     await yard.fill(16)
     await yard.seal_all()
     whole = facts((await yard.log.read(DOMAIN, descending=descending)).events)
+    sizes = {one.position: len(one.payload) for one in await yard.stored.read(DOMAIN, 1, len(whole))}
     yard.log.boundaries[DOMAIN] = 13
-    for module in ("archive_reads", "memory"):
-        monkeypatch.setattr(f"runyard_eventlog.{module}.PAGE_BYTES_MAX", 1_000)
+    for module in ("archive_reads", "archived_log", "memory"):
+        monkeypatch.setattr(f"runyard_eventlog.{module}.PAGE_BYTES_MAX", PAGE_BYTES)
     log = archived(yard)
     found: list[RecordedEvent] = []
     low, high, pages = Position(0), Position(len(whole)), 0
     while low < high:
         page = await log.read(DOMAIN, after_position=low, to_position=high, descending=descending)
         found += page.events
+        assert sum(sizes[event.position] for event in page.events) <= PAGE_BYTES
         assert page.is_full or len(found) == len(whole)
         low, high = (low, Position(page.scanned_to - 1)) if descending else (page.scanned_to, high)
         pages += 1

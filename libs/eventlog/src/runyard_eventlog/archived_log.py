@@ -23,6 +23,7 @@ from runyard_eventlog.doorbell import Doorbell
 from runyard_eventlog.manifest import LANE_NAMES
 from runyard_eventlog.port import (
     EVERYTHING,
+    PAGE_BYTES_MAX,
     READ_LIMIT_MAX,
     AppendCommand,
     Appended,
@@ -133,7 +134,7 @@ class ArchivedEventLog:
                 return page
             left = limit - len(page.events)
             older = await self._read_cold(lane, after_position, newest_cold, filter, left, descending=True)
-            return Page([*page.events, *older.events], older.scanned_to, older.is_full)
+            return _joined(page, older)
 
     async def read_stream(
         self,
@@ -236,7 +237,7 @@ class ArchivedEventLog:
         newer = await self.read(
             lane, after_position=Position(newest_cold), to_position=to, filter=wanted, limit=left
         )
-        return Page([*older.events, *newer.events], newer.scanned_to, newer.is_full)
+        return _joined(older, newer)
 
     async def _read_cold(
         self, lane: Lane.ValueType, after: int, to: int, wanted: EventFilter, limit: int, *, descending: bool
@@ -244,3 +245,17 @@ class ArchivedEventLog:
         """Read a range of positions that is in the archive."""
         archive = self._needed(lane, to + 1)
         return await archive_reads.read_page(archive, lane, after, to, wanted, limit, descending=descending)
+
+
+def _joined(first: Page, second: Page) -> Page:
+    """Put the pages of both sides of the boundary together, as much of the second as one page holds."""
+    events = list(first.events)
+    if not events:
+        return second
+    room = PAGE_BYTES_MAX - sum(event.envelope.ByteSize() for event in events)
+    for event in second.events:
+        room -= event.envelope.ByteSize()
+        if room < 0:
+            return Page(events, events[-1].position, is_full=True)
+        events.append(event)
+    return Page(events, second.scanned_to, second.is_full)

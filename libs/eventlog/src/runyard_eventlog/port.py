@@ -17,8 +17,7 @@ from runyard_contracts.recorded import RecordedEvent
 READ_LIMIT_MAX = 10_000
 """Most events that one read gives."""
 PAGE_BYTES_MAX = 8 * 1024 * 1024
-"""Most bytes of stored events in a page; an event has a megabyte at most, so some always fit. Twice as many
-where a page goes over from the archive into the database."""
+"""Most bytes of stored events in a page; an event has a megabyte at most, so some always fit."""
 
 
 @dataclass(frozen=True, slots=True)
