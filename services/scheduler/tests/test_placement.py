@@ -109,6 +109,19 @@ def test_docker_runs_go_to_nodes_with_docker() -> None:
     assert "Docker" in made.waiting[Requirement(1, docker=True)]
 
 
+def test_a_reason_does_not_deny_gpus_that_are_there_without_docker() -> None:
+    nodes = [supply("bare", 4), supply("docked", 2, docker=True)]
+    away = replace(supply("away", 4), attached=False)
+    made = planned([waits("run", 4, docker=True)], [*nodes, away])
+    assert (
+        made.waiting[Requirement(4, docker=True)]
+        == "Needs Docker and 4 GPUs on one node; no attached node has both."
+    )
+    far = replace(away, docker=True)
+    made = planned([waits("run", 4, docker=True)], [*nodes, far])
+    assert "no attached node has both, and away is not attached" in made.waiting[Requirement(4, docker=True)]
+
+
 def test_smaller_runs_overtake_one_that_cannot_be_placed() -> None:
     queue = [waits("large", 4, order=1), waits("small", 1, order=2)]
     assert where(planned(queue, [supply("a", 2, 4)])) == {"small": "a"}

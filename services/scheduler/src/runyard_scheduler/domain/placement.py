@@ -232,8 +232,13 @@ class _Yard:
         if not able:
             return f"Needs Docker, which no attached node has ({_names(attached)})."
         if all(node.gpu_count < wanted.gpu_count for node in able):
-            away = [node for node in nodes if not node.attached and node.gpu_count >= wanted.gpu_count]
+            large = [node for node in nodes if node.gpu_count >= wanted.gpu_count]
+            away = [node for node in large if not node.attached and (node.docker or not wanted.docker)]
             also = f", and {_names(away)} is not attached now" if away else ""
+            if any(node.attached and node.slot_count for node in large):
+                # It has no Docker, or it would be able.
+                both = f"Docker and {_gpus(wanted.gpu_count)} on one node"
+                return f"Needs {both}; no attached node has both{also}."
             return f"Needs {_gpus(wanted.gpu_count)} on one node; no attached node has that many{also}."
         usable = [node for node in able if node.node_id not in self.claimed]
         with_gpus = [node for node in usable if len(node.free_gpu_uuids) >= wanted.gpu_count]
